@@ -1,0 +1,48 @@
+"""The protocol of rollout engines, and the settings of one sampling call. An engine is one file beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vibelite.types import Completion
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How to sample. temperature 0 is greedy; top_p 1 samples the whole distribution (required while training)."""
+
+    num_completions: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+class RolloutEngine(Protocol):
+    """Samples completions from the policy's current weights.
+
+    Generation is a function of (weights, prompts, settings, seed): the same call gives the same completions.
+    """
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int
+    ) -> list[list[Completion]]:
+        """Returns G completions for each of the P prompts of token ids, in order."""
+        ...
+
+    def load_weights(self, version: int) -> None:
+        """Takes over the policy's weights; completions sampled from now on carry `version`."""
+        ...
+
+    def sleep(self) -> None:
+        """Frees what training needs more; `generate` is refused until `wake`."""
+        ...
+
+    def wake(self) -> None:
+        """Undoes `sleep`."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything; the engine cannot be used afterwards."""
+        ...

@@ -1,0 +1,152 @@
+"""The directory of one run: its layout, atomic writes, stage status and the seeds derived from a run's seed.
+
+    runs/<name>/  recipe.yaml  recipe.resolved.yaml  manifest.json  summary.json  ledger.jsonl  report.html  export/
+        stages/<NN>-<stage>/  status.json  steps.jsonl  samples.jsonl  checkpoints/  ...
+
+A stage is finished when its status.json exists; nothing in it is written afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vibelite.errors import CheckpointError
+
+
+def derive_seed(seed: int, *parts: str | int) -> int:
+    """A 63-bit seed for one purpose, e.g. derive_seed(0, "mgpo", step): random state that needs no saving."""
+    text = "/".join([str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Replaces `path` as a whole: a reader, or a process killed at any moment, sees the old or the new text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    write_text_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises CheckpointError if the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); remove the stage's directory to redo it") from error
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file; a torn last line (the process died while writing it) is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n") and line.strip():
+            yield json.loads(line)
+
+
+def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Appends rows and flushes them to the operating system."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Moves a completely written directory to its final name; an older one of that name is dropped first."""
+    for file in source.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+@dataclass(frozen=True, slots=True)
+class StageDir:
+    """Where one stage keeps its files."""
+
+    path: Path
+
+    @property
+    def status_path(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def steps_path(self) -> Path:
+        return self.path / "steps.jsonl"
+
+    @property
+    def samples_path(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status_path.exists()
+
+    def finish(self, *, models: dict[str, Path], **details: Any) -> None:
+        """Marks the stage finished. `models`: row name in the summary -> directory, the stage's own model last."""
+        relative = {name: os.path.relpath(path, self.path) for name, path in models.items()}
+        write_json_atomic(self.status_path, {"models": relative, **details})
+
+    def models(self) -> dict[str, Path]:
+        """What `finish` was told; the last one is what `start_from` means."""
+        return {name: (self.path / path).resolve() for name, path in read_json(self.status_path)["models"].items()}
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the steps and samples after `step`, so that a resumed stage writes them anew exactly once."""
+        for path in (self.steps_path, self.samples_path):
+            if path.exists():
+                rows = [row for row in read_jsonl(path) if row["step"] <= step]
+                write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Where one run keeps its files."""
+
+    path: Path
+
+    def stage(self, index: int, name: str) -> StageDir:
+        """The directory of the stage at `index` (0-based) of the recipe."""
+        stage = StageDir(self.path / "stages" / f"{index:02d}-{name}")
+        stage.path.mkdir(parents=True, exist_ok=True)
+        return stage
+
+    def find_stage(self, name: str) -> StageDir:
+        """The directory of a stage that has been started; CheckpointError if there is none."""
+        for path in sorted((self.path / "stages").glob(f"[0-9][0-9]-{name}")):
+            return StageDir(path)
+        raise CheckpointError(f"{self.path}: stage {name!r} has not run yet")
+
+    @property
+    def base_model(self) -> Path:
+        """The model that the recipe starts with, as a Hugging Face directory."""
+        return self.path / "base"
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def export_path(self) -> Path:
+        return self.path / "export"

@@ -1,0 +1,132 @@
+"""The values that flow through a run: row -> Problem -> Completion -> Verdict -> Group -> TokenBatch -> StepRecord.
+
+Every per-token array is indexed by the token it describes: `logprobs[t]` = log p(input_ids[t] | input_ids[:t]).
+Position 0 of a sequence and the tokens of a prompt are masked. The shift happens once, in `Policy.logprobs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+FinishReason = Literal["stop", "length"]
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with a verifiable answer.
+
+    `verifier` names the check in `vibelite.rewards.verifier`; `metadata` is what that check needs beside the answer.
+    """
+
+    id: str
+    subdomain: str
+    messages: tuple[Message, ...]
+    answer: str
+    verifier: str
+    domain: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One worked solution for supervised fine-tuning; the last message is the assistant's and is trained on.
+
+    `path` names the way of solving, where a problem has several.
+    """
+
+    problem_id: str
+    subdomain: str
+    messages: tuple[Message, ...]
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine sampled for one prompt.
+
+    `token_ids` [T] ends with the stop token when `finish_reason` is "stop"; `sampler_logprobs` [T] are nats under the
+    sampling distribution; `weights_version` counts the weight updates the engine had seen.
+    """
+
+    token_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    text: str
+    weights_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's judgement of one completion: reward in [0, 1], and why."""
+
+    reward: float
+    correct: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G completions sampled for one problem, with their verdicts."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        """Rewards [G], exactly as the verifier gave them."""
+        return [verdict.reward for verdict in self.verdicts]
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of correct completions, 0..1."""
+        return sum(verdict.correct for verdict in self.verdicts) / len(self.verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Several sequences packed end to end into one row of N tokens, without padding.
+
+    input_ids [N] int64; position_ids [N] int64, restarting at 0 in each sequence; cu_seqlens [S+1] int32, the
+    boundaries of the S sequences; completion_mask [N] bool, True = trained token (never a sequence's first token).
+    For reinforcement learning also sampler_logprobs [N] float32 and advantages [N] float32, zero outside the mask.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    completion_mask: torch.Tensor
+    sampler_logprobs: torch.Tensor | None = None
+    advantages: torch.Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def num_sequences(self) -> int:
+        return self.cu_seqlens.shape[0] - 1
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one optimizer step did, one line of steps.jsonl.
+
+    `seconds` by span, exclusive and adding up to the step's wall time; `tokens` by use (generated, trained, prompt);
+    `peak_bytes` resident or device memory; `joules` and `usd` are None where unknown, never a guess.
+    """
+
+    stage: str
+    step: int
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    tokens: dict[str, int]
+    peak_bytes: int
+    joules: float | None = None
+    usd: float | None = None
