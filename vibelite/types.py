@@ -95,15 +95,17 @@ class TokenBatch:
 
     input_ids [N] int64; position_ids [N] int64, restarting at 0 in each sequence; cu_seqlens [S+1] int32, the
     boundaries of the S sequences; completion_mask [N] bool, True = trained token (never a sequence's first token).
-    For reinforcement learning also sampler_logprobs [N] float32 and advantages [N] float32, zero outside the mask.
+    Zero outside the mask, [N] float32: token_weights, each token's share of the step's loss; for reinforcement
+    learning advantages and sampler_logprobs.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     cu_seqlens: torch.Tensor
     completion_mask: torch.Tensor
+    token_weights: torch.Tensor
+    advantages: torch.Tensor
     sampler_logprobs: torch.Tensor | None = None
-    advantages: torch.Tensor | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -1,0 +1,86 @@
+"""The clipped policy-gradient loss of GRPO and MGPO, per token. Pure functions on [N] tensors.
+
+A step's loss is a plain sum over its tokens: the average of the objective is in `token_weights`, computed once over
+the whole step, so that the split into micro-batches cannot change the gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Aggregation = Literal["sequence", "token", "constant"]
+
+
+def token_weights(lengths: torch.Tensor, aggregation: Aggregation, max_new_tokens: int) -> torch.Tensor:
+    """The weight of one token in each completion, [num_completions] float32; weights x lengths sum to at most 1.
+
+    `lengths` [num_completions]: trained tokens of every completion of the step, also of those whose advantage is 0.
+    sequence: 1 / (num_completions |y_i|), the report's average (VibeThinker report 3.4); token: 1 / sum_i |y_i|
+    (DAPO); constant: 1 / (num_completions max_new_tokens) (Dr. GRPO).
+    """
+    lengths = lengths.to(torch.float32)
+    match aggregation:
+        case "sequence":
+            return 1.0 / (lengths.clamp(min=1) * len(lengths))
+        case "token":
+            return torch.full_like(lengths, 1.0) / lengths.sum().clamp(min=1)
+        case "constant":
+            return torch.full_like(lengths, 1.0 / (len(lengths) * max_new_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """Constants of the loss; ratios are clipped to [1 - clip_low, 1 + clip_high]."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    entropy_coef: float = 0.0
+    kl_coef: float = 0.0
+    importance_cap: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """What is known of each trained token before the forward pass; all [N] float32.
+
+    `old_logprobs` None = strictly on-policy: the ratio is 1 and its gradient that of the log-prob.
+    `sampler_logprobs` None = no correction for the mismatch between sampler and trainer.
+    """
+
+    advantages: torch.Tensor
+    token_weights: torch.Tensor
+    old_logprobs: torch.Tensor | None = None
+    sampler_logprobs: torch.Tensor | None = None
+    ref_logprobs: torch.Tensor | None = None
+
+
+def policy_loss(
+    logprobs: torch.Tensor, entropy: torch.Tensor, inputs: LossInputs, settings: LossSettings
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss (scalar, to be minimised) and per-token diagnostics [N], for tokens with log-probs [N] and entropy [N].
+
+    loss = -sum_t w_t [ c_t min(rho_t A_t, clip(rho_t) A_t) + entropy_coef H_t - kl_coef k3_t ], with rho the ratio to
+    `old_logprobs` (VibeThinker report 3.4), c_t = min(exp(old - sampler), cap) the truncated importance weight, a
+    constant, and k3 = exp(ref - logp) - (ref - logp) - 1 >= 0, the KL estimator with the right mean. `A` already
+    contains the MaxEnt weight.
+    """
+    old_logprobs = logprobs.detach() if inputs.old_logprobs is None else inputs.old_logprobs
+    ratio = torch.exp(logprobs - old_logprobs)
+    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    objective = torch.minimum(ratio * inputs.advantages, clipped * inputs.advantages)
+    diagnostics = {"clipped": (ratio * inputs.advantages > clipped * inputs.advantages).float()}
+    if inputs.sampler_logprobs is not None:
+        mismatch = old_logprobs.detach() - inputs.sampler_logprobs
+        objective = objective * torch.exp(mismatch).clamp(max=settings.importance_cap)
+        diagnostics["mismatch"] = mismatch
+    if settings.entropy_coef:
+        objective = objective + settings.entropy_coef * entropy
+    if inputs.ref_logprobs is not None:
+        log_ratio = inputs.ref_logprobs - logprobs
+        k3 = torch.exp(log_ratio) - log_ratio - 1
+        objective = objective - settings.kl_coef * k3
+        diagnostics["kl"] = k3.detach()
+    return -(inputs.token_weights * objective).sum(), diagnostics

@@ -1,0 +1,62 @@
+"""Opening models: a recipe's base model as a directory, and a directory as a Policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from vibelite.errors import RecipeError
+from vibelite.models.policy import Policy
+from vibelite.recipe.schema import Model, PretrainedModel, SmolLM2Model, TinyModel
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def write_base_model(model: Model, directory: Path, *, texts: Iterable[str], seed: int) -> None:
+    """Writes the model that a recipe starts with as a Hugging Face directory.
+
+    `texts` train the tokenizer of a tiny model; `seed` draws its weights.
+    """
+    match model:
+        case TinyModel():
+            from vibelite.models.tiny import build_model, build_tokenizer
+
+            tokenizer = build_tokenizer(texts, model.vocab_size)
+            Policy(build_model(model, tokenizer, seed=seed), tokenizer).save(directory)
+        case SmolLM2Model():
+            from vibelite.models.smollm2 import smollm2_directory
+
+            load_policy(smollm2_directory(), dtype=model.dtype).save(directory)
+        case PretrainedModel():
+            load_policy(model.path, dtype=model.dtype, revision=model.revision).save(directory)
+
+
+def load_policy(
+    path: Path | str, *, dtype: str | None = None, revision: str = "main", device: torch.device | None = None
+) -> Policy:
+    """The model at `path` (a directory or a hub name), on the GPU where there is one, ready to train.
+
+    `dtype` None keeps the stored one. Raises RecipeError when there is no such model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from vibelite.models.attention import ATTENTION
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=dtype or "auto", attn_implementation=ATTENTION
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RecipeError(
+            f"{path}: no model could be loaded ({reason}); give a Hugging Face directory, or a hub name and a network"
+        ) from error
+    model.to(device or default_device())
+    model.eval()  # no dropout anywhere: training and sampling compute the same function
+    return Policy(model, tokenizer)

@@ -1,0 +1,115 @@
+"""A run: the base model, then every stage of the recipe in order; finished stages are skipped."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from vibelite.errors import RecipeError
+from vibelite.recipe.load import dump_resolved
+from vibelite.recipe.schema import AnyStage, Recipe
+from vibelite.run_dir import RunDir, StageDir, replace_directory, write_json_atomic, write_text_atomic
+from vibelite.stages.context import StageContext
+from vibelite.telemetry.manifest import environment_manifest
+from vibelite.telemetry.meter import Meter
+from vibelite.telemetry.recorder import Recorder
+
+
+def run_pipeline(recipe: Recipe, *, recipe_path: Path, run_dir: Path, until: str | None = None) -> None:
+    """Runs `recipe` in `run_dir`, resuming what is there; stops after stage `until`.
+
+    Raises RecipeError when the directory holds a run of a different recipe.
+    """
+    import torch
+
+    from vibelite.report.build import write_report
+    from vibelite.report.summary import print_summary, write_summary
+
+    if recipe.num_threads:
+        torch.set_num_threads(recipe.num_threads)
+    run = open_run(recipe, recipe_path, run_dir)
+    meter = Meter()
+    prepare_base_model(make_context(recipe, recipe_path, run, "base", StageDir(run.path), meter))
+    for index, stage in enumerate(recipe.stages):
+        stage_dir = run.stage(index, stage.name)
+        context = make_context(recipe, recipe_path, run, stage.name, stage_dir, meter)
+        if not stage_dir.is_finished:
+            run_stage(stage, context)
+        if stage.name == until:
+            break
+    summary = write_summary(run.path)
+    report = write_report([run.path], run.path / "report.html")
+    print_summary(summary)
+    print(f"report: {report}")
+
+
+def make_context(
+    recipe: Recipe, recipe_path: Path, run: RunDir, name: str, stage_dir: StageDir, meter: Meter
+) -> StageContext:
+    """The context of one stage, with a recorder that writes to its directory."""
+    recorder = Recorder(name, stage_dir, run.ledger_path, recipe.cost, meter)
+    return StageContext(recipe, recipe_path.resolve().parent, run, name, stage_dir, meter, recorder)
+
+
+def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
+    """Creates the run's directory, or checks that it belongs to this recipe."""
+    resolved = dump_resolved(recipe)
+    existing = run_dir / "recipe.resolved.yaml"
+    if existing.exists():
+        if existing.read_text(encoding="utf-8") != resolved:
+            raise RecipeError(
+                f"{run_dir}: holds a run of a different recipe (compare {existing}); "
+                "use --run-dir for another directory, or remove this one"
+            )
+    else:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(run_dir / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
+        write_text_atomic(existing, resolved)
+    return RunDir(run_dir.resolve())
+
+
+def prepare_base_model(context: StageContext) -> None:
+    """Loads or makes the model that the run starts with, and writes the manifest."""
+    run, recipe = context.run, context.recipe
+    if run.base_model.exists():
+        return
+    from vibelite.models.load import write_base_model
+
+    with context.meter.span("load"):
+        traces = [trace for name in recipe.data.traces for trace in context.traces(name)]
+        texts = [message["content"] for trace in traces for message in trace.messages]
+        temporary = run.base_model.with_name(".base.tmp")
+        write_base_model(recipe.model, temporary, texts=texts, seed=context.seed("weights"))
+        write_json_atomic(
+            run.path / "manifest.json", environment_manifest(recipe, data_hashes=data_hashes(context))
+        )
+        replace_directory(temporary, run.base_model)
+    context.recorder.record_work("load")
+
+
+def data_hashes(context: StageContext) -> dict[str, str]:
+    """SHA-256 over the content of every problem set and every set of traces."""
+    problem_sets = {name: context.problems(name) for name in context.recipe.data.problems}
+    trace_sets = {name: context.traces(name) for name in context.recipe.data.traces}
+    return {
+        name: hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest()
+        for name, rows in (problem_sets | trace_sets).items()
+    }
+
+
+def run_stage(stage: AnyStage, context: StageContext) -> None:
+    """Runs one stage; each kind is one file under stages/, imported when it is needed."""
+    match stage.kind:
+        case "sft":
+            from vibelite.stages.sft import run
+        case "probe":
+            from vibelite.stages.probe import run
+        case "fuse":
+            from vibelite.stages.fuse import run
+        case "mgpo":
+            from vibelite.stages.mgpo import run
+        case "evaluate":
+            from vibelite.stages.evaluate import run
+        case "export":
+            from vibelite.stages.export import run
+    run(stage, context)  # pyright: ignore[reportArgumentType]

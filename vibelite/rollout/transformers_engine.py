@@ -1,0 +1,191 @@
+"""The transformers engine: samples from the policy's own module, so its weights are the trainer's by construction.
+
+Prompts are left-padded and read once; their key-value cache is then repeated for the G completions of each. Rows that
+have ended leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import DynamicCache
+
+from vibelite.errors import EngineError
+from vibelite.models.policy import Policy
+from vibelite.rollout.engine import SamplingSettings
+from vibelite.types import Completion
+
+# Rows that have ended are dropped once they are this share of the batch: a smaller one copies the cache too often.
+COMPACT_SHARE = 0.25
+
+
+class TransformersEngine:
+    """Samples with transformers' modules, on the policy's device; at most `max_sequences` rows side by side."""
+
+    def __init__(self, policy: Policy, *, max_sequences: int) -> None:
+        self._policy = policy
+        self._max_sequences = max_sequences
+        self._weights_version = 0
+        self._is_awake = True
+
+    def load_weights(self, version: int) -> None:
+        """The module is shared with the trainer, so only the version changes."""
+        self._weights_version = version
+
+    def sleep(self) -> None:
+        self._is_awake = False
+
+    def wake(self) -> None:
+        self._is_awake = True
+
+    def close(self) -> None:
+        self._is_awake = False
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int
+    ) -> list[list[Completion]]:
+        """G completions of each prompt. A function of weights, prompts, settings, seed and `max_sequences`."""
+        if not self._is_awake:
+            raise EngineError("the engine is asleep or closed; wake it before generating")
+        if any(len(prompt) == 0 for prompt in prompts):
+            raise EngineError("a prompt has no tokens; check the chat template of the model")
+        prompts_per_chunk = max(1, self._max_sequences // settings.num_completions)
+        completions: list[list[Completion]] = []
+        for start in range(0, len(prompts), prompts_per_chunk):
+            chunk = prompts[start : start + prompts_per_chunk]
+            generator = torch.Generator(self._policy.device).manual_seed((seed + start) % 2**63)
+            rows = self._generate_chunk(chunk, settings, generator)
+            texts = self._policy.tokenizer.batch_decode([row.token_ids for row in rows], skip_special_tokens=True)
+            finished = [self._completion(row, text) for row, text in zip(rows, texts, strict=True)]
+            completions += [
+                finished[index : index + settings.num_completions]
+                for index in range(0, len(finished), settings.num_completions)
+            ]
+        return completions
+
+    def _completion(self, row: _Row, text: str) -> Completion:
+        reason = "stop" if row.token_ids[-1] in self._policy.stop_ids else "length"
+        return Completion(tuple(row.token_ids), tuple(row.logprobs), reason, text, self._weights_version)
+
+    def _generate_chunk(
+        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, generator: torch.Generator
+    ) -> list[_Row]:
+        device = self._policy.device
+        num_rows = len(prompts) * settings.num_completions
+        rows = [_Row() for _ in range(num_rows)]
+        active = torch.arange(num_rows, device=device)  # which row each line of the batch is
+        stop_ids = torch.tensor(self._policy.stop_ids, device=device)
+        logits, state = self._prefill(prompts, settings.num_completions)
+        is_running = torch.ones(num_rows, dtype=torch.bool, device=device)
+        for step in range(settings.max_new_tokens):
+            # One number per row of the chunk, ended or not: a row's randomness does not depend on the others.
+            uniforms = torch.rand(num_rows, generator=generator, device=device)[active]
+            tokens, logprobs = sample_tokens(logits, uniforms, settings)
+            for row, token, logprob, running in zip(
+                active.tolist(), tokens.tolist(), logprobs.tolist(), is_running.tolist(), strict=True
+            ):
+                if running:
+                    rows[row].token_ids.append(token)
+                    rows[row].logprobs.append(logprob)
+            is_running &= ~torch.isin(tokens, stop_ids)
+            num_running = int(is_running.sum())
+            if num_running == 0 or step + 1 == settings.max_new_tokens:
+                break
+            if num_running <= (1 - COMPACT_SHARE) * len(active):
+                keep = is_running.nonzero().squeeze(1)
+                active, tokens, is_running = active[keep], tokens[keep], is_running[keep]
+                state.select(keep)
+            logits = self._decode(tokens, state)
+        return rows
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], repeats: int) -> tuple[torch.Tensor, _DecodeState]:
+        """Reads every prompt once; logits [P G, V] of the next token, and the state repeated for each completion."""
+        device = self._policy.device
+        width = max(len(prompt) for prompt in prompts)
+        # Padding repeats the prompt's first token: any valid id will do, as it is masked everywhere.
+        padded = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        input_ids = torch.tensor(padded, device=device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        columns = torch.arange(width, device=device)
+        is_real = columns[None] >= (width - lengths)[:, None]  # [P, width]
+        causal = columns[None, :] <= columns[:, None]  # [width, width]
+        # A padding position sees itself, so that no softmax runs over nothing.
+        mask = (causal & is_real[:, None, :]) | torch.eye(width, dtype=torch.bool, device=device)
+        cache = DynamicCache(config=self._policy.model.config)
+        output = self._policy.model(
+            input_ids=input_ids,
+            position_ids=(columns[None] - (width - lengths)[:, None]).clamp(min=0),
+            attention_mask=mask[:, None],
+            past_key_values=cache,
+            logits_to_keep=1,
+        )
+        cache.batch_repeat_interleave(repeats)
+        state = _DecodeState(
+            cache, is_real.repeat_interleave(repeats, dim=0), lengths.repeat_interleave(repeats, dim=0)
+        )
+        return output.logits[:, -1].repeat_interleave(repeats, dim=0), state
+
+    def _decode(self, tokens: torch.Tensor, state: _DecodeState) -> torch.Tensor:
+        """Feeds one token per line; logits [lines, V] of the next."""
+        state.is_real = torch.nn.functional.pad(state.is_real, (0, 1), value=True)
+        output = self._policy.model(
+            input_ids=tokens[:, None],
+            position_ids=state.lengths[:, None],
+            attention_mask=state.is_real[:, None, None, :],
+            past_key_values=state.cache,
+        )
+        state.lengths = state.lengths + 1
+        return output.logits[:, -1]
+
+
+@dataclass(slots=True)
+class _Row:
+    """A completion while it grows."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _DecodeState:
+    """The key-value cache of the running lines, which of its positions are real, and each line's length so far."""
+
+    cache: DynamicCache
+    is_real: torch.Tensor
+    lengths: torch.Tensor
+
+    def select(self, keep: torch.Tensor) -> None:
+        self.cache.batch_select_indices(keep)
+        self.is_real, self.lengths = self.is_real[keep], self.lengths[keep]
+
+
+def sample_tokens(
+    logits: torch.Tensor, uniforms: torch.Tensor, settings: SamplingSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [B] drawn from logits [B, V] with one uniform number in [0, 1) each, and their log-probs [B] in nats.
+
+    Log-probs are those of the distribution sampled from (after temperature and top_p). Temperature 0 takes the most
+    likely token, at log-prob 0.
+    """
+    if settings.temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        return tokens, torch.zeros_like(tokens, dtype=torch.float32)
+    logprobs = torch.log_softmax(logits.float() / settings.temperature, dim=-1)
+    if settings.top_p < 1:
+        logprobs = keep_top_p(logprobs, settings.top_p)
+    cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
+    targets = (uniforms.double() * cumulative[:, -1])[:, None]
+    tokens = torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
+
+
+def keep_top_p(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Log-probs [B, V] renormalised over the smallest set of likeliest tokens with probability >= top_p."""
+    ordered, indices = logprobs.sort(dim=-1, descending=True)
+    before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+    ordered = ordered.masked_fill(before >= top_p, float("-inf"))
+    kept = torch.empty_like(logprobs).scatter(1, indices, ordered)
+    return kept - kept.logsumexp(dim=-1, keepdim=True)

@@ -1,0 +1,72 @@
+"""What every stage is given: the recipe, its own directory, where other stages left their models, and the meter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vibelite.data.sources import load_problems, load_traces
+from vibelite.recipe.schema import BASE, Recipe, Sampling
+from vibelite.rollout.engine import RolloutEngine, SamplingSettings
+from vibelite.run_dir import RunDir, StageDir, derive_seed
+from vibelite.telemetry.meter import Meter
+from vibelite.telemetry.recorder import Recorder
+from vibelite.types import Problem, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """One stage's view of the run."""
+
+    recipe: Recipe
+    recipe_dir: Path
+    run: RunDir
+    stage_name: str
+    stage_dir: StageDir
+    meter: Meter
+    recorder: Recorder
+
+    def seed(self, *parts: str | int) -> int:
+        """A seed for one purpose within this stage."""
+        return derive_seed(self.recipe.seed, self.stage_name, *parts)
+
+    def models_of(self, name: str) -> dict[str, Path]:
+        """Every model that stage `name` made, the one that `start_from` means last; `base` is the recipe's model."""
+        if name == BASE:
+            return {BASE: self.run.base_model}
+        return self.run.find_stage(name).models()
+
+    def model_of(self, name: str) -> Path:
+        """The model that `start_from: name` means."""
+        return list(self.models_of(name).values())[-1]
+
+    def problems(self, name: str) -> list[Problem]:
+        """The problem set called `name`."""
+        return load_problems(self.recipe.data.problems[name], recipe_dir=self.recipe_dir, seed=self.recipe.seed)
+
+    def traces(self, name: str) -> list[Trace]:
+        """The set of traces called `name`."""
+        source = self.recipe.data.traces[name]
+        return load_traces(source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed)
+
+
+def sampling_settings(sampling: Sampling, num_completions: int) -> SamplingSettings:
+    """The engine's settings for `num_completions` samples per prompt."""
+    return SamplingSettings(num_completions, sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+
+
+def build_engine(recipe: Recipe, policy: object, sampling: Sampling) -> RolloutEngine:
+    """The recipe's rollout engine over `policy`."""
+    match recipe.rollout.engine:
+        case "transformers":
+            from vibelite.models.policy import Policy
+            from vibelite.rollout.transformers_engine import TransformersEngine
+
+            assert isinstance(policy, Policy)
+            return TransformersEngine(policy, max_sequences=sampling.max_sequences)
+
+
+def subdomains_of(problems: Sequence[Problem]) -> list[str]:
+    """Sub-domains in order of first appearance."""
+    return list(dict.fromkeys(problem.subdomain for problem in problems))

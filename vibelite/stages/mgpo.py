@@ -1,0 +1,171 @@
+"""MGPO: sample groups, verify, weight their advantages by maximum entropy, one clipped policy-gradient step.
+
+Reads top to bottom; the loss is `algorithms.policy_loss`, the weight `algorithms.advantages.maxent_weight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vibelite.algorithms.advantages import group_advantages, maxent_weight
+from vibelite.algorithms.policy_loss import LossInputs, LossSettings, policy_loss, token_weights
+from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
+from vibelite.data.prompt_sampler import indices_for_step
+from vibelite.models.load import load_policy
+from vibelite.models.policy import Policy
+from vibelite.recipe.schema import MGPOStage
+from vibelite.rollout.engine import RolloutEngine
+from vibelite.stages.context import StageContext, build_engine, sampling_settings
+from vibelite.stages.mgpo_metrics import rollout_metrics, sample_rows, train_metrics
+from vibelite.stages.rollout import sample_groups, select_learnable
+from vibelite.training.checkpoint import load_training_state, save_model, save_training_state
+from vibelite.training.optim import PolicyOptimizer
+from vibelite.types import Group, Problem, TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """What one step needs."""
+
+    stage: MGPOStage
+    context: StageContext
+    policy: Policy
+    reference: Policy | None
+    engine: RolloutEngine
+    optimizer: PolicyOptimizer
+
+    @property
+    def loss_settings(self) -> LossSettings:
+        stage = self.stage
+        return LossSettings(
+            stage.clip_low, stage.clip_high, stage.entropy_coef, stage.kl_coef, stage.importance_cap
+        )
+
+
+def run(stage: MGPOStage, context: StageContext) -> None:
+    """Trains from `start_from` for `num_steps` rollouts; the final model is `checkpoints/step-NNNNNN`."""
+    with context.meter.span("load"):
+        policy = load_policy(context.model_of(stage.start_from))
+        reference = load_policy(context.model_of(stage.start_from)) if stage.kl_coef else None
+        engine = build_engine(context.recipe, policy, stage.sampling)
+        num_updates = stage.num_steps * stage.updates_per_rollout
+        optimizer = PolicyOptimizer(policy, stage.optimizer, num_steps=num_updates)
+        problems = context.problems(stage.problems)
+    context.recorder.record_work("load", num_problems=len(problems))
+    # Before the resume state is loaded: problems are chosen under the stage's starting weights.
+    problems = select_learnable(problems, engine, policy, stage, context)
+    with context.meter.span("load"):
+        resume_dir = context.stage_dir.path / "resume"
+        start = load_training_state(resume_dir, policy, optimizer)
+        context.stage_dir.truncate_after(start)
+    trainer = Trainer(stage, context, policy, reference, engine, optimizer)
+    for step in range(start, stage.num_steps):
+        mgpo_step(trainer, problems, step)
+        is_last = step + 1 == stage.num_steps
+        if is_last or (stage.keep_every and (step + 1) % stage.keep_every == 0):
+            with context.meter.span("checkpoint"):
+                save_model(policy, context.stage_dir.checkpoints / f"step-{step + 1:06d}")
+        if is_last or (step + 1) % stage.checkpoint_every == 0:
+            with context.meter.span("checkpoint"):
+                save_training_state(resume_dir, step + 1, policy, optimizer)
+    engine.close()
+    context.recorder.record_work("checkpoint")
+    kept = sorted(context.stage_dir.checkpoints.glob("step-[0-9]*"))
+    names = [f"{stage.name}-{path.name}" for path in kept[:-1]] + [stage.name]
+    context.stage_dir.finish(models=dict(zip(names, kept, strict=True)), num_problems=len(problems))
+
+
+def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
+    """One rollout and its updates; `step` is 0-based."""
+    stage, context, meter = trainer.stage, trainer.context, trainer.context.meter
+    indices = indices_for_step(len(problems), stage.problems_per_step, step, seed=context.seed("order"))
+    settings = sampling_settings(stage.sampling, stage.group_size)
+    groups = sample_groups(
+        trainer.engine, trainer.policy, [problems[index] for index in indices], settings,
+        context=context, seed=context.seed("rollout", step),
+    )  # fmt: skip
+
+    advantages = [
+        [maxent_weight(group.pass_rate, stage.maxent_lambda) * value for value in group_advantages(group.rewards)]
+        for group in groups
+    ]
+    batches = training_batches(trainer, groups, advantages)
+    metrics = rollout_metrics(groups, stage.maxent_lambda)
+    for update in range(stage.updates_per_rollout if batches else 0):
+        with meter.span("train"):
+            if update == 0:
+                frozen = [frozen_logprobs(trainer, batch) for batch in batches]
+            diagnostics = [
+                accumulate_gradient(trainer, batch, *known) for batch, known in zip(batches, frozen, strict=True)
+            ]
+        with meter.span("optimizer"):
+            metrics |= trainer.optimizer.step(step * stage.updates_per_rollout + update)
+        metrics |= train_metrics(diagnostics)
+    trainer.engine.load_weights(step + 1)
+
+    meter.add_tokens(trained=sum(batch.num_tokens for batch in batches))
+    context.recorder.record_samples(step + 1, sample_rows(groups, advantages))
+    context.recorder.record_step(step + 1, metrics)
+
+
+def training_batches(
+    trainer: Trainer, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+) -> list[TokenBatch]:
+    """Packed micro-batches of every completion that has a gradient.
+
+    Groups whose rewards are all equal have none, unless an entropy bonus or a KL penalty acts on every token; they
+    count in the denominator all the same.
+    """
+    stage = trainer.stage
+    lengths = torch.tensor([len(completion.token_ids) for group in groups for completion in group.completions])
+    weights = iter(token_weights(lengths, stage.aggregation, stage.sampling.max_new_tokens).tolist())
+    sequences = []
+    for group, group_values in zip(groups, advantages, strict=True):
+        for completion, advantage in zip(group.completions, group_values, strict=True):
+            weight = next(weights)
+            if advantage or stage.entropy_coef or stage.kl_coef:
+                sequences.append(
+                    TrainingSequence(
+                        token_ids=group.prompt_ids + completion.token_ids,
+                        completion_mask=[False] * len(group.prompt_ids) + [True] * len(completion.token_ids),
+                        token_weight=weight,
+                        advantage=advantage,
+                        sampler_logprobs=completion.sampler_logprobs,
+                    )
+                )
+    micro_batches = split_by_tokens([len(s.token_ids) for s in sequences], stage.tokens_per_micro_batch)
+    return [pack([sequences[index] for index in indices], trainer.policy.device) for indices in micro_batches]
+
+
+@torch.no_grad()
+def frozen_logprobs(trainer: Trainer, batch: TokenBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Log-probs [M] under the policy before the rollout's updates and under the reference; None where not needed."""
+    temperature = trainer.stage.sampling.temperature
+    old, ref = None, None
+    if trainer.stage.updates_per_rollout > 1:
+        old, _ = trainer.policy.logprobs(batch, temperature=temperature)
+    if trainer.reference is not None:
+        ref, _ = trainer.reference.logprobs(batch, temperature=temperature)
+    return old, ref
+
+
+def accumulate_gradient(
+    trainer: Trainer, batch: TokenBatch, old_logprobs: torch.Tensor | None, ref_logprobs: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Adds one micro-batch's share of the step's gradient; per-token diagnostics [M]."""
+    mask = batch.completion_mask
+    assert batch.sampler_logprobs is not None, "completions carry the sampler's log-probs"
+    logprobs, entropy = trainer.policy.logprobs(batch, temperature=trainer.stage.sampling.temperature)
+    inputs = LossInputs(
+        advantages=batch.advantages[mask],
+        token_weights=batch.token_weights[mask],
+        old_logprobs=old_logprobs,
+        sampler_logprobs=batch.sampler_logprobs[mask],
+        ref_logprobs=ref_logprobs,
+    )
+    loss, diagnostics = policy_loss(logprobs, entropy, inputs, trainer.loss_settings)
+    loss.backward()
+    return diagnostics | {"loss": loss.detach(), "entropy": entropy.detach()}

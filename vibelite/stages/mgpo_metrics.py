@@ -1,0 +1,70 @@
+"""What an MGPO step reports: numbers from its groups and per-token diagnostics, and rows for the sample browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from vibelite.algorithms.advantages import maxent_weight
+from vibelite.types import Group
+
+
+def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, float]:
+    """Rewards, lengths and how many groups carry signal, from the rollout alone."""
+    pass_rates = [group.pass_rate for group in groups]
+    completions = [completion for group in groups for completion in group.completions]
+    metrics = {
+        "reward/mean": fmean(reward for group in groups for reward in group.rewards),
+        "groups/all_correct": sum(rate == 1 for rate in pass_rates) / len(groups),
+        "groups/all_wrong": sum(rate == 0 for rate in pass_rates) / len(groups),
+        "groups/mixed": sum(0 < rate < 1 for rate in pass_rates) / len(groups),
+        "completion/mean_tokens": fmean(len(completion.token_ids) for completion in completions),
+        "completion/truncated": fmean(completion.finish_reason == "length" for completion in completions),
+    }
+    mixed = [maxent_weight(rate, maxent_lambda) for rate in pass_rates if 0 < rate < 1]
+    if mixed:
+        metrics["maxent/weight_mean"] = fmean(mixed)
+    for subdomain in dict.fromkeys(group.problem.subdomain for group in groups):
+        rewards = [reward for group in groups if group.problem.subdomain == subdomain for reward in group.rewards]
+        metrics[f"reward/{subdomain}"] = fmean(rewards)
+    return metrics
+
+
+def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
+    """Token means over all micro-batches of one update. Mismatch = trainer's minus sampler's log-prob, in nats."""
+    joined = {key: torch.cat([part[key].reshape(-1) for part in diagnostics]) for key in diagnostics[0]}
+    mismatch = joined["mismatch"]
+    metrics = {
+        "policy/loss": joined["loss"].sum().item(),
+        "policy/entropy": joined["entropy"].mean().item(),
+        "policy/clip_fraction": joined["clipped"].mean().item(),
+        "mismatch/mean_abs": mismatch.abs().mean().item(),
+        "mismatch/max_abs": mismatch.abs().max().item(),
+        "mismatch/k3": (mismatch.exp() - mismatch - 1).mean().item(),
+    }
+    if "kl" in joined:
+        metrics["policy/kl"] = joined["kl"].mean().item()
+    return metrics
+
+
+def sample_rows(groups: Sequence[Group], advantages: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """One row of samples.jsonl for every completion."""
+    return [
+        {
+            "problem_id": group.problem.id,
+            "subdomain": group.problem.subdomain,
+            "prompt": group.problem.messages[-1]["content"],
+            "completion": completion.text,
+            "reward": verdict.reward,
+            "correct": verdict.correct,
+            "detail": verdict.detail,
+            "advantage": advantage,
+            "num_tokens": len(completion.token_ids),
+            "finish_reason": completion.finish_reason,
+        }
+        for group, values in zip(groups, advantages, strict=True)
+        for completion, verdict, advantage in zip(group.completions, group.verdicts, values, strict=True)
+    ]

@@ -1,0 +1,85 @@
+"""Supervised fine-tuning on packed traces, loss on completions only, with the checkpoints that `probe` chooses from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
+from vibelite.data.chat import trace_ids
+from vibelite.data.prompt_sampler import indices_for_step
+from vibelite.errors import DataError
+from vibelite.models.load import load_policy
+from vibelite.models.policy import Policy
+from vibelite.recipe.schema import SFTStage
+from vibelite.stages.context import StageContext
+from vibelite.training.checkpoint import load_training_state, save_model, save_training_state
+from vibelite.training.optim import PolicyOptimizer
+
+
+def run(stage: SFTStage, context: StageContext) -> None:
+    """Trains from `start_from`; leaves `checkpoints/step-NNNNNN` every `checkpoint_every` steps and at the end."""
+    meter = context.meter
+    with meter.span("load"):
+        policy = load_policy(context.model_of(stage.start_from))
+        sequences, num_dropped = tokenize(context, stage, policy)
+        optimizer = PolicyOptimizer(policy, stage.optimizer, num_steps=stage.num_steps)
+        resume_dir = context.stage_dir.path / "resume"
+        start = load_training_state(resume_dir, policy, optimizer)
+        context.stage_dir.truncate_after(start)
+    context.recorder.record_work("load", num_sequences=len(sequences), num_dropped=num_dropped)
+
+    for step in range(start, stage.num_steps):
+        indices = indices_for_step(len(sequences), stage.sequences_per_step, step, seed=context.seed("order"))
+        with meter.span("train"):
+            loss, num_tokens = accumulate_gradient(policy, [sequences[index] for index in indices], stage)
+        with meter.span("optimizer"):
+            metrics = optimizer.step(step)
+        meter.add_tokens(trained=num_tokens)
+        is_checkpoint = (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.num_steps
+        if is_checkpoint:
+            with meter.span("checkpoint"):
+                save_model(policy, context.stage_dir.checkpoints / f"step-{step + 1:06d}")
+        context.recorder.record_step(step + 1, {"sft/loss": loss, "sft/tokens": num_tokens, **metrics})
+        if is_checkpoint:
+            with meter.span("checkpoint"):
+                save_training_state(resume_dir, step + 1, policy, optimizer)
+    context.stage_dir.finish(
+        models={stage.name: context.stage_dir.checkpoints / f"step-{stage.num_steps:06d}"},
+        num_sequences=len(sequences),
+        num_dropped=num_dropped,
+    )
+
+
+def tokenize(context: StageContext, stage: SFTStage, policy: Policy) -> tuple[list[TrainingSequence], int]:
+    """The traces as training sequences, and how many were dropped because they are longer than `max_tokens`."""
+    sequences = []
+    traces = context.traces(stage.traces)
+    for trace in traces:
+        token_ids, mask = trace_ids(policy.tokenizer, trace.messages, context.recipe.data.system_prompt)
+        if len(token_ids) <= stage.max_tokens:
+            sequences.append(TrainingSequence(token_ids, mask))
+    if not sequences:
+        raise DataError(
+            f"traces {stage.traces!r}: none of {len(traces)} fits into max_tokens={stage.max_tokens}; raise it"
+        )
+    return sequences, len(traces) - len(sequences)
+
+
+def accumulate_gradient(
+    policy: Policy, sequences: list[TrainingSequence], stage: SFTStage
+) -> tuple[float, int]:
+    """Adds the gradient of the mean negative log-prob per trained token (nats) of one step; that mean, and N.
+
+    The mean is over the whole step, whatever the split into micro-batches.
+    """
+    num_trained = sum(sum(sequence.completion_mask) for sequence in sequences)
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    total = 0.0
+    for micro_batch in split_by_tokens(lengths, stage.tokens_per_micro_batch):
+        weighted = [replace(sequences[index], token_weight=1 / num_trained) for index in micro_batch]
+        batch = pack(weighted, policy.device)
+        logprobs, _ = policy.logprobs(batch)
+        loss = -(batch.token_weights[batch.completion_mask] * logprobs).sum()
+        loss.backward()
+        total += loss.item()
+    return total, sum(lengths)
