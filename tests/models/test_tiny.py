@@ -1,0 +1,95 @@
+"""The tiny model and its tokenizer."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from vibelite.errors import RecipeError
+from vibelite.models.tiny import build_model, build_tokenizer
+from vibelite.recipe.schema import TinyModel
+
+TEXTS = ["Solve 3x+5=20.", "3x=15\n\\boxed{5}", "Angles of a triangle: 50,60,?", "50+60=110"] * 5
+CONFIG = TinyModel(source="tiny", hidden_size=32, num_layers=2, num_heads=2, mlp_size=48)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(TEXTS, 300)
+
+
+def test_any_text_survives_encoding_and_decoding(tokenizer):
+    text = "naïve\n\t 7 × 80 = 560 – ‘ok’ \\frac{1}{2} 🙂"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_every_digit_is_a_token_of_its_own(tokenizer):
+    pieces = [tokenizer.decode([token]) for token in tokenizer.encode("x=1234+505")]
+    assert [piece for piece in pieces if any(c.isdigit() for c in piece)] == list("1234505")
+
+
+def test_vocabulary_keeps_its_bound_and_is_the_same_again(tokenizer):
+    again = build_tokenizer(iter(TEXTS), 300)
+    assert len(tokenizer) <= 300
+    assert again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_vocabulary_without_room_for_all_bytes_is_refused():
+    with pytest.raises(RecipeError, match="260.*at least 261"):
+        build_tokenizer(TEXTS, 260)
+
+
+def test_chat_template_renders_all_roles(tokenizer):
+    messages = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "U"},
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": "V"},
+    ]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == (
+        "<|system|>S<|end|><|user|>U<|end|><|assistant|>A<|end|><|user|>V<|end|><|assistant|>"
+    )
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert len(ids) == 4 + 4 + 3 + 1  # contents, roles, ends, generation prompt
+    assert tokenizer.eos_token == "<|end|>"
+
+
+def test_saved_model_and_tokenizer_load_as_they_were(tokenizer, tmp_path):
+    model = build_model(CONFIG, tokenizer, seed=3)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded_tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    text = "<|user|>Solve 12x + 5 = 20. \\boxed{} it's<|end|>"
+    assert loaded_tokenizer.encode(text) == tokenizer.encode(text)
+    assert len(loaded_tokenizer) == len(tokenizer)
+    input_ids = torch.tensor([tokenizer.encode(text)])
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids).logits, model(input_ids).logits)
+
+
+def test_weights_depend_on_the_seed_alone(tokenizer):
+    torch.manual_seed(1)
+    first = build_model(CONFIG, tokenizer, seed=7)
+    drawn_after = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn_after)  # the global random state was not touched
+    second = build_model(CONFIG, tokenizer, seed=7)
+    other = build_model(CONFIG, tokenizer, seed=8)
+    weight = first.model.embed_tokens.weight
+    assert torch.equal(weight, second.model.embed_tokens.weight)
+    assert not torch.equal(weight, other.model.embed_tokens.weight)
+
+
+def test_model_is_tied_float32_and_as_wide_as_the_vocabulary(tokenizer):
+    model = build_model(CONFIG, tokenizer, seed=0)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.get_input_embeddings().weight.shape == (len(tokenizer), 32)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_heads_that_do_not_divide_are_refused(tokenizer):
+    with pytest.raises(RecipeError, match="hidden_size is 30"):
+        build_model(CONFIG.model_copy(update={"hidden_size": 30}), tokenizer, seed=0)
+    with pytest.raises(RecipeError, match="num_kv_heads"):
+        build_model(CONFIG.model_copy(update={"num_kv_heads": 3}), tokenizer, seed=0)
