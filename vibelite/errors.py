@@ -1,7 +1,7 @@
 """Errors that a user can act on.
 
-Every message names the offending value, where it is and what to do. Anything else that is raised is a defect of the
-program and keeps its traceback.
+Every message names the offending value, where it is and what to do. Anything else that is raised is
+a defect of the program and keeps its traceback.
 """
 
 

@@ -8,14 +8,22 @@ from pathlib import Path
 from vibelite.errors import RecipeError
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.schema import AnyStage, Recipe
-from vibelite.run_dir import RunDir, StageDir, replace_directory, write_json_atomic, write_text_atomic
+from vibelite.run_dir import (
+    RunDir,
+    StageDir,
+    replace_directory,
+    write_json_atomic,
+    write_text_atomic,
+)
 from vibelite.stages.context import StageContext
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 
 
-def run_pipeline(recipe: Recipe, *, recipe_path: Path, run_dir: Path, until: str | None = None) -> None:
+def run_pipeline(
+    recipe: Recipe, *, recipe_path: Path, run_dir: Path, until: str | None = None
+) -> None:
     """Runs `recipe` in `run_dir`, resuming what is there; stops after stage `until`.
 
     Raises RecipeError when the directory holds a run of a different recipe.
@@ -81,7 +89,8 @@ def prepare_base_model(context: StageContext) -> None:
         temporary = run.base_model.with_name(".base.tmp")
         write_base_model(recipe.model, temporary, texts=texts, seed=context.seed("weights"))
         write_json_atomic(
-            run.path / "manifest.json", environment_manifest(recipe, data_hashes=data_hashes(context))
+            run.path / "manifest.json",
+            environment_manifest(recipe, data_hashes=data_hashes(context)),
         )
         replace_directory(temporary, run.base_model)
     context.recorder.record_work("load")

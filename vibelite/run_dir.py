@@ -1,6 +1,8 @@
-"""The directory of one run: its layout, atomic writes, stage status and the seeds derived from a run's seed.
+"""The directory of one run: its layout, atomic writes, stage status and the seeds derived from a
+run's seed.
 
-    runs/<name>/  recipe.yaml  recipe.resolved.yaml  manifest.json  summary.json  ledger.jsonl  report.html  export/
+    runs/<name>/  recipe.yaml  recipe.resolved.yaml  manifest.json  base/  export/
+        summary.json  ledger.jsonl  report.html
         stages/<NN>-<stage>/  status.json  steps.jsonl  samples.jsonl  checkpoints/  ...
 
 A stage is finished when its status.json exists; nothing in it is written afterwards.
@@ -21,13 +23,17 @@ from vibelite.errors import CheckpointError
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
-    """A 63-bit seed for one purpose, e.g. derive_seed(0, "mgpo", step): random state that needs no saving."""
+    """A 63-bit seed for one purpose, e.g. derive_seed(0, "mgpo", step): random state that needs no
+    saving.
+    """
     text = "/".join([str(seed), *map(str, parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Replaces `path` as a whole: a reader, or a process killed at any moment, sees the old or the new text."""
+    """Replaces `path` as a whole: a reader, or a process killed at any moment, sees the old or the
+    new text.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
@@ -41,12 +47,20 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_jsonl_atomic(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text_atomic(
+        path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    )
+
+
 def read_json(path: Path) -> Any:
     """Raises CheckpointError if the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); remove the stage's directory to redo it") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); remove the stage's directory to redo it"
+        ) from error
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -67,7 +81,9 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Moves a completely written directory to its final name; an older one of that name is dropped first."""
+    """Moves a completely written directory to its final name; an older one of that name is dropped
+    first.
+    """
     for file in source.rglob("*"):
         if file.is_file():
             with open(file, "rb") as handle:
@@ -104,20 +120,26 @@ class StageDir:
         return self.status_path.exists()
 
     def finish(self, *, models: dict[str, Path], **details: Any) -> None:
-        """Marks the stage finished. `models`: row name in the summary -> directory, the stage's own model last."""
+        """Marks the stage finished. `models`: row name in the summary -> directory, the stage's own
+        model last.
+        """
         relative = {name: os.path.relpath(path, self.path) for name, path in models.items()}
         write_json_atomic(self.status_path, {"models": relative, **details})
 
     def models(self) -> dict[str, Path]:
         """What `finish` was told; the last one is what `start_from` means."""
-        return {name: (self.path / path).resolve() for name, path in read_json(self.status_path)["models"].items()}
+        return {
+            name: (self.path / path).resolve()
+            for name, path in read_json(self.status_path)["models"].items()
+        }
 
     def truncate_after(self, step: int) -> None:
-        """Drops the steps and samples after `step`, so that a resumed stage writes them anew exactly once."""
+        """Drops the steps and samples after `step`, so that a resumed stage writes them anew
+        exactly once.
+        """
         for path in (self.steps_path, self.samples_path):
             if path.exists():
-                rows = [row for row in read_jsonl(path) if row["step"] <= step]
-                write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                write_jsonl_atomic(path, [row for row in read_jsonl(path) if row["step"] <= step])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
-"""The values that flow through a run: row -> Problem -> Completion -> Verdict -> Group -> TokenBatch -> StepRecord.
+"""The values that flow through a run: row -> Problem -> Completion -> Verdict -> Group ->
+TokenBatch -> StepRecord.
 
-Every per-token array is indexed by the token it describes: `logprobs[t]` = log p(input_ids[t] | input_ids[:t]).
-Position 0 of a sequence and the tokens of a prompt are masked. The shift happens once, in `Policy.logprobs`.
+Every per-token array is indexed by the token it describes: `logprobs[t]` = log p(input_ids[t] |
+input_ids[:t]). Position 0 of a sequence and the tokens of a prompt are masked. The shift happens
+once, in `Policy.logprobs`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ Message = dict[str, str]
 class Problem:
     """One question with a verifiable answer.
 
-    `verifier` names the check in `vibelite.rewards.verifier`; `metadata` is what that check needs beside the answer.
+    `verifier` names the check in `vibelite.rewards.verifier`; `metadata` is what that check needs
+    beside the answer.
     """
 
     id: str
@@ -34,7 +37,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One worked solution for supervised fine-tuning; the last message is the assistant's and is trained on.
+    """One worked solution for supervised fine-tuning; the last message is the assistant's and is
+    trained on.
 
     `path` names the way of solving, where a problem has several.
     """
@@ -49,8 +53,9 @@ class Trace:
 class Completion:
     """What an engine sampled for one prompt.
 
-    `token_ids` [T] ends with the stop token when `finish_reason` is "stop"; `sampler_logprobs` [T] are nats under the
-    sampling distribution; `weights_version` counts the weight updates the engine had seen.
+    `token_ids` [T] ends with the stop token when `finish_reason` is "stop"; `sampler_logprobs` [T]
+    are nats under the sampling distribution; `weights_version` counts the weight updates the engine
+    had seen.
     """
 
     token_ids: tuple[int, ...]
@@ -93,10 +98,10 @@ class Group:
 class TokenBatch:
     """Several sequences packed end to end into one row of N tokens, without padding.
 
-    input_ids [N] int64; position_ids [N] int64, restarting at 0 in each sequence; cu_seqlens [S+1] int32, the
-    boundaries of the S sequences; completion_mask [N] bool, True = trained token (never a sequence's first token).
-    Zero outside the mask, [N] float32: token_weights, each token's share of the step's loss; for reinforcement
-    learning advantages and sampler_logprobs.
+    input_ids [N] int64; position_ids [N] int64, restarting at 0 in each sequence; cu_seqlens [S+1]
+    int32, the boundaries of the S sequences; completion_mask [N] bool, True = trained token (never
+    a sequence's first token). Zero outside the mask, [N] float32: token_weights, each token's share
+    of the step's loss; for reinforcement learning advantages and sampler_logprobs.
     """
 
     input_ids: torch.Tensor
@@ -120,8 +125,9 @@ class TokenBatch:
 class StepRecord:
     """What one optimizer step did, one line of steps.jsonl.
 
-    `seconds` by span, exclusive and adding up to the step's wall time; `tokens` by use (generated, trained, prompt);
-    `peak_bytes` resident or device memory; `joules` and `usd` are None where unknown, never a guess.
+    `seconds` by span, exclusive and adding up to the step's wall time; `tokens` by use (generated,
+    trained, prompt); `peak_bytes` resident or device memory; `joules` and `usd` are None where
+    unknown, never a guess.
     """
 
     stage: str

@@ -1,4 +1,6 @@
-"""Group-relative advantages and the MaxEnt weight of MGPO. Pure functions; no configuration, no devices."""
+"""Group-relative advantages and the MaxEnt weight of MGPO. Pure functions; no configuration, no
+devices.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Sequence
 
 
 def group_advantages(rewards: Sequence[float]) -> list[float]:
-    """Advantages [G] = (r - mean) / std over one group of completions (population std; GRPO, VibeThinker report 3.4).
+    """Advantages [G] = (r - mean) / std over one group of completions (population std; GRPO,
+    VibeThinker report 3.4).
 
     A group whose rewards are all equal carries no signal: its advantages are exactly 0, not 0/0.
 
@@ -38,9 +41,11 @@ def bernoulli_kl(p: float, q: float) -> float:
 
 
 def maxent_weight(pass_rate: float, maxent_lambda: float, *, target: float = 0.5) -> float:
-    """Weight of a group in MGPO: exp(-lambda KL(pass_rate || target)), in (0, 1] (VibeThinker report 3.4).
+    """Weight of a group in MGPO: exp(-lambda KL(pass_rate || target)), in (0, 1] (VibeThinker
+    report 3.4).
 
-    Largest where the model is as likely right as wrong; `maxent_lambda` 0 gives 1 for every group, which is GRPO.
+    Largest where the model is as likely right as wrong; `maxent_lambda` 0 gives 1 for every group,
+    which is GRPO.
 
     >>> round(maxent_weight(1 / 8, 4.0), 2)
     0.28

@@ -20,14 +20,18 @@ INDEX_NAME = "model.safetensors.index.json"
 
 
 def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """sum_i weights[i] tensors[i], accumulated in float32 (float64 stays), in the dtype of the first.
+    """sum_i weights[i] tensors[i], accumulated in float32 (float64 stays), in the dtype of the
+    first.
 
-    Tensors that are not floating point (counters, buffers) are no weights: all must be equal, and the first is kept.
+    Tensors that are not floating point (counters, buffers) are no weights: all must be equal, and
+    the first is kept.
     """
     first = tensors[0]
     if not first.is_floating_point():
         if any(not torch.equal(first, tensor) for tensor in tensors[1:]):
-            raise CheckpointError("a non-float tensor differs between the models; they are not of one training run")
+            raise CheckpointError(
+                "a non-float tensor differs between the models; they are not of one training run"
+            )
         return first.clone()
     accumulate_dtype = torch.promote_types(first.dtype, torch.float32)
     total = torch.zeros_like(first, dtype=accumulate_dtype)
@@ -37,25 +41,29 @@ def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> 
 
 
 def tensor_files(model_dir: Path) -> dict[str, str]:
-    """Tensor name -> file name, for a directory with one or several safetensors files; CheckpointError if none."""
+    """Tensor name -> file name, for a directory with one or several safetensors files;
+    CheckpointError if none.
+    """
     index = model_dir / INDEX_NAME
     if index.exists():
         return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     single = model_dir / "model.safetensors"
     if not single.exists():
         raise CheckpointError(
-            f"{model_dir}: no model.safetensors; fusion takes merged Hugging Face models, not adapters"
+            f"{model_dir}: no model.safetensors; fusion takes merged Hugging Face models, "
+            "not adapters"
         )
     with safe_open(single, framework="pt") as file:
-        return {name: single.name for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+        return dict.fromkeys(file.keys(), single.name)  # noqa: SIM118 (safe_open is no mapping)
 
 
 def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Path) -> None:
-    """Writes sum_i weights[i] model_i to `output`, with the configuration and tokenizer of the first model.
+    """Writes sum_i weights[i] model_i to `output`, with the configuration and tokenizer of the
+    first model.
 
-    Weights are normalised to sum 1. Memory: one output file and one tensor of every model. Raises CheckpointError
-    when the models differ in tensor names or shapes. Tied embeddings are stored once by safetensors, hence averaged
-    once.
+    Weights are normalised to sum 1. Memory: one output file and one tensor of every model. Raises
+    CheckpointError when the models differ in tensor names or shapes. Tied embeddings are stored
+    once by safetensors, hence averaged once.
     """
     if len(model_dirs) != len(weights) or not model_dirs:
         raise ValueError(f"{len(model_dirs)} models but {len(weights)} weights")
@@ -67,7 +75,9 @@ def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Pa
     for model_dir, layout in zip(model_dirs[1:], layouts[1:], strict=True):
         if layout.keys() != layouts[0].keys():
             differing = sorted(layout.keys() ^ layouts[0].keys())
-            raise CheckpointError(f"{model_dir} and {model_dirs[0]} have different tensors: {differing[:3]} ...")
+            raise CheckpointError(
+                f"{model_dir} and {model_dirs[0]} have different tensors: {differing[:3]} ..."
+            )
     output.mkdir(parents=True, exist_ok=True)
     for path in model_dirs[0].iterdir():
         if path.is_file() and path.suffix != ".safetensors":
@@ -79,7 +89,10 @@ def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Pa
 
 
 def _fuse_tensor(
-    name: str, model_dirs: Sequence[Path], layouts: Sequence[dict[str, str]], weights: Sequence[float]
+    name: str,
+    model_dirs: Sequence[Path],
+    layouts: Sequence[dict[str, str]],
+    weights: Sequence[float],
 ) -> torch.Tensor:
     tensors = []
     for model_dir, layout in zip(model_dirs, layouts, strict=True):
@@ -87,6 +100,7 @@ def _fuse_tensor(
             tensors.append(file.get_tensor(name))
         if tensors[-1].shape != tensors[0].shape:
             raise CheckpointError(
-                f"{model_dir}: {name} has shape {list(tensors[-1].shape)}, in {model_dirs[0]} {list(tensors[0].shape)}"
+                f"{model_dir}: {name} has shape {list(tensors[-1].shape)}, "
+                f"in {model_dirs[0]} {list(tensors[0].shape)}"
             )
     return weighted_mean(tensors, weights)

@@ -1,7 +1,7 @@
 """The clipped policy-gradient loss of GRPO and MGPO, per token. Pure functions on [N] tensors.
 
-A step's loss is a plain sum over its tokens: the average of the objective is in `token_weights`, computed once over
-the whole step, so that the split into micro-batches cannot change the gradient.
+A step's loss is a plain sum over its tokens: the average of the objective is in `token_weights`,
+computed once over the whole step, so that the split into micro-batches cannot change the gradient.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import torch
 Aggregation = Literal["sequence", "token", "constant"]
 
 
-def token_weights(lengths: torch.Tensor, aggregation: Aggregation, max_new_tokens: int) -> torch.Tensor:
-    """The weight of one token in each completion, [num_completions] float32; weights x lengths sum to at most 1.
+def token_weights(
+    lengths: torch.Tensor, aggregation: Aggregation, max_new_tokens: int
+) -> torch.Tensor:
+    """The weight of one token in each completion, [num_completions] float32; weights x lengths sum
+    to at most 1.
 
-    `lengths` [num_completions]: trained tokens of every completion of the step, also of those whose advantage is 0.
-    sequence: 1 / (num_completions |y_i|), the report's average (VibeThinker report 3.4); token: 1 / sum_i |y_i|
-    (DAPO); constant: 1 / (num_completions max_new_tokens) (Dr. GRPO).
+    `lengths` [num_completions]: trained tokens of every completion of the step, also of those whose
+    advantage is 0. sequence: 1 / (num_completions |y_i|), the report's average (VibeThinker report
+    3.4); token: 1 / sum_i |y_i| (DAPO); constant: 1 / (num_completions max_new_tokens) (Dr. GRPO).
     """
     lengths = lengths.to(torch.float32)
     match aggregation:
@@ -60,12 +63,13 @@ class LossInputs:
 def policy_loss(
     logprobs: torch.Tensor, entropy: torch.Tensor, inputs: LossInputs, settings: LossSettings
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss (scalar, to be minimised) and per-token diagnostics [N], for tokens with log-probs [N] and entropy [N].
+    """The loss (scalar, to be minimised) and per-token diagnostics [N], for tokens with log-probs
+    [N] and entropy [N].
 
-    loss = -sum_t w_t [ c_t min(rho_t A_t, clip(rho_t) A_t) + entropy_coef H_t - kl_coef k3_t ], with rho the ratio to
-    `old_logprobs` (VibeThinker report 3.4), c_t = min(exp(old - sampler), cap) the truncated importance weight, a
-    constant, and k3 = exp(ref - logp) - (ref - logp) - 1 >= 0, the KL estimator with the right mean. `A` already
-    contains the MaxEnt weight.
+    loss = -sum_t w_t [ c_t min(rho_t A_t, clip(rho_t) A_t) + entropy_coef H_t - kl_coef k3_t ],
+    with rho the ratio to `old_logprobs` (VibeThinker report 3.4), c_t = min(exp(old - sampler),
+    cap) the truncated importance weight, a constant, and k3 = exp(ref - logp) - (ref - logp) - 1 >=
+    0, the KL estimator with the right mean. `A` already contains the MaxEnt weight.
     """
     old_logprobs = logprobs.detach() if inputs.old_logprobs is None else inputs.old_logprobs
     ratio = torch.exp(logprobs - old_logprobs)

@@ -14,8 +14,8 @@ from vibelite.types import TokenBatch
 class TrainingSequence:
     """One sequence before packing: token ids [T] and, for each, whether it is trained on.
 
-    `advantage` and `sampler_logprobs` [number of trained tokens] are for reinforcement learning; `token_weight` is the
-    weight of each trained token in the step's loss.
+    `advantage` and `sampler_logprobs` [number of trained tokens] are for reinforcement learning;
+    `token_weight` is the weight of each trained token in the step's loss.
     """
 
     token_ids: Sequence[int]
@@ -63,14 +63,19 @@ def pack(sequences: Sequence[TrainingSequence], device: torch.device) -> TokenBa
         position_ids=torch.tensor(positions, dtype=torch.long, device=device),
         cu_seqlens=torch.tensor(boundaries, dtype=torch.int32, device=device),
         completion_mask=completion_mask.to(device),
-        token_weights=_per_token([s.token_weight for s in sequences], sequences, completion_mask, device),
+        token_weights=_per_token(
+            [s.token_weight for s in sequences], sequences, completion_mask, device
+        ),
         advantages=_per_token([s.advantage for s in sequences], sequences, completion_mask, device),
         sampler_logprobs=_sampler_logprobs(sequences, completion_mask, device),
     )
 
 
 def _per_token(
-    values: Sequence[float], sequences: Sequence[TrainingSequence], mask: torch.Tensor, device: torch.device
+    values: Sequence[float],
+    sequences: Sequence[TrainingSequence],
+    mask: torch.Tensor,
+    device: torch.device,
 ) -> torch.Tensor:
     """[N] float32: each sequence's value on its trained tokens, 0 elsewhere."""
     lengths = torch.tensor([len(sequence.token_ids) for sequence in sequences])

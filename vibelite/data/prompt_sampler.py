@@ -1,4 +1,6 @@
-"""Which items a step uses, as a pure function of the step: the data cursor of a resumed run is its step number."""
+"""Which items a step uses, as a pure function of the step: the data cursor of a resumed run is its
+step number.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,11 @@ import torch
 
 
 def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -> list[int]:
-    """`batch_size` indices below `num_items` for the 0-based `step`: every epoch is one permutation of all items.
+    """`batch_size` indices below `num_items` for the 0-based `step`: every epoch is one permutation
+    of all items.
 
-    An epoch's permutation depends on the seed and the epoch alone; a batch may run over the end of an epoch.
+    An epoch's permutation depends on the seed and the epoch alone; a batch may run over the end of
+    an epoch.
     """
     if num_items < 1:
         raise ValueError("there is nothing to draw from")

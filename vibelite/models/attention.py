@@ -1,7 +1,7 @@
 """Attention over packed sequences, registered with transformers under the name in `ATTENTION`.
 
-Training passes a `PackedLayout`: each sequence attends to itself alone. Without one (decoding with a cache) it is
-scaled dot-product attention with the mask that the caller built.
+Training passes a `PackedLayout`: each sequence attends to itself alone. Without one (decoding with
+a cache) it is scaled dot-product attention with the mask that the caller built.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ ATTENTION = "vibelite"
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Sequences of similar length that attend side by side: tokens [M] of the pack, and their slots in rows x width."""
+    """Sequences of similar length that attend side by side: tokens [M] of the pack, and their slots
+    in rows x width.
+    """
 
     token_index: torch.Tensor
     slots: torch.Tensor
@@ -28,16 +30,21 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class PackedLayout:
-    """How N packed tokens fall into sequences. Padding exists inside attention only, at most half of each bucket."""
+    """How N packed tokens fall into sequences. Padding exists inside attention only, at most half
+    of each bucket.
+    """
 
     buckets: tuple[Bucket, ...]
 
 
 def packed_layout(cu_seqlens: torch.Tensor) -> PackedLayout:
-    """The layout of sequences with boundaries `cu_seqlens` [S+1]: buckets in which no row is under half the longest."""
+    """The layout of sequences with boundaries `cu_seqlens` [S+1]: buckets in which no row is under
+    half the longest.
+    """
     boundaries = cu_seqlens.tolist()
     spans = sorted(
-        zip(boundaries[:-1], boundaries[1:], strict=True), key=lambda span: (span[0] - span[1], span[0])
+        zip(boundaries[:-1], boundaries[1:], strict=True),
+        key=lambda span: (span[0] - span[1], span[0]),
     )
     groups: list[list[tuple[int, int]]] = []
     for start, end in spans:
@@ -51,7 +58,9 @@ def packed_layout(cu_seqlens: torch.Tensor) -> PackedLayout:
 def _bucket(spans: list[tuple[int, int]], device: torch.device) -> Bucket:
     width = spans[0][1] - spans[0][0]
     token_index = torch.cat([torch.arange(start, end) for start, end in spans])
-    slots = torch.cat([torch.arange(end - start) + row * width for row, (start, end) in enumerate(spans)])
+    slots = torch.cat(
+        [torch.arange(end - start) + row * width for row, (start, end) in enumerate(spans)]
+    )
     return Bucket(token_index.to(device), slots.to(device), len(spans), width)
 
 
@@ -64,14 +73,18 @@ def attention_forward(
     packed_layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: query [B, heads, T, D] -> [B, T, heads, D]; B = 1 when packed.
+    """transformers' attention function: query [B, heads, T, D] -> [B, T, heads, D]; B = 1 when
+    packed.
 
-    Causal attention with the padding behind each row needs no mask: no real token sees a later slot.
+    Causal attention with the padding behind each row needs no mask: no real token sees a later
+    slot.
     """
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scaling = kwargs.get("scaling")
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, heads, D]
+    query, key, value = (
+        states[0].transpose(0, 1) for states in (query, key, value)
+    )  # [N, heads, D]
     output = torch.zeros_like(query)
     for bucket in packed_layout.buckets:
         rows = [_pad(states, bucket) for states in (query, key, value)]  # [rows, heads, width, D]

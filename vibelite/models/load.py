@@ -37,9 +37,14 @@ def write_base_model(model: Model, directory: Path, *, texts: Iterable[str], see
 
 
 def load_policy(
-    path: Path | str, *, dtype: str | None = None, revision: str = "main", device: torch.device | None = None
+    path: Path | str,
+    *,
+    dtype: str | None = None,
+    revision: str = "main",
+    device: torch.device | None = None,
 ) -> Policy:
-    """The model at `path` (a directory or a hub name), on the GPU where there is one, ready to train.
+    """The model at `path` (a directory or a hub name), on the GPU where there is one, ready to
+    train.
 
     `dtype` None keeps the stored one. Raises RecipeError when there is no such model.
     """
@@ -55,7 +60,8 @@ def load_policy(
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RecipeError(
-            f"{path}: no model could be loaded ({reason}); give a Hugging Face directory, or a hub name and a network"
+            f"{path}: no model could be loaded ({reason}); "
+            "give a Hugging Face directory, or a hub name and a network"
         ) from error
     model.to(device or default_device())
     model.eval()  # no dropout anywhere: training and sampling compute the same function

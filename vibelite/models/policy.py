@@ -1,4 +1,6 @@
-"""The policy: a causal language model with its tokenizer, and the log-probs of packed sequences under it."""
+"""The policy: a causal language model with its tokenizer, and the log-probs of packed sequences
+under it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from vibelite.types import TokenBatch
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A model and its tokenizer; the only place where token positions are shifted against log-probs."""
+    """A model and its tokenizer; the only place where token positions are shifted against
+    log-probs.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -29,13 +33,6 @@ class Policy:
     def head(self) -> torch.Tensor:
         """The output embedding [V, H]."""
         return self.model.get_output_embeddings().weight
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Token ids that end a completion."""
-        configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        ids = configured if configured is not None else self.tokenizer.eos_token_id
-        return tuple(ids) if isinstance(ids, list) else (int(ids),)
 
     def hidden_states(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states [N, H] of a packed batch; no sequence sees another."""
@@ -50,18 +47,25 @@ class Policy:
     def predictions(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states [M, H] that predict the M trained tokens, and those tokens' positions [M].
 
-        Token t is predicted by the hidden state at t - 1; the positions of prompts never reach the head.
+        Token t is predicted by the hidden state at t - 1; the positions of prompts never reach the
+        head.
         """
         positions = batch.completion_mask.nonzero().squeeze(1)
         return self.hidden_states(batch).index_select(0, positions - 1), positions
 
-    def logprobs(self, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies of the M trained tokens of a packed batch, each [M] float32, in order of position.
+    def logprobs(
+        self, batch: TokenBatch, *, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies of the M trained tokens of a packed batch, each [M] float32, in
+        order of position.
 
-        `batch.completion_mask` says which tokens they are; the distribution is softmax(logits / temperature).
+        `batch.completion_mask` says which tokens they are; the distribution is softmax(logits /
+        temperature).
         """
         hidden, positions = self.predictions(batch)
-        return linear_logprobs(hidden, self.head, batch.input_ids[positions], temperature=temperature)
+        return linear_logprobs(
+            hidden, self.head, batch.input_ids[positions], temperature=temperature
+        )
 
     def trainable_parameters(self) -> Iterable[torch.nn.Parameter]:
         return (parameter for parameter in self.model.parameters() if parameter.requires_grad)

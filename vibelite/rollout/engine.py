@@ -1,4 +1,6 @@
-"""The protocol of rollout engines, and the settings of one sampling call. An engine is one file beside this one."""
+"""The protocol of rollout engines, and the settings of one sampling call. An engine is one file
+beside this one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from vibelite.types import Completion
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How to sample. temperature 0 is greedy; top_p 1 samples the whole distribution (required while training)."""
+    """How to sample. temperature 0 is greedy; top_p 1 samples the whole distribution (required
+    while training).
+    """
 
     num_completions: int
     max_new_tokens: int
@@ -22,7 +26,8 @@ class SamplingSettings:
 class RolloutEngine(Protocol):
     """Samples completions from the policy's current weights.
 
-    Generation is a function of (weights, prompts, settings, seed): the same call gives the same completions.
+    Generation is a function of (weights, prompts, settings, seed): the same call gives the same
+    completions.
     """
 
     def generate(

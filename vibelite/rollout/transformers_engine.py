@@ -1,7 +1,8 @@
-"""The transformers engine: samples from the policy's own module, so its weights are the trainer's by construction.
+"""The transformers engine: samples from the policy's own module, so its weights are the trainer's
+by construction.
 
-Prompts are left-padded and read once; their key-value cache is then repeated for the G completions of each. Rows that
-have ended leave the batch.
+Prompts are left-padded and read once; their key-value cache is then repeated for the G completions
+of each. Rows that have ended leave the batch.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.types import Completion
 
-# Rows that have ended are dropped once they are this share of the batch: a smaller one copies the cache too often.
+# Rows that have ended are dropped once they are this share of the batch: a smaller one copies the
+# cache too often.
 COMPACT_SHARE = 0.25
 
 
 class TransformersEngine:
-    """Samples with transformers' modules, on the policy's device; at most `max_sequences` rows side by side."""
+    """Samples with transformers' modules on the policy's device; `max_sequences` rows side by side.
 
-    def __init__(self, policy: Policy, *, max_sequences: int) -> None:
+    A completion ends with the first of `stop_ids`, or after `max_new_tokens`.
+    """
+
+    def __init__(self, policy: Policy, *, stop_ids: Sequence[int], max_sequences: int) -> None:
         self._policy = policy
+        self._stop_ids = frozenset(stop_ids)
         self._max_sequences = max_sequences
         self._weights_version = 0
         self._is_awake = True
@@ -47,7 +53,9 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int
     ) -> list[list[Completion]]:
-        """G completions of each prompt. A function of weights, prompts, settings, seed and `max_sequences`."""
+        """G completions of each prompt. A function of weights, prompts, settings, seed and
+        `max_sequences`.
+        """
         if not self._is_awake:
             raise EngineError("the engine is asleep or closed; wake it before generating")
         if any(len(prompt) == 0 for prompt in prompts):
@@ -58,7 +66,9 @@ class TransformersEngine:
             chunk = prompts[start : start + prompts_per_chunk]
             generator = torch.Generator(self._policy.device).manual_seed((seed + start) % 2**63)
             rows = self._generate_chunk(chunk, settings, generator)
-            texts = self._policy.tokenizer.batch_decode([row.token_ids for row in rows], skip_special_tokens=True)
+            texts = self._policy.tokenizer.batch_decode(
+                [row.token_ids for row in rows], skip_special_tokens=True
+            )
             finished = [self._completion(row, text) for row, text in zip(rows, texts, strict=True)]
             completions += [
                 finished[index : index + settings.num_completions]
@@ -67,25 +77,35 @@ class TransformersEngine:
         return completions
 
     def _completion(self, row: _Row, text: str) -> Completion:
-        reason = "stop" if row.token_ids[-1] in self._policy.stop_ids else "length"
-        return Completion(tuple(row.token_ids), tuple(row.logprobs), reason, text, self._weights_version)
+        reason = "stop" if row.token_ids[-1] in self._stop_ids else "length"
+        return Completion(
+            tuple(row.token_ids), tuple(row.logprobs), reason, text, self._weights_version
+        )
 
     def _generate_chunk(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, generator: torch.Generator
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        generator: torch.Generator,
     ) -> list[_Row]:
         device = self._policy.device
         num_rows = len(prompts) * settings.num_completions
         rows = [_Row() for _ in range(num_rows)]
         active = torch.arange(num_rows, device=device)  # which row each line of the batch is
-        stop_ids = torch.tensor(self._policy.stop_ids, device=device)
+        stop_ids = torch.tensor(sorted(self._stop_ids), device=device)
         logits, state = self._prefill(prompts, settings.num_completions)
         is_running = torch.ones(num_rows, dtype=torch.bool, device=device)
         for step in range(settings.max_new_tokens):
-            # One number per row of the chunk, ended or not: a row's randomness does not depend on the others.
+            # One number per row of the chunk, ended or not: a row's randomness does not depend on
+            # the others.
             uniforms = torch.rand(num_rows, generator=generator, device=device)[active]
             tokens, logprobs = sample_tokens(logits, uniforms, settings)
             for row, token, logprob, running in zip(
-                active.tolist(), tokens.tolist(), logprobs.tolist(), is_running.tolist(), strict=True
+                active.tolist(),
+                tokens.tolist(),
+                logprobs.tolist(),
+                is_running.tolist(),
+                strict=True,
             ):
                 if running:
                     rows[row].token_ids.append(token)
@@ -101,11 +121,16 @@ class TransformersEngine:
             logits = self._decode(tokens, state)
         return rows
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], repeats: int) -> tuple[torch.Tensor, _DecodeState]:
-        """Reads every prompt once; logits [P G, V] of the next token, and the state repeated for each completion."""
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], repeats: int
+    ) -> tuple[torch.Tensor, _DecodeState]:
+        """Reads every prompt once; logits [P G, V] of the next token, and the state repeated for
+        each completion.
+        """
         device = self._policy.device
         width = max(len(prompt) for prompt in prompts)
-        # Padding repeats the prompt's first token: any valid id will do, as it is masked everywhere.
+        # Padding repeats the prompt's first token: any valid id will do, as it is masked
+        # everywhere.
         padded = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         input_ids = torch.tensor(padded, device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -124,7 +149,9 @@ class TransformersEngine:
         )
         cache.batch_repeat_interleave(repeats)
         state = _DecodeState(
-            cache, is_real.repeat_interleave(repeats, dim=0), lengths.repeat_interleave(repeats, dim=0)
+            cache,
+            is_real.repeat_interleave(repeats, dim=0),
+            lengths.repeat_interleave(repeats, dim=0),
         )
         return output.logits[:, -1].repeat_interleave(repeats, dim=0), state
 
@@ -151,7 +178,9 @@ class _Row:
 
 @dataclass(slots=True)
 class _DecodeState:
-    """The key-value cache of the running lines, which of its positions are real, and each line's length so far."""
+    """The key-value cache of the running lines, which of its positions are real, and each line's
+    length so far.
+    """
 
     cache: DynamicCache
     is_real: torch.Tensor
@@ -165,10 +194,11 @@ class _DecodeState:
 def sample_tokens(
     logits: torch.Tensor, uniforms: torch.Tensor, settings: SamplingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [B] drawn from logits [B, V] with one uniform number in [0, 1) each, and their log-probs [B] in nats.
+    """Tokens [B] drawn from logits [B, V] with one uniform number in [0, 1) each, and their
+    log-probs [B] in nats.
 
-    Log-probs are those of the distribution sampled from (after temperature and top_p). Temperature 0 takes the most
-    likely token, at log-prob 0.
+    Log-probs are those of the distribution sampled from (after temperature and top_p). Temperature
+    0 takes the most likely token, at log-prob 0.
     """
     if settings.temperature == 0:
         tokens = logits.argmax(dim=-1)
@@ -178,12 +208,18 @@ def sample_tokens(
         logprobs = keep_top_p(logprobs, settings.top_p)
     cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
     targets = (uniforms.double() * cumulative[:, -1])[:, None]
-    tokens = torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    tokens = (
+        torch.searchsorted(cumulative, targets, right=True)
+        .squeeze(1)
+        .clamp(max=logits.shape[-1] - 1)
+    )
     return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
 
 
 def keep_top_p(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Log-probs [B, V] renormalised over the smallest set of likeliest tokens with probability >= top_p."""
+    """Log-probs [B, V] renormalised over the smallest set of likeliest tokens with probability >=
+    top_p.
+    """
     ordered, indices = logprobs.sort(dim=-1, descending=True)
     before = ordered.exp().cumsum(dim=-1) - ordered.exp()
     ordered = ordered.masked_fill(before >= top_p, float("-inf"))

@@ -1,4 +1,6 @@
-"""What every stage is given: the recipe, its own directory, where other stages left their models, and the meter."""
+"""What every stage is given: the recipe, its own directory, where other stages left their models,
+and the meter.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vibelite.data.chat import end_token_id
 from vibelite.data.sources import load_problems, load_traces
+from vibelite.models.policy import Policy
 from vibelite.recipe.schema import BASE, Recipe, Sampling
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
@@ -32,7 +36,9 @@ class StageContext:
         return derive_seed(self.recipe.seed, self.stage_name, *parts)
 
     def models_of(self, name: str) -> dict[str, Path]:
-        """Every model that stage `name` made, the one that `start_from` means last; `base` is the recipe's model."""
+        """Every model that stage `name` made, the one that `start_from` means last; `base` is the
+        recipe's model.
+        """
         if name == BASE:
             return {BASE: self.run.base_model}
         return self.run.find_stage(name).models()
@@ -43,28 +49,37 @@ class StageContext:
 
     def problems(self, name: str) -> list[Problem]:
         """The problem set called `name`."""
-        return load_problems(self.recipe.data.problems[name], recipe_dir=self.recipe_dir, seed=self.recipe.seed)
+        return load_problems(
+            self.recipe.data.problems[name], recipe_dir=self.recipe_dir, seed=self.recipe.seed
+        )
 
     def traces(self, name: str) -> list[Trace]:
         """The set of traces called `name`."""
         source = self.recipe.data.traces[name]
-        return load_traces(source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed)
+        return load_traces(
+            source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
+        )
 
 
 def sampling_settings(sampling: Sampling, num_completions: int) -> SamplingSettings:
     """The engine's settings for `num_completions` samples per prompt."""
-    return SamplingSettings(num_completions, sampling.max_new_tokens, sampling.temperature, sampling.top_p)
+    return SamplingSettings(
+        num_completions, sampling.max_new_tokens, sampling.temperature, sampling.top_p
+    )
 
 
-def build_engine(recipe: Recipe, policy: object, sampling: Sampling) -> RolloutEngine:
-    """The recipe's rollout engine over `policy`."""
+def build_engine(recipe: Recipe, policy: Policy, sampling: Sampling) -> RolloutEngine:
+    """The recipe's rollout engine over `policy`; completions end where the chat template ends a
+    message.
+    """
     match recipe.rollout.engine:
         case "transformers":
-            from vibelite.models.policy import Policy
             from vibelite.rollout.transformers_engine import TransformersEngine
 
-            assert isinstance(policy, Policy)
-            return TransformersEngine(policy, max_sequences=sampling.max_sequences)
+            stop_ids = [end_token_id(policy.tokenizer)]
+            return TransformersEngine(
+                policy, stop_ids=stop_ids, max_sequences=sampling.max_sequences
+            )
 
 
 def subdomains_of(problems: Sequence[Problem]) -> list[str]:

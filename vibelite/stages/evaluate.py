@@ -11,7 +11,7 @@ from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import mean_with_interval
 from vibelite.models.load import load_policy
 from vibelite.recipe.schema import BASE, EvaluateStage, Sampling
-from vibelite.run_dir import append_jsonl, read_json, read_jsonl, write_json_atomic
+from vibelite.run_dir import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic
 from vibelite.stages.context import StageContext, build_engine, sampling_settings, subdomains_of
 from vibelite.stages.rollout import sample_groups
 from vibelite.telemetry.recorder import stage_cost
@@ -26,8 +26,22 @@ def run(stage: EvaluateStage, context: StageContext) -> None:
         for name, path in context.models_of(producer).items():
             for benchmark in stage.benchmarks:
                 result = evaluate_once(stage, context, path, benchmark)
-                rows.append({"stage": name, "benchmark": benchmark, **result, "usd": usd, "seconds": seconds})
+                rows.append(
+                    {
+                        "stage": name,
+                        "benchmark": benchmark,
+                        **result,
+                        "usd": usd,
+                        "seconds": seconds,
+                    }
+                )
     write_json_atomic(context.stage_dir.path / "results.json", rows)
+    parts = sorted((context.stage_dir.path / "models").glob("*.jsonl"))
+    write_jsonl_atomic(
+        context.stage_dir.samples_path, (row for part in parts for row in read_jsonl(part))
+    )
+    for part in parts:
+        part.unlink()
     context.stage_dir.finish(models={})
 
 
@@ -42,25 +56,31 @@ def stages_before(stage: EvaluateStage, context: StageContext) -> list[str]:
     return names
 
 
-def evaluate_once(stage: EvaluateStage, context: StageContext, model: Path, benchmark: str) -> dict[str, Any]:
-    """The result of one model directory on one benchmark, kept on disk: a model with two names is sampled once.
+def evaluate_once(
+    stage: EvaluateStage, context: StageContext, model: Path, benchmark: str
+) -> dict[str, Any]:
+    """The result of one model directory on one benchmark, kept on disk: a model with two names is
+    sampled once.
 
     The seed depends on the benchmark alone, so that models are compared on the same random numbers.
     """
-    key = f"{benchmark}--{'-'.join(model.relative_to(context.run.path.resolve()).parts)}"
+    key = f"{benchmark}--{'-'.join(model.relative_to(context.run.path).parts)}"
     path = context.stage_dir.path / "models" / f"{key}.json"
     if not path.exists():
         problems = context.problems(benchmark)
         groups = sample_model(
-            context, model, problems, stage.sampling, stage.num_samples, seed=context.seed(benchmark)
+            context,
+            model,
+            problems,
+            stage.sampling,
+            stage.num_samples,
+            seed=context.seed(benchmark),
         )
-        result = summarise(groups, stage.k, num_bootstrap=stage.num_bootstrap, seed=context.seed("bootstrap"))
-        context.recorder.record_work("evaluate", model=model.name, benchmark=benchmark)
-        kept = [row for row in read_jsonl(context.stage_dir.samples_path) if row["key"] != key]
-        if kept != list(read_jsonl(context.stage_dir.samples_path)):
-            context.stage_dir.samples_path.unlink()
-            append_jsonl(context.stage_dir.samples_path, kept)
-        append_jsonl(context.stage_dir.samples_path, evaluation_rows(key, groups))
+        write_jsonl_atomic(path.with_suffix(".jsonl"), evaluation_rows(key, groups))
+        result = summarise(
+            groups, stage.k, num_bootstrap=stage.num_bootstrap, seed=context.seed("bootstrap")
+        )
+        context.recorder.record_work("evaluate", model=key, benchmark=benchmark)
         write_json_atomic(path, result)
     return read_json(path)
 
@@ -87,12 +107,16 @@ def sample_model(
 def summarise(
     groups: Sequence[Group], ks: Sequence[int], *, num_bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    """Pass@1 and Pass@k over problems with 95% bootstrap intervals, per sub-domain too, truncation and length."""
+    """Pass@1 and Pass@k over problems with 95% bootstrap intervals, per sub-domain too, truncation
+    and length.
+    """
     num_samples = len(groups[0].completions)
     completions = [completion for group in groups for completion in group.completions]
 
     def estimate(chosen: Sequence[Group], k: int) -> tuple[float, float, float]:
-        values = [pass_at_k(num_samples, sum(v.correct for v in group.verdicts), k) for group in chosen]
+        values = [
+            pass_at_k(num_samples, sum(v.correct for v in group.verdicts), k) for group in chosen
+        ]
         return mean_with_interval(values, num_bootstrap=num_bootstrap, seed=seed)
 
     ks = [k for k in ks if k <= num_samples]

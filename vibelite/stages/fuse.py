@@ -1,4 +1,6 @@
-"""Expert fusion: the specialists' weighted mean, with a lineage file and the plain tail average as a control."""
+"""Expert fusion: the specialists' weighted mean, with a lineage file and the plain tail average as
+a control.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from vibelite.stages.context import StageContext
 
 
 def run(stage: FuseStage, context: StageContext) -> None:
-    """Leaves `checkpoints/fused` and, when asked for, `checkpoints/tail-average`, each with lineage.json."""
+    """Leaves `checkpoints/fused` and, when asked for, `checkpoints/tail-average`, each with
+    lineage.json.
+    """
     specialists = context.models_of(stage.start_from)
     subdomains = [name.removeprefix(f"{stage.start_from}-") for name in specialists]
     weights = specialist_weights(stage, subdomains)
@@ -37,7 +41,8 @@ def specialist_weights(stage: FuseStage, subdomains: Sequence[str]) -> list[floa
         return [1.0] * len(subdomains)
     if stage.weights.keys() != set(subdomains):
         raise RecipeError(
-            f"stages.{stage.name}.weights: names {sorted(stage.weights)}, but the specialists are {sorted(subdomains)}"
+            f"stages.{stage.name}.weights: names {sorted(stage.weights)}, "
+            f"but the specialists are {sorted(subdomains)}"
         )
     return [stage.weights[subdomain] for subdomain in subdomains]
 
@@ -49,7 +54,9 @@ def sft_checkpoints(stage: FuseStage, context: StageContext) -> list[Path]:
     return sorted(context.run.find_stage(probe.start_from).checkpoints.glob("step-[0-9]*"))
 
 
-def write_fused(sources: Sequence[Path], names: Sequence[str], weights: Sequence[float], target: Path) -> None:
+def write_fused(
+    sources: Sequence[Path], names: Sequence[str], weights: Sequence[float], target: Path
+) -> None:
     """The weighted mean of `sources` in `target`, whole or not at all, with what it was made of."""
     temporary = target.with_name(f".{target.name}.tmp")
     fuse_models(sources, weights, temporary)
@@ -59,7 +66,11 @@ def write_fused(sources: Sequence[Path], names: Sequence[str], weights: Sequence
         {
             "method": "weighted mean in float32",
             "sources": [
-                {"name": name, "checkpoint": f"{path.parent.parent.name}/{path.name}", "weight": weight / total}
+                {
+                    "name": name,
+                    "checkpoint": f"{path.parent.parent.name}/{path.name}",
+                    "weight": weight / total,
+                }
                 for name, path, weight in zip(names, sources, weights, strict=True)
             ],
         },

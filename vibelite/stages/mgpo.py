@@ -1,6 +1,8 @@
-"""MGPO: sample groups, verify, weight their advantages by maximum entropy, one clipped policy-gradient step.
+"""MGPO: sample groups, verify, weight their advantages by maximum entropy, one clipped
+policy-gradient step.
 
-Reads top to bottom; the loss is `algorithms.policy_loss`, the weight `algorithms.advantages.maxent_weight`.
+Reads top to bottom; the loss is `algorithms.policy_loss`, the weight
+`algorithms.advantages.maxent_weight`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Trainer:
 
 
 def run(stage: MGPOStage, context: StageContext) -> None:
-    """Trains from `start_from` for `num_steps` rollouts; the final model is `checkpoints/step-NNNNNN`."""
+    """Trains from `start_from` for `num_steps` rollouts; the final model is
+    `checkpoints/step-NNNNNN`.
+    """
     with context.meter.span("load"):
         policy = load_policy(context.model_of(stage.start_from))
         reference = load_policy(context.model_of(stage.start_from)) if stage.kl_coef else None
@@ -81,7 +85,9 @@ def run(stage: MGPOStage, context: StageContext) -> None:
 def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     """One rollout and its updates; `step` is 0-based."""
     stage, context, meter = trainer.stage, trainer.context, trainer.context.meter
-    indices = indices_for_step(len(problems), stage.problems_per_step, step, seed=context.seed("order"))
+    indices = indices_for_step(
+        len(problems), stage.problems_per_step, step, seed=context.seed("order")
+    )
     settings = sampling_settings(stage.sampling, stage.group_size)
     groups = sample_groups(
         trainer.engine, trainer.policy, [problems[index] for index in indices], settings,
@@ -89,7 +95,10 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     )  # fmt: skip
 
     advantages = [
-        [maxent_weight(group.pass_rate, stage.maxent_lambda) * value for value in group_advantages(group.rewards)]
+        [
+            maxent_weight(group.pass_rate, stage.maxent_lambda) * value
+            for value in group_advantages(group.rewards)
+        ]
         for group in groups
     ]
     batches = training_batches(trainer, groups, advantages)
@@ -99,7 +108,8 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
             if update == 0:
                 frozen = [frozen_logprobs(trainer, batch) for batch in batches]
             diagnostics = [
-                accumulate_gradient(trainer, batch, *known) for batch, known in zip(batches, frozen, strict=True)
+                accumulate_gradient(trainer, batch, *known)
+                for batch, known in zip(batches, frozen, strict=True)
             ]
         with meter.span("optimizer"):
             metrics |= trainer.optimizer.step(step * stage.updates_per_rollout + update)
@@ -116,12 +126,16 @@ def training_batches(
 ) -> list[TokenBatch]:
     """Packed micro-batches of every completion that has a gradient.
 
-    Groups whose rewards are all equal have none, unless an entropy bonus or a KL penalty acts on every token; they
-    count in the denominator all the same.
+    Groups whose rewards are all equal have none, unless an entropy bonus or a KL penalty acts on
+    every token; they count in the denominator all the same.
     """
     stage = trainer.stage
-    lengths = torch.tensor([len(completion.token_ids) for group in groups for completion in group.completions])
-    weights = iter(token_weights(lengths, stage.aggregation, stage.sampling.max_new_tokens).tolist())
+    lengths = torch.tensor(
+        [len(completion.token_ids) for group in groups for completion in group.completions]
+    )
+    weights = iter(
+        token_weights(lengths, stage.aggregation, stage.sampling.max_new_tokens).tolist()
+    )
     sequences = []
     for group, group_values in zip(groups, advantages, strict=True):
         for completion, advantage in zip(group.completions, group_values, strict=True):
@@ -130,19 +144,29 @@ def training_batches(
                 sequences.append(
                     TrainingSequence(
                         token_ids=group.prompt_ids + completion.token_ids,
-                        completion_mask=[False] * len(group.prompt_ids) + [True] * len(completion.token_ids),
+                        completion_mask=[False] * len(group.prompt_ids)
+                        + [True] * len(completion.token_ids),
                         token_weight=weight,
                         advantage=advantage,
                         sampler_logprobs=completion.sampler_logprobs,
                     )
                 )
-    micro_batches = split_by_tokens([len(s.token_ids) for s in sequences], stage.tokens_per_micro_batch)
-    return [pack([sequences[index] for index in indices], trainer.policy.device) for indices in micro_batches]
+    micro_batches = split_by_tokens(
+        [len(s.token_ids) for s in sequences], stage.tokens_per_micro_batch
+    )
+    return [
+        pack([sequences[index] for index in indices], trainer.policy.device)
+        for indices in micro_batches
+    ]
 
 
 @torch.no_grad()
-def frozen_logprobs(trainer: Trainer, batch: TokenBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Log-probs [M] under the policy before the rollout's updates and under the reference; None where not needed."""
+def frozen_logprobs(
+    trainer: Trainer, batch: TokenBatch
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Log-probs [M] under the policy before the rollout's updates and under the reference; None
+    where not needed.
+    """
     temperature = trainer.stage.sampling.temperature
     old, ref = None, None
     if trainer.stage.updates_per_rollout > 1:
@@ -153,12 +177,17 @@ def frozen_logprobs(trainer: Trainer, batch: TokenBatch) -> tuple[torch.Tensor |
 
 
 def accumulate_gradient(
-    trainer: Trainer, batch: TokenBatch, old_logprobs: torch.Tensor | None, ref_logprobs: torch.Tensor | None
+    trainer: Trainer,
+    batch: TokenBatch,
+    old_logprobs: torch.Tensor | None,
+    ref_logprobs: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
     """Adds one micro-batch's share of the step's gradient; per-token diagnostics [M]."""
     mask = batch.completion_mask
     assert batch.sampler_logprobs is not None, "completions carry the sampler's log-probs"
-    logprobs, entropy = trainer.policy.logprobs(batch, temperature=trainer.stage.sampling.temperature)
+    logprobs, entropy = trainer.policy.logprobs(
+        batch, temperature=trainer.stage.sampling.temperature
+    )
     inputs = LossInputs(
         advantages=batch.advantages[mask],
         token_weights=batch.token_weights[mask],

@@ -1,4 +1,6 @@
-"""What an MGPO step reports: numbers from its groups and per-token diagnostics, and rows for the sample browser."""
+"""What an MGPO step reports: numbers from its groups and per-token diagnostics, and rows for the
+sample browser.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +24,31 @@ def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, 
         "groups/all_wrong": sum(rate == 0 for rate in pass_rates) / len(groups),
         "groups/mixed": sum(0 < rate < 1 for rate in pass_rates) / len(groups),
         "completion/mean_tokens": fmean(len(completion.token_ids) for completion in completions),
-        "completion/truncated": fmean(completion.finish_reason == "length" for completion in completions),
+        "completion/truncated": fmean(
+            completion.finish_reason == "length" for completion in completions
+        ),
     }
     mixed = [maxent_weight(rate, maxent_lambda) for rate in pass_rates if 0 < rate < 1]
     if mixed:
         metrics["maxent/weight_mean"] = fmean(mixed)
     for subdomain in dict.fromkeys(group.problem.subdomain for group in groups):
-        rewards = [reward for group in groups if group.problem.subdomain == subdomain for reward in group.rewards]
+        rewards = [
+            reward
+            for group in groups
+            if group.problem.subdomain == subdomain
+            for reward in group.rewards
+        ]
         metrics[f"reward/{subdomain}"] = fmean(rewards)
     return metrics
 
 
 def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    """Token means over all micro-batches of one update. Mismatch = trainer's minus sampler's log-prob, in nats."""
-    joined = {key: torch.cat([part[key].reshape(-1) for part in diagnostics]) for key in diagnostics[0]}
+    """Token means over all micro-batches of one update. Mismatch = trainer's minus sampler's
+    log-prob, in nats.
+    """
+    joined = {
+        key: torch.cat([part[key].reshape(-1) for part in diagnostics]) for key in diagnostics[0]
+    }
     mismatch = joined["mismatch"]
     metrics = {
         "policy/loss": joined["loss"].sum().item(),
@@ -50,7 +63,9 @@ def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str
     return metrics
 
 
-def sample_rows(groups: Sequence[Group], advantages: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+def sample_rows(
+    groups: Sequence[Group], advantages: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
     """One row of samples.jsonl for every completion."""
     return [
         {
@@ -66,5 +81,7 @@ def sample_rows(groups: Sequence[Group], advantages: Sequence[Sequence[float]]) 
             "finish_reason": completion.finish_reason,
         }
         for group, values in zip(groups, advantages, strict=True)
-        for completion, verdict, advantage in zip(group.completions, group.verdicts, values, strict=True)
+        for completion, verdict, advantage in zip(
+            group.completions, group.verdicts, values, strict=True
+        )
     ]

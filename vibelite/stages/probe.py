@@ -1,6 +1,8 @@
-"""Domain-aware diversity probing: the SFT checkpoint with the best Pass@K on each sub-domain is its specialist.
+"""Domain-aware diversity probing: the SFT checkpoint with the best Pass@K on each sub-domain is its
+specialist.
 
-VibeThinker report 3.3. Every checkpoint is scored on the same problems with the same random numbers.
+VibeThinker report 3.3. Every checkpoint is scored on the same problems with the same random
+numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from vibelite.types import Group, Problem
 
 
 def run(stage: ProbeStage, context: StageContext) -> None:
-    """Leaves probe.json (the table and the argmax) and names the specialists `<stage>-<sub-domain>`."""
+    """Leaves probe.json (the table and the argmax) and names the specialists
+    `<stage>-<sub-domain>`.
+    """
     problems = context.problems(stage.problems)
     checkpoint_root = context.run.find_stage(stage.start_from).checkpoints
     scores = [
@@ -49,11 +53,18 @@ def run(stage: ProbeStage, context: StageContext) -> None:
 def score_checkpoint(
     stage: ProbeStage, context: StageContext, problems: Sequence[Problem], checkpoint: Path
 ) -> dict[str, Any]:
-    """Pass@1 and Pass@k of one checkpoint per sub-domain; kept on disk, so that a resumed stage goes on from it."""
+    """Pass@1 and Pass@k of one checkpoint per sub-domain; kept on disk, so that a resumed stage
+    goes on from it.
+    """
     path = context.stage_dir.path / "scores" / f"{checkpoint.name}.json"
     if not path.exists():
         groups = sample_model(
-            context, checkpoint, problems, stage.sampling, stage.num_samples, seed=context.seed("samples")
+            context,
+            checkpoint,
+            problems,
+            stage.sampling,
+            stage.num_samples,
+            seed=context.seed("samples"),
         )
         score = {
             "step": int(checkpoint.name.removeprefix("step-")),
@@ -79,8 +90,15 @@ def mean_pass_at_k(groups: Sequence[Group], k: int) -> dict[str, float]:
 
 
 def choose_specialist(scores: Sequence[dict[str, Any]], subdomain: str) -> int:
-    """The step with the highest Pass@k on `subdomain`; a tie goes to the higher Pass@1, then to the later step."""
+    """The step with the highest Pass@k on `subdomain`; a tie goes to the higher Pass@1, then to the
+    later step.
+    """
     best = max(
-        scores, key=lambda score: (score["pass_at_k"][subdomain], score["pass_at_1"][subdomain], score["step"])
+        scores,
+        key=lambda score: (
+            score["pass_at_k"][subdomain],
+            score["pass_at_1"][subdomain],
+            score["step"],
+        ),
     )
     return best["step"]

@@ -28,33 +28,49 @@ def sample_groups(
     """One group of verified completions per problem, in order. Counts tokens and time."""
     with context.meter.span("rollout"):
         prompts = [
-            prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt) for problem in problems
+            prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt)
+            for problem in problems
         ]
         sampled = engine.generate(prompts, settings, seed=seed)
     context.meter.add_tokens(
         prompt=sum(map(len, prompts)),
-        generated=sum(len(completion.token_ids) for completions in sampled for completion in completions),
+        generated=sum(
+            len(completion.token_ids) for completions in sampled for completion in completions
+        ),
     )
     with context.meter.span("verify"):
         return [
-            Group(problem, tuple(prompt), tuple(completions), tuple(verify(problem, c) for c in completions))
+            Group(
+                problem,
+                tuple(prompt),
+                tuple(completions),
+                tuple(verify(problem, c) for c in completions),
+            )
             for problem, prompt, completions in zip(problems, prompts, sampled, strict=True)
         ]
 
 
 def select_learnable(
-    problems: Sequence[Problem], engine: RolloutEngine, policy: Policy, stage: MGPOStage, context: StageContext
+    problems: Sequence[Problem],
+    engine: RolloutEngine,
+    policy: Policy,
+    stage: MGPOStage,
+    context: StageContext,
 ) -> list[Problem]:
-    """The problems whose pass rate under the starting weights is neither 0 nor 1 (VibeThinker-3B report 2.2).
+    """The problems whose pass rate under the starting weights is neither 0 nor 1 (VibeThinker-3B
+    report 2.2).
 
-    Samples `prefilter_samples` completions of the first `prefilter_problems` problems (0 = all); what was found is
-    kept in prefilter.json, so that a resumed stage does not sample again. `prefilter_samples` 0 keeps every problem.
+    Samples `prefilter_samples` completions of the first `prefilter_problems` problems (0 = all);
+    what was found is kept in prefilter.json, so that a resumed stage does not sample again.
+    `prefilter_samples` 0 keeps every problem.
     """
     if not stage.prefilter_samples:
         return list(problems)
     candidates = list(problems[: stage.prefilter_problems or None])
     path = context.stage_dir.path / "prefilter.json"
-    fingerprint = hashlib.sha256("\n".join(problem.id for problem in candidates).encode()).hexdigest()
+    fingerprint = hashlib.sha256(
+        "\n".join(problem.id for problem in candidates).encode()
+    ).hexdigest()
     if path.exists() and read_json(path)["fingerprint"] == fingerprint:
         pass_rates = read_json(path)["pass_rates"]
     else:
@@ -68,7 +84,8 @@ def select_learnable(
     learnable = [problem for problem in candidates if 0 < pass_rates[problem.id] < 1]
     if not learnable:
         raise DataError(
-            f"stage {stage.name!r}: none of {len(candidates)} problems has a pass rate between 0 and 1 in "
-            f"{stage.prefilter_samples} samples; use easier or harder problems, or prefilter_samples: 0"
+            f"stage {stage.name!r}: none of {len(candidates)} problems has a pass rate "
+            f"between 0 and 1 in {stage.prefilter_samples} samples; use easier or harder problems, "
+            "or prefilter_samples: 0"
         )
     return learnable

@@ -1,4 +1,6 @@
-"""Supervised fine-tuning on packed traces, loss on completions only, with the checkpoints that `probe` chooses from."""
+"""Supervised fine-tuning on packed traces, loss on completions only, with the checkpoints that
+`probe` chooses from.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from vibelite.training.optim import PolicyOptimizer
 
 
 def run(stage: SFTStage, context: StageContext) -> None:
-    """Trains from `start_from`; leaves `checkpoints/step-NNNNNN` every `checkpoint_every` steps and at the end."""
+    """Trains from `start_from`; leaves `checkpoints/step-NNNNNN` every `checkpoint_every` steps and
+    at the end.
+    """
     meter = context.meter
     with meter.span("load"):
         policy = load_policy(context.model_of(stage.start_from))
@@ -29,9 +33,13 @@ def run(stage: SFTStage, context: StageContext) -> None:
     context.recorder.record_work("load", num_sequences=len(sequences), num_dropped=num_dropped)
 
     for step in range(start, stage.num_steps):
-        indices = indices_for_step(len(sequences), stage.sequences_per_step, step, seed=context.seed("order"))
+        indices = indices_for_step(
+            len(sequences), stage.sequences_per_step, step, seed=context.seed("order")
+        )
         with meter.span("train"):
-            loss, num_tokens = accumulate_gradient(policy, [sequences[index] for index in indices], stage)
+            loss, num_tokens = accumulate_gradient(
+                policy, [sequences[index] for index in indices], stage
+            )
         with meter.span("optimizer"):
             metrics = optimizer.step(step)
         meter.add_tokens(trained=num_tokens)
@@ -39,7 +47,9 @@ def run(stage: SFTStage, context: StageContext) -> None:
         if is_checkpoint:
             with meter.span("checkpoint"):
                 save_model(policy, context.stage_dir.checkpoints / f"step-{step + 1:06d}")
-        context.recorder.record_step(step + 1, {"sft/loss": loss, "sft/tokens": num_tokens, **metrics})
+        context.recorder.record_step(
+            step + 1, {"sft/loss": loss, "sft/tokens": num_tokens, **metrics}
+        )
         if is_checkpoint:
             with meter.span("checkpoint"):
                 save_training_state(resume_dir, step + 1, policy, optimizer)
@@ -50,17 +60,24 @@ def run(stage: SFTStage, context: StageContext) -> None:
     )
 
 
-def tokenize(context: StageContext, stage: SFTStage, policy: Policy) -> tuple[list[TrainingSequence], int]:
-    """The traces as training sequences, and how many were dropped because they are longer than `max_tokens`."""
+def tokenize(
+    context: StageContext, stage: SFTStage, policy: Policy
+) -> tuple[list[TrainingSequence], int]:
+    """The traces as training sequences, and how many were dropped because they are longer than
+    `max_tokens`.
+    """
     sequences = []
     traces = context.traces(stage.traces)
     for trace in traces:
-        token_ids, mask = trace_ids(policy.tokenizer, trace.messages, context.recipe.data.system_prompt)
+        token_ids, mask = trace_ids(
+            policy.tokenizer, trace.messages, context.recipe.data.system_prompt
+        )
         if len(token_ids) <= stage.max_tokens:
             sequences.append(TrainingSequence(token_ids, mask))
     if not sequences:
         raise DataError(
-            f"traces {stage.traces!r}: none of {len(traces)} fits into max_tokens={stage.max_tokens}; raise it"
+            f"traces {stage.traces!r}: none of {len(traces)} fits into "
+            f"max_tokens={stage.max_tokens}; raise it"
         )
     return sequences, len(traces) - len(sequences)
 
@@ -68,7 +85,8 @@ def tokenize(context: StageContext, stage: SFTStage, policy: Policy) -> tuple[li
 def accumulate_gradient(
     policy: Policy, sequences: list[TrainingSequence], stage: SFTStage
 ) -> tuple[float, int]:
-    """Adds the gradient of the mean negative log-prob per trained token (nats) of one step; that mean, and N.
+    """Adds the gradient of the mean negative log-prob per trained token (nats) of one step; that
+    mean, and N.
 
     The mean is over the whole step, whatever the split into micro-batches.
     """
@@ -76,7 +94,9 @@ def accumulate_gradient(
     lengths = [len(sequence.token_ids) for sequence in sequences]
     total = 0.0
     for micro_batch in split_by_tokens(lengths, stage.tokens_per_micro_batch):
-        weighted = [replace(sequences[index], token_weight=1 / num_trained) for index in micro_batch]
+        weighted = [
+            replace(sequences[index], token_weight=1 / num_trained) for index in micro_batch
+        ]
         batch = pack(weighted, policy.device)
         logprobs, _ = policy.logprobs(batch)
         loss = -(batch.token_weights[batch.completion_mask] * logprobs).sum()

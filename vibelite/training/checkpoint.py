@@ -1,7 +1,8 @@
-"""Resumable training state: weights and optimizer at a step. Randomness and data order are functions of the step.
+"""Resumable training state: weights and optimizer at a step. Randomness and data order are
+functions of the step.
 
-A checkpoint is a directory that appears under its final name only when it is complete; a process killed at any moment
-leaves the one before.
+A checkpoint is a directory that appears under its final name only when it is complete; a process
+killed at any moment leaves the one before.
 """
 
 from __future__ import annotations
@@ -43,19 +44,27 @@ def save_training_state(root: Path, step: int, policy: Policy, optimizer: Policy
 
 
 def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) -> int:
-    """Loads the newest state under `root` in place; the number of finished steps, 0 if there is none."""
+    """Loads the newest state under `root` in place; the number of finished steps, 0 if there is
+    none.
+    """
     steps = saved_steps(root)
     if not steps:
         return 0
     directory = root / f"step-{steps[-1]:06d}"
     try:
         weights = load_file(directory / WEIGHTS_NAME)
-        saved = torch.load(directory / OPTIMIZER_NAME, weights_only=True, map_location=policy.device)
+        saved = torch.load(
+            directory / OPTIMIZER_NAME, weights_only=True, map_location=policy.device
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{directory}: damaged ({error}); remove it to resume from an older one") from error
+        raise CheckpointError(
+            f"{directory}: damaged ({error}); remove it to resume from an older one"
+        ) from error
     parameters = dict(policy.model.named_parameters())
     if parameters.keys() != weights.keys():
-        raise CheckpointError(f"{directory}: belongs to another model; remove it or use another run directory")
+        raise CheckpointError(
+            f"{directory}: belongs to another model; remove it or use another run directory"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
@@ -65,7 +74,9 @@ def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) 
 
 def saved_steps(root: Path) -> list[int]:
     """Steps of the complete checkpoints under `root`, ascending."""
-    return sorted(int(path.name.removeprefix("step-")) for path in root.glob("step-[0-9]*") if path.is_dir())
+    return sorted(
+        int(path.name.removeprefix("step-")) for path in root.glob("step-[0-9]*") if path.is_dir()
+    )
 
 
 def _fresh(target: Path) -> Path:

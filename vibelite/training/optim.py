@@ -1,4 +1,6 @@
-"""Optimizers and the learning-rate schedule. The schedule is a pure function of the step, so it needs no state."""
+"""Optimizers and the learning-rate schedule. The schedule is a pure function of the step, so it
+needs no state.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,24 @@ from vibelite.recipe.schema import Optimizer
 
 
 def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
-    """Share of the peak learning rate at the 0-based `step`: linear warm-up, then constant or cosine."""
+    """Share of the peak learning rate at the 0-based `step`: linear warm-up, then constant or
+    cosine.
+    """
     num_warmup = math.ceil(config.warmup_fraction * num_steps)
     if step < num_warmup:
         return (step + 1) / num_warmup
     if config.schedule == "constant":
         return 1.0
     progress = (step - num_warmup) / max(1, num_steps - 1 - num_warmup)
-    return config.final_lr_fraction + (1 - config.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.final_lr_fraction + (1 - config.final_lr_fraction) * 0.5 * (
+        1 + math.cos(math.pi * progress)
+    )
 
 
 class PolicyOptimizer:
-    """AdamW, or Muon for the layers' matrices with AdamW for embeddings, norms and biases; with gradient clipping."""
+    """AdamW, or Muon for the layers' matrices with AdamW for embeddings, norms and biases; with
+    gradient clipping.
+    """
 
     def __init__(self, policy: Policy, config: Optimizer, *, num_steps: int) -> None:
         self._config = config
@@ -34,27 +42,37 @@ class PolicyOptimizer:
         adamw_parameters = others if config.kind == "muon" else self._parameters
         self._optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                adamw_parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+                adamw_parameters,
+                lr=config.lr,
+                betas=config.betas,
+                weight_decay=config.weight_decay,
+                fused=True,
             )
         ]
         self._peak_lrs = [config.lr]
         if config.kind == "muon":
-            # Nesterov momentum 0.95 and five Newton-Schulz steps are the optimizer's published defaults.
+            # Nesterov momentum 0.95 and five Newton-Schulz steps are the optimizer's published
+            # defaults.
             self._optimizers.append(
-                torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, momentum=0.95)
+                torch.optim.Muon(
+                    matrices, lr=config.muon_lr, weight_decay=config.weight_decay, momentum=0.95
+                )
             )
             self._peak_lrs.append(config.muon_lr)
 
     def step(self, step: int) -> dict[str, float]:
         """One update at the 0-based `step`, from the gradients in place, which are then dropped.
 
-        Returns the learning rate and the gradient's norm before clipping; a gradient that is not finite stops the run.
+        Returns the learning rate and the gradient's norm before clipping; a gradient that is not
+        finite stops the run.
         """
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm).item()
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            self._parameters, self._config.max_grad_norm
+        ).item()
         if not math.isfinite(grad_norm):
             raise VibeLiteError(
-                f"step {step}: the gradient's norm is {grad_norm}; lower optimizer.lr, or resume from an "
-                "earlier checkpoint"
+                f"step {step}: the gradient's norm is {grad_norm}; "
+                "lower optimizer.lr, or resume from an earlier checkpoint"
             )
         scale = lr_scale(self._config, step, self._num_steps)
         for optimizer, peak_lr in zip(self._optimizers, self._peak_lrs, strict=True):

@@ -1,0 +1,133 @@
+"""The policy loss and its gradient against a loop over tokens in float64."""
+
+import math
+
+import pytest
+import torch
+
+from vibelite.algorithms.advantages import group_advantages, maxent_weight
+from vibelite.algorithms.policy_loss import LossInputs, LossSettings, policy_loss, token_weights
+
+LENGTHS = [3, 1, 5, 2]
+NUM_TOKENS = sum(LENGTHS)
+
+
+def expected_loss(logps, old, sampler, ref, entropies, advantages, weights, settings):
+    """The objective written as a loop over tokens; returns the loss and its derivative by each
+    log-prob.
+    """
+    loss, gradient = 0.0, []
+    for t in range(NUM_TOKENS):
+        ratio = math.exp(logps[t] - old[t])
+        low, high = 1 - settings.clip_low, 1 + settings.clip_high
+        unclipped, clipped = ratio * advantages[t], min(max(ratio, low), high) * advantages[t]
+        importance = min(math.exp(old[t] - sampler[t]), settings.importance_cap)
+        k3 = math.exp(ref[t] - logps[t]) - (ref[t] - logps[t]) - 1
+        term = (
+            importance * min(unclipped, clipped)
+            + settings.entropy_coef * entropies[t]
+            - settings.kl_coef * k3
+        )
+        slope = importance * unclipped if unclipped <= clipped or low <= ratio <= high else 0.0
+        slope -= settings.kl_coef * (1 - math.exp(ref[t] - logps[t]))
+        loss -= weights[t] * term
+        gradient.append(-weights[t] * slope)
+    return loss, gradient
+
+
+def random_inputs(seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(scale):
+        return scale * torch.randn(NUM_TOKENS, generator=generator, dtype=torch.float64)
+
+    logps = draw(1.0) - 2
+    return (
+        logps,
+        logps + draw(0.3),
+        logps + draw(0.5),
+        logps + draw(0.4),
+        draw(1.0).abs(),
+        draw(1.0),
+    )
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
+@pytest.mark.parametrize("seed", range(5))
+def test_loss_and_gradient_equal_a_loop_over_tokens(seed, aggregation):
+    logps, old, sampler, ref, entropies, advantages = random_inputs(seed)
+    settings = LossSettings(
+        clip_low=0.2, clip_high=0.28, entropy_coef=0.01, kl_coef=0.1, importance_cap=1.5
+    )
+    per_sequence = token_weights(torch.tensor(LENGTHS), aggregation, max_new_tokens=8)
+    weights = per_sequence.double().repeat_interleave(torch.tensor(LENGTHS))
+
+    variable = logps.clone().requires_grad_()
+    loss, diagnostics = policy_loss(
+        variable, entropies, LossInputs(advantages, weights, old, sampler, ref), settings
+    )
+    loss.backward()
+
+    columns = [
+        tensor.tolist() for tensor in (logps, old, sampler, ref, entropies, advantages, weights)
+    ]
+    value, gradient = expected_loss(*columns, settings)
+    assert loss.item() == pytest.approx(value, rel=1e-12)
+    assert variable.grad is not None
+    assert variable.grad.tolist() == pytest.approx(gradient, rel=1e-9, abs=1e-15)
+    ratio = torch.exp(logps - old)
+    is_clipped = ((ratio > 1.28) & (advantages > 0)) | ((ratio < 0.8) & (advantages < 0))
+    assert torch.equal(diagnostics["clipped"].bool(), is_clipped)
+    assert is_clipped.any(), "the case must contain clipped tokens"
+
+
+def test_on_policy_gradient_is_that_of_the_log_prob():
+    logps, _, _, _, entropies, advantages = random_inputs(0)
+    weights = torch.rand(NUM_TOKENS, dtype=torch.float64)
+    variable = logps.clone().requires_grad_()
+    loss, diagnostics = policy_loss(
+        variable, entropies, LossInputs(advantages, weights), LossSettings()
+    )
+    loss.backward()
+    assert variable.grad is not None
+    torch.testing.assert_close(variable.grad, -weights * advantages, rtol=1e-14, atol=0)
+    assert diagnostics["clipped"].sum() == 0
+
+
+def test_entropy_bonus_reaches_the_entropy():
+    logps, _, _, _, entropies, advantages = random_inputs(1)
+    weights = torch.rand(NUM_TOKENS, dtype=torch.float64)
+    entropies.requires_grad_()
+    loss, _ = policy_loss(
+        logps, entropies, LossInputs(advantages, weights), LossSettings(entropy_coef=0.01)
+    )
+    loss.backward()
+    assert entropies.grad is not None
+    torch.testing.assert_close(entropies.grad, -0.01 * weights)
+
+
+def test_lambda_zero_is_grpo():
+    """With lambda 0 the weighted advantages, and so loss and gradient, are bit for bit those of
+    GRPO.
+    """
+    rewards = [[1.0, 0, 0, 0], [1.0, 1, 1, 0], [1.0, 1, 1, 1], [0.0, 0, 0, 0]]
+    grpo = [value for group in rewards for value in group_advantages(group)]
+    mgpo = [
+        maxent_weight(sum(group) / len(group), 0.0) * value
+        for group in rewards
+        for value in group_advantages(group)
+    ]
+    assert mgpo == grpo
+    weighted = [
+        maxent_weight(sum(group) / len(group), 4.0) * value
+        for group in rewards
+        for value in group_advantages(group)
+    ]
+    assert weighted != grpo
+
+
+def test_token_weights_are_the_three_averages():
+    lengths = torch.tensor([2, 8])
+    assert token_weights(lengths, "sequence", 10).tolist() == pytest.approx([1 / 4, 1 / 16])
+    assert token_weights(lengths, "token", 10).tolist() == pytest.approx([1 / 10, 1 / 10])
+    assert token_weights(lengths, "constant", 10).tolist() == pytest.approx([1 / 20, 1 / 20])
