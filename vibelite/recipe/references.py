@@ -1,0 +1,254 @@
+"""What a recipe's parts say about each other: stage names, problem sets, traces and model files.
+
+Works on the parts that are valid by themselves, so that these problems are reported together with
+those inside other parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vibelite.recipe.schema import (
+    BASE,
+    AnyStage,
+    EvaluateStage,
+    ExportStage,
+    FuseStage,
+    GeneratedProblems,
+    MGPOStage,
+    Model,
+    PretrainedModel,
+    ProbeStage,
+    ProblemFile,
+    ProblemHub,
+    ProblemSource,
+    SFTStage,
+    TraceFile,
+    TraceSource,
+    WorkedTraces,
+)
+from vibelite.recipe.source import Location, RecipeSource
+from vibelite.recipe.suggest import did_you_mean
+
+TABLE_SUFFIXES = (".jsonl", ".json", ".parquet")
+HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+# The kinds of stage that end with one model to go on from.
+MODEL_KINDS = ("sft", "fuse", "mgpo")
+
+
+@dataclass(slots=True)
+class RecipeParts:
+    """The parts of a recipe by themselves; None where a part is wrong or missing.
+
+    `stage_names` holds the names of all stages, wrong or not, so that a reference to a stage with a
+    mistake of its own is not reported as well; so do the keys of `problems` and `traces`.
+    """
+
+    model: Model | None
+    problems: dict[str, ProblemSource | None]
+    traces: dict[str, TraceSource | None]
+    stages: list[AnyStage | None]
+    stage_names: list[str | None]
+    stage_kinds: list[str | None]
+
+
+def check_references(parts: RecipeParts, source: RecipeSource, directory: Path) -> None:
+    """Adds to `source` what does not fit together; paths are relative to `directory`."""
+    checker = _Checker(parts, source)
+    checker.check_stage_names()
+    for index, stage in enumerate(parts.stages):
+        if stage is not None:
+            checker.check_stage(index, stage)
+    for name, traces in parts.traces.items():
+        if isinstance(traces, WorkedTraces):
+            checker.check_worked_traces(name, traces)
+    _check_files(parts, source, directory)
+
+
+@dataclass(slots=True)
+class _Checker:
+    parts: RecipeParts
+    source: RecipeSource
+
+    def check_stage_names(self) -> None:
+        first: dict[str, int] = {}
+        for index, name in enumerate(self.parts.stage_names):
+            location = ("stages", index, "name")
+            if name == BASE:
+                self.source.report(location, f"{BASE!r} is the model that the recipe starts with")
+            elif name in first:
+                origin = self.source.origin(("stages", first[name]))
+                message = f"a stage called {name!r} is already at {origin}; give one a `name`"
+                self.source.report(location, message)
+            elif name is not None:
+                first[name] = index
+
+    def check_stage(self, index: int, stage: AnyStage) -> None:
+        match stage:
+            case SFTStage():
+                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
+                self._check_set(("stages", index, "traces"), stage.traces, "traces")
+            case ProbeStage():
+                self._check_start(index, stage.start_from, ("sft",), can_be_base=False)
+                self._check_set(("stages", index, "problems"), stage.problems, "problems")
+                self._check_split(index, stage.problems, {"test"}, "choosing specialists on it")
+            case FuseStage():
+                self._check_start(index, stage.start_from, ("probe",), can_be_base=False)
+                self._check_fuse_weights(index, stage)
+            case MGPOStage():
+                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
+                self._check_set(("stages", index, "problems"), stage.problems, "problems")
+                self._check_split(index, stage.problems, {"probe", "test"}, "training on it")
+                self._check_training_set(index, stage.problems)
+                self._check_rl_sampling(index, stage)
+            case ExportStage():
+                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
+            case EvaluateStage():
+                self._check_evaluate(index, stage)
+
+    def check_worked_traces(self, name: str, traces: WorkedTraces) -> None:
+        location = ("data", "traces", name, "problems")
+        self._check_set(location, traces.problems, "problems")
+        problems = self.parts.problems.get(traces.problems)
+        if problems is None:
+            return
+        if not isinstance(problems, GeneratedProblems):
+            message = f"worked solutions exist for reasoning_gym problems only, {traces.problems!r}"
+            self.source.report(location, f"{message} comes from {problems.source!r}")
+        elif problems.split != "train":
+            message = f"{traces.problems!r} is a {problems.split!r} set; training on it would spoil"
+            self.source.report(location, f"{message} the evaluation: use one with `split: train`")
+
+    def _check_start(
+        self, index: int, start_from: str, kinds: tuple[str, ...], *, can_be_base: bool
+    ) -> None:
+        location = ("stages", index, "start_from")
+        if start_from == BASE:
+            if not can_be_base:
+                self.source.report(location, f"must name a stage of kind {kinds[0]}, not {BASE!r}")
+            return
+        position = self._find_earlier(location, index, start_from, base=can_be_base)
+        if position is None:
+            return
+        kind = self.parts.stage_kinds[position]
+        if kind not in kinds and self.parts.stages[position] is not None:
+            wanted = " or ".join(kinds)
+            message = f"must name a stage of kind {wanted}; {start_from!r} is of kind {kind}"
+            self.source.report(location, message)
+
+    def _find_earlier(self, location: Location, index: int, name: str, *, base: bool) -> int | None:
+        """The index of the stage called `name` before the one at `index`; reports if none is."""
+        names = self.parts.stage_names
+        if name in names[:index]:
+            return names.index(name)
+        if name in names:
+            self.source.report(location, f"the stage {name!r} does not come before this one")
+            return None
+        known = [BASE] * base + [earlier for earlier in names[:index] if earlier]
+        self.source.report(location, f"there is no stage {name!r}{did_you_mean(name, known)}")
+        return None
+
+    def _check_set(self, location: Location, name: str, kind: str) -> None:
+        known = self.parts.problems if kind == "problems" else self.parts.traces
+        if name not in known:
+            message = f"there is no {name!r} in data.{kind}{did_you_mean(name, known)}"
+            self.source.report(location, message)
+
+    def _check_split(self, index: int, name: str, refused: set[str], doing: str) -> None:
+        problems = self.parts.problems.get(name)
+        if isinstance(problems, GeneratedProblems) and problems.split in refused:
+            message = f"{name!r} is a {problems.split!r} set; {doing} would spoil the evaluation"
+            self.source.report(("stages", index, "problems"), message)
+
+    def _check_training_set(self, index: int, name: str) -> None:
+        """Files and hub data sets have no splits of ours: the same one must not serve both ends."""
+        training = _identity(self.parts.problems.get(name))
+        for other in self.parts.stages:
+            tested = other.benchmarks if isinstance(other, EvaluateStage) else []
+            tested = [other.problems] if isinstance(other, ProbeStage) else tested
+            for benchmark in tested:
+                if training and training == _identity(self.parts.problems.get(benchmark)):
+                    assert other is not None
+                    message = f"{name!r} is what the stage {other.name!r} tests on"
+                    location = ("stages", index, "problems")
+                    self.source.report(location, f"{message}; train on other problems")
+
+    def _check_rl_sampling(self, index: int, stage: MGPOStage) -> None:
+        location = ("stages", index, "sampling")
+        if stage.sampling.top_p != 1:
+            message = "must be 1 while training: the loss needs logprobs of the whole distribution"
+            self.source.report((*location, "top_p"), message)
+        if stage.sampling.temperature == 0:
+            message = "must be above 0 while training: greedy completions of a group are all equal"
+            self.source.report((*location, "temperature"), message)
+
+    def _check_fuse_weights(self, index: int, stage: FuseStage) -> None:
+        location = ("stages", index, "weights")
+        if stage.weights and not any(stage.weights.values()):
+            self.source.report(location, "at least one weight must be above 0")
+        probe = next((p for p in self.parts.stages if p and p.name == stage.start_from), None)
+        problems = (
+            self.parts.problems.get(probe.problems) if isinstance(probe, ProbeStage) else None
+        )
+        if not isinstance(problems, GeneratedProblems):
+            return
+        for subdomain in stage.weights:
+            if subdomain not in problems.tasks:
+                hint = did_you_mean(subdomain, problems.tasks)
+                message = f"the probing set has no sub-domain {subdomain!r}{hint}"
+                self.source.report((*location, subdomain), message)
+
+    def _check_evaluate(self, index: int, stage: EvaluateStage) -> None:
+        for position, benchmark in enumerate(stage.benchmarks):
+            self._check_set(("stages", index, "benchmarks", position), benchmark, "problems")
+        for position, model in enumerate(stage.models):
+            if model == BASE:
+                continue
+            location = ("stages", index, "models", position)
+            earlier = self._find_earlier(location, index, model, base=True)
+            if earlier is None:
+                continue
+            if self.parts.stage_kinds[earlier] in ("evaluate", "export"):
+                self.source.report(location, f"the stage {model!r} makes no model of its own")
+
+
+def _identity(problems: ProblemSource | None) -> tuple[str | None, ...] | None:
+    """What tells two problem sets apart; None for generated ones, whose splits are disjoint."""
+    match problems:
+        case ProblemFile():
+            return ("file", problems.path)
+        case ProblemHub():
+            return ("hub", problems.path, problems.config, problems.split)
+    return None
+
+
+def _check_files(parts: RecipeParts, source: RecipeSource, directory: Path) -> None:
+    if isinstance(parts.model, PretrainedModel):
+        _check_model(parts.model.path, source, directory)
+    tables: Iterable[tuple[Location, ProblemSource | TraceSource | None]] = (
+        *((("data", "problems", name), table) for name, table in parts.problems.items()),
+        *((("data", "traces", name), table) for name, table in parts.traces.items()),
+    )
+    for location, table in tables:
+        if not isinstance(table, ProblemFile | TraceFile):
+            continue
+        path = directory / Path(table.path).expanduser()
+        if path.suffix not in TABLE_SUFFIXES:
+            message = f"{table.path!r} must end in {', '.join(TABLE_SUFFIXES)}"
+            source.report((*location, "path"), message)
+        elif not path.is_file():
+            message = f"there is no file {path} (paths are relative to the recipe)"
+            source.report((*location, "path"), message)
+
+
+def _check_model(text: str, source: RecipeSource, directory: Path) -> None:
+    path = directory / Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            source.report(("model", "path"), f"{path} has no config.json: it is no model directory")
+    elif not HUB_NAME.match(text) or text.startswith("."):
+        message = f"there is no directory {path} (paths are relative to the recipe)"
+        source.report(("model", "path"), message)
