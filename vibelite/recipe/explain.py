@@ -60,7 +60,8 @@ def _explain_one(
                 location,
                 f"needs at least {context['min_length']}, has {context['actual_length']}",
             )
-    message = details["msg"].replace("Input should be", "must be").replace("a valid ", "a ")
+    message = details["msg"].replace("Input should be", "must be")
+    message = message.replace("a valid integer", "a whole number").replace("a valid ", "a ")
     return location, f"{message[0].lower()}{message[1:]}, not {_show(value)}"
 
 

@@ -26,7 +26,10 @@ def _apply(source: RecipeSource, argument: str) -> None:
     key, equals, text = argument.partition("=")
     if not equals or not all(key.split(".")):
         raise ValueError("must be KEY=VALUE, for instance stages.mgpo.num_steps=5")
-    value = parse_value(text)
+    try:
+        value = parse_value(text)
+    except ValueError as error:
+        raise ValueError(f"the value is not YAML: {error}") from error
     origin = f"--set {argument}"
     container, location, rest = source.data, (), key.split(".")
     while True:

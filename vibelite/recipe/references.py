@@ -144,18 +144,23 @@ class _Checker:
         names = self.parts.stage_names
         if name in names[:index]:
             return names.index(name)
+        shown = self._shown(location, name)
         if name in names:
-            self.source.report(location, f"the stage {name!r} does not come before this one")
+            self.source.report(location, f"the stage {shown} does not come before this one")
             return None
         known = [BASE] * base + [earlier for earlier in names[:index] if earlier]
-        self.source.report(location, f"there is no stage {name!r}{did_you_mean(name, known)}")
+        self.source.report(location, f"there is no stage {shown}{did_you_mean(name, known)}")
         return None
 
     def _check_set(self, location: Location, name: str, kind: str) -> None:
         known = self.parts.problems if kind == "problems" else self.parts.traces
         if name not in known:
-            message = f"there is no {name!r} in data.{kind}{did_you_mean(name, known)}"
+            shown = self._shown(location, name)
+            message = f"there is no {shown} in data.{kind}{did_you_mean(name, known)}"
             self.source.report(location, message)
+
+    def _shown(self, location: Location, name: str) -> str:
+        return repr(name) if location in self.source.origins else f"{name!r} (the default)"
 
     def _check_split(self, index: int, name: str, refused: set[str], doing: str) -> None:
         problems = self.parts.problems.get(name)
@@ -200,6 +205,10 @@ class _Checker:
                 hint = did_you_mean(subdomain, problems.tasks)
                 message = f"the probing set has no sub-domain {subdomain!r}{hint}"
                 self.source.report((*location, subdomain), message)
+        missing = [name for name in problems.tasks if name not in stage.weights]
+        if stage.weights and missing:
+            message = f"give a weight (0 leaves one out) to each sub-domain; missing: {missing}"
+            self.source.report(location, message.replace("'", ""))
 
     def _check_evaluate(self, index: int, stage: EvaluateStage) -> None:
         for position, benchmark in enumerate(stage.benchmarks):

@@ -7,6 +7,7 @@ the nodes know line and column. Nothing here knows the schema; `overrides.py` ch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,16 @@ class RecipeSource:
             self.problems.append(f"{origin}: {message}")
         else:
             self.problems.append(f"{origin}: {path}: {message}" if path else f"{origin}: {message}")
+
+    def problems_in_order(self) -> list[str]:
+        """The problems of `--set` arguments, then those of the file from top to bottom."""
+        position = re.compile(re.escape(self.file) + r":(\d+):(\d+):")
+
+        def order(problem: str) -> tuple[int, ...]:
+            match = position.match(problem)
+            return tuple(map(int, match.groups())) if match else (0, 0)
+
+        return sorted(self.problems, key=order)
 
     def path_text(self, location: Location) -> str:
         """`location` as `--set` takes it: stages.mgpo.num_steps rather than stages.3.num_steps."""
