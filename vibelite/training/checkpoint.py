@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vibelite.errors import CheckpointError
@@ -56,7 +58,7 @@ def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) 
         saved = torch.load(
             directory / OPTIMIZER_NAME, weights_only=True, map_location=policy.device
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: damaged ({error}); remove it to resume from an older one"
         ) from error

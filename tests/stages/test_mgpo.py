@@ -1,0 +1,121 @@
+"""The MGPO step: which completions are trained on, and a gradient that ignores micro-batches."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+
+from tests.policies import tiny_policy
+from vibelite.algorithms.advantages import group_advantages, maxent_weight
+from vibelite.recipe.schema import MGPOStage, Optimizer, Sampling
+from vibelite.stages.mgpo import Trainer, accumulate_gradient, frozen_logprobs, training_batches
+from vibelite.stages.mgpo_metrics import rollout_metrics
+from vibelite.types import Completion, Group, Problem, Verdict
+
+REWARDS = [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
+
+
+def make_groups(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+    groups = []
+    for index, rewards in enumerate(REWARDS):
+        completions = []
+        for _ in rewards:
+            tokens = tuple(draw(6, 280) for _ in range(draw(1, 12)))
+            logprobs = tuple(-draw(1, 500) / 100 for _ in tokens)
+            completions.append(Completion(tokens, logprobs, "stop", ""))
+        problem = Problem(str(index), "algebra" if index < 2 else "number", (), "", "exact")
+        prompt = tuple(draw(6, 280) for _ in range(draw(1, 9)))
+        verdicts = tuple(Verdict(float(reward), bool(reward)) for reward in rewards)
+        groups.append(Group(problem, prompt, tuple(completions), verdicts))
+    return groups
+
+
+def make_trainer(policy, **settings):
+    stage = MGPOStage(
+        kind="mgpo",
+        num_steps=1,
+        sampling=Sampling(max_new_tokens=12, temperature=0.9),
+        optimizer=Optimizer(lr=1e-3),
+        **settings,
+    )
+    nothing = cast(Any, None)
+    reference = tiny_policy(seed=1) if stage.kl_coef else None
+    return Trainer(stage, nothing, policy, reference, nothing, nothing)
+
+
+def weighted_advantages(groups, maxent_lambda):
+    return [
+        [maxent_weight(group.pass_rate, maxent_lambda) * a for a in group_advantages(group.rewards)]
+        for group in groups
+    ]
+
+
+def gradient(groups, maxent_lambda=1.0, **settings):
+    policy = tiny_policy()
+    trainer = make_trainer(policy, **settings)
+    batches = training_batches(trainer, groups, weighted_advantages(groups, maxent_lambda))
+    for batch in batches:
+        accumulate_gradient(trainer, batch, *frozen_logprobs(trainer, batch))
+    parameters = [p.grad for p in policy.model.parameters() if p.grad is not None]
+    return torch.cat([grad.flatten() for grad in parameters]), len(batches)
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
+@pytest.mark.parametrize("extra", [{}, {"kl_coef": 0.1, "entropy_coef": 0.01}])
+def test_micro_batch_size_does_not_change_the_gradient(aggregation, extra):
+    settings = {"aggregation": aggregation, **extra}
+    whole, num_whole = gradient(make_groups(), tokens_per_micro_batch=10_000, **settings)
+    split, num_split = gradient(make_groups(), tokens_per_micro_batch=25, **settings)
+    assert num_whole == 1 and num_split > 3
+    torch.testing.assert_close(split, whole, rtol=0, atol=2e-5 * whole.abs().max().item())
+
+
+def test_groups_without_signal_are_left_out_but_counted_in_the_average():
+    policy = tiny_policy()
+    trainer = make_trainer(policy)
+    groups = make_groups()
+    (batch,) = training_batches(trainer, groups, weighted_advantages(groups, 1.0))
+    assert batch.num_sequences == 8  # the two mixed groups of four
+    first = groups[0].completions[0]
+    first_weights = batch.token_weights[batch.token_weights > 0]
+    assert 1 / (16 * len(first.token_ids)) == pytest.approx(
+        min(first_weights.tolist(), key=lambda w: abs(w - 1 / (16 * len(first.token_ids))))
+    )
+    assert batch.token_weights.sum().item() == pytest.approx(8 / 16)
+
+
+def test_an_entropy_bonus_trains_on_every_completion():
+    groups = make_groups()
+    trainer = make_trainer(tiny_policy(), entropy_coef=0.01)
+    batches = training_batches(trainer, groups, weighted_advantages(groups, 1.0))
+    assert sum(batch.num_sequences for batch in batches) == 16
+
+
+def test_nothing_to_learn_means_no_batch():
+    groups = [group for group in make_groups() if group.pass_rate in (0, 1)]
+    trainer = make_trainer(tiny_policy())
+    assert training_batches(trainer, groups, weighted_advantages(groups, 1.0)) == []
+
+
+def test_lambda_changes_the_gradient_and_zero_is_grpo():
+    grpo = [group_advantages(group.rewards) for group in make_groups()]
+    assert weighted_advantages(make_groups(), 0.0) == grpo
+    plain, _ = gradient(make_groups(), maxent_lambda=0.0)
+    weighted, _ = gradient(make_groups(), maxent_lambda=4.0)
+    assert (plain - weighted).abs().max() > 0.01 * plain.abs().max()
+
+
+def test_rollout_metrics_by_hand():
+    metrics = rollout_metrics(make_groups(), maxent_lambda=1.0)
+    assert metrics["reward/mean"] == 0.5
+    assert metrics["groups/all_correct"] == metrics["groups/all_wrong"] == 0.25
+    assert metrics["groups/mixed"] == 0.5
+    assert metrics["reward/algebra"] == 0.5
+    # Pass rates 1/4 and 3/4 have the same weight, exp(-0.1308).
+    assert metrics["maxent/weight_mean"] == pytest.approx(0.8774, abs=1e-4)
+    assert metrics["completion/truncated"] == 0

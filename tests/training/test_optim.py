@@ -1,0 +1,86 @@
+"""The learning-rate schedule by hand; AdamW against torch's own; what Muon is given."""
+
+import math
+
+import pytest
+import torch
+
+from tests.policies import tiny_policy
+from vibelite.errors import VibeLiteError
+from vibelite.recipe.schema import Optimizer
+from vibelite.training.optim import PolicyOptimizer, lr_scale
+
+
+def test_cosine_schedule_has_the_hand_computed_values():
+    config = Optimizer(lr=1.0, schedule="cosine", warmup_fraction=0.1, final_lr_fraction=0.2)
+    scales = [lr_scale(config, step, 21) for step in range(21)]
+    assert scales[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])  # ceil(2.1) = 3 warm-up steps
+    assert scales[3] == 1.0
+    assert scales[-1] == pytest.approx(0.2)
+    middle = 3 + (21 - 1 - 3) / 2
+    expected = 0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * (11 - 3) / 17))
+    assert lr_scale(config, 11, 21) == pytest.approx(expected)
+    assert lr_scale(config, int(middle), 21) > 0.6 > lr_scale(config, int(middle) + 1, 21)
+
+
+def test_constant_schedule_stays_at_the_peak_after_warm_up():
+    config = Optimizer(lr=1.0, warmup_fraction=0.5)
+    assert [lr_scale(config, step, 4) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    assert lr_scale(Optimizer(lr=1.0, warmup_fraction=0.0), 0, 4) == 1.0
+
+
+def set_gradients(policy, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in policy.trainable_parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def test_adamw_steps_are_torchs_own_after_clipping():
+    ours, theirs = tiny_policy(), tiny_policy()
+    config = Optimizer(lr=1e-3, warmup_fraction=0.0, weight_decay=0.1, max_grad_norm=0.5)
+    optimizer = PolicyOptimizer(ours, config, num_steps=10)
+    parameters = list(theirs.trainable_parameters())
+    reference = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    for step in range(5):
+        set_gradients(ours, step)
+        set_gradients(theirs, step)
+        metrics = optimizer.step(step)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        norm = math.sqrt(sum((grad.double() ** 2).sum().item() for grad in grads))
+        assert metrics["optimizer/grad_norm"] == pytest.approx(norm, rel=1e-5)
+        for grad in grads:
+            grad.mul_(min(1.0, 0.5 / norm))
+        reference.step()
+    for mine, other in zip(ours.trainable_parameters(), parameters, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+
+
+def test_muon_moves_matrices_orthogonally_and_leaves_the_embedding_to_adamw():
+    policy = tiny_policy()
+    before = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    config = Optimizer(kind="muon", lr=1e-3, muon_lr=0.1, warmup_fraction=0.0)
+    optimizer = PolicyOptimizer(policy, config, num_steps=10)
+    set_gradients(policy, 0)
+    optimizer.step(0)
+    for name, parameter in policy.model.named_parameters():
+        change = (parameter.detach() - before[name]).double()
+        if parameter.ndim == 2 and "embed" not in name:
+            singular_values = torch.linalg.svdvals(change)
+            # Five Newton-Schulz steps leave a few small ones behind; a Gaussian matrix has 0.5.
+            assert (singular_values > singular_values.max() / 2).double().mean() >= 0.9, name
+        else:
+            # Adam's first step moves every entry by about the learning rate.
+            assert change.abs().max() <= 1.01e-3, name
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(bad):
+    policy = tiny_policy()
+    before = [parameter.detach().clone() for parameter in policy.trainable_parameters()]
+    optimizer = PolicyOptimizer(policy, Optimizer(lr=1e-3), num_steps=10)
+    set_gradients(policy, 0)
+    next(iter(policy.trainable_parameters())).grad[0, 0] = bad  # type: ignore[index]
+    with pytest.raises(VibeLiteError, match="step 4: the gradient's norm is"):
+        optimizer.step(4)
+    now = policy.trainable_parameters()
+    assert all(torch.equal(old, new) for old, new in zip(before, now, strict=True))
