@@ -1,0 +1,105 @@
+"""Intervals: how often they hold the truth, and what they say where the bootstrap says nothing."""
+
+import numpy as np
+import pytest
+
+from vibelite.algorithms.statistics import mean_with_interval, paired_difference
+
+NUM_BOOTSTRAP = 1000
+
+
+def interval(values, seed=0, **options):
+    return mean_with_interval(values, num_bootstrap=NUM_BOOTSTRAP, seed=seed, **options)
+
+
+def coverage(draw, truth, num_trials=400):
+    """Share of simulated evaluations whose interval holds the true mean, and its standard error."""
+    generator = np.random.default_rng(7)
+    hits = 0
+    for trial in range(num_trials):
+        _, low, high = interval(draw(generator), seed=trial)
+        hits += low <= truth <= high
+    share = hits / num_trials
+    return share, (0.95 * 0.05 / num_trials) ** 0.5
+
+
+def test_interval_covers_the_mean_of_pass_rates():
+    # 200 problems of unequal difficulty, 8 samples each: the evaluation of the quickstart.
+    def draw(generator):
+        return generator.binomial(8, generator.beta(0.5, 1.0, size=200)) / 8
+
+    share, error = coverage(draw, truth=1 / 3)
+    assert abs(share - 0.95) < 3 * error
+
+
+def test_interval_covers_a_rare_success():
+    def draw(generator):
+        return generator.binomial(1, 0.02, size=100).astype(float)
+
+    share, error = coverage(draw, truth=0.02)
+    assert share > 0.95 - 4 * error
+
+
+def test_interval_of_a_lower_level_is_inside_that_of_a_higher_one():
+    values = np.random.default_rng(1).random(60).tolist()
+    mean, low, high = interval(values, level=0.5)
+    _, wide_low, wide_high = interval(values, level=0.99)
+    assert wide_low < low < mean < high < wide_high
+
+
+def test_interval_agrees_with_the_normal_one_for_many_symmetric_values():
+    values = np.random.default_rng(2).random(2000)
+    mean, low, high = interval(values.tolist())
+    half_width = 1.96 * values.std() / np.sqrt(len(values))
+    assert mean == pytest.approx(values.mean(), abs=1e-12)
+    assert (low, high) == pytest.approx((mean - half_width, mean + half_width), abs=0.002)
+
+
+def test_all_wrong_and_all_correct_get_the_clopper_pearson_bound():
+    # Clopper-Pearson for 0 of 10 at 95%: [0, 0.3085]; for 10 of 10 its mirror image.
+    assert interval([0.0] * 10) == pytest.approx((0.0, 0.0, 0.3085), abs=5e-5)
+    assert interval([1.0] * 10) == pytest.approx((1.0, 0.6915, 1.0), abs=5e-5)
+
+
+def test_equal_values_between_the_bounds_have_an_interval_on_both_sides():
+    mean, low, high = interval([0.25] * 40)
+    assert 0 <= low < mean < high <= 1
+    assert high - mean == pytest.approx(3 * (mean - low))
+
+
+def test_same_seed_gives_the_same_interval():
+    values = [0.0, 1.0, 0.5, 0.25, 1.0, 0.0, 0.0]
+    assert interval(values, seed=3) == interval(values, seed=3)
+    assert interval(values, seed=3) != interval(values, seed=4)
+
+
+def test_pairing_removes_the_difficulty_of_the_problems():
+    difficulty = np.random.default_rng(3).random(100) * 0.8
+    gain = np.random.default_rng(4).random(100) * 0.1
+    a, b = (difficulty + gain).tolist(), difficulty.tolist()
+    mean, low, high = paired_difference(a, b, num_bootstrap=NUM_BOOTSTRAP, seed=0)
+    _, low_a, _ = interval(a)
+    _, _, high_b = interval(b)
+    assert mean == pytest.approx(gain.mean(), abs=1e-12)
+    assert 0.03 < low < mean < high < 0.07
+    assert low_a < high_b, "the unpaired intervals overlap"
+
+
+def test_identical_results_differ_by_zero_with_a_width():
+    mean, low, high = paired_difference([1.0] * 20, [1.0] * 20, num_bootstrap=100, seed=0)
+    assert mean == 0.0
+    assert low == pytest.approx(-high)
+    assert 0.1 < high < 0.2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [([], "at least one"), ([0.5, 1.5], "within"), ([0.5, np.nan], "within")]
+)
+def test_values_without_a_meaning_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        interval(values)
+
+
+def test_pairs_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired_difference([1.0], [1.0, 0.0], num_bootstrap=10, seed=0)

@@ -1,0 +1,78 @@
+"""What the machine is and how much of its memory was used. Neither host names nor serial numbers.
+
+Energy is not read yet.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+PROCESS_STATUS = Path("/proc/self/status")
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def peak_bytes() -> int:
+    """The most memory used so far: of the GPU when this process uses one, else resident memory.
+
+    Does not import torch: a process that has not loaded it uses no GPU.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Peak resident memory of this process.
+
+    Linux: VmHWM, because ru_maxrss starts at the peak of the process that started this one.
+    """
+    if PROCESS_STATUS.exists():
+        for line in PROCESS_STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe_hardware() -> dict[str, Any]:
+    """Processor, memory and GPUs, for the manifest. Memory in bytes."""
+    import psutil
+    import torch
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    properties = [torch.cuda.get_device_properties(index) for index in range(num_gpus)]
+    return {
+        "cpu": cpu_name(),
+        "num_cpus": num_usable_cpus(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [
+            {
+                "name": gpu.name,
+                "memory_bytes": gpu.total_memory,
+                "capability": f"{gpu.major}.{gpu.minor}",
+            }
+            for gpu in properties
+        ],
+    }
+
+
+def num_usable_cpus() -> int:
+    """CPUs that this process may run on, which in a container can be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's marketing name, or its architecture where that is all there is."""
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,98 @@
+"""What a run was made with, so that it can be repeated. Neither host names nor paths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vibelite.recipe.schema import Recipe
+from vibelite.telemetry.hardware import describe_hardware
+
+# Packages whose version can change a number.
+PACKAGES = (
+    "vibelite",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "numpy",
+    "safetensors",
+    "reasoning-gym",
+    "math-verify",
+    "vllm",
+    "bitsandbytes",
+    "peft",
+    "unsloth",
+    "triton",
+)
+
+
+def environment_manifest(recipe: Recipe, *, data_hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Program, versions, machine, seeds and hashes. `data_hashes`: data set name -> SHA-256."""
+    import torch
+
+    return {
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": recipe.name,
+        "recipe_sha256": recipe_hash(recipe),
+        "seed": recipe.seed,
+        "data_sha256": dict(data_hashes),
+        "git": git_state(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": installed_versions(),
+        "cuda": torch.version.cuda,
+        "num_threads": torch.get_num_threads(),
+        "hardware": describe_hardware(),
+        "cost": recipe.cost.model_dump(mode="json"),
+    }
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of the recipe with its defaults filled in, whatever its layout on disk was."""
+    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def installed_versions() -> dict[str, str]:
+    """Version by package, of those that are installed."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_state() -> dict[str, Any]:
+    """The commit of this program and whether tracked files were changed.
+
+    "unknown" when the program does not run from a checkout of its own: the repository around an
+    installed copy, for instance around a virtual environment, says nothing about it.
+    """
+    here = Path(__file__).resolve()
+    if run_git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return {"commit": "unknown", "dirty": None}
+    changes = run_git(here.parent, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": run_git(here.parent, "rev-parse", "HEAD") or "unknown",
+        "dirty": None if changes is None else bool(changes),
+    }
+
+
+def run_git(directory: Path, *arguments: str) -> str | None:
+    """What git prints; None when git is not installed or fails."""
+    command = ["git", "-C", str(directory), *arguments]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
