@@ -50,7 +50,7 @@ def test_chat_template_renders_all_roles(tokenizer):
         "<|system|>S<|end|><|user|>U<|end|><|assistant|>A<|end|><|user|>V<|end|><|assistant|>"
     )
     ids = tokenizer.encode(text, add_special_tokens=False)
-    assert len(ids) == 4 + 4 + 3 + 1  # contents, roles, ends, generation prompt
+    assert len(ids) == 4 + 4 + 4 + 1  # roles, contents, ends, generation prompt
     assert tokenizer.eos_token == "<|end|>"
 
 

@@ -1,0 +1,166 @@
+"""Rows of a table to problems and traces, and tables from local files.
+
+A row that does not fit its column mapping is an error with the file's name and the row's number (for .jsonl the line,
+else counted from 1), what was found, and what there is instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vibelite.errors import DataError
+from vibelite.recipe.schema import ProblemFile, ProblemHub, TraceFile, TraceHub
+from vibelite.types import Message, Problem, Trace
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table and what to call its rows in messages: `lines[i]` is the line of row i where rows have lines."""
+
+    name: str
+    table: Iterable[Any]
+    lines: list[int] = field(default_factory=list)
+
+    def at(self, index: int) -> str:
+        return f"{self.name}:{self.lines[index]}" if self.lines else f"{self.name}: row {index + 1}"
+
+
+def read_rows(path: Path) -> Rows:
+    """Rows of a .jsonl, .json (a list of objects) or .parquet file."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file (paths are relative to the recipe)")
+    match path.suffix:
+        case ".jsonl":
+            return _read_jsonl(path)
+        case ".json":
+            table = _parse_json(path.read_text(encoding="utf-8"), str(path))
+            if not isinstance(table, list):
+                raise DataError(f"{path}: expected a list of objects, found {_kind(table)}")
+            return Rows(str(path), table)
+        case ".parquet":
+            return Rows(str(path), _read_parquet(path))
+        case suffix:
+            raise DataError(f"{path}: cannot read {suffix or 'files without an ending'}; use .jsonl, .json or .parquet")
+
+
+def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, index: int) -> Problem:
+    """Row `index` (0-based) as a problem; a gold that cannot be compared with anything is an error here already."""
+    columns, where = source.columns, rows.at(index)
+    messages = _messages(_cell(row, columns.prompt, where), f"{where}: {columns.prompt}")
+    if messages[-1]["role"] == "assistant":
+        raise DataError(f"{where}: {columns.prompt} ends with an answer of the assistant, not with a question")
+    answer = _answer(_cell(row, columns.answer, where), f"{where}: {columns.answer}")
+    if source.verifier == "math":
+        from vibelite.rewards.math_answer import check_gold
+
+        try:
+            check_gold(answer)
+        except DataError as error:
+            raise DataError(f"{where}: {columns.answer}: {error}") from error
+    subdomain = source.subdomain
+    if columns.subdomain is not None:
+        subdomain = _name(_cell(row, columns.subdomain, where), f"{where}: {columns.subdomain}")
+    problem_id = f"{Path(rows.name).stem}/{index}"
+    if columns.id is not None:
+        problem_id = str(_cell(row, columns.id, where))
+    return Problem(problem_id, subdomain, messages, answer, source.verifier)
+
+
+def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: int) -> Trace:
+    """Row `index` (0-based) as a trace; its last message must be the assistant's."""
+    where = rows.at(index)
+    messages = _messages(_cell(row, source.messages_column, where), f"{where}: {source.messages_column}")
+    if messages[-1]["role"] != "assistant" or len(messages) < 2:
+        raise DataError(f"{where}: {source.messages_column} must be a question and end with an assistant message")
+    subdomain = "all"
+    if source.subdomain_column is not None:
+        subdomain = _name(_cell(row, source.subdomain_column, where), f"{where}: {source.subdomain_column}")
+    return Trace(f"{Path(rows.name).stem}/{index}", subdomain, messages)
+
+
+def _read_jsonl(path: Path) -> Rows:
+    table, lines = [], []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                table.append(_parse_json(line, f"{path}:{number}"))
+                lines.append(number)
+    return Rows(str(path), table, lines)
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error})") from error
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where}: not valid JSON ({error})") from error
+
+
+def _cell(row: Any, dotted: str, where: str) -> Any:
+    """The value at a dotted path; a column whose own name contains dots wins over the path."""
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object, found {_kind(row)}")
+    if dotted in row:
+        return row[dotted]
+    value: Any = row
+    for part in dotted.split("."):
+        if not isinstance(value, dict) or part not in value:
+            there = ", ".join(map(str, value)) if isinstance(value, dict) else _kind(value)
+            raise DataError(f"{where}: no column {dotted!r}; where {part!r} was looked for there is: {there}")
+        value = value[part]
+    return value
+
+
+def _messages(value: Any, where: str) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: expected text or a list of chat messages, found {_kind(value)}")
+    messages = []
+    for message in value:
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        if role not in ROLES or not isinstance(content, str) or not content.strip():
+            raise DataError(
+                f"{where}: a message needs a role ({', '.join(ROLES)}) and a text as content, "
+                f"found {str(message)[:120]!r}"
+            )
+        messages.append({"role": role, "content": content})
+    return tuple(messages)
+
+
+def _answer(value: Any, where: str) -> str:
+    """The gold as text: benchmark files have numbers and strings side by side."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise DataError(f"{where}: expected an answer as text or number, found {_kind(value)}")
+    return str(value).strip()
+
+
+def _name(value: Any, where: str) -> str:
+    """A sub-domain's name fit for directories and tables: "Number Theory" -> "Number-Theory"."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value).strip()).strip("-._")[:64]
+    if not isinstance(value, str | int) or not name:
+        raise DataError(f"{where}: expected the name of a sub-domain, found {_kind(value)}")
+    return name
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing (null)"
+    return f"{type(value).__name__} {str(value)[:60]!r}"

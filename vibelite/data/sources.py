@@ -1,0 +1,116 @@
+"""Problems and traces from what a recipe names: generators, local files, data sets of the Hugging Face hub.
+
+The only file that imports `datasets`. Every row that cannot be used is an error that names it; none is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vibelite.data.rows import Rows, problem_from_row, read_rows, trace_from_row
+from vibelite.errors import DataError
+from vibelite.recipe.schema import (
+    GeneratedProblems,
+    ProblemFile,
+    ProblemHub,
+    ProblemSource,
+    TraceFile,
+    TraceHub,
+    TraceSource,
+    WorkedTraces,
+)
+from vibelite.types import Problem, Trace
+
+
+def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list[Problem]:
+    """The problems of one source, in its order; paths are relative to `recipe_dir`.
+
+    `seed` chooses among generated problems; files and hub data sets are read from the top. Raises DataError, with file
+    and row, for anything missing or wrong, and for ids that occur twice.
+    """
+    match source:
+        case GeneratedProblems():
+            from vibelite.data.generated import generate_problems
+
+            return generate_problems(source, seed=seed)
+        case ProblemFile():
+            rows = read_rows(recipe_dir / source.path)
+        case ProblemHub():
+            rows = _hub_rows(source)
+    problems = [problem_from_row(row, source, rows, index) for index, row in _top(rows, source.num_problems)]
+    if not problems:
+        raise DataError(f"{rows.name}: no rows")
+    _require_unique(rows, (problem.id for problem in problems))
+    return problems
+
+
+def load_traces(
+    source: TraceSource, problems: Mapping[str, ProblemSource], *, recipe_dir: Path, seed: int
+) -> list[Trace]:
+    """The worked solutions of one source; `problems` are the recipe's problem sets by name.
+
+    Raises DataError as `load_problems` does, and for worked solutions of anything but generated training problems.
+    """
+    match source:
+        case WorkedTraces():
+            return _worked_traces(source, problems, seed)
+        case TraceFile():
+            rows = read_rows(recipe_dir / source.path)
+        case TraceHub():
+            rows = _hub_rows(source)
+    traces = [trace_from_row(row, source, rows, index) for index, row in _top(rows, None)]
+    if not traces:
+        raise DataError(f"{rows.name}: no rows")
+    return traces
+
+
+def _worked_traces(
+    source: WorkedTraces, problems: Mapping[str, ProblemSource], seed: int
+) -> list[Trace]:
+    from vibelite.data.generated import generate_problems
+    from vibelite.data.worked import work_out
+
+    solved = problems.get(source.problems)
+    if solved is None:
+        raise DataError(f"there is no problem set {source.problems!r}; there are: {', '.join(problems)}")
+    if not isinstance(solved, GeneratedProblems):
+        raise DataError(f"worked solutions exist for generated problems only, and {source.problems!r} is not generated")
+    if solved.split != "train":
+        raise DataError(
+            f"problem set {source.problems!r} is of the {solved.split} split; training on it would make every "
+            "measurement on that split worthless; use split: train"
+        )
+    return work_out(generate_problems(solved, seed=seed), paths_per_problem=source.paths_per_problem)
+
+
+def _hub_rows(source: ProblemHub | TraceHub) -> Rows:
+    """Rows of a hub data set; needs the network, or a copy in the local cache of `datasets`."""
+    from datasets import load_dataset
+
+    name = f"{source.path}@{source.revision}[{source.split}]"
+    try:
+        table = load_dataset(source.path, source.config, split=source.split, revision=source.revision)
+    except Exception as error:  # datasets and the hub raise many types; all mean: no data
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"data set {name} cannot be loaded ({type(error).__name__}: {reason}); check its name and the network, or "
+            "download it elsewhere and use `source: file` with its .parquet or .jsonl"
+        ) from error
+    return Rows(name, table)
+
+
+def _top(rows: Rows, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index, row in enumerate(rows.table):
+        if limit is not None and index >= limit:
+            return
+        yield index, row
+
+
+def _require_unique(rows: Rows, ids: Iterable[str]) -> None:
+    seen: dict[str, int] = {}
+    for index, problem_id in enumerate(ids):
+        if problem_id in seen:
+            raise DataError(f"{rows.at(index)}: id {problem_id!r} was used by {rows.at(seen[problem_id])}")
+        seen[problem_id] = index

