@@ -84,8 +84,10 @@ class Recorder:
     ) -> float | None:
         """Writes the line and adds to what is spent; the lap's price in USD."""
         usd = self._ledger.append(lap, stage=self._stage, step=step, what=what, details=details)
-        is_known = usd is not None and self._usd_spent is not None
-        self._usd_spent = self._usd_spent + usd if is_known else None
+        if usd is None or self._usd_spent is None:
+            self._usd_spent = None
+        else:
+            self._usd_spent += usd
         return None if usd is None else float(usd)
 
     def _require_finite(self, step: int, metrics: Mapping[str, float]) -> None:
