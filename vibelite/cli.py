@@ -1,0 +1,306 @@
+"""The command line. Commands import what they need when they run: `--help` and the check of a
+recipe load no torch. What a command does is in pipeline.py, standalone.py, doctor.py and report/.
+
+With `--json` stdout holds one JSON object and nothing else; everything else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vibelite import __version__
+from vibelite.errors import RecipeError, VibeLiteError
+
+if TYPE_CHECKING:
+    from vibelite.recipe.schema import Columns, Sampling
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 75
+
+app = typer.Typer(
+    name="vibelite",
+    help="Trains a small reasoning model with the VibeThinker recipe on one machine.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
+]
+RunDirectory = Annotated[
+    Path | None, typer.Option("--run-dir", help="Where the run lives; default runs/<name>.")
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+NumSamples = Annotated[int, typer.Option(min=1, help="Completions per problem.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first so many problems.")]
+ColumnNames = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME=COLUMN,...",
+        help="Where prompt, answer, subdomain and id are; dots reach into structs.",
+    ),
+]
+Verifier = Annotated[
+    Literal["math", "exact"], typer.Option(help="For tables; generators bring their own.")
+]
+
+
+def main() -> None:
+    """The entry point: turns errors that a user can act on into a message and an exit code."""
+    try:
+        app(prog_name="vibelite")
+    except VibeLiteError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vibelite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    # Progress bars of libraries would tear the one-line-per-step log.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    run_dir: RunDirectory = None,
+    until: Until = None,
+) -> None:
+    """Run a recipe from start to end; the same command again resumes it."""
+    from vibelite.recipe.load import load_recipe
+    from vibelite.recipe.suggest import did_you_mean
+
+    loaded = load_recipe(recipe, overrides)
+    names = [stage.name for stage in loaded.stages]
+    if until is not None and until not in names:
+        raise RecipeError(f"--until {until}: no such stage{did_you_mean(until, names)}")
+    from vibelite.pipeline import run_pipeline
+
+    directory = run_dir or Path("runs") / loaded.name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run_pipeline(loaded, recipe_path=recipe, run_dir=directory, until=until)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command goes on in {directory}", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A Hugging Face model directory.")],
+    bench: Annotated[
+        str, typer.Option(help="A file, owner/name on the hub, or a reasoning-gym generator.")
+    ],
+    num_samples: NumSamples = 8,
+    k: Annotated[list[int], typer.Option(min=1, help="Pass@k; may be repeated.")] = [8],  # noqa: B006
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 1.0,
+    limit: Limit = None,
+    columns: ColumnNames = "",
+    verifier: Verifier = "math",
+    as_json: AsJson = False,
+) -> None:
+    """Pass@1 and Pass@k of a model with 95% intervals over problems."""
+    _require_models([model])
+    with redirect_stdout(sys.stderr):
+        from vibelite import standalone
+
+        source = standalone.benchmark_source(
+            bench, columns=_columns(columns), verifier=verifier, limit=limit
+        )
+        sampling = _sampling(max_new_tokens, temperature)
+        stage = standalone.evaluate_stage(num_samples=num_samples, k=k, sampling=sampling)
+        result = standalone.evaluate_model(model, source, stage)
+    if as_json:
+        _print_json({"model": str(model), "benchmark": bench, **result})
+        return
+    from vibelite.tables import evaluation_table
+
+    print(evaluation_table(f"{model} on {bench}", result))
+
+
+@app.command()
+def probe(
+    models: Annotated[list[Path], typer.Argument(help="Hugging Face model directories.")],
+    problems: Annotated[
+        str, typer.Option(help="A file, owner/name on the hub, or a reasoning-gym generator.")
+    ],
+    num_samples: NumSamples = 16,
+    k: Annotated[int, typer.Option(min=1, help="Pass@k chooses the specialists.")] = 8,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 1.0,
+    limit: Limit = None,
+    columns: ColumnNames = "",
+    verifier: Verifier = "math",
+    as_json: AsJson = False,
+) -> None:
+    """Pass@k of models per sub-domain, and the best of each."""
+    _require_models(models)
+    with redirect_stdout(sys.stderr):
+        from vibelite import standalone
+
+        source = standalone.benchmark_source(
+            problems, columns=_columns(columns), verifier=verifier, limit=limit
+        )
+        sampling = _sampling(max_new_tokens, temperature)
+        stage = standalone.probe_stage(num_samples=num_samples, k=k, sampling=sampling)
+        result = standalone.probe_models(models, source, stage)
+    if as_json:
+        _print_json(result)
+        return
+    from vibelite.tables import probe_table
+
+    print(probe_table(result))
+
+
+@app.command()
+def fuse(
+    models: Annotated[list[Path], typer.Argument(help="Hugging Face model directories.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new model directory.")],
+    weights: Annotated[
+        str, typer.Option(help="One number per model, such as 0.5,0.5; empty = all the same.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """The weighted mean of models, computed in float32 tensor by tensor."""
+    try:
+        numbers = [float(part) for part in weights.split(",")] if weights else [1.0] * len(models)
+    except ValueError as error:
+        raise RecipeError(f"--weights {weights}: must be numbers such as 0.5,0.5") from error
+    _require_models(models)
+    with redirect_stdout(sys.stderr):
+        from vibelite import standalone
+
+        result = standalone.fuse_directories(models, numbers, output)
+    if as_json:
+        _print_json(result)
+        return
+    for source in result["sources"]:
+        print(f"{source['weight']:.4f}  {source['model']}")
+    print(f"fused into {result['output']}")
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: report.html in the first one.")
+    ] = None,
+) -> None:
+    """One self-contained HTML page about one or several runs."""
+    for directory in run_dirs:
+        if not (directory / "recipe.resolved.yaml").is_file():
+            raise RecipeError(f"{directory}: not a run directory (no recipe.resolved.yaml)")
+    from vibelite.report.build import write_report
+
+    print(write_report(run_dirs, output or run_dirs[0] / "report.html"))
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
+    to: Annotated[Path, typer.Option(help="The new model directory.")],
+    stage: Annotated[
+        str | None, typer.Option(help="The stage whose model is meant; default: the run's export.")
+    ] = None,
+) -> None:
+    """Copy a run's model to a directory that transformers loads."""
+    from vibelite.run_dir import RunDir
+
+    run = RunDir(run_dir)
+    source = list(run.find_stage(stage).models().values())[-1] if stage else run.export_path
+    if not source.is_dir():
+        raise RecipeError(f"{run_dir}: has no export yet; finish the run, or name a --stage")
+    if to.exists():
+        raise RecipeError(f"{to}: exists already; name a new directory")
+    from vibelite.stages.export import copy_model
+
+    copy_model(source, to)
+    print(to)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Examine versions, memory, disks and GPUs; advise."""
+    with redirect_stdout(sys.stderr):
+        from vibelite.doctor import as_json as findings_as_json
+        from vibelite.doctor import examine
+
+        findings = examine()
+    if as_json:
+        _print_json(findings_as_json(findings))
+    else:
+        for finding in findings:
+            advice = f"  -> {finding.fix}" if finding.fix else ""
+            print(f"{finding.status:<4}  {finding.subject}: {finding.detail}{advice}")
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for the completion of editors."""
+    from vibelite.recipe.load import recipe_schema
+
+    _print_json(recipe_schema())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _require_models(paths: list[Path]) -> None:
+    """RecipeError unless every path is a model directory."""
+    for path in paths:
+        if not path.is_dir():
+            raise RecipeError(f"{path}: no such model directory")
+        if not (path / "config.json").is_file():
+            raise RecipeError(f"{path}: not a Hugging Face model directory (no config.json)")
+
+
+def _columns(text: str) -> Columns:
+    """`prompt=problem,answer=solution` as the recipe's columns."""
+    from vibelite.recipe.schema import Columns
+    from vibelite.recipe.suggest import did_you_mean
+
+    values: dict[str, str] = {}
+    for pair in filter(None, text.split(",")):
+        name, equals, column = pair.partition("=")
+        if name not in Columns.model_fields or not (equals and column):
+            hint = did_you_mean(name, Columns.model_fields)
+            raise RecipeError(f"--columns {text}: {pair!r} is not NAME=COLUMN{hint}")
+        values[name] = column
+    return Columns(**values)
+
+
+def _sampling(max_new_tokens: int, temperature: float) -> Sampling:
+    from vibelite.recipe.schema import Sampling
+
+    return Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
