@@ -41,7 +41,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             source.report(location, message)
     check_references(_valid_parts(source), source, path.parent)
     if source.problems:
-        raise RecipeError("\n".join(source.problems_in_order()))
+        raise RecipeError("\n".join(source.problem_lines()))
     assert recipe is not None, "no problem was reported, so validation succeeded"
     return recipe
 

@@ -19,7 +19,7 @@ def apply_overrides(source: RecipeSource, overrides: Sequence[str]) -> None:
         try:
             _apply(source, argument)
         except ValueError as error:
-            source.problems.append(f"--set {argument}: {error}")
+            source.report((), str(error), origin=f"--set {argument}")
 
 
 def _apply(source: RecipeSource, argument: str) -> None:

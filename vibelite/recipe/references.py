@@ -160,7 +160,7 @@ class _Checker:
             self.source.report(location, message)
 
     def _shown(self, location: Location, name: str) -> str:
-        return repr(name) if location in self.source.origins else f"{name!r} (the default)"
+        return repr(name) if self.source.is_written(location) else f"{name!r} (the default)"
 
     def _check_split(self, index: int, name: str, refused: set[str], doing: str) -> None:
         problems = self.parts.problems.get(name)

@@ -30,13 +30,13 @@ class RecipeSource:
     """The data of a recipe before validation.
 
     `origins` tells for each location where it was written: "file:line:col" of the key (of the item
-    in a list), or the `--set` argument that put it there. `problems` are complete messages.
+    in a list), or the `--set` argument that put it there. `problems` are origin, location, message.
     """
 
     file: str
     data: Any = None
     origins: dict[Location, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: list[tuple[str, Location, str]] = field(default_factory=list)
 
     def origin(self, location: Location) -> str:
         """Where `location` was written, or the nearest section around it that was written."""
@@ -44,6 +44,16 @@ class RecipeSource:
             if location[:length] in self.origins:
                 return self.origins[location[:length]]
         return f"{self.file}:1:1"
+
+    def is_written(self, location: Location) -> bool:
+        """Whether the recipe says something there; if not, a default holds."""
+        value = self.data
+        for part in location:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return True
 
     def stage_name(self, index: int) -> str | None:
         """The name that the stage at `index` has or will get by default, if that can be told."""
@@ -54,24 +64,27 @@ class RecipeSource:
         name = (stage.get("name") or stage.get("kind")) if isinstance(stage, dict) else None
         return name if isinstance(name, str) else None
 
-    def report(self, location: Location, message: str) -> None:
-        """Adds a problem, written as `file:line:col: path: message`."""
-        origin = self.origin(location)
-        path = self.path_text(location)
-        if origin.startswith(f"--set {path}="):
-            self.problems.append(f"{origin}: {message}")
-        else:
-            self.problems.append(f"{origin}: {path}: {message}" if path else f"{origin}: {message}")
+    def report(self, location: Location, message: str, *, origin: str | None = None) -> None:
+        """Adds a problem at `location`; `origin` where it is not that of the location."""
+        self.problems.append((origin or self.origin(location), location, message))
 
-    def problems_in_order(self) -> list[str]:
-        """The problems of `--set` arguments, then those of the file from top to bottom."""
-        position = re.compile(re.escape(self.file) + r":(\d+):(\d+):")
+    def problem_lines(self) -> list[str]:
+        """`file:line:col: path: message` of every problem: those of `--set` arguments, then those
+        of the file from top to bottom.
+        """
+        position = re.compile(re.escape(self.file) + r":(\d+):(\d+)$")
 
-        def order(problem: str) -> tuple[int, ...]:
-            match = position.match(problem)
+        def order(problem: tuple[str, Location, str]) -> tuple[int, ...]:
+            match = position.match(problem[0])
             return tuple(map(int, match.groups())) if match else (0, 0)
 
-        return sorted(self.problems, key=order)
+        return [self._line(*problem) for problem in sorted(self.problems, key=order)]
+
+    def _line(self, origin: str, location: Location, message: str) -> str:
+        path = self.path_text(location)
+        if not path or origin.startswith(f"--set {path}="):
+            return f"{origin}: {message}"
+        return f"{origin}: {path}: {message}"
 
     def path_text(self, location: Location) -> str:
         """`location` as `--set` takes it: stages.mgpo.num_steps rather than stages.3.num_steps."""
@@ -166,8 +179,7 @@ class _Builder:
             inner = (*location, key)
             if not is_merged and key in written:
                 message = f"the key {key!r} was already given at {written[key]}"
-                path = self.source.path_text(inner)
-                self.source.problems.append(f"{origin}: {path}: {message}")
+                self.source.report(inner, message, origin=origin)
                 continue
             if not is_merged:
                 written[key] = origin
@@ -182,8 +194,8 @@ class _Builder:
         own = []
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):
-                origin = self._origin(key_node)
-                self.source.problems.append(f"{origin}: a key must be plain text")
+                message = "a key must be plain text"
+                self.source.report(location, message, origin=self._origin(key_node))
             elif key_node.tag != MERGE_TAG:
                 own.append((key_node, value_node, False))
             elif isinstance(value_node, MappingNode):

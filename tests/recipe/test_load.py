@@ -1,0 +1,211 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.recipe.texts import write_recipe
+from vibelite.errors import RecipeError
+from vibelite.recipe.load import dump_resolved, load_recipe, recipe_schema
+from vibelite.recipe.schema import MGPOStage, SFTStage
+
+
+def problems_of(path: Path, *overrides: str) -> list[str]:
+    """The lines of the error, with the recipe's directory taken out."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value).replace(f"{path.parent}/", "").splitlines()
+
+
+def test_a_valid_recipe_loads_with_numbers_in_scientific_notation(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path))
+    mgpo = recipe.stage_named("mgpo")
+    assert isinstance(mgpo, MGPOStage)
+    assert mgpo.optimizer.lr == 1e-6
+    assert [stage.name for stage in recipe.stages] == [
+        "sft",
+        "probe",
+        "fuse",
+        "mgpo",
+        "evaluate",
+        "export",
+    ]
+
+
+WRONG_LINES = {
+    "unknown key": (
+        {"line_21": "    num_step: 10"},
+        "recipe.yaml:21:5: stages.sft.num_step: unknown key; did you mean 'num_steps'?",
+    ),
+    "key of the section inside": (
+        {"line_29": "    lr: 5"},
+        "recipe.yaml:29:5: stages.mgpo.lr: unknown key; did you mean 'optimizer.lr'?",
+    ),
+    "missing key, at its section": (
+        {"line_22": ""},
+        "recipe.yaml:20:5: stages.sft.checkpoint_every: this key is required",
+    ),
+    "wrong kind": (
+        {"line_28": "  - kind: mpgo"},
+        "recipe.yaml:28:5: stages.mpgo.kind: 'mpgo' is not one of: sft, probe, fuse, mgpo, "
+        "evaluate, export; did you mean 'mgpo'?",
+    ),
+    "missing kind": (
+        {"line_26": "  - name: fuse"},
+        "recipe.yaml:26:5: stages.fuse.kind: this key is required (one of: sft, probe, fuse, mgpo, "
+        "evaluate, export)",
+    ),
+    "wrong literal": (
+        {"line_8": "      split: trian"},
+        "recipe.yaml:8:7: data.problems.train.split: 'trian' is not one of: train, probe, test; "
+        "did you mean 'train'?",
+    ),
+    "out of bounds": (
+        {"line_9": "      num_problems: 0"},
+        "recipe.yaml:9:7: data.problems.train.num_problems: must be greater than 0, not 0",
+    ),
+    "wrong type inside a flow mapping": (
+        {"line_23": '    optimizer: {lr: "1e-3"}'},
+        "recipe.yaml:23:17: stages.sft.optimizer.lr: must be a number, not '1e-3'",
+    ),
+    "a boolean is no number": (
+        {"line_2": "seed: true"},
+        "recipe.yaml:2:1: seed: must be a whole number, not true",
+    ),
+    "infinity": (
+        {"line_32": "    optimizer: {lr: .inf}"},
+        "recipe.yaml:32:17: stages.mgpo.optimizer.lr: must be a finite number, not Infinity",
+    ),
+    "a number where text belongs": (
+        {"line_11": "        number: {dataset: 12}"},
+        "recipe.yaml:11:18: data.problems.train.tasks.number.dataset: must be text, not 12: put it "
+        "in quotes",
+    ),
+    "a name with a space": (
+        {"line_1": "name: so small"},
+        "recipe.yaml:1:1: name: 'so small' is no name: a name has letters, digits and . _ -, and "
+        "begins with a letter or digit",
+    ),
+    "a value where a section belongs": (
+        {"line_31": "    sampling: 32"},
+        "recipe.yaml:31:5: stages.mgpo.sampling: must be a section (a mapping of keys to values), "
+        "not 32",
+    ),
+    "duplicate key": (
+        {"line_22": "    num_steps: 11"},
+        "recipe.yaml:22:5: stages.sft.num_steps: the key 'num_steps' was already given at "
+        "recipe.yaml:21:5",
+    ),
+    "rule of a section": (
+        {"line_24": "  - kind: probe\n    num_samples: 4"},
+        "recipe.yaml:24:5: stages.probe: num_samples (4) must be at least k (8)",
+    ),
+    "heads that do not divide": (
+        {"line_3": "model: {source: tiny, num_heads: 3}"},
+        "recipe.yaml:3:1: model: hidden_size (128) must be num_heads (3) times an even number "
+        "(rotary position embedding)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lines", "message"), WRONG_LINES.values(), ids=WRONG_LINES.keys())
+def test_a_wrong_line_is_named_with_its_position(
+    lines: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    assert message in problems_of(write_recipe(tmp_path, **lines))
+
+
+def test_all_problems_are_reported_at_once_from_top_to_bottom(tmp_path: Path) -> None:
+    path = write_recipe(
+        tmp_path,
+        line_2="seed: -1",
+        line_21="    num_steps: 10\n    num_steps: 10",
+        line_26="  - kind: fuse\n    start_from: prob",
+        line_30="    problems: trains",
+        line_34="    benchmarks: [tests]",
+    )
+    positions = [problem.split(": ")[0] for problem in problems_of(path, "sed=1")]
+    assert positions == [
+        "--set sed=1",
+        "recipe.yaml:2:1",
+        "recipe.yaml:22:5",
+        "recipe.yaml:28:5",
+        "recipe.yaml:32:5",
+        "recipe.yaml:36:18",
+    ]
+
+
+def test_broken_yaml_names_the_position(tmp_path: Path) -> None:
+    (problem,) = problems_of(write_recipe(tmp_path, line_2="seed: [0"))
+    assert problem.startswith("recipe.yaml:3:6: not YAML: ")
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "seed\n"])
+def test_a_recipe_must_be_a_mapping(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    expected = "recipe.yaml:1:1: a recipe is a mapping of keys to values, such as `seed: 0`"
+    assert problems_of(path) == [expected]
+
+
+def test_a_missing_recipe_is_a_recipe_error(tmp_path: Path) -> None:
+    assert problems_of(tmp_path / "none.yaml") == ["none.yaml: no such recipe"]
+
+
+def test_an_unreadable_encoding_is_a_recipe_error(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"name: \xff\n")
+    (problem,) = problems_of(path)
+    assert problem.startswith("recipe.yaml: cannot be read: ")
+
+
+def test_an_alias_inside_its_own_section_is_refused(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, line_12="        sums: {dataset: gcd, config: &c {again: *c}}")
+    expected = (
+        "recipe.yaml:12:42: data.problems.train.tasks.sums.config.again: the alias refers to a "
+        "section that contains it"
+    )
+    assert expected in problems_of(path)
+
+
+def test_a_merge_key_brings_defaults_that_own_keys_replace(tmp_path: Path) -> None:
+    path = write_recipe(
+        tmp_path,
+        line_23="    optimizer: &adamw {lr: 1e-3, weight_decay: 0.1}",
+        line_32="    optimizer: {<<: *adamw, lr: 1e-6}",
+    )
+    recipe = load_recipe(path)
+    sft, mgpo = recipe.stage_named("sft"), recipe.stage_named("mgpo")
+    assert isinstance(sft, SFTStage)
+    assert isinstance(mgpo, MGPOStage)
+    assert (sft.optimizer.lr, sft.optimizer.weight_decay) == (1e-3, 0.1)
+    assert (mgpo.optimizer.lr, mgpo.optimizer.weight_decay) == (1e-6, 0.1)
+
+
+def test_words_that_yaml_1_1_took_for_booleans_are_text(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, line_1="name: no"))
+    assert recipe.name == "no"
+
+
+def test_the_resolved_recipe_loads_to_an_equal_one(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path), ["data.system_prompt='1e-6'", "name='123'"])
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(dump_resolved(recipe))
+    assert load_recipe(resolved) == recipe
+    assert "maxent_lambda: 1.0" in resolved.read_text()
+
+
+def test_the_schema_describes_every_stage_kind_and_key() -> None:
+    schema = recipe_schema()
+    json.dumps(schema)
+    mgpo = schema["$defs"]["MGPOStage"]["properties"]
+    assert mgpo["group_size"]["minimum"] == 2
+    assert mgpo["group_size"]["description"] == "Completions per problem, G."
+    kinds = schema["properties"]["stages"]["items"]["discriminator"]["mapping"]
+    assert set(kinds) == {"sft", "probe", "fuse", "mgpo", "evaluate", "export"}
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_recipe_is_valid(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name.replace("_", "-") == path.stem.replace("_", "-")
