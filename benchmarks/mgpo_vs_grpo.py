@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 
 from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import mean_with_interval
+from vibelite.run_dir import read_jsonl
 
 HERE = Path(__file__).parent
 LAMBDAS = (0, 1, 2, 4)
@@ -50,8 +51,7 @@ def write_recipe(source: Path, target: Path, seed: int) -> None:
 def problem_scores(run_dir: Path, k: int) -> dict[str, dict[str, float]]:
     """Stage name -> problem -> Pass@k, from the evaluation's samples."""
     correct: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for line in next(run_dir.glob("stages/*-evaluate/samples.jsonl")).read_text().splitlines():
-        row = json.loads(line)
+    for row in read_jsonl(next(run_dir.glob("stages/*-evaluate/samples.jsonl"))):
         correct[row["key"]][row["problem_id"]].append(row["correct"])
     scores = {}
     for key, problems in correct.items():

@@ -67,9 +67,11 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file; a torn last line (the process died while writing it) is left out."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n") and line.strip():
-            yield json.loads(line)
+    # Lines end at "\n" alone: model text holds other characters that str.splitlines would cut at.
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -49,9 +49,11 @@ def load_policy(
     `dtype` None keeps the stored one. Raises RecipeError when there is no such model.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from vibelite.models.attention import ATTENTION
 
+    disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(
