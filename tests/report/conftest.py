@@ -1,0 +1,250 @@
+"""A run directory as the stages leave it, without any training: made-up curves, real recorder."""
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from vibelite.recipe.schema import Cost
+from vibelite.run_dir import RunDir, StageDir, append_jsonl, write_json_atomic, write_text_atomic
+from vibelite.telemetry.meter import Meter
+from vibelite.telemetry.recorder import Recorder
+
+SUBDOMAINS = ("algebra", "geometry", "number", "counting")
+HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(2)> \x1b[31mred\x1b[0m {{ 7*7 }}"
+
+RECIPE = """\
+name: {name}
+cost: {{usd_per_hour: 2.0}}
+stages:
+- {{kind: sft, name: sft, num_steps: {sft_steps}}}
+- {{kind: probe, name: probe}}
+- {{kind: fuse, name: fuse}}
+- {{kind: mgpo, name: mgpo, num_steps: {mgpo_steps}}}
+- {{kind: evaluate, name: evaluate}}
+"""
+
+
+class FakeClock:
+    """Nanoseconds that pass only when told to."""
+
+    def __init__(self):
+        self.now = 0
+
+    def __call__(self):
+        return self.now
+
+
+@dataclass
+class RunBuilder:
+    """Writes the files of one run, stage by stage."""
+
+    run: RunDir
+    usd_per_hour: float | None = 2.0
+    sft_steps: int = 60
+    mgpo_steps: int = 40
+    seed: int = 0
+
+    def __post_init__(self):
+        self.random = random.Random(self.seed)
+        self.clock = FakeClock()
+        self.meter = Meter(self.clock)
+
+    def recorder(self, name: str, stage_dir: StageDir) -> Recorder:
+        cost = Cost(usd_per_hour=self.usd_per_hour)
+        return Recorder(name, stage_dir, self.run.ledger_path, cost, self.meter)
+
+    def spend(self, **seconds: float) -> None:
+        for span, amount in seconds.items():
+            with self.meter.span(span):
+                self.clock.now += round(amount * 1e9 * self.random.uniform(0.8, 1.2))
+        self.clock.now += 20_000_000
+
+    def base(self) -> None:
+        name = self.run.path.name
+        recipe = RECIPE.format(name=name, sft_steps=self.sft_steps, mgpo_steps=self.mgpo_steps)
+        write_text_atomic(self.run.path / "recipe.resolved.yaml", recipe)
+        write_json_atomic(
+            self.run.path / "manifest.json",
+            {"recipe": name, "seed": self.seed, "versions": {"torch": "2.13.0"}},
+        )
+        self.spend(load=4)
+        self.recorder("base", StageDir(self.run.path)).record_work("load")
+
+    def sft(self, num_steps: int | None = None) -> None:
+        stage_dir = self.run.stage(0, "sft")
+        recorder = self.recorder("sft", stage_dir)
+        for step in range(1, (num_steps or self.sft_steps) + 1):
+            self.spend(train=0.3, optimizer=0.05, **({"checkpoint": 0.4} if step % 10 == 0 else {}))
+            self.meter.add_tokens(trained=4800)
+            metrics = {
+                "sft/loss": 0.25 + 4 * math.exp(-step / 12) + self.random.gauss(0, 0.03),
+                "sft/tokens": 4800,
+                "optimizer/lr": 3e-3 * min(1, step / 5),
+                "optimizer/grad_norm": 0.3 + self.random.expovariate(4),
+            }
+            recorder.record_step(step, metrics)
+        if num_steps is None:
+            stage_dir.finish(models={"sft": stage_dir.checkpoints / "step-000060"})
+
+    def probe(self) -> None:
+        stage_dir = self.run.stage(1, "probe")
+        recorder = self.recorder("probe", stage_dir)
+        checkpoints = []
+        for step in range(10, self.sft_steps + 1, 10):
+            self.spend(load=0.2, rollout=2, verify=0.1)
+            self.meter.add_tokens(prompt=900, generated=60_000)
+            recorder.record_work("probe", checkpoint=f"step-{step:06d}")
+            pass_at_k = {
+                name: min(1.0, 0.3 + 0.5 * (1 - math.exp(-step / 20)) + self.random.gauss(0, 0.06))
+                for name in SUBDOMAINS
+            }
+            checkpoints.append(
+                {
+                    "step": step,
+                    "path": f"step-{step:06d}",
+                    "pass_at_k": pass_at_k,
+                    "pass_at_1": {name: value / 2 for name, value in pass_at_k.items()},
+                }
+            )
+        specialists = {
+            name: max(checkpoints, key=lambda row, name=name: row["pass_at_k"][name])["step"]
+            for name in SUBDOMAINS
+        }
+        write_json_atomic(
+            stage_dir.path / "probe.json",
+            {
+                "k": 8,
+                "num_samples": 16,
+                "subdomains": list(SUBDOMAINS),
+                "checkpoints": checkpoints,
+                "specialists": specialists,
+            },
+        )
+        stage_dir.finish(models={"probe-algebra": stage_dir.path})
+
+    def fuse(self) -> None:
+        stage_dir = self.run.stage(2, "fuse")
+        self.spend(fuse=0.6)
+        self.recorder("fuse", stage_dir).record_work("fuse")
+        stage_dir.finish(models={"tail-average": stage_dir.path, "fuse": stage_dir.path})
+
+    def mgpo(self, num_steps: int | None = None) -> None:
+        stage_dir = self.run.stage(3, "mgpo")
+        recorder = self.recorder("mgpo", stage_dir)
+        for step in range(1, (num_steps or self.mgpo_steps) + 1):
+            self.spend(rollout=1.6, verify=0.1, train=0.7, optimizer=0.1)
+            self.meter.add_tokens(prompt=600, generated=6400, trained=5000)
+            recorder.record_samples(step, self.sample_rows(step))
+            recorder.record_step(step, self.mgpo_metrics(step))
+        if num_steps is None:
+            stage_dir.finish(models={"mgpo": stage_dir.checkpoints / "step-000040"})
+
+    def mgpo_metrics(self, step: int) -> dict[str, float]:
+        noise = self.random.gauss
+        reward = 0.45 + 0.35 * (1 - math.exp(-step / 15)) + noise(0, 0.03)
+        return {
+            "reward/mean": reward,
+            "groups/all_correct": reward * 0.5,
+            "groups/all_wrong": 0.1,
+            "groups/mixed": 0.9 - reward * 0.5,
+            "maxent/weight_mean": 0.85 + noise(0, 0.02),
+            "policy/loss": noise(0, 0.01),
+            "policy/entropy": 0.5 * math.exp(-step / 60) + abs(noise(0, 0.01)),
+            "policy/clip_fraction": abs(noise(0, 0.002)),
+            "mismatch/mean_abs": 1e-6 * abs(noise(1, 0.2)),
+            "mismatch/max_abs": 3e-5 * abs(noise(1, 0.4)),
+            "mismatch/k3": 2e-12 * abs(noise(1, 0.4)),
+            "completion/mean_tokens": 44 + noise(0, 1),
+            "completion/truncated": max(0.0, 0.1 - step / 400),
+            "optimizer/lr": 3e-4,
+            "optimizer/grad_norm": 0.3 + abs(noise(0, 0.1)),
+            **{f"reward/{name}": min(1.0, reward + noise(0, 0.08)) for name in SUBDOMAINS},
+        }
+
+    def sample_rows(self, step: int) -> list[dict]:
+        rows = []
+        for name in SUBDOMAINS:
+            for index in range(8):
+                is_correct = index % 3 != 0
+                rows.append(
+                    {
+                        "problem_id": f"{name}-{step}",
+                        "subdomain": name,
+                        "prompt": "If 4 * x + 3 = 27, what is x?",
+                        "completion": HOSTILE
+                        if (step, index) == (1, 0)
+                        else f"4 * x = 27 - 3\n4 * x = 24\nx = 24 / 4\n\\boxed{{{6 - index % 3}}}",
+                        "reward": float(is_correct),
+                        "correct": is_correct,
+                        "detail": "" if is_correct else "expected 6",
+                        "advantage": 0.7 if is_correct else -1.3,
+                        "num_tokens": 40 + index,
+                        "finish_reason": "stop" if index else "length",
+                    }
+                )
+        return rows
+
+    def evaluate(self) -> None:
+        stage_dir = self.run.stage(4, "evaluate")
+        recorder = self.recorder("evaluate", stage_dir)
+        models = ["base", "sft", "probe-algebra", "probe-number", "tail-average", "fuse", "mgpo"]
+        rows = []
+        for index, name in enumerate(models):
+            self.spend(load=0.2, rollout=3, verify=0.2)
+            self.meter.add_tokens(prompt=2000, generated=90_000)
+            recorder.record_work("evaluate", model=name)
+            rows.append(result_row(name, 0.01 + 0.1 * index))
+            key = f"held-out--{name}"
+            samples = [row | {"key": key} for row in self.sample_rows(0)]
+            append_jsonl(stage_dir.samples_path, samples)
+        write_json_atomic(stage_dir.path / "results.json", rows)
+        stage_dir.finish(models={})
+
+
+def result_row(stage: str, pass_at_1: float, benchmark: str = "held-out") -> dict:
+    """One row as the evaluate stage writes it."""
+    pass_at_8 = pass_at_1 + 0.25
+    scores = {"num_problems": 64, "pass_at_1": pass_at_1, "pass_at_k": {"8": pass_at_8}}
+    return {
+        "stage": stage,
+        "benchmark": benchmark,
+        "num_problems": 256,
+        "num_samples": 8,
+        "pass_at_1": pass_at_1,
+        "pass_at_1_ci": [max(0.0, pass_at_1 - 0.04), pass_at_1 + 0.04],
+        "pass_at_k": {"8": pass_at_8},
+        "pass_at_k_ci": {"8": [pass_at_8 - 0.05, pass_at_8 + 0.05]},
+        "subdomains": dict.fromkeys(SUBDOMAINS, scores),
+        "truncated": 0.05,
+        "mean_tokens": 43.2,
+        "usd": 0.0123,
+        "seconds": 22.1,
+    }
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes an empty run directory and the builder that fills it."""
+
+    def make(name: str = "trial", **options) -> RunBuilder:
+        path: Path = tmp_path / name
+        path.mkdir(parents=True)
+        return RunBuilder(RunDir(path), **options)
+
+    return make
+
+
+@pytest.fixture
+def finished_run(make_run):
+    """A run in which every stage has ended."""
+    builder = make_run()
+    builder.base()
+    builder.sft()
+    builder.probe()
+    builder.fuse()
+    builder.mgpo()
+    builder.evaluate()
+    return builder

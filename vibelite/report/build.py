@@ -1,0 +1,142 @@
+"""One self-contained HTML page about one or several runs. Reads run directories only; no torch.
+
+The page loads nothing: style and script are in it, charts are inline SVG, and its content security
+policy allows no script but its own. All text of models and recipes is escaped by the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from vibelite.report.charts import Series, line_chart, short_number
+from vibelite.report.cost import Cost, add_up, cumulative_usd, stage_costs
+from vibelite.report.curves import stage_charts
+from vibelite.report.run_data import RunData, StageData, load_run
+from vibelite.report.summary import percent
+from vibelite.run_dir import write_text_atomic
+
+
+def write_report(run_dirs: Sequence[Path], output: Path) -> Path:
+    """Writes the page about `run_dirs`, whatever exists of them, to `output`; returns `output`."""
+    names = unique_names([path.resolve().name for path in run_dirs])
+    runs = [load_run(path, name) for path, name in zip(run_dirs, names, strict=True)]
+    write_text_atomic(output, render(runs))
+    return output
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """`names`, where a name that occurs again is numbered: run, run (2)."""
+    counts: dict[str, int] = {}
+    unique = []
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+        unique.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
+    return unique
+
+
+def render(runs: Sequence[RunData]) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vibelite.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "short": lambda value: "-" if value is None else short_number(float(value)),
+        "duration": duration,
+        "usd": usd,
+        "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
+    }
+    style, script = (read_asset(environment, name) for name in ("report.css", "report.js"))
+    return environment.get_template("template.html.j2").render(
+        title=" vs ".join(run.name for run in runs),
+        runs=runs,
+        costs={run.name: stage_costs(run.ledger) for run in runs},
+        totals={run.name: add_up("all", run.ledger) for run in runs},
+        spending={run.name: spending_chart(run) for run in runs},
+        benchmarks=benchmark_blocks(runs),
+        charts=stage_charts(runs),
+        stage_state=stage_state,
+        longest_stage=longest_stage,
+        style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def read_asset(environment: jinja2.Environment, name: str) -> Markup:
+    """A file of this package that goes into the page as it is."""
+    assert environment.loader is not None
+    text, _, _ = environment.loader.get_source(environment, name)
+    return Markup(text)
+
+
+def benchmark_blocks(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """Per benchmark the rows of all runs, the k of its Pass@k and its sub-domains."""
+    labelled = [(run.name, row) for run in runs for row in run.results]
+    blocks = []
+    for name in dict.fromkeys(row["benchmark"] for _, row in labelled):
+        rows = [
+            {"run": run, "subdomains": {}, "truncated": None, "mean_tokens": None, **row}
+            for run, row in labelled
+            if row["benchmark"] == name
+        ]
+        ks = dict.fromkeys(k for row in rows for k in row["pass_at_k"])
+        subdomains = dict.fromkeys(key for row in rows for key in row["subdomains"])
+        blocks.append({"name": name, "rows": rows, "ks": list(ks), "subdomains": list(subdomains)})
+    return blocks
+
+
+def spending_chart(run: RunData) -> Markup:
+    """Cumulative USD over the hours of the run; "" without a price."""
+    series = Series(run.name, cumulative_usd(run.ledger))
+    return line_chart("USD so far", [series], x_label="hours")
+
+
+def longest_stage(costs: dict[str, list[Cost]]) -> float:
+    """Seconds of the longest stage of all runs: the full width of a bar."""
+    return max((cost.seconds for stages in costs.values() for cost in stages), default=0.0)
+
+
+def stage_state(stage: StageData) -> str:
+    """How far a stage is, in words."""
+    if stage.is_finished:
+        return "done"
+    if not stage.is_started:
+        return "not started"
+    if not stage.steps:
+        return "started"
+    last = stage.steps[-1]["step"]
+    return f"step {last} of {stage.total_steps}" if stage.total_steps else f"step {last}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the two units that matter: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def usd(value: Any) -> str:
+    """Dollars with cents, and with more digits below a dollar; "-" where unknown."""
+    if value is None:
+        return "-"
+    return f"${float(value):,.2f}" if value >= 1 else f"${float(value):.4f}"

@@ -1,0 +1,203 @@
+"""Line charts as inline SVG: no library, no script, colours by the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from vibelite.report.run_data import evenly_spaced
+
+WIDTH, HEIGHT = 360, 168
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 22
+# More than the pixels of a chart show.
+MAX_POINTS = 1000
+MAX_TOOLTIPS = 120
+# Fewer points than this are shown as they are, without a running mean.
+MIN_POINTS_TO_SMOOTH = 30
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line of a chart; `color` is an index into the page's palette."""
+
+    label: str
+    points: list[Point]
+    color: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear map from values to SVG units, and where its ticks are."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: list[float]
+
+    def position(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str = "step",
+    y_range: tuple[float, float] | None = None,
+) -> Markup:
+    """A figure with title, legend, axes and one line per series; "" when no series has a point.
+
+    With 30 points or more a line is thin, with its running mean over it. `y_range` fixes the ends
+    of the y axis; otherwise they follow the values.
+    """
+    series = [
+        Series(one.label, evenly_spaced(one.points, MAX_POINTS), one.color)
+        for one in series
+        if one.points
+    ]
+    if not series:
+        return Markup("")
+    xs = [x for one in series for x, _ in one.points]
+    ys = [y for one in series for _, y in one.points]
+    x_axis = make_axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, count=4, is_loose=False)
+    y_low, y_high = y_range or (min(ys), max(ys))
+    y_axis = make_axis(y_low, y_high, HEIGHT - BOTTOM, TOP, count=4, is_loose=True)
+    parts = [draw_grid(x_axis, y_axis, x_label)]
+    parts += [draw_line(one, x_axis, y_axis) for one in series]
+    parts += [draw_tooltips(one, x_axis, y_axis, x_label) for one in series]
+    svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, HEIGHT, title, Markup("").join(parts)
+    )
+    return Markup('<figure class="chart"><figcaption>{}{}</figcaption>{}</figure>').format(
+        Markup("<b>{}</b>").format(title), draw_legend(series), svg
+    )
+
+
+def make_axis(
+    low: float, high: float, start: float, end: float, *, count: int, is_loose: bool
+) -> Axis:
+    """An axis over low..high with about `count` round ticks; `is_loose` widens it to the ticks."""
+    if high == low:
+        margin = abs(low) / 2 or 1.0
+        low, high = low - margin, high + margin
+    spacing = round_spacing((high - low) / count)
+    first, last = math.floor(low / spacing + 1e-9), math.ceil(high / spacing - 1e-9)
+    ticks = [index * spacing for index in range(first, last + 1)]
+    if is_loose:
+        return Axis(ticks[0], ticks[-1], start, end, ticks)
+    inside = [tick for tick in ticks if low - 1e-9 * spacing <= tick <= high + 1e-9 * spacing]
+    return Axis(low, high, start, end, inside)
+
+
+def round_spacing(spacing: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is at least `spacing`.
+
+    >>> round_spacing(0.13)
+    0.2
+    """
+    power = 10.0 ** math.floor(math.log10(spacing))
+    for factor in (1, 2, 2.5, 5):
+        if factor * power >= spacing * (1 - 1e-9):
+            return factor * power
+    return 10 * power
+
+
+def short_number(value: float) -> str:
+    """`value` with few characters: 0.003, 1.2k, 3e-06."""
+    if value == 0 or abs(value) < 1e-12:
+        return "0"
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            scale = 1e3 if suffix == "k" else limit
+            return f"{value / scale:.3g}{suffix}"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def draw_grid(x_axis: Axis, y_axis: Axis, x_label: str) -> Markup:
+    """Horizontal lines with their values, and values along the bottom."""
+    parts = []
+    for tick in y_axis.ticks:
+        y = y_axis.position(tick)
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
+                '<text x="{}" y="{}" text-anchor="end">{}</text>'
+            ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 3.5, short_number(tick))
+        )
+    for tick in x_axis.ticks:
+        parts.append(
+            Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                x_axis.position(tick), HEIGHT - 7, short_number(tick)
+            )
+        )
+    parts.append(Markup('<text x="4" y="{}">{}</text>').format(HEIGHT - 7, x_label))
+    return Markup("").join(parts)
+
+
+def draw_line(series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
+    """The points joined, and their running mean when there are many; a single point as a dot."""
+    color = Markup("c{}").format(series.color % 8)
+    if len(series.points) == 1:
+        x, y = series.points[0]
+        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(
+            color, x_axis.position(x), y_axis.position(y)
+        )
+    lines = Markup('<polyline class="line {}" points="{}"/>')
+    if len(series.points) < MIN_POINTS_TO_SMOOTH:
+        return lines.format(color, coordinates(series.points, x_axis, y_axis))
+    raw = Markup('<polyline class="line raw {}" points="{}"/>').format(
+        color, coordinates(series.points, x_axis, y_axis)
+    )
+    mean = Markup('<polyline class="line mean {}" points="{}"/>').format(
+        color, coordinates(running_mean(series.points), x_axis, y_axis)
+    )
+    return raw + mean
+
+
+def coordinates(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
+    """The value of a polyline's `points`."""
+    return " ".join(f"{x_axis.position(x):g},{y_axis.position(y):g}" for x, y in points)
+
+
+def running_mean(points: Sequence[Point]) -> list[Point]:
+    """Each y replaced by the mean of a fifteenth of all points around it, fewer at the ends."""
+    reach = max(1, len(points) // 30)
+    values = [y for _, y in points]
+    smoothed = []
+    for index, (x, _) in enumerate(points):
+        around = min(reach, index, len(points) - 1 - index)
+        window = values[index - around : index + around + 1]
+        smoothed.append((x, math.fsum(window) / len(window)))
+    return smoothed
+
+
+def draw_tooltips(series: Series, x_axis: Axis, y_axis: Axis, x_label: str) -> Markup:
+    """Invisible circles that show a point's value when the pointer rests on them."""
+    circle = Markup('<circle class="hit" cx="{}" cy="{}" r="5"><title>{}</title></circle>')
+    return Markup("").join(
+        circle.format(
+            x_axis.position(x),
+            y_axis.position(y),
+            f"{series.label}: {short_number(y)} at {x_label} {short_number(x)}",
+        )
+        for x, y in evenly_spaced(series.points, MAX_TOOLTIPS)
+    )
+
+
+def draw_legend(series: Sequence[Series]) -> Markup:
+    """Colour, label and last value of every series; the last value alone when there is one."""
+    if len(series) == 1:
+        return Markup(' <span class="last">{}</span>').format(short_number(series[0].points[-1][1]))
+    item = Markup('<span class="key"><i class="c{}"></i>{} <span class="last">{}</span></span> ')
+    return Markup("").join(
+        item.format(one.color % 8, one.label, short_number(one.points[-1][1])) for one in series
+    )

@@ -1,0 +1,126 @@
+"""Which metrics of steps.jsonl become which charts. A metric that no chart names gets its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from vibelite.report.charts import Series, line_chart
+from vibelite.report.run_data import RunData
+
+FRACTION = (0.0, 1.0)
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class ChartPlan:
+    """One chart: metric -> label. With several runs, each metric gets a chart of its own."""
+
+    title: str
+    metrics: dict[str, str]
+    y_range: tuple[float, float] | None = None
+
+
+PLANS = (
+    ChartPlan("SFT loss, nats per token", {"sft/loss": "loss"}),
+    ChartPlan("Reward, mean", {"reward/mean": "reward"}, FRACTION),
+    ChartPlan(
+        "Groups by outcome (only mixed ones have a gradient)",
+        {
+            "groups/mixed": "mixed",
+            "groups/all_correct": "all correct",
+            "groups/all_wrong": "all wrong",
+        },
+        FRACTION,
+    ),
+    ChartPlan("MaxEnt weight of mixed groups, mean", {"maxent/weight_mean": "weight"}, FRACTION),
+    ChartPlan("Policy entropy, nats per token", {"policy/entropy": "entropy"}),
+    ChartPlan("Completion length, tokens", {"completion/mean_tokens": "tokens"}),
+    ChartPlan("Completions cut off", {"completion/truncated": "share"}, FRACTION),
+    ChartPlan("Policy loss", {"policy/loss": "loss"}),
+    ChartPlan("Tokens clipped", {"policy/clip_fraction": "share"}),
+    ChartPlan("KL to the reference, nats per token", {"policy/kl": "kl"}),
+    ChartPlan("Trainer - sampler log-prob, mean |nats|", {"mismatch/mean_abs": "mean"}),
+    ChartPlan("Trainer - sampler log-prob, max |nats|", {"mismatch/max_abs": "max"}),
+    ChartPlan("Trainer - sampler, k3 estimate of KL", {"mismatch/k3": "k3"}),
+    ChartPlan("Gradient norm before clipping", {"optimizer/grad_norm": "norm"}),
+    ChartPlan("Learning rate", {"optimizer/lr": "lr"}),
+    ChartPlan("Tokens of a step", {"sft/tokens": "tokens"}),
+)
+
+# Facts of a step that are not metrics.
+FACTS: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None]], ...] = (
+    ("Seconds per step", lambda step: sum(step["seconds"].values())),
+    ("USD per step", lambda step: step["usd"]),
+    ("Peak memory, GiB", lambda step: step["peak_bytes"] / GIB),
+)
+
+
+def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, list[Markup]]]:
+    """(stage, its charts) for every stage with steps; the runs' stages of one name share charts."""
+    names = dict.fromkeys(stage.name for run in runs for stage in run.stages if stage.steps)
+    charts = []
+    for name in names:
+        steps = {
+            run.name: stage.steps for run in runs for stage in run.stages if stage.name == name
+        }
+        charts.append((name, [chart for chart in draw_stage(steps) if chart]))
+    return charts
+
+
+def draw_stage(steps: Mapping[str, list[dict[str, Any]]]) -> list[Markup]:
+    """Charts of one stage; `steps`: run -> lines of its steps.jsonl. "" for a metric not there."""
+    recorded = dict.fromkeys(
+        key for lines in steps.values() for line in lines for key in line["metrics"]
+    )
+    charts = [draw_plan(plan, steps) for plan in chart_plans(list(recorded), len(steps))]
+    for title, fact in FACTS:
+        series = []
+        for color, (run, lines) in enumerate(steps.items()):
+            points = [(line["step"], fact(line)) for line in lines]
+            known = [(step, value) for step, value in points if value is not None]
+            series.append(Series(run, known, color))
+        charts.append(line_chart(title, series))
+    return charts
+
+
+def chart_plans(recorded: Sequence[str], num_runs: int) -> list[ChartPlan]:
+    """The plans for the metrics that were recorded, every one of them in exactly one plan."""
+    subdomains = [key for key in recorded if key.startswith("reward/") and key != "reward/mean"]
+    plans = list(PLANS)
+    if subdomains:
+        labels = {key: key.removeprefix("reward/") for key in subdomains}
+        plans.insert(2, ChartPlan("Reward by sub-domain", labels, FRACTION))
+    named = {key for plan in plans for key in plan.metrics}
+    plans += [ChartPlan(key, {key: key}) for key in recorded if key not in named]
+    if num_runs == 1:
+        return plans
+    return [
+        ChartPlan(f"{plan.title}: {label}" if len(plan.metrics) > 1 else plan.title, {key: label})
+        for plan in plans
+        for key, label in plan.metrics.items()
+    ]
+
+
+def draw_plan(plan: ChartPlan, steps: Mapping[str, list[dict[str, Any]]]) -> Markup:
+    """The chart of one plan: a series per metric, or per run when there are several."""
+    series = []
+    for run, lines in steps.items():
+        for key, label in plan.metrics.items():
+            points = [
+                (line["step"], line["metrics"][key]) for line in lines if key in line["metrics"]
+            ]
+            series.append(Series(run if len(steps) > 1 else label, points, len(series)))
+    return line_chart(plan.title, series, y_range=fitting_range(plan, series))
+
+
+def fitting_range(plan: ChartPlan, series: Sequence[Series]) -> tuple[float, float] | None:
+    """The plan's range, unless a value lies outside: rewards need not end at 1."""
+    if plan.y_range is None:
+        return None
+    low, high = plan.y_range
+    inside = all(low <= y <= high for one in series for _, y in one.points)
+    return plan.y_range if inside else None

@@ -1,0 +1,179 @@
+"""What a report shows of a run directory, as far as it exists: a run may be under way, interrupted,
+or made by a part of the pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from vibelite.errors import VibeLiteError
+from vibelite.report.summary import collect_results
+from vibelite.run_dir import read_json
+
+# Keep the page under 2 MB whatever the run: about 400 kB of samples a stage at most.
+SAMPLES_PER_STAGE = 120
+SAMPLE_CHARACTERS = 2400
+# Of the long texts the beginning is the smaller part: the answer stands at the end.
+HEAD_SHARE = 0.4
+
+# Control characters, bidirectional overrides and lone surrogates: shown by their code, never sent.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class StageData:
+    """One stage; `total_steps` is None where the recipe names no number."""
+
+    name: str
+    is_started: bool
+    is_finished: bool
+    total_steps: int | None
+    steps: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    num_samples: int
+    probe: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """One run; texts and manifest are None where they do not exist."""
+
+    name: str
+    stages: list[StageData]
+    results: list[dict[str, Any]]
+    ledger: list[dict[str, Any]]
+    manifest: dict[str, Any] | None
+    recipe_text: str | None
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.stages) and all(stage.is_finished for stage in self.stages)
+
+
+def load_run(run_dir: Path, name: str) -> RunData:
+    """Reads everything of the run, to be called `name`.
+
+    Raises VibeLiteError when there is no such directory, CheckpointError for a damaged file.
+    """
+    if not run_dir.is_dir():
+        raise VibeLiteError(f"{run_dir}: no such run directory")
+    resolved = run_dir / "recipe.resolved.yaml"
+    recipe_text = resolved.read_text(encoding="utf-8") if resolved.exists() else None
+    manifest = run_dir / "manifest.json"
+    return RunData(
+        name=name,
+        stages=load_stages(run_dir, recipe_text),
+        results=collect_results(run_dir),
+        ledger=list(stream_jsonl(run_dir / "ledger.jsonl")),
+        manifest=read_json(manifest) if manifest.exists() else None,
+        recipe_text=recipe_text,
+    )
+
+
+def load_stages(run_dir: Path, recipe_text: str | None) -> list[StageData]:
+    """The stages of the recipe in order, or, without a recipe, the directories that there are."""
+    directories = {
+        path.name.partition("-")[2]: path for path in sorted((run_dir / "stages").glob("[0-9]*-*"))
+    }
+    recipe = YAML(typ="safe").load(recipe_text) if recipe_text else {}
+    planned = {stage["name"]: stage for stage in recipe.get("stages", [])}
+    return [
+        load_stage(name, directories.get(name), planned.get(name, {}).get("num_steps"))
+        for name in dict.fromkeys([*planned, *directories])
+    ]
+
+
+def load_stage(name: str, path: Path | None, total_steps: int | None) -> StageData:
+    """One stage from its directory; None = it has not been started."""
+    if path is None:
+        return StageData(name, False, False, total_steps, [], [], 0, None)
+    samples, num_samples = choose_samples(stream_jsonl(path / "samples.jsonl"))
+    probe = path / "probe.json"
+    return StageData(
+        name=name,
+        is_started=True,
+        is_finished=(path / "status.json").exists(),
+        total_steps=total_steps,
+        steps=list(stream_jsonl(path / "steps.jsonl")),
+        samples=samples,
+        num_samples=num_samples,
+        probe=read_json(probe) if probe.exists() else None,
+    )
+
+
+def stream_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows one by one, as sample files outgrow memory; a torn last line is left out.
+
+    Lines are split as bytes: model text may hold other line separators, and a torn line may end
+    within a character.
+    """
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and line.strip():
+                yield json.loads(line)
+
+
+def choose_samples(rows: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """A few samples that show the variety, in order, and how many there were.
+
+    Of every step (or evaluated model) the first correct and the first wrong completion of each
+    sub-domain; when these are more than SAMPLES_PER_STAGE, those of evenly spaced steps, the first
+    and the last included. At least one step is shown whole.
+    """
+    by_step: dict[Any, dict[tuple[str, bool], dict[str, Any]]] = {}
+    num_rows = 0
+    for row in rows:
+        num_rows += 1
+        chosen = by_step.setdefault(row.get("step", row.get("key")), {})
+        kind = (row.get("subdomain", ""), bool(row.get("correct")))
+        if kind not in chosen:
+            chosen[kind] = clip_texts(row)
+    steps = list(by_step.values())
+    most = max(map(len, steps), default=1)
+    kept = evenly_spaced(steps, max(1, SAMPLES_PER_STAGE // most))
+    return [row for step in kept for row in step.values()], num_rows
+
+
+def clip_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with printable texts of bounded length."""
+    return {
+        key: clip(printable(value)) if isinstance(value, str) else value
+        for key, value in row.items()
+    }
+
+
+def clip(text: str) -> str:
+    """Beginning and end of a long text, and how much is left out between them."""
+    if len(text) <= SAMPLE_CHARACTERS:
+        return text
+    head = round(SAMPLE_CHARACTERS * HEAD_SHARE)
+    tail = SAMPLE_CHARACTERS - head
+    left_out = len(text) - SAMPLE_CHARACTERS
+    return f"{text[:head]}\n[... {left_out} characters left out ...]\n{text[-tail:]}"
+
+
+def printable(text: str) -> str:
+    r"""`text` with unprintable characters replaced by their code.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def evenly_spaced(items: Sequence[Any], limit: int) -> list[Any]:
+    """At most `limit` of `items`, the first and the last included."""
+    if len(items) <= limit:
+        return list(items)
+    if limit == 1:
+        return [items[-1]]
+    return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
