@@ -129,12 +129,11 @@ def evaluate(
 ) -> None:
     """Pass@1 and Pass@k of a model with 95% intervals over problems."""
     _require_models([model])
+    names = _columns(columns)
     with redirect_stdout(sys.stderr):
         from vibelite import standalone
 
-        source = standalone.benchmark_source(
-            bench, columns=_columns(columns), verifier=verifier, limit=limit
-        )
+        source = standalone.benchmark_source(bench, columns=names, verifier=verifier, limit=limit)
         sampling = _sampling(max_new_tokens, temperature)
         stage = standalone.evaluate_stage(num_samples=num_samples, k=k, sampling=sampling)
         result = standalone.evaluate_model(model, source, stage)
@@ -163,11 +162,12 @@ def probe(
 ) -> None:
     """Pass@k of models per sub-domain, and the best of each."""
     _require_models(models)
+    names = _columns(columns)
     with redirect_stdout(sys.stderr):
         from vibelite import standalone
 
         source = standalone.benchmark_source(
-            problems, columns=_columns(columns), verifier=verifier, limit=limit
+            problems, columns=names, verifier=verifier, limit=limit
         )
         sampling = _sampling(max_new_tokens, temperature)
         stage = standalone.probe_stage(num_samples=num_samples, k=k, sampling=sampling)

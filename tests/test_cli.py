@@ -1,0 +1,227 @@
+"""The command line as a user meets it: exit codes, stdout and stderr of a fresh process."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recipe.texts import write_recipe
+from vibelite import __version__, cli
+from vibelite.errors import BudgetReached, RecipeError
+from vibelite.tables import evaluation_table, probe_table
+
+ROOT = Path(__file__).parent.parent
+
+
+def vibelite(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vibelite", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_help_names_every_command() -> None:
+    result = vibelite("--help")
+    assert result.returncode == 0
+    for command in ("run", "eval", "probe", "fuse", "report", "export", "doctor", "schema"):
+        assert f"\n  {command} " in result.stdout
+
+
+def test_the_installed_script_is_the_same_program() -> None:
+    script = Path(sys.executable).with_name("vibelite")
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"vibelite {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "recipe.yaml"]])
+def test_help_and_the_check_of_a_recipe_load_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    write_recipe(tmp_path, line_2="seed: x")
+    program = (
+        "import sys, vibelite.cli as cli\n"
+        f"sys.argv = ['vibelite', *{arguments!r}]\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "print('light')"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.stdout.endswith("light\n"), result.stderr
+    # Processor time, which other programs do not lengthen much: 0.1 and 0.4 s measured.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_a_wrong_recipe_ends_with_code_2_and_one_message_on_stderr(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, line_2="sed: 0")
+    result = vibelite("run", path, "--set", "stages.mgpo.lr=1")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        "--set stages.mgpo.lr=1: unknown key; did you mean 'optimizer.lr'?\n"
+        f"{path}:2:1: sed: unknown key; did you mean 'seed'?\n"
+    )
+
+
+WRONG_ARGUMENTS = {
+    "no such stage": (
+        ["run", "recipe.yaml", "--until", "mpgo"],
+        "--until mpgo: no such stage; did you mean 'mgpo'?",
+    ),
+    "no such recipe": (["run", "none.yaml"], "none.yaml: no such recipe"),
+    "no such model": (["eval", "none", "--bench", "gcd"], "none: no such model directory"),
+    "no model in a directory": (
+        ["probe", "empty", "--problems", "gcd"],
+        "empty: not a Hugging Face model directory (no config.json)",
+    ),
+    "weights that are no numbers": (
+        ["fuse", "empty", "--weights", "a", "-o", "out"],
+        "--weights a: must be numbers such as 0.5,0.5",
+    ),
+    "no run": (["report", "empty"], "empty: not a run directory (no recipe.resolved.yaml)"),
+    "nothing to export": (
+        ["export", "empty", "--to", "out"],
+        "empty: has no export yet; finish the run, or name a --stage",
+    ),
+    "a column of no meaning": (
+        ["eval", "model", "--bench", "gcd", "--columns", "promt=question"],
+        "--columns promt=question: 'promt=question' is not NAME=COLUMN; did you mean 'prompt'?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+def test_wrong_arguments_are_one_line_and_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_recipe(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vibelite", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"{message}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(RecipeError("wrong"), 2), (BudgetReached("spent"), 10)]
+)
+def test_the_exit_code_is_that_of_the_error(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err == f"{error}\n"
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_ends_with_code_75(number: signal.Signals, tmp_path: Path) -> None:
+    """The pipeline is replaced by a long sleep, in a process of its own."""
+    write_recipe(tmp_path)
+    program = (
+        "import sys, time, types\n"
+        "pipeline = types.ModuleType('vibelite.pipeline')\n"
+        "def run_pipeline(*_, **__):\n"
+        "    print('started', flush=True)\n"
+        "    time.sleep(60)\n"
+        "pipeline.run_pipeline = run_pipeline\n"
+        "sys.modules['vibelite.pipeline'] = pipeline\n"
+        "sys.argv = ['vibelite', 'run', 'recipe.yaml']\n"
+        "from vibelite.cli import main\n"
+        "main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert errors == "\ninterrupted; the same command goes on in runs/small\n"
+
+
+def test_the_schema_is_json_on_stdout() -> None:
+    result = vibelite("schema")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["properties"]["name"]["type"] == "string"
+
+
+def test_doctor_prints_one_json_object_with_a_fix_for_all_that_is_wrong() -> None:
+    result = vibelite("doctor", "--json")
+    report = json.loads(result.stdout)
+    assert report["ok"] is (result.returncode == 0)
+    subjects = {finding["subject"] for finding in report["findings"]}
+    assert {"python", "torch", "transformers", "memory", "working directory"} <= subjects
+    for finding in report["findings"]:
+        assert (finding["status"] == "ok") == (finding["fix"] == "")
+
+
+def test_the_evaluation_table_shows_the_interval_and_every_sub_domain() -> None:
+    result = {
+        "num_problems": 3,
+        "num_samples": 4,
+        "pass_at_1": 0.5,
+        "pass_at_1_ci": [0.25, 0.75],
+        "pass_at_k": {"4": 1.0},
+        "subdomains": {"number": {"num_problems": 3, "pass_at_1": 0.5, "pass_at_k": {"4": 1.0}}},
+        "truncated": 0.125,
+    }
+    assert evaluation_table("model on gcd", result) == (
+        "model on gcd\n"
+        "sub-domain  problems  Pass@1    95% interval  Pass@4\n"
+        "----------  --------  ------  --------------  ------\n"
+        "number             3   0.500                   1.000\n"
+        "all                3   0.500  0.250 to 0.750   1.000\n"
+        "4 samples per problem, 12.5% cut off"
+    )
+
+
+def test_the_probe_table_marks_the_specialists() -> None:
+    scores = [
+        {"model": "a", "pass_at_1": {}, "pass_at_k": {"number": 0.5, "sums": 0.25}},
+        {"model": "b", "pass_at_1": {}, "pass_at_k": {"number": 0.25, "sums": 0.75}},
+    ]
+    result = {
+        "k": 2,
+        "num_samples": 4,
+        "models": scores,
+        "specialists": {"number": "a", "sums": "b"},
+    }
+    assert probe_table(result) == (
+        "Pass@2 from 4 samples (* = specialist)\n"
+        "model  number    sums\n"
+        "-----  ------  ------\n"
+        "a      0.500*  0.250\n"
+        "b      0.250   0.750*"
+    )

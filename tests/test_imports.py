@@ -1,0 +1,214 @@
+"""The direction of imports, and the sizes that keep files readable, read from the source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "vibelite"
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+# What everything may import: values, errors, the layout of a run.
+BASE_LAYER = {"errors", "types", "run_dir"}
+DATA_MODEL = BASE_LAYER | {"recipe"}
+# Area (a directory or module right under vibelite) -> the areas that it may import beside itself.
+ALLOWED = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "types": set(),
+    "run_dir": {"errors", "types"},
+    "recipe": BASE_LAYER,
+    "algorithms": {"types", "errors"},
+    "kernels": {"types"},
+    "models": DATA_MODEL | {"kernels"},
+    "data": DATA_MODEL | {"rewards"},
+    "rewards": BASE_LAYER,
+    "rollout": BASE_LAYER | {"models"},
+    "training": DATA_MODEL | {"models"},
+    "telemetry": DATA_MODEL,
+    "planning": DATA_MODEL | {"models", "telemetry"},
+    "report": DATA_MODEL | {"telemetry"},
+    "stages": DATA_MODEL
+    | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"},
+    "pipeline": DATA_MODEL | {"stages", "models", "telemetry", "report", "planning"},
+    "standalone": DATA_MODEL | {"pipeline", "stages", "data", "telemetry"},
+    "doctor": {"errors"},
+    "tables": set(),
+    "cli": DATA_MODEL
+    | {"__init__", "pipeline", "standalone", "stages", "report", "doctor", "tables"},
+}
+# Torch is never needed to read what a run left behind, or to judge a text.
+WITHOUT_TORCH = ("recipe", "rewards", "report", "errors", "types", "run_dir", "cli", "__init__")
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """`vibelite/stages/sft.py` -> "vibelite.stages.sft"; a package is named without __init__."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+def area(module: str) -> str:
+    """The directory or module directly under vibelite that `module` belongs to."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports, anywhere but in `if TYPE_CHECKING:` blocks.
+
+    `from a import b` counts as a.b where that is a module of this package.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else str(node.module)
+
+
+def wrong_edges(edges: Iterator[tuple[str, str]]) -> list[str]:
+    """Those of the edges (importing module, imported module) that ALLOWED does not know."""
+    return [
+        f"{source} -> {target}"
+        for source, target in edges
+        if area(source) != area(target) and area(target) not in ALLOWED[area(source)]
+    ]
+
+
+def package_edges() -> Iterator[tuple[str, str]]:
+    for path in FILES:
+        for target in imports(path):
+            if target.split(".")[0] == "vibelite":
+                yield module_name(path), target
+
+
+def test_lower_layers_never_import_higher_ones() -> None:
+    assert wrong_edges(package_edges()) == []
+
+
+def test_the_check_of_edges_sees_a_wrong_one() -> None:
+    edges = iter([("vibelite.rollout.engine", "vibelite.training.optim")])
+    assert wrong_edges(edges) == ["vibelite.rollout.engine -> vibelite.training.optim"]
+
+
+def test_areas_form_no_cycle() -> None:
+    remaining = {name: set(allowed) - {name} for name, allowed in ALLOWED.items()}
+    while free := [name for name, allowed in remaining.items() if not allowed & remaining.keys()]:
+        for name in free:
+            del remaining[name]
+    assert remaining == {}
+
+
+def test_modules_form_no_cycle() -> None:
+    remaining = {module: set[str]() for module in MODULES}
+    for source, target in package_edges():
+        if target in MODULES and target != source:
+            remaining[source].add(target)
+    while free := [module for module, targets in remaining.items() if not targets & set(remaining)]:
+        for module in free:
+            del remaining[module]
+    assert remaining == {}
+
+
+def test_every_area_is_in_the_table() -> None:
+    areas = {
+        path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.rglob("*.py"))
+    } | {path.stem for path in PACKAGE.glob("*.py")}
+    assert areas - ALLOWED.keys() == set()
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_no_torch_where_none_is_needed(name: str) -> None:
+    files = [path for path in FILES if area(module_name(path)) == name]
+    assert files
+    using = [
+        str(path)
+        for path in files
+        for target in imports(path)
+        if target.split(".")[0] in ("torch", "transformers")
+    ]
+    assert using == []
+
+
+def test_algorithms_and_kernels_know_no_library_but_those_of_arrays() -> None:
+    # fusion.py streams safetensors files.
+    arrays = {"torch", "triton", "numpy", "safetensors"}
+    known = sys.stdlib_module_names | arrays | {"vibelite"}
+    foreign = [
+        f"{path.name}: {target}"
+        for path in FILES
+        if area(module_name(path)) in ("algorithms", "kernels")
+        for target in imports(path)
+        if target.split(".")[0] not in known
+    ]
+    assert foreign == []
+
+
+def test_only_one_file_knows_about_several_processes() -> None:
+    using = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for target in imports(path)
+        if target.startswith("torch.distributed")
+    }
+    assert using <= {"training/parallel.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+    assert long == []
+
+
+def loaded_modules(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after `statement`."""
+    program = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import vibelite",
+        "import vibelite.cli",
+        "import vibelite.recipe.load",
+        "import vibelite.rewards.verifier",
+        "import vibelite.report.build",
+    ],
+)
+def test_heavy_libraries_are_not_loaded(statement: str) -> None:
+    heavy = {"torch", "transformers", "datasets", "reasoning_gym", "sympy"}
+    assert loaded_modules(statement) & heavy == set()

@@ -1,0 +1,136 @@
+"""pyproject.toml, the tested versions, the Makefile and the set-up script agree with each other."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from vibelite import __version__
+
+ROOT = Path(__file__).parent.parent
+CONSTRAINTS = sorted((ROOT / "constraints").glob("*.txt"))
+# Extra -> the constraints file that has to cover it; None: the base install.
+COVERED_BY = {
+    None: "cpu",
+    "dev": "cpu",
+    "smollm": "cpu",
+    "gpu": "gpu",
+    "unsloth": "gpu",
+    "track": "gpu",
+}
+# Import name -> distribution, where the two differ.
+DISTRIBUTIONS = {"ruamel": "ruamel-yaml"}
+# Imported inside functions only, by those who asked for the extra.
+OPTIONAL_IMPORTS = {"triton", "vllm", "bitsandbytes", "pynvml", "unsloth", "gguf", "trackio"}
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirements(extra: str | None) -> list[Requirement]:
+    table = project()
+    texts = table["dependencies"] if extra is None else table["optional-dependencies"][extra]
+    return [Requirement(text) for text in texts]
+
+
+def pins(path: Path) -> dict[str, Version]:
+    """Name -> version; fails on any line that is not name==version."""
+    found = {}
+    for line in path.read_text().splitlines():
+        if line.startswith("#") or not line:
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.]*)", line)
+        assert match, f"{path.name}: {line!r} is not name==version"
+        assert canonicalize_name(match[1]) not in found, line
+        found[canonicalize_name(match[1])] = Version(match[2])
+    return found
+
+
+@pytest.mark.parametrize("path", CONSTRAINTS, ids=lambda path: path.name)
+def test_constraints_hold_names_and_versions_and_no_address(path: Path) -> None:
+    assert len(pins(path)) > 50
+    assert "://" not in path.read_text()
+
+
+def test_every_extra_is_covered() -> None:
+    assert set(COVERED_BY) - {None} == set(project()["optional-dependencies"])
+
+
+@pytest.mark.parametrize("extra", COVERED_BY, ids=str)
+def test_the_tested_versions_satisfy_pyproject(extra: str | None) -> None:
+    tested = pins(ROOT / "constraints" / f"{COVERED_BY[extra]}.txt")
+    for requirement in requirements(extra):
+        name = canonicalize_name(requirement.name)
+        assert name in tested, f"{name} has no tested version"
+        assert requirement.specifier.contains(tested[name]), f"{requirement} but {tested[name]}"
+
+
+def test_the_gpu_stack_is_the_same_torch_and_transformers_as_the_cpu_one() -> None:
+    cpu, gpu = (pins(ROOT / "constraints" / f"{name}.txt") for name in ("cpu", "gpu"))
+    for name in ("torch", "transformers", "datasets", "tokenizers", "safetensors"):
+        assert cpu[name] == gpu[name]
+
+
+def test_torch_is_never_asked_for_without_its_version() -> None:
+    (torch,) = (r for r in requirements(None) if r.name == "torch")
+    assert str(torch.specifier) == "==2.13.*"
+    script = (ROOT / "scripts" / "setup_venv.sh").read_text()
+    assert not re.search(r"install .*\btorch\b", script)
+
+
+def test_every_import_of_the_package_is_a_dependency() -> None:
+    declared = {canonicalize_name(r.name) for r in requirements(None)}
+    imported: set[str] = set()
+    for path in (ROOT / "vibelite").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            imported |= {name.split(".")[0] for name in names}
+    foreign = imported - sys.stdlib_module_names - OPTIONAL_IMPORTS - {"vibelite"}
+    needed = {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in foreign}
+    assert needed - declared == set()
+
+
+def test_the_version_is_written_once_and_again_the_same() -> None:
+    assert project()["version"] == __version__
+
+
+def test_the_ci_script_runs_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert script.read_text().rstrip().endswith("make --no-print-directory test")
+
+
+def test_make_test_ends_with_pytest() -> None:
+    result = subprocess.run(
+        ["make", "-n", "test"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout.splitlines()[-1] == ".venv/bin/python -m pytest -q"
+
+
+def test_set_up_says_what_is_missing_when_there_is_no_python(tmp_path: Path) -> None:
+    """With an empty PATH but for the tools that the script itself starts."""
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "setup_venv.sh"
+    script.write_text((ROOT / "scripts" / "setup_venv.sh").read_text())
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("dirname", "rm"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    result = subprocess.run(
+        ["/bin/bash", str(script)], capture_output=True, text=True, env={"PATH": str(tools)}
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        "setup: Python 3.11 or 3.12 is needed, and none of python3, python3.12, python3.11 is one\n"
+    )
