@@ -118,15 +118,23 @@ class StageDir:
         return self.path / "checkpoints"
 
     @property
+    def resume(self) -> Path:
+        """Training state, needed until the stage is finished."""
+        return self.path / "resume"
+
+    @property
     def is_finished(self) -> bool:
         return self.status_path.exists()
 
     def finish(self, *, models: dict[str, Path], **details: Any) -> None:
-        """Marks the stage finished. `models`: row name in the summary -> directory, the stage's own
-        model last.
+        """Marks the stage finished and drops its training state.
+
+        `models`: row name in the summary -> directory, the stage's own model last.
         """
         relative = {name: os.path.relpath(path, self.path) for name, path in models.items()}
         write_json_atomic(self.status_path, {"models": relative, **details})
+        if self.resume.exists():
+            shutil.rmtree(self.resume)
 
     def models(self) -> dict[str, Path]:
         """What `finish` was told; the last one is what `start_from` means."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.policies import tiny_policy
-from vibelite.errors import VibeLiteError
+from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.recipe.schema import Optimizer
 from vibelite.training.optim import PolicyOptimizer, lr_scale
 
@@ -71,6 +71,13 @@ def test_muon_moves_matrices_orthogonally_and_leaves_the_embedding_to_adamw():
         else:
             # Adam's first step moves every entry by about the learning rate.
             assert change.abs().max() <= 1.01e-3, name
+
+
+def test_weights_in_bfloat16_are_refused():
+    policy = tiny_policy()
+    policy.model.bfloat16()
+    with pytest.raises(RecipeError, match="bfloat16.*would vanish"):
+        PolicyOptimizer(policy, Optimizer(lr=1e-6), num_steps=1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -12,6 +12,11 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.schema import Model, PretrainedModel, SmolLM2Model, TinyModel
 
 
+# Weights are trained in float32: at learning rates near 1e-6 an update is smaller than a bfloat16
+# step, and would vanish.
+TRAINING_DTYPE = "float32"
+
+
 def default_device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,9 +36,9 @@ def write_base_model(model: Model, directory: Path, *, texts: Iterable[str], see
         case SmolLM2Model():
             from vibelite.models.smollm2 import smollm2_directory
 
-            load_policy(smollm2_directory(), dtype=model.dtype).save(directory)
+            load_policy(smollm2_directory(), dtype=TRAINING_DTYPE).save(directory)
         case PretrainedModel():
-            load_policy(model.path, dtype=model.dtype, revision=model.revision).save(directory)
+            load_policy(model.path, dtype=TRAINING_DTYPE, revision=model.revision).save(directory)
 
 
 def load_policy(

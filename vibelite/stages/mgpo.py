@@ -62,8 +62,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
     # Before the resume state is loaded: problems are chosen under the stage's starting weights.
     problems = select_learnable(problems, engine, policy, stage, context)
     with context.meter.span("load"):
-        resume_dir = context.stage_dir.path / "resume"
-        start = load_training_state(resume_dir, policy, optimizer)
+        start = load_training_state(context.stage_dir.resume, policy, optimizer)
         context.stage_dir.truncate_after(start)
     trainer = Trainer(stage, context, policy, reference, engine, optimizer)
     for step in range(start, stage.num_steps):
@@ -74,7 +73,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
                 save_model(policy, context.stage_dir.checkpoints / f"step-{step + 1:06d}")
         if is_last or (step + 1) % stage.checkpoint_every == 0:
             with context.meter.span("checkpoint"):
-                save_training_state(resume_dir, step + 1, policy, optimizer)
+                save_training_state(context.stage_dir.resume, step + 1, policy, optimizer)
     engine.close()
     context.recorder.record_work("checkpoint")
     kept = sorted(context.stage_dir.checkpoints.glob("step-[0-9]*"))

@@ -27,8 +27,7 @@ def run(stage: SFTStage, context: StageContext) -> None:
         policy = load_policy(context.model_of(stage.start_from))
         sequences, num_dropped = tokenize(context, stage, policy)
         optimizer = PolicyOptimizer(policy, stage.optimizer, num_steps=stage.num_steps)
-        resume_dir = context.stage_dir.path / "resume"
-        start = load_training_state(resume_dir, policy, optimizer)
+        start = load_training_state(context.stage_dir.resume, policy, optimizer)
         context.stage_dir.truncate_after(start)
     context.recorder.record_work("load", num_sequences=len(sequences), num_dropped=num_dropped)
 
@@ -52,7 +51,7 @@ def run(stage: SFTStage, context: StageContext) -> None:
         )
         if is_checkpoint:
             with meter.span("checkpoint"):
-                save_training_state(resume_dir, step + 1, policy, optimizer)
+                save_training_state(context.stage_dir.resume, step + 1, policy, optimizer)
     context.stage_dir.finish(
         models={stage.name: context.stage_dir.checkpoints / f"step-{stage.num_steps:06d}"},
         num_sequences=len(sequences),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vibelite.errors import VibeLiteError
+from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.models.policy import Policy
 from vibelite.recipe.schema import Optimizer
 
@@ -38,6 +38,12 @@ class PolicyOptimizer:
         self._config = config
         self._num_steps = num_steps
         self._parameters = list(policy.trainable_parameters())
+        for parameter in self._parameters:
+            if parameter.dtype != torch.float32:
+                raise RecipeError(
+                    f"the model's weights are {parameter.dtype}: updates smaller than a step of that "
+                    "type would vanish; start from weights in float32"
+                )
         matrices, others = _split_matrices(policy)
         adamw_parameters = others if config.kind == "muon" else self._parameters
         self._optimizers: list[torch.optim.Optimizer] = [
