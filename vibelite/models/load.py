@@ -11,7 +11,6 @@ from vibelite.errors import RecipeError
 from vibelite.models.policy import Policy
 from vibelite.recipe.schema import Model, PretrainedModel, SmolLM2Model, TinyModel
 
-
 # Weights are trained in float32: at learning rates near 1e-6 an update is smaller than a bfloat16
 # step, and would vanish.
 TRAINING_DTYPE = "float32"

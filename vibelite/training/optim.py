@@ -41,8 +41,8 @@ class PolicyOptimizer:
         for parameter in self._parameters:
             if parameter.dtype != torch.float32:
                 raise RecipeError(
-                    f"the model's weights are {parameter.dtype}: updates smaller than a step of that "
-                    "type would vanish; start from weights in float32"
+                    f"the model's weights are {parameter.dtype}: updates smaller than a step of "
+                    "that type would vanish; start from weights in float32"
                 )
         matrices, others = _split_matrices(policy)
         adamw_parameters = others if config.kind == "muon" else self._parameters
