@@ -99,9 +99,12 @@ def benchmark_blocks(runs: Sequence[RunData]) -> list[dict[str, Any]]:
 
 
 def spending_chart(run: RunData) -> Markup:
-    """Cumulative USD over the hours of the run; "" without a price."""
-    series = Series(run.name, cumulative_usd(run.ledger))
-    return line_chart("USD so far", [series], x_label="hours")
+    """Cumulative USD over the time of the run; "" without a price."""
+    points = cumulative_usd(run.ledger)
+    is_long = bool(points) and points[-1][0] > 2 * 3600
+    unit, seconds = ("h", 3600) if is_long else ("min", 60)
+    scaled = [(elapsed / seconds, spent) for elapsed, spent in points]
+    return line_chart("USD so far", [Series(run.name, scaled)], x_label=unit, is_noisy=False)
 
 
 def longest_stage(costs: dict[str, list[Cost]]) -> float:

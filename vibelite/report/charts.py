@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -51,11 +52,12 @@ def line_chart(
     *,
     x_label: str = "step",
     y_range: tuple[float, float] | None = None,
+    is_noisy: bool = True,
 ) -> Markup:
     """A figure with title, legend, axes and one line per series; "" when no series has a point.
 
-    With 30 points or more a line is thin, with its running mean over it. `y_range` fixes the ends
-    of the y axis; otherwise they follow the values.
+    Of a noisy quantity with 30 points or more the line is thin, with its running mean over it.
+    `y_range` fixes the ends of the y axis; otherwise they follow the values.
     """
     series = [
         Series(one.label, evenly_spaced(one.points, MAX_POINTS), one.color)
@@ -70,13 +72,13 @@ def line_chart(
     y_low, y_high = y_range or (min(ys), max(ys))
     y_axis = make_axis(y_low, y_high, HEIGHT - BOTTOM, TOP, count=4, is_loose=True)
     parts = [draw_grid(x_axis, y_axis, x_label)]
-    parts += [draw_line(one, x_axis, y_axis) for one in series]
+    parts += [draw_line(one, x_axis, y_axis, is_noisy=is_noisy) for one in series]
     parts += [draw_tooltips(one, x_axis, y_axis, x_label) for one in series]
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, title, Markup("").join(parts)
     )
-    return Markup('<figure class="chart"><figcaption>{}{}</figcaption>{}</figure>').format(
-        Markup("<b>{}</b>").format(title), draw_legend(series), svg
+    return Markup('<figure class="{}"><figcaption><b>{}</b>{}</figcaption>{}</figure>').format(
+        "chart several" if len(series) > 1 else "chart", title, draw_legend(series), svg
     )
 
 
@@ -109,42 +111,51 @@ def round_spacing(spacing: float) -> float:
     return 10 * power
 
 
-def short_number(value: float) -> str:
-    """`value` with few characters: 0.003, 1.2k, 3e-06."""
-    if value == 0 or abs(value) < 1e-12:
-        return "0"
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+def short_number(value: float, digits: int = 3) -> str:
+    """`value` with `digits` significant digits and few characters: 0.003, 12.3k, 3e-06."""
+    for limit, scale, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= limit:
-            scale = 1e3 if suffix == "k" else limit
-            return f"{value / scale:.3g}{suffix}"
+            return f"{value / scale:.{digits}g}{suffix}"
     if abs(value) >= 1000:
         return f"{value:.0f}"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """The ticks' values with as many digits as tell them apart."""
+    spacing = min((b - a for a, b in pairwise(ticks)), default=1.0)
+    # What floating point leaves of a tick at 0.
+    exact = [0.0 if abs(tick) < spacing / 1e6 else tick for tick in ticks]
+    for digits in range(3, 12):
+        labels = [short_number(tick, digits) for tick in exact]
+        if len(set(labels)) == len(ticks):
+            return labels
+    return [repr(tick) for tick in exact]
 
 
 def draw_grid(x_axis: Axis, y_axis: Axis, x_label: str) -> Markup:
     """Horizontal lines with their values, and values along the bottom."""
     parts = []
-    for tick in y_axis.ticks:
+    for tick, label in zip(y_axis.ticks, tick_labels(y_axis.ticks), strict=True):
         y = y_axis.position(tick)
         parts.append(
             Markup(
                 '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
                 '<text x="{}" y="{}" text-anchor="end">{}</text>'
-            ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 3.5, short_number(tick))
+            ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 3.5, label)
         )
-    for tick in x_axis.ticks:
+    for tick, label in zip(x_axis.ticks, tick_labels(x_axis.ticks), strict=True):
         parts.append(
             Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                x_axis.position(tick), HEIGHT - 7, short_number(tick)
+                x_axis.position(tick), HEIGHT - 7, label
             )
         )
-    parts.append(Markup('<text x="4" y="{}">{}</text>').format(HEIGHT - 7, x_label))
+    parts.append(Markup('<text x="0" y="{}">{}</text>').format(HEIGHT - 7, x_label))
     return Markup("").join(parts)
 
 
-def draw_line(series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
-    """The points joined, and their running mean when there are many; a single point as a dot."""
+def draw_line(series: Series, x_axis: Axis, y_axis: Axis, *, is_noisy: bool) -> Markup:
+    """The points joined, and their running mean when they are noisy; a single point as a dot."""
     color = Markup("c{}").format(series.color % 8)
     if len(series.points) == 1:
         x, y = series.points[0]
@@ -152,7 +163,7 @@ def draw_line(series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
             color, x_axis.position(x), y_axis.position(y)
         )
     lines = Markup('<polyline class="line {}" points="{}"/>')
-    if len(series.points) < MIN_POINTS_TO_SMOOTH:
+    if not is_noisy or len(series.points) < MIN_POINTS_TO_SMOOTH:
         return lines.format(color, coordinates(series.points, x_axis, y_axis))
     raw = Markup('<polyline class="line raw {}" points="{}"/>').format(
         color, coordinates(series.points, x_axis, y_axis)
@@ -174,8 +185,7 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
     values = [y for _, y in points]
     smoothed = []
     for index, (x, _) in enumerate(points):
-        around = min(reach, index, len(points) - 1 - index)
-        window = values[index - around : index + around + 1]
+        window = values[max(0, index - reach) : index + reach + 1]
         smoothed.append((x, math.fsum(window) / len(window)))
     return smoothed
 

@@ -12,7 +12,6 @@ from typing import Any
 from vibelite.report.charts import Point
 
 NANOSECONDS = 1e9
-SECONDS_PER_HOUR = 3600
 
 # The palette's indices of the spans that every run has; others take the last but one.
 SPAN_COLORS = {
@@ -98,18 +97,18 @@ def redone_nanoseconds(lines: Sequence[Mapping[str, Any]]) -> int:
 
 
 def cumulative_usd(ledger: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """(hours since the first line began, USD so far) per line; [] when a line has no price.
+    """(seconds since the first line began, USD so far) per line; [] when a line has no price.
 
-    The hours are those of the clock on the wall: an interruption is a flat stretch.
+    The seconds are those of the clock on the wall: an interruption is a flat stretch.
     """
     if any(line["usd"] is None for line in ledger):
         return []
     total = Decimal(0)
     points: list[Point] = []
     for line in ledger:
-        ended = datetime.fromisoformat(line["utc"]).timestamp() / SECONDS_PER_HOUR
+        ended = datetime.fromisoformat(line["utc"]).timestamp()
         if not points:
-            started = ended - sum(line["nanoseconds"].values()) / NANOSECONDS / SECONDS_PER_HOUR
+            started = ended - sum(line["nanoseconds"].values()) / NANOSECONDS
             points.append((0.0, 0.0))
         total += Decimal(line["usd"])
         points.append((ended - started, float(total)))

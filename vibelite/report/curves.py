@@ -22,6 +22,7 @@ class ChartPlan:
     title: str
     metrics: dict[str, str]
     y_range: tuple[float, float] | None = None
+    is_noisy: bool = True
 
 
 PLANS = (
@@ -47,7 +48,7 @@ PLANS = (
     ChartPlan("Trainer - sampler log-prob, max |nats|", {"mismatch/max_abs": "max"}),
     ChartPlan("Trainer - sampler, k3 estimate of KL", {"mismatch/k3": "k3"}),
     ChartPlan("Gradient norm before clipping", {"optimizer/grad_norm": "norm"}),
-    ChartPlan("Learning rate", {"optimizer/lr": "lr"}),
+    ChartPlan("Learning rate", {"optimizer/lr": "lr"}, is_noisy=False),
     ChartPlan("Tokens of a step", {"sft/tokens": "tokens"}),
 )
 
@@ -83,7 +84,8 @@ def draw_stage(steps: Mapping[str, list[dict[str, Any]]]) -> list[Markup]:
             points = [(line["step"], fact(line)) for line in lines]
             known = [(step, value) for step, value in points if value is not None]
             series.append(Series(run, known, color))
-        charts.append(line_chart(title, series))
+        highest = max((value for one in series for _, value in one.points), default=0.0)
+        charts.append(line_chart(title, series, y_range=(0.0, highest)))
     return charts
 
 
@@ -114,7 +116,9 @@ def draw_plan(plan: ChartPlan, steps: Mapping[str, list[dict[str, Any]]]) -> Mar
                 (line["step"], line["metrics"][key]) for line in lines if key in line["metrics"]
             ]
             series.append(Series(run if len(steps) > 1 else label, points, len(series)))
-    return line_chart(plan.title, series, y_range=fitting_range(plan, series))
+    return line_chart(
+        plan.title, series, y_range=fitting_range(plan, series), is_noisy=plan.is_noisy
+    )
 
 
 def fitting_range(plan: ChartPlan, series: Sequence[Series]) -> tuple[float, float] | None:

@@ -1,0 +1,208 @@
+"""The page about a made-up run: everything is on it, nothing is loaded, model text is inert."""
+
+import base64
+import hashlib
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.report.conftest import HOSTILE, SUBDOMAINS
+from vibelite.report.build import duration, unique_names, usd, write_report
+from vibelite.report.curves import PLANS
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text outside script and style."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements = []
+        self.text = ""
+        self.open_tags = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.open_tags.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open_tags.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not self.open_tags or self.open_tags[-1] not in ("script", "style"):
+            self.text += data
+
+    def all(self, tag, css_class=""):
+        return [
+            attributes
+            for name, attributes in self.elements
+            if name == tag and css_class in (attributes.get("class") or "").split() + [""]
+        ]
+
+
+def build(tmp_path, *builders):
+    html = write_report([builder.run.path for builder in builders], tmp_path / "report.html")
+    return html.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def html(finished_run, tmp_path):
+    return build(tmp_path, finished_run)
+
+
+@pytest.fixture
+def page(html):
+    return Page(html)
+
+
+def chart_points(html, title):
+    """Number of points of every raw line in the charts with this title."""
+    figures = re.findall(r'<figure class="chart.*?</figure>', html, re.DOTALL)
+    return [
+        [len(points.split()) for points in re.findall(r'class="line (?!mean).*?points="(.*?)"', f)]
+        for f in figures
+        if f"<b>{title}</b>" in f
+    ]
+
+
+def test_curves_have_one_point_per_step(html):
+    assert chart_points(html, "SFT loss, nats per token") == [[60]]
+    assert chart_points(html, "Reward, mean") == [[40]]
+    assert chart_points(html, "Reward by sub-domain") == [[40] * 4]
+    assert chart_points(html, "Gradient norm before clipping") == [[60], [40]]
+    assert chart_points(html, "USD per step") == [[60], [40]]
+
+
+def test_every_metric_that_is_recorded_has_a_chart(html, finished_run):
+    recorded = finished_run.mgpo_metrics(1).keys()
+    planned = {key: plan.title for plan in PLANS for key in plan.metrics}
+    planned |= {f"reward/{name}": "Reward by sub-domain" for name in SUBDOMAINS}
+    for key in recorded:
+        assert f"<b>{planned[key]}</b>".replace("'", "&#39;") in html
+
+
+def test_a_metric_without_a_plan_gets_its_own_chart(make_run, tmp_path):
+    builder = make_run()
+    recorder = builder.recorder("mgpo", builder.run.stage(0, "mgpo"))
+    for step in (1, 2, 3):
+        recorder.record_step(step, {"new/metric": float(step)})
+    assert chart_points(build(tmp_path, builder), "new/metric") == [[3]]
+
+
+def test_probe_table_has_a_cell_per_checkpoint_and_sub_domain_and_frames_the_specialists(page):
+    assert len(page.all("td", "cell")) == 6 * 4
+    assert len(page.all("td", "chosen")) == 4
+
+
+def test_results_show_every_model_with_its_interval(page):
+    assert len(page.all("i", "at1")) == len(page.all("i", "ci")) == 7
+    assert len(page.all("i", "atk")) == 7
+    assert "57.0 to 65.0" in page.text
+
+
+def test_costs_name_every_stage_and_the_sum(page, finished_run):
+    total = finished_run.clock.now / 1e9
+    assert duration(total) in page.text
+    assert usd(total / 3600 * 2.0) in page.text
+    assert len(page.all("div", "bar")) == len(["base", "sft", "probe", "fuse", "mgpo", "evaluate"])
+
+
+def test_model_text_is_inert(html, page):
+    assert HOSTILE.replace("\x1b", "\\x1b") in page.text, "shown as the model wrote it"
+    assert "<script>alert" not in html
+    assert "\x1b" not in html
+    assert len(page.all("script")) == 1
+    assert page.all("img") == []
+    handlers = [key for _, attributes in page.elements for key in attributes if key[:2] == "on"]
+    assert handlers == []
+
+
+def test_the_page_loads_nothing(html, page):
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
+    for _, attributes in page.elements:
+        assert not {"src", "srcset", "data", "action", "poster"} & attributes.keys()
+        assert attributes.get("href", "#").startswith("#")
+
+
+def test_the_policy_allows_the_page_s_own_script_only(html, page):
+    (policy,) = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'")
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_samples_carry_what_the_filters_need(page):
+    samples = page.all("details", "sample")
+    stages = [sample["data-stage"] for sample in samples]
+    assert stages.count("mgpo") == 15 * 8, "15 of 40 steps, correct and wrong of 4 sub-domains"
+    assert stages.count("evaluate") == 7 * 8
+    assert {sample["data-verdict"] for sample in samples} == {"correct", "wrong"}
+    assert {sample["data-subdomain"] for sample in samples} == set(SUBDOMAINS)
+    assert {"step 1", "step 40", "held-out--mgpo"} < {sample["data-step"] for sample in samples}
+
+
+def test_an_unfinished_run_without_a_price_says_how_far_it_is(make_run, tmp_path):
+    builder = make_run(usd_per_hour=None)
+    builder.base()
+    builder.sft()
+    builder.mgpo(num_steps=7)
+    html = build(tmp_path, builder)
+    assert "mgpo: step 7 of 40" in html
+    assert "probe: not started" in html
+    assert "No evaluate stage has finished yet." in html
+    assert "no price was given" in html
+    assert chart_points(html, "USD per step") == []
+    assert not re.search(r"\$\d", html)
+
+
+def test_an_empty_directory_makes_a_page(make_run, tmp_path):
+    html = build(tmp_path, make_run())
+    assert "no stage has started" in html
+    assert "The ledger is empty." in html
+
+
+def test_several_runs_share_charts(make_run, tmp_path):
+    first, second = make_run("one"), make_run("two/one", seed=1, mgpo_steps=30)
+    for builder in (first, second):
+        builder.base()
+        builder.sft()
+        builder.mgpo()
+    html = build(tmp_path, first, second)
+    assert chart_points(html, "Reward, mean") == [[40, 30]]
+    assert "one vs one (2)" in html
+
+
+def test_names_of_runs_are_made_unique():
+    assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+
+
+def test_a_long_run_stays_under_two_megabytes(make_run, tmp_path):
+    builder = make_run(mgpo_steps=500, sft_steps=500)
+    for stage in ("base", "sft", "probe", "fuse", "mgpo", "evaluate"):
+        getattr(builder, stage)()
+    assert len(build(tmp_path, builder).encode()) < 2_000_000
+
+
+def test_the_report_imports_no_torch():
+    code = "import sys, vibelite.report.build; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.417, "0.42 s"), (12.34, "12.3 s"), (245, "4 min 05 s"), (11_220, "3 h 07 min")],
+)
+def test_durations_are_readable(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.01234, "$0.0123"), (1234.5, "$1,234.50")]
+)
+def test_money_is_readable(value, text):
+    assert usd(value) == text

@@ -1,0 +1,85 @@
+"""Reading a run directory: which samples are shown, and texts that would do harm or not end."""
+
+import json
+
+import pytest
+
+from vibelite.errors import VibeLiteError
+from vibelite.report import run_data
+from vibelite.report.run_data import choose_samples, clip, load_run, printable, stream_jsonl
+
+
+def rows(num_steps, subdomains=("a", "b"), per_kind=3):
+    for step in range(1, num_steps + 1):
+        for subdomain in subdomains:
+            for index in range(2 * per_kind):
+                yield {
+                    "step": step,
+                    "subdomain": subdomain,
+                    "correct": index % 2 == 1,
+                    "completion": f"{step}-{subdomain}-{index}",
+                }
+
+
+def test_each_step_shows_the_first_correct_and_wrong_sample_of_each_sub_domain():
+    chosen, total = choose_samples(rows(num_steps=2))
+    assert total == 24
+    assert [row["completion"] for row in chosen] == [
+        "1-a-0", "1-a-1", "1-b-0", "1-b-1", "2-a-0", "2-a-1", "2-b-0", "2-b-1",
+    ]  # fmt: skip
+
+
+def test_of_many_steps_evenly_spaced_ones_are_shown(monkeypatch):
+    monkeypatch.setattr(run_data, "SAMPLES_PER_STAGE", 20)
+    chosen, total = choose_samples(rows(num_steps=101))
+    assert total == 101 * 12
+    assert sorted({row["step"] for row in chosen}) == [1, 26, 51, 76, 101]
+    assert len(chosen) == 20
+
+
+def test_samples_of_evaluated_models_are_told_apart_by_key():
+    samples = [
+        {"key": key, "subdomain": "a", "correct": True, "completion": key} for key in ("sft", "rl")
+    ]
+    chosen, _ = choose_samples(iter(samples))
+    assert [row["completion"] for row in chosen] == ["sft", "rl"]
+
+
+def test_long_text_keeps_both_ends_and_says_what_is_missing():
+    text = "<" + "x" * 10_000 + ">"
+    clipped = clip(text)
+    assert clipped.startswith("<x") and clipped.endswith("x>")
+    assert f"[... {10_002 - run_data.SAMPLE_CHARACTERS} characters left out ...]" in clipped
+    assert len(clipped) < run_data.SAMPLE_CHARACTERS + 60
+    assert clip("short") == "short"
+
+
+def test_unprintable_characters_become_their_codes():
+    assert printable("\x1b[31m\x00\x9b\u202e\ud800") == "\\x1b[31m\\x00\\x9b\\u202e\\ud800"
+    assert printable("line\n\ttab é 数 ≤") == "line\n\ttab é 数 ≤"
+
+
+def test_lines_are_split_at_newlines_only_and_a_torn_one_is_left_out(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    row = {"completion": "one\u2028two\x85three"}
+    path.write_bytes(json.dumps(row, ensure_ascii=False).encode() + b'\n{"completion": "\xc3')
+    assert list(stream_jsonl(path)) == [row]
+
+
+def test_a_missing_run_directory_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(VibeLiteError, match="nowhere: no such run directory"):
+        load_run(tmp_path / "nowhere", "nowhere")
+
+
+def test_stages_come_from_the_recipe_and_otherwise_from_the_directories(finished_run):
+    path = finished_run.run.path
+    names = ["sft", "probe", "fuse", "mgpo", "evaluate"]
+    run = load_run(path, "trial")
+    assert [stage.name for stage in run.stages] == names
+    assert run.stages[3].total_steps == 40
+    assert run.is_finished
+    (path / "recipe.resolved.yaml").unlink()
+    run = load_run(path, "trial")
+    assert [stage.name for stage in run.stages] == names
+    assert run.stages[3].total_steps is None
+    assert run.recipe_text is None

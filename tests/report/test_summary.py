@@ -1,0 +1,93 @@
+"""summary.json has the rows of finished evaluations in order; the tables print names as text."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from tests.report.conftest import result_row
+from vibelite.report.summary import print_summary, write_summary
+from vibelite.run_dir import RunDir, write_json_atomic
+
+
+def evaluate(run, index, rows, *, is_finished=True):
+    stage_dir = run.stage(index, f"evaluate-{index}")
+    write_json_atomic(stage_dir.path / "results.json", rows)
+    if is_finished:
+        stage_dir.finish(models={})
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDir(tmp_path)
+
+
+def table_text(summary, width=80):
+    console = Console(width=width, record=True, color_system=None)
+    print_summary(summary, console)
+    return console.export_text()
+
+
+def test_rows_keep_their_values_and_start_with_the_fixed_keys(run):
+    evaluate(run, 1, [dict(reversed(result_row("sft", 0.25).items()))])
+    summary = write_summary(run.path)
+    assert json.loads((run.path / "summary.json").read_text()) == summary
+    (row,) = summary["results"]
+    assert row == result_row("sft", 0.25)
+    assert list(row)[:9] == [
+        "stage", "benchmark", "num_problems", "num_samples", "pass_at_1", "pass_at_1_ci",
+        "pass_at_k", "usd", "seconds",
+    ]  # fmt: skip
+
+
+def test_a_later_evaluation_replaces_the_row_at_its_place(run):
+    evaluate(run, 2, [result_row("base", 0.0), result_row("sft", 0.2), result_row("fuse", 0.3)])
+    evaluate(run, 10, [result_row("sft", 0.25), result_row("mgpo", 0.5)])
+    rows = write_summary(run.path)["results"]
+    assert [(row["stage"], row["pass_at_1"]) for row in rows] == [
+        ("base", 0.0), ("sft", 0.25), ("fuse", 0.3), ("mgpo", 0.5),
+    ]  # fmt: skip
+
+
+def test_the_same_model_on_two_benchmarks_has_two_rows(run):
+    evaluate(run, 1, [result_row("sft", 0.2), result_row("sft", 0.1, benchmark="aime25")])
+    rows = write_summary(run.path)["results"]
+    assert [(row["benchmark"], row["pass_at_1"]) for row in rows] == [
+        ("held-out", 0.2), ("aime25", 0.1),
+    ]  # fmt: skip
+
+
+def test_an_evaluation_under_way_does_not_count(run):
+    evaluate(run, 1, [result_row("sft", 0.2)])
+    evaluate(run, 2, [result_row("mgpo", 0.5)], is_finished=False)
+    assert [row["stage"] for row in write_summary(run.path)["results"]] == ["sft"]
+
+
+def test_a_run_without_evaluation_has_no_results(run):
+    summary = write_summary(run.path)
+    assert summary == {"results": []}
+    assert "no evaluate stage has finished" in table_text(summary)
+
+
+def test_table_shows_interval_and_sub_domains_in_eighty_columns(run):
+    evaluate(run, 1, [result_row("sft", 0.25), result_row("mgpo", 0.5)])
+    text = table_text(write_summary(run.path))
+    assert "held-out: 256 problems, 8 samples each" in text
+    assert "50.0 [46.0, 54.0]" in text
+    assert text.count("25.0 / 50.0") == 4, "one cell per sub-domain"
+    assert "0.0123" in text
+    assert "…" not in text
+
+
+def test_without_a_price_there_is_no_money_column(run):
+    evaluate(run, 1, [result_row("sft", 0.25) | {"usd": None}])
+    assert "$" not in table_text(write_summary(run.path))
+
+
+def test_markup_in_names_is_printed_and_not_obeyed(run):
+    row = result_row("[red]sft[/nonsense]", 0.25, benchmark="[bold]b")
+    row["subdomains"] = {"[link=x]a": row["subdomains"]["algebra"]}
+    evaluate(run, 1, [row])
+    text = table_text(write_summary(run.path), width=120)
+    for name in ("[red]sft[/nonsense]", "[bold]b", "[link=x]a"):
+        assert name in text
