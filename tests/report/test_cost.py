@@ -7,7 +7,9 @@ import pytest
 from vibelite.report.cost import add_up, cumulative_usd, stage_costs
 
 
-def line(stage="mgpo", step=None, usd="1.5", utc="2026-01-01T00:00:10+00:00", **seconds):
+def line(
+    stage="mgpo", step=None, usd: str | None = "1.5", utc="2026-01-01T00:00:10+00:00", **seconds
+):
     return {
         "stage": stage,
         "step": step,
