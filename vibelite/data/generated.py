@@ -1,8 +1,8 @@
-"""Problems from reasoning-gym generators, in splits that are disjoint whatever the seed and the size.
+"""Problems from reasoning-gym generators, in splits that are disjoint for any seed and size.
 
-The core of a problem (what makes it the same problem, see `vibelite.data.tasks`) is hashed, and the hash alone decides
-the split: 80% of all cores belong to train, 10% to probe, 10% to test. Small generators repeat themselves, so
-different seeds alone would not keep test problems out of training.
+The core of a problem (what makes it the same problem, see `vibelite.data.tasks`) is hashed, and the
+hash alone decides the split: 80% of all cores belong to train, 10% to probe, 10% to test. Small
+generators repeat themselves, so different seeds alone would not keep test problems out of training.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from vibelite.run_dir import derive_seed
 from vibelite.types import Problem
 
 Split = Literal["train", "probe", "test"]
-# A split that has brought nothing new in so many draws is taken to be exhausted. Among 100 equally likely cores, of
-# which one in ten belongs to the split, the last is missed with probability (1 - 1/100)^5000 < 1e-21.
+# A split that has brought nothing new in so many draws is taken to be exhausted. Among 100 equally
+# likely cores, of which one in ten belongs to the split, the last is missed with probability (1 -
+# 1/100)^5000 < 1e-21.
 PATIENCE = 5000
 
 
@@ -29,10 +30,10 @@ def split_of(dataset: str, core: str) -> Split:
 
 
 def generate_problems(source: GeneratedProblems, *, seed: int) -> list[Problem]:
-    """`source.num_problems` different problems of the split for each sub-domain, in the recipe's order.
+    """`source.num_problems` different problems of the split per sub-domain, in recipe order.
 
-    A smaller set is the beginning of a larger one with the same seed. Raises DataError for unknown generators, settings
-    that they refuse, and generators that have too few different problems.
+    A smaller set is the beginning of a larger one with the same seed. Raises DataError for unknown
+    generators, settings that they refuse, and generators that have too few different problems.
     """
     problems = []
     for subdomain, task in source.tasks.items():
@@ -50,9 +51,9 @@ def _generate_task(
     while len(found) < source.num_problems:
         if draw - last_new > PATIENCE:
             raise DataError(
-                f"sub-domain {subdomain!r}: {task.dataset} with {task.config or 'its default settings'} has "
-                f"{len(found)} different problems in the {source.split} split, and {source.num_problems} are asked "
-                "for; widen its settings or lower num_problems"
+                f"sub-domain {subdomain!r}: {task.dataset} with {task.config or 'its defaults'} "
+                f"has {len(found)} different problems in the {source.split} split, and "
+                f"{source.num_problems} are asked for; widen its settings or lower num_problems"
             )
         entry = generator[draw]
         draw += 1
@@ -74,8 +75,8 @@ def _generate_task(
 
 def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
     """The reasoning-gym data set; its entries are computed on access."""
-    from reasoning_gym.factory import DATASETS, create_dataset
     from reasoning_gym.dataset import ProceduralDataset
+    from reasoning_gym.factory import DATASETS, create_dataset
 
     where = f"sub-domain {subdomain!r}"
     if task.dataset not in DATASETS:
@@ -85,12 +86,14 @@ def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise DataError(f"{where}: reasoning-gym has no data set {task.dataset!r}{hint}")
     if own := {"seed", "size"} & task.config.keys():
-        raise DataError(f"{where}: {', '.join(sorted(own))} of {task.dataset} is set by the run, not by the recipe")
+        raise DataError(
+            f"{where}: {', '.join(sorted(own))} of {task.dataset} is set by the run, not the recipe"
+        )
     has_own_scorer = DATASETS[task.dataset][0].score_answer is not ProceduralDataset.score_answer
     if has_own_scorer and task.dataset not in PREPARED:
         # Their answers are not unique, and some of their scorers evaluate the model's text as code.
         raise DataError(
-            f"{where}: answers of {task.dataset} cannot be checked against one right answer; use one of "
+            f"{where}: {task.dataset} has no single right answer to check against; use one of "
             f"{', '.join(PREPARED)}, or a generator without a scorer of its own"
         )
     try:

@@ -1,7 +1,7 @@
 """Rows of a table to problems and traces, and tables from local files.
 
-A row that does not fit its column mapping is an error with the file's name and the row's number (for .jsonl the line,
-else counted from 1), what was found, and what there is instead.
+A row that does not fit its column mapping is an error with the file's name and the row's number
+(for .jsonl the line, else counted from 1), what was found, and what there is instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A table and what to call its rows in messages: `lines[i]` is the line of row i where rows have lines."""
+    """A table and what to call its rows in messages; `lines[i]` is the line of row i, if any."""
 
     name: str
     table: Iterable[Any]
@@ -47,15 +47,22 @@ def read_rows(path: Path) -> Rows:
         case ".parquet":
             return Rows(str(path), _read_parquet(path))
         case suffix:
-            raise DataError(f"{path}: cannot read {suffix or 'files without an ending'}; use .jsonl, .json or .parquet")
+            raise DataError(
+                f"{path}: cannot read {suffix or 'this'} files; use .jsonl, .json or .parquet"
+            )
 
 
 def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, index: int) -> Problem:
-    """Row `index` (0-based) as a problem; a gold that cannot be compared with anything is an error here already."""
+    """Row `index` (0-based) as a problem.
+
+    A gold that no answer could be compared with is an error here already, never a lost reward.
+    """
     columns, where = source.columns, rows.at(index)
     messages = _messages(_cell(row, columns.prompt, where), f"{where}: {columns.prompt}")
     if messages[-1]["role"] == "assistant":
-        raise DataError(f"{where}: {columns.prompt} ends with an answer of the assistant, not with a question")
+        raise DataError(
+            f"{where}: {columns.prompt} ends with an answer of the assistant, not with a question"
+        )
     answer = _answer(_cell(row, columns.answer, where), f"{where}: {columns.answer}")
     if source.verifier == "math":
         from vibelite.rewards.math_answer import check_gold
@@ -76,12 +83,18 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
 def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: int) -> Trace:
     """Row `index` (0-based) as a trace; its last message must be the assistant's."""
     where = rows.at(index)
-    messages = _messages(_cell(row, source.messages_column, where), f"{where}: {source.messages_column}")
+    messages = _messages(
+        _cell(row, source.messages_column, where), f"{where}: {source.messages_column}"
+    )
     if messages[-1]["role"] != "assistant" or len(messages) < 2:
-        raise DataError(f"{where}: {source.messages_column} must be a question and end with an assistant message")
+        raise DataError(
+            f"{where}: {source.messages_column} must hold a question and end with an answer"
+        )
     subdomain = "all"
     if source.subdomain_column is not None:
-        subdomain = _name(_cell(row, source.subdomain_column, where), f"{where}: {source.subdomain_column}")
+        subdomain = _name(
+            _cell(row, source.subdomain_column, where), f"{where}: {source.subdomain_column}"
+        )
     return Trace(f"{Path(rows.name).stem}/{index}", subdomain, messages)
 
 
@@ -121,7 +134,9 @@ def _cell(row: Any, dotted: str, where: str) -> Any:
     for part in dotted.split("."):
         if not isinstance(value, dict) or part not in value:
             there = ", ".join(map(str, value)) if isinstance(value, dict) else _kind(value)
-            raise DataError(f"{where}: no column {dotted!r}; where {part!r} was looked for there is: {there}")
+            raise DataError(
+                f"{where}: no column {dotted!r}; where {part!r} was looked for there is: {there}"
+            )
         value = value[part]
     return value
 
@@ -133,7 +148,11 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
         raise DataError(f"{where}: expected text or a list of chat messages, found {_kind(value)}")
     messages = []
     for message in value:
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        role, content = (
+            (message.get("role"), message.get("content"))
+            if isinstance(message, dict)
+            else (None, None)
+        )
         if role not in ROLES or not isinstance(content, str) or not content.strip():
             raise DataError(
                 f"{where}: a message needs a role ({', '.join(ROLES)}) and a text as content, "
@@ -147,7 +166,11 @@ def _answer(value: Any, where: str) -> str:
     """The gold as text: benchmark files have numbers and strings side by side."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, str | int | float)
+        or not str(value).strip()
+    ):
         raise DataError(f"{where}: expected an answer as text or number, found {_kind(value)}")
     return str(value).strip()
 

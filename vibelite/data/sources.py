@@ -1,6 +1,7 @@
-"""Problems and traces from what a recipe names: generators, local files, data sets of the Hugging Face hub.
+"""Problems and traces from what a recipe names: generators, local files, Hugging Face data sets.
 
-The only file that imports `datasets`. Every row that cannot be used is an error that names it; none is skipped.
+The only file that imports `datasets`. Every row that cannot be used is an error that names it; none
+is skipped.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from vibelite.types import Problem, Trace
 def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list[Problem]:
     """The problems of one source, in its order; paths are relative to `recipe_dir`.
 
-    `seed` chooses among generated problems; files and hub data sets are read from the top. Raises DataError, with file
-    and row, for anything missing or wrong, and for ids that occur twice.
+    `seed` chooses among generated problems; files and hub data sets are read from the top. Raises
+    DataError, with file and row, for anything missing or wrong, and for ids that occur twice.
     """
     match source:
         case GeneratedProblems():
@@ -39,7 +40,9 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
             rows = read_rows(recipe_dir / source.path)
         case ProblemHub():
             rows = _hub_rows(source)
-    problems = [problem_from_row(row, source, rows, index) for index, row in _top(rows, source.num_problems)]
+    problems = [
+        problem_from_row(row, source, rows, index) for index, row in _top(rows, source.num_problems)
+    ]
     if not problems:
         raise DataError(f"{rows.name}: no rows")
     _require_unique(rows, (problem.id for problem in problems))
@@ -51,7 +54,8 @@ def load_traces(
 ) -> list[Trace]:
     """The worked solutions of one source; `problems` are the recipe's problem sets by name.
 
-    Raises DataError as `load_problems` does, and for worked solutions of anything but generated training problems.
+    Raises DataError as `load_problems` does, and for worked solutions of anything but generated
+    training problems.
     """
     match source:
         case WorkedTraces():
@@ -74,15 +78,22 @@ def _worked_traces(
 
     solved = problems.get(source.problems)
     if solved is None:
-        raise DataError(f"there is no problem set {source.problems!r}; there are: {', '.join(problems)}")
+        raise DataError(
+            f"there is no problem set {source.problems!r}; there are: {', '.join(problems)}"
+        )
     if not isinstance(solved, GeneratedProblems):
-        raise DataError(f"worked solutions exist for generated problems only, and {source.problems!r} is not generated")
+        raise DataError(
+            f"worked solutions exist for generated problems only, and {source.problems!r} is a "
+            f"{solved.source}"
+        )
     if solved.split != "train":
         raise DataError(
-            f"problem set {source.problems!r} is of the {solved.split} split; training on it would make every "
-            "measurement on that split worthless; use split: train"
+            f"problem set {source.problems!r} is of the {solved.split} split; training on it would "
+            "make every measurement on that split worthless; use split: train"
         )
-    return work_out(generate_problems(solved, seed=seed), paths_per_problem=source.paths_per_problem)
+    return work_out(
+        generate_problems(solved, seed=seed), paths_per_problem=source.paths_per_problem
+    )
 
 
 def _hub_rows(source: ProblemHub | TraceHub) -> Rows:
@@ -91,12 +102,15 @@ def _hub_rows(source: ProblemHub | TraceHub) -> Rows:
 
     name = f"{source.path}@{source.revision}[{source.split}]"
     try:
-        table = load_dataset(source.path, source.config, split=source.split, revision=source.revision)
+        table = load_dataset(
+            source.path, source.config, split=source.split, revision=source.revision
+        )
     except Exception as error:  # datasets and the hub raise many types; all mean: no data
         reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"data set {name} cannot be loaded ({type(error).__name__}: {reason}); check its name and the network, or "
-            "download it elsewhere and use `source: file` with its .parquet or .jsonl"
+            f"data set {name} cannot be loaded ({type(error).__name__}: {reason}); check its name "
+            "and the network, or download it elsewhere and use `source: file` with its .parquet or "
+            ".jsonl file"
         ) from error
     return Rows(name, table)
 
@@ -112,5 +126,7 @@ def _require_unique(rows: Rows, ids: Iterable[str]) -> None:
     seen: dict[str, int] = {}
     for index, problem_id in enumerate(ids):
         if problem_id in seen:
-            raise DataError(f"{rows.at(index)}: id {problem_id!r} was used by {rows.at(seen[problem_id])}")
+            raise DataError(
+                f"{rows.at(index)}: id {problem_id!r} was used by {rows.at(seen[problem_id])}"
+            )
         seen[problem_id] = index

@@ -1,8 +1,8 @@
-"""How the project asks the generators' problems: short questions, and the core that makes a problem the same problem.
+"""How the project asks the generators' problems: short questions, and the core of each problem.
 
-`pose` knows the prepared tasks; every other generator is asked in its own words. The prepared questions are shorter than
-reasoning-gym's, because a small model pays for every token, and give the numbers as `facts`, from which
-`vibelite.data.worked` builds solutions.
+`pose` knows the prepared tasks; every other generator is asked in its own words. The prepared
+questions are shorter than reasoning-gym's, because a small model pays for every token, and give the
+numbers as `facts`, from which `vibelite.data.worked` builds solutions.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ANSWER_FORMAT = "Answer in \\boxed{}."
 class Posed:
     """A question as the project asks it.
 
-    `core` is equal for two entries exactly when they are the same problem in other words or another order; `facts` are
-    the numbers of the problem (empty for tasks that are not prepared).
+    `core` is equal for two entries exactly when they are the same problem in other words or another
+    order; `facts` are the numbers of the problem (empty for tasks that are not prepared).
     """
 
     question: str
@@ -46,19 +46,23 @@ def pose(dataset: str, entry: dict[str, Any]) -> Posed:
             return _pose_polygon([int(angle) for angle in metadata["known_angles"]])
         case "gcd":
             numbers = metadata["numbers"]
-            return Posed(f"Find the gcd of {_listed(numbers)}.", _sorted(numbers), {"numbers": numbers})
+            return Posed(
+                f"What is the gcd of {_joined(numbers)}?", _sorted(numbers), {"numbers": numbers}
+            )
         case "lcm":
             numbers = metadata["numbers"]
-            return Posed(f"Find the lcm of {_listed(numbers)}.", _sorted(numbers), {"numbers": numbers})
+            return Posed(
+                f"What is the lcm of {_joined(numbers)}?", _sorted(numbers), {"numbers": numbers}
+            )
         case "leg_counting":
             return _pose_legs(metadata["animals"])
         case "chain_sum":
             terms = [int(term) for term in _signed_terms(metadata["expression"])]
-            return Posed(f"{_sum_text(terms)}=?", _sorted(terms), {"terms": terms})
+            return Posed(f"What is {_sum_text(terms)}?", _sorted(terms), {"terms": terms})
         case "products":
             factors = [int(factor) for factor in metadata["expression"].split(" * ")]
-            question = "*".join(map(_in_parentheses_if_negative, factors))
-            return Posed(f"{question}=?", _sorted(factors), {"factors": factors})
+            question = " * ".join(map(_in_parentheses_if_negative, factors))
+            return Posed(f"What is {question}?", _sorted(factors), {"factors": factors})
         case _:
             return Posed(entry["question"], " ".join(entry["question"].split()), {})
 
@@ -102,11 +106,17 @@ def _signed_terms(expression: str) -> list[str]:
 
 
 def _sum_text(terms: list[int]) -> str:
-    return f"{terms[0]}" + "".join(f"{term:+d}" for term in terms[1:])
+    signed = [f"{'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]
+    return " ".join([str(terms[0]), *signed])
 
 
 def _in_parentheses_if_negative(number: int) -> str:
     return f"({number})" if number < 0 else str(number)
+
+
+def _joined(numbers: list[int]) -> str:
+    """[12, 18, 24] -> "12, 18 and 24"."""
+    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
 def _listed(numbers: list[int]) -> str:

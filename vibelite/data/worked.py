@@ -1,7 +1,8 @@
-"""Worked solutions of generated problems: several different ways per problem, each checked before it is used.
+"""Worked solutions of generated problems: several different ways each, checked before use.
 
-A way of solving is a `path`. The texts are as short as the way allows, one step a line, because a model of under a
-million parameters has to learn them; the arithmetic is spelled out in the order in which it can be done.
+A way of solving is a `path`. The texts are as short as the way allows, one step a line, because a
+model of under a million parameters has to learn them; the arithmetic is spelled out in the order in
+which it can be done.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ MAX_LISTED = 12
 def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
     """Up to `paths_per_problem` traces for each problem, by different paths.
 
-    Which paths are left out, where there are more, depends on the problem's id, so that over many problems all are
-    shown alike. Raises DataError for a generator without worked solutions.
+    Which paths are left out, where there are more, depends on the problem's id, so that over many
+    problems all are shown alike. Raises DataError for a generator without worked solutions.
     """
     traces = []
     for problem in problems:
@@ -35,16 +36,15 @@ def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
         first = derive_seed(0, problem.id) % len(found)
         for path, text in (found[first:] + found[:first])[:paths_per_problem]:
             answer = {"role": "assistant", "content": text}
-            traces.append(
-                Trace(problem.id, problem.subdomain, (*problem.messages, answer), path)
-            )
+            traces.append(Trace(problem.id, problem.subdomain, (*problem.messages, answer), path))
     return traces
 
 
 def solutions(problem: Problem) -> list[tuple[str, str]]:
     """All (path, text) by which the project can solve the problem, no text twice.
 
-    Raises DataError if the problem's own verifier rejects one: a defect of the project, not of the data.
+    Raises DataError if the problem's own verifier rejects one: a defect of the project, not of the
+    data.
     """
     ways = _ways_of(problem)
     found: dict[str, str] = {}
@@ -55,8 +55,8 @@ def solutions(problem: Problem) -> list[tuple[str, str]]:
         verdict = verify(problem, Completion((), (), "stop", text))
         if not verdict.correct:
             raise DataError(
-                f"problem {problem.id}: the worked solution {path!r} is {verdict.detail!r}, and the answer is "
-                f"{problem.answer!r}; this is a defect of VibeLite, please report it"
+                f"problem {problem.id}: worked solution {path!r} is {verdict.detail!r}, and the "
+                f"answer is {problem.answer!r}; this is a defect of VibeLite, please report it"
             )
         found[path] = text
     return list(found.items())
@@ -95,7 +95,11 @@ def _solve_equation(facts: dict[str, Any]) -> Iterator[Way]:
         yield "multiples", [*moved, _listed(a * count for count in range(1, x + 1)), f"x={x}"], x
     at_one = [f"x=1:{a}{b:+d}={a + b}"] if b else [f"x=1:{a}"]
     short = c - a - b
-    yield "false position", [*at_one, f"{c}{-a - b:+d}={short}", f"{short}/{a}={x - 1}", f"1{x - 1:+d}={x}"], x
+    yield (
+        "false position",
+        [*at_one, f"{c}{-a - b:+d}={short}", f"{short}/{a}={x - 1}", f"1{x - 1:+d}={x}"],
+        x,
+    )
 
 
 def _find_angle(facts: dict[str, Any]) -> Iterator[Way]:
@@ -116,7 +120,11 @@ def _find_angle(facts: dict[str, Any]) -> Iterator[Way]:
         outer = [180 - angle for angle in angles]
         steps = [f"180-{angle}={180 - angle}" for angle in angles]
         rest = 360 - sum(outer)
-        yield "exterior", [*steps, *_running(outer), f"360-{sum(outer)}={rest}", f"180-{rest}={last}"], last
+        yield (
+            "exterior",
+            [*steps, *_running(outer), f"360-{sum(outer)}={rest}", f"180-{rest}={last}"],
+            last,
+        )
 
 
 def _find_gcd(facts: dict[str, Any]) -> Iterator[Way]:
@@ -136,10 +144,16 @@ def _find_lcm(facts: dict[str, Any]) -> Iterator[Way]:
     result, by_gcd, by_multiples = numbers[0], [], []
     for number in numbers[1:]:
         divisor, product = gcd(result, number), result * number
-        by_gcd += [*_euclid([result, number]), f"{result}*{number}={product}", f"{product}/{divisor}={product // divisor}"]
+        by_gcd += [
+            *_euclid([result, number]),
+            f"{result}*{number}={product}",
+            f"{product}/{divisor}={product // divisor}",
+        ]
         large, small = max(result, number), min(result, number)
         result = product // divisor
-        by_multiples += [f"{multiple}%{small}={multiple % small}" for multiple in range(large, result + 1, large)]
+        by_multiples += [
+            f"{multiple}%{small}={multiple % small}" for multiple in range(large, result + 1, large)
+        ]
     yield "gcd", by_gcd, result
     if len(by_multiples) <= MAX_STEPS:
         yield "multiples", by_multiples, result
@@ -158,6 +172,13 @@ def _count_legs(facts: dict[str, Any]) -> Iterator[Way]:
     added = [f"{'+'.join([str(legs)] * count)}={count * legs}" for count, legs in counted]
     if max(count for count, _ in counted) <= MAX_STEPS:
         yield "addition", [*added, *_running(products)], answer
+    else:
+        totals = [sum(products[: number + 1]) for number in range(len(products))]
+        lines = [
+            f"{before}+{count}*{legs}={after}"
+            for before, (count, legs), after in zip(totals, counted[1:], totals[1:], strict=False)
+        ]
+        yield "running total", [multiplied[0], *lines], answer
     if sum(count for count, _ in counted) <= MAX_LISTED:
         so_far, lines = 0, []
         for count, legs in counted:
@@ -173,7 +194,11 @@ def _add_terms(facts: dict[str, Any]) -> Iterator[Way]:
     positive = [term for term in terms if term >= 0]
     negative = [-term for term in terms if term < 0]
     if len(terms) > 2 and positive and negative:
-        steps = [*_running(positive), *_running(negative), f"{sum(positive)}-{sum(negative)}={answer}"]
+        steps = [
+            *_running(positive),
+            *_running(negative),
+            f"{sum(positive)}-{sum(negative)}={answer}",
+        ]
         yield "gains and losses", steps, answer
     if len(terms) == 2 and 0 < abs(terms[1]) < 10:
         step = 1 if terms[1] > 0 else -1
@@ -192,7 +217,11 @@ def _multiply_factors(facts: dict[str, Any]) -> Iterator[Way]:
         ones = factor % 10 if factor > 10 else factor - 5
         if ones > 0 and product >= 0:
             parts = [product * (factor - ones), product * ones]
-            split += [f"{product}*{factor - ones}={parts[0]}", f"{product}*{ones}={parts[1]}", *_running(parts)]
+            split += [
+                f"{product}*{factor - ones}={parts[0]}",
+                f"{product}*{ones}={parts[1]}",
+                *_running(parts),
+            ]
         else:
             split.append(direct[-1])
         product *= factor

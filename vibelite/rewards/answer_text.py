@@ -1,4 +1,4 @@
-"""Finding the final answer in a completion and reading plain numbers, without evaluating anything."""
+"""Finding the final answer in a completion and reading plain numbers; nothing is evaluated."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from vibelite.types import Verdict
 TAIL_CHARS = 50_000
 # More digits than any real answer has; bounds the cost of exact arithmetic.
 MAX_DIGITS = 400
+NO_BOX = "no boxed answer"
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_INTEGER = r"[0-9]{1,%d}" % MAX_DIGITS
+_INTEGER = rf"[0-9]{{1,{MAX_DIGITS}}}"
 _DECIMAL = re.compile(rf"([+-]?)({_INTEGER}|{_INTEGER}\.[0-9]{{0,{MAX_DIGITS}}}|\.{_INTEGER})")
 _RATIO = re.compile(rf"([+-]?)({_INTEGER})/([+-]?{_INTEGER})")
+# A minus belongs to the number unless something stands before it: "7-2" are 7 and 2.
+_NUMBER = re.compile(
+    r"(?<![0-9A-Za-z).])-?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])"
+    r"|(?:(?<![0-9A-Za-z).])-)?[0-9]+(?:\.[0-9]+|/[0-9]+)?"
+)
 _LATEX_RATIO = re.compile(
     rf"([+-]?)\\[dt]?frac(?:\{{([+-]?{_INTEGER})\}}|([0-9]))(?:\{{([+-]?{_INTEGER})\}}|([0-9]))"
 )
@@ -27,7 +33,7 @@ def boxed_answer(text: str) -> tuple[str | None, str]:
         return None, "unclosed <think>"
     boxed = last_box(final)
     if boxed is None:
-        return None, "no boxed answer"
+        return None, NO_BOX
     return boxed, ""
 
 
@@ -45,16 +51,15 @@ def after_thinking(text: str) -> str | None:
 
 
 def last_box(text: str) -> str | None:
-    r"""Content of the last \boxed{} or \fbox{}; None if there is none, or it is empty or never closed.
+    r"""Content of the last \boxed{} or \fbox{}; None if there is none, or it is empty or open.
 
     A box inside a box gives the inner content: "\boxed{\boxed{7}}" -> "7".
     """
     tail = text[-TAIL_CHARS:]
-    opening = None
-    for opening in _BOX.finditer(tail):
-        pass
-    if opening is None:
+    openings = list(_BOX.finditer(tail))
+    if not openings:
         return None
+    opening = openings[-1]
     depth = 1
     position = opening.end()
     while position < len(tail):
@@ -69,10 +74,25 @@ def last_box(text: str) -> str | None:
     return None
 
 
-def parse_rational(text: str) -> Fraction | None:
-    r"""Exact value of an integer, decimal, a/b or \frac{a}{b} in ASCII digits; None for anything else.
+def last_number(text: str) -> str | None:
+    r"""The last number written in the text, without the commas of thousands.
 
-    "025" -> 25, "-1.50" -> -3/2, "\frac{-2}{4}" -> -1/2. No exponents: "1e999999999" must not be computed.
+    None if there is none, or if the text tried to box an answer.
+
+    "so 7 - 2 = 5." -> "5", "it is -1,250" -> "-1250", "x=1/3" -> "1/3".
+    """
+    tail = text[-TAIL_CHARS:]
+    if "\\boxed" in tail or "\\fbox" in tail:
+        return None
+    numbers = _NUMBER.findall(tail)
+    return numbers[-1].replace(",", "") if numbers else None
+
+
+def parse_rational(text: str) -> Fraction | None:
+    r"""Exact value of an integer, decimal, a/b or \frac{a}{b} in ASCII digits; else None.
+
+    "025" -> 25, "-1.50" -> -3/2, "\frac{-2}{4}" -> -1/2. No exponents: "1e999999999" must not be
+    computed.
     """
     text = text.strip()
     if match := _DECIMAL.fullmatch(text):

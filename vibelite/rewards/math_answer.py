@@ -1,8 +1,9 @@
-r"""Mathematical answers: the last balanced \boxed{} against the gold, exactly where both are rational numbers.
+r"""Mathematical answers: the last balanced \boxed{} against the gold, exactly if both are rational.
 
-Rational numbers are settled here; only what is left goes to math-verify, and of the completion it only ever sees the
-box's content (on whole texts it glues two boxes to one number). Debts: math-verify runs in this process, bounded by
-limits on the text and, in the main thread, by its own alarm; and it rounds decimals to six places.
+Rational numbers are settled here; only what is left goes to math-verify, and of the completion it
+only ever sees the box's content (on whole texts it glues two boxes to one number). Debts:
+math-verify runs in this process, bounded by limits on the text and, in the main thread, by its own
+alarm; and it rounds decimals to six places.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 import re
 import threading
 import unicodedata
+from typing import Any
 
 from vibelite.errors import DataError
 from vibelite.rewards.answer_text import MAX_DIGITS, boxed_answer, judge, parse_rational
@@ -33,7 +35,8 @@ _RELATION = re.compile(r"=|<|>|\\(?:le|ge|leq|geq|lt|gt|ne|neq)\b")
 def check_math(text: str, answer: str) -> Verdict:
     r"""The last \boxed{} after </think> is mathematically equal to the gold `answer`.
 
-    The detail is "correct", "wrong: ...", or "unverifiable: ..." where the box was too expensive to look at.
+    The detail is "correct", "wrong: ...", or "unverifiable: ..." where the box was too expensive to
+    look at.
     """
     boxed, failure = boxed_answer(text)
     if boxed is None:
@@ -59,7 +62,7 @@ def check_gold(answer: str) -> None:
 
 
 def normalise(answer: str) -> str:
-    r"""The answer without marks that carry no meaning: $, \left, spacing, \text around it, units, a final dot.
+    r"""The answer without marks that mean nothing: $, \left, spacing, \text, units, a final dot.
 
     "x = 1{,}037." -> "1037", "90^\circ" -> "90", "\dfrac12" -> "\frac12".
     """
@@ -115,6 +118,6 @@ def _parse(content: str) -> list:
     )
 
 
-def _alarm_seconds() -> int | None:
-    """math-verify's own bound works in the main thread only; elsewhere it raises."""
+def _alarm_seconds() -> Any:
+    """math-verify's own bound; None outside the main thread, where it raises."""
     return SYMBOLIC_SECONDS if threading.current_thread() is threading.main_thread() else None

@@ -1,7 +1,7 @@
 """One verdict per completion: what a problem's `verifier` names, behind one function.
 
-Adding a verifier = one file beside this one and one `case` here. Nothing here imports torch, and no verifier ever
-evaluates a model's text as code.
+Adding a verifier = one file beside this one and one `case` here. Nothing here imports torch, and no
+verifier ever evaluates a model's text as code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from vibelite.types import Completion, Problem, Verdict
 
 
 def verify(problem: Problem, completion: Completion) -> Verdict:
-    """Reward 1 for a right answer, 0 for anything else; a completion cut off by length is wrong unseen.
+    """Reward 1 for a right answer, else 0; a completion cut off by length is wrong unseen.
 
     Raises DataError for a verifier that does not exist.
     """

@@ -1,0 +1,84 @@
+"""Problems from generators: splits, uniqueness, and what a recipe can get wrong."""
+
+import pytest
+
+from vibelite.data.generated import Split, generate_problems, split_of
+from vibelite.errors import DataError
+from vibelite.recipe.schema import GeneratedProblems, GeneratedTask
+
+TASKS = {
+    "number": GeneratedTask(dataset="gcd", config={"min_value": 2, "max_value": 30}),
+    "sums": GeneratedTask(dataset="chain_sum", config={"max_terms": 2, "max_digits": 1}),
+}
+
+
+def generate(split: Split = "train", num_problems=10, seed=0, tasks=None):
+    source = GeneratedProblems(
+        source="reasoning_gym", split=split, num_problems=num_problems, tasks=tasks or TASKS
+    )
+    return generate_problems(source, seed=seed)
+
+
+def test_splits_share_no_problem_over_many_seeds():
+    ids: dict[Split, set[str]] = {"train": set(), "probe": set(), "test": set()}
+    for seed in range(8):
+        for split in ids:
+            ids[split] |= {problem.id for problem in generate(split, 8, seed)}
+    assert not ids["train"] & ids["probe"]
+    assert not ids["train"] & ids["test"]
+    assert not ids["probe"] & ids["test"]
+    assert all(len(found) > 16 for found in ids.values())  # the seeds do choose differently
+
+
+def test_reordered_problems_are_the_same_problem():
+    """gcd(12, 18) in training and gcd(18, 12) in a test would be a leak: a pair is there once."""
+    tasks = {"number": GeneratedTask(dataset="gcd", config={"min_value": 2, "max_value": 9})}
+    pairs = []
+    splits: tuple[Split, ...] = ("train", "probe", "test")
+    for split in splits:
+        size = sum(split_of("gcd", f"{a},{b}") == split for a in range(2, 10) for b in range(a, 10))
+        pairs += [p.metadata["facts"]["numbers"] for p in generate(split, size, 0, tasks)]
+    assert len(pairs) == len({tuple(sorted(pair)) for pair in pairs}) == 36
+
+
+def test_no_problem_comes_twice():
+    problems = generate(num_problems=80)
+    assert len({problem.id for problem in problems}) == len(problems) == 160
+
+
+def test_a_smaller_set_begins_a_larger_one():
+    small, large = generate(num_problems=5), generate(num_problems=12)
+    assert small == large[:5] + large[12:17]
+    assert generate(num_problems=5, seed=1) != small
+
+
+def test_a_generator_without_enough_problems_says_how_many_exist():
+    tasks = {"tiny": GeneratedTask(dataset="gcd", config={"min_value": 2, "max_value": 4})}
+    # 2..4 gives the six pairs 22 23 24 33 34 44.
+    there = sum(split_of("gcd", f"{a},{b}") == "train" for a in (2, 3, 4) for b in range(a, 5))
+    assert 0 < there < 7
+    with pytest.raises(DataError, match=f"'tiny': gcd .* has {there} different .* 7 are asked"):
+        generate(num_problems=7, tasks=tasks)
+
+
+def test_other_generators_are_asked_in_their_own_words():
+    tasks = {"letters": GeneratedTask(dataset="letter_counting", instruction="Be quick.")}
+    problem = generate(num_problems=1, tasks=tasks)[0]
+    assert problem.messages[0]["content"].startswith("How many times does the letter")
+    assert problem.messages[0]["content"].endswith(" Be quick.")
+    assert problem.answer.isdigit()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "config", "message"),
+    [
+        ("gdc", {}, "'sub': reasoning-gym has no data set 'gdc'; did you mean gcd"),
+        ("gcd", {"max_valeu": 3}, "gcd refuses .*max_valeu"),
+        ("gcd", {"min_value": 0}, "gcd refuses .*min_value must be positive"),
+        ("gcd", {"seed": 3}, "seed of gcd is set by the run"),
+        ("string_insertion", {}, "string_insertion has no single right answer"),
+    ],
+)
+def test_wrong_settings_are_named(dataset, config, message):
+    with pytest.raises(DataError, match=message):
+        generate(tasks={"sub": GeneratedTask(dataset=dataset, config=config)})

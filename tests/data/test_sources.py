@@ -1,0 +1,198 @@
+"""Problems and traces from files, from the hub, and by the project's own solutions."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from vibelite.data.sources import load_problems, load_traces
+from vibelite.errors import DataError
+from vibelite.recipe.schema import (
+    Columns,
+    GeneratedProblems,
+    GeneratedTask,
+    ProblemFile,
+    ProblemHub,
+    TraceFile,
+    WorkedTraces,
+)
+
+BENCHMARK = Columns(prompt="prompt", answer="reward_model.ground_truth")
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def load(path: Path, **settings):
+    source = ProblemFile.model_validate({"source": "file", "path": path.name, **settings})
+    return load_problems(source, recipe_dir=path.parent, seed=0)
+
+
+def test_a_benchmark_parquet_with_chat_prompts_and_nested_golds_loads(tmp_path):
+    """The layout of the public benchmark files: golds are strings, or integers in one column."""
+    rows = [
+        {
+            "prompt": [{"content": f"Question {index}", "role": "user"}],
+            "reward_model": {"ground_truth": 70 + index, "style": "rule"},
+        }
+        for index in range(3)
+    ]
+    path = tmp_path / "aime.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    problems = load(path, columns=BENCHMARK, subdomain="aime")
+    assert [problem.id for problem in problems] == ["aime/0", "aime/1", "aime/2"]
+    assert [problem.answer for problem in problems] == ["70", "71", "72"]
+    assert problems[2].messages == ({"role": "user", "content": "Question 2"},)
+    assert {problem.subdomain for problem in problems} == {"aime"}
+    assert {problem.verifier for problem in problems} == {"math"}
+    assert len(load(path, columns=BENCHMARK, num_problems=2)) == 2
+
+
+def test_the_same_rows_load_from_jsonl_and_json(tmp_path):
+    rows = [
+        {"q": "7 + 5?", "a": 12, "topic": "Number Theory", "key": "first"},
+        {"q": "1/2 + 1/2?", "a": 1.0, "topic": "algebra", "key": "second"},
+    ]
+    columns = {"prompt": "q", "answer": "a", "subdomain": "topic", "id": "key"}
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    from_lines = load(tmp_path / "rows.jsonl", columns=columns)
+    assert from_lines == load(tmp_path / "rows.json", columns=columns)
+    assert [(p.id, p.subdomain, p.answer) for p in from_lines] == [
+        ("first", "Number-Theory", "12"),
+        ("second", "algebra", "1"),
+    ]
+
+
+GOOD = {"prompt": "1 + 1?", "answer": "2"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"answer": "2"}, "rows.jsonl:3: no column 'prompt'; .* there is: answer"),
+        ({"prompt": "?", "answer": None}, "rows.jsonl:3: answer: .*nothing"),
+        ({"prompt": "?", "answer": True}, "rows.jsonl:3: answer: .*bool"),
+        ({"prompt": "?", "answer": " "}, "rows.jsonl:3: answer: .*text or number"),
+        ({"prompt": "?", "answer": "\\text{}"}, "rows.jsonl:3: answer: .*cannot be read"),
+        ({"prompt": 7, "answer": "2"}, "rows.jsonl:3: prompt: expected text or a list"),
+        ({"prompt": [], "answer": "2"}, "rows.jsonl:3: prompt: expected text or a list"),
+        ({"prompt": [{"role": "robot", "content": "?"}], "answer": "2"}, "needs a role"),
+        ({"prompt": "  ", "answer": "2"}, "rows.jsonl:3: prompt: a message needs"),
+        (
+            {"prompt": [{"role": "assistant", "content": "2"}], "answer": "2"},
+            "rows.jsonl:3: prompt ends with an answer",
+        ),
+        ([1, 2], "rows.jsonl:3: expected an object, found list"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_and_line(tmp_path, bad, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n\n" + json.dumps(bad) + "\n")
+    with pytest.raises(DataError, match=message):
+        load(path)
+
+
+def test_a_missing_struct_field_says_what_is_there(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "?", "reward_model": {"style": "rule"}}])
+    with pytest.raises(DataError, match="'ground_truth' was looked for there is: style"):
+        load(tmp_path / "rows.jsonl", columns=BENCHMARK)
+
+
+def test_ids_that_occur_twice_are_named(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [{**GOOD, "id": 5}, {**GOOD, "id": 6}, {**GOOD, "id": 5}])
+    with pytest.raises(DataError, match=r"rows.jsonl:3: id '5' was used by .*rows.jsonl:1"):
+        load(tmp_path / "rows.jsonl", columns={"id": "id"})
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="none.jsonl: there is no such file"):
+        load(tmp_path / "none.jsonl")
+    (tmp_path / "broken.jsonl").write_text('{"prompt": 1}\n{"prompt\n')
+    with pytest.raises(DataError, match="broken.jsonl:2: not valid JSON"):
+        load(tmp_path / "broken.jsonl")
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="broken.parquet: not a readable parquet"):
+        load(tmp_path / "broken.parquet")
+    (tmp_path / "rows.csv").write_text("a,b")
+    with pytest.raises(DataError, match="rows.csv: cannot read .csv"):
+        load(tmp_path / "rows.csv")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="empty.jsonl: no rows"):
+        load(tmp_path / "empty.jsonl")
+    (tmp_path / "object.json").write_text("{}")
+    with pytest.raises(DataError, match="object.json: expected a list"):
+        load(tmp_path / "object.json")
+
+
+def test_a_hub_data_set_without_network_is_one_clear_error(monkeypatch, tmp_path):
+    import datasets
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("Couldn't reach the hub\nin any way")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    source = ProblemHub(source="hub", path="org/data", revision="abc", split="test")
+    with pytest.raises(DataError, match=r"org/data@abc\[test\] cannot be loaded .*source: file"):
+        load_problems(source, recipe_dir=tmp_path, seed=0)
+
+
+def test_hub_rows_are_read_with_config_split_and_revision(monkeypatch, tmp_path):
+    import datasets
+
+    asked = []
+
+    def load_dataset(path, config, *, split, revision):
+        asked.append((path, config, split, revision))
+        return datasets.Dataset.from_list([GOOD, {"prompt": "2 + 2?", "answer": "4"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = ProblemHub(source="hub", path="org/data", config="main", revision="abc", split="test")
+    problems = load_problems(source, recipe_dir=tmp_path, seed=0)
+    assert asked == [("org/data", "main", "test", "abc")]
+    assert [problem.answer for problem in problems] == ["2", "4"]
+
+
+def test_traces_load_from_rows_of_messages(tmp_path):
+    messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    write_jsonl(tmp_path / "t.jsonl", [{"messages": messages, "topic": "sums"}])
+    source = TraceFile(source="file", path="t.jsonl", subdomain_column="topic")
+    traces = load_traces(source, {}, recipe_dir=tmp_path, seed=0)
+    assert [(t.problem_id, t.subdomain, t.messages) for t in traces] == [
+        ("t/0", "sums", tuple(messages))
+    ]
+    write_jsonl(tmp_path / "t.jsonl", [{"messages": messages[:1], "topic": "sums"}])
+    with pytest.raises(DataError, match="t.jsonl:1: messages must hold a question and end"):
+        load_traces(source, {}, recipe_dir=tmp_path, seed=0)
+
+
+def test_worked_traces_solve_exactly_the_training_problems(tmp_path):
+    sets = {"train": generated("train"), "probe": generated("probe")}
+    source = WorkedTraces(source="worked", problems="train", paths_per_problem=2)
+    traces = load_traces(source, sets, recipe_dir=tmp_path, seed=3)
+    problems = load_problems(sets["train"], recipe_dir=tmp_path, seed=3)
+    assert {trace.problem_id for trace in traces} == {problem.id for problem in problems}
+    assert len(traces) == 2 * len(problems)
+
+
+def test_worked_traces_of_other_problems_are_refused(tmp_path):
+    sets = {
+        "probe": generated("probe"),
+        "bench": ProblemFile(source="file", path="bench.jsonl"),
+    }
+    for name, message in [
+        ("probe", "of the probe split"),
+        ("bench", "for generated problems only"),
+        ("train", "no problem set 'train'; there are: probe, bench"),
+    ]:
+        source = WorkedTraces(source="worked", problems=name)
+        with pytest.raises(DataError, match=message):
+            load_traces(source, sets, recipe_dir=tmp_path, seed=0)
+
+
+def generated(split) -> GeneratedProblems:
+    tasks = {"geometry": GeneratedTask(dataset="simple_geometry", config={"max_sides": 3})}
+    return GeneratedProblems(source="reasoning_gym", split=split, num_problems=6, tasks=tasks)
