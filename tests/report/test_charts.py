@@ -73,13 +73,19 @@ def test_running_mean_averages_the_neighbours():
 
 
 def test_axis_has_round_ticks_and_holds_its_values():
-    axis = make_axis(0.13, 0.87, 100, 0, count=4, is_loose=True)
+    axis = make_axis(0.13, 0.87, start=100, end=0)
     assert axis.ticks == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert (axis.position(0.0), axis.position(1.0), axis.position(0.5)) == (100, 0, 50)
 
 
+def test_steps_are_marked_at_whole_numbers_within_the_data():
+    axis = make_axis(1, 3, start=0, end=100, is_loose=False, is_whole=True)
+    assert axis.ticks == [1, 2, 3]
+    assert (axis.position(1), axis.position(3)) == (0, 100)
+
+
 def test_axis_of_a_constant_has_room_around_it():
-    axis = make_axis(3e-4, 3e-4, 100, 0, count=4, is_loose=True)
+    axis = make_axis(3e-4, 3e-4, start=100, end=0)
     assert axis.low < 3e-4 < axis.high
 
 

@@ -33,14 +33,14 @@ def mean_with_interval(
     Raises ValueError for an empty sequence and for values outside `bounds`.
     """
     array = np.asarray(values, dtype=np.float64)
-    check_values(array, bounds, level)
+    check_values(array, bounds, level=level)
     mean = float(array.mean())
     if np.all(array == array[0]):
         value = float(array[0])
         unseen = 1 - ((1 - level) / 2) ** (1 / len(array))
         return value, value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value)
-    resampled = bootstrap_means(array, num_bootstrap, seed)
-    low, high = np.quantile(resampled, bca_quantiles(array, resampled, level))
+    resampled = bootstrap_means(array, num_bootstrap, seed=seed)
+    low, high = np.quantile(resampled, bca_quantiles(array, resampled, level=level))
     return mean, float(low), float(high)
 
 
@@ -69,7 +69,7 @@ def paired_difference(
     )
 
 
-def check_values(array: np.ndarray, bounds: tuple[float, float], level: float) -> None:
+def check_values(array: np.ndarray, bounds: tuple[float, float], *, level: float) -> None:
     """Raises ValueError where an interval has no meaning."""
     if array.size == 0:
         raise ValueError("a mean needs at least one value")
@@ -79,7 +79,7 @@ def check_values(array: np.ndarray, bounds: tuple[float, float], level: float) -
         raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
 
 
-def bootstrap_means(array: np.ndarray, num_bootstrap: int, seed: int) -> np.ndarray:
+def bootstrap_means(array: np.ndarray, num_bootstrap: int, *, seed: int) -> np.ndarray:
     """Means [num_bootstrap] of resamples, with replacement, of `array` [P]."""
     if num_bootstrap < 1:
         raise ValueError(f"num_bootstrap must be positive, got {num_bootstrap}")
@@ -92,7 +92,7 @@ def bootstrap_means(array: np.ndarray, num_bootstrap: int, seed: int) -> np.ndar
     return np.concatenate(means)
 
 
-def bca_quantiles(array: np.ndarray, resampled: np.ndarray, level: float) -> list[float]:
+def bca_quantiles(array: np.ndarray, resampled: np.ndarray, *, level: float) -> list[float]:
     """The two quantiles of the bootstrap distribution that BCa uses (Efron 1987, eq. 3.9).
 
     `array` [P] is not constant. The acceleration of a mean is its skewness over 6 sqrt(P).

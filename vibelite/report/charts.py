@@ -13,6 +13,7 @@ from vibelite.report.run_data import evenly_spaced
 
 WIDTH, HEIGHT = 360, 168
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 22
+NUM_TICKS = 4
 # More than the pixels of a chart show.
 MAX_POINTS = 1000
 MAX_TOOLTIPS = 120
@@ -46,6 +47,19 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The two axes of a chart and what the horizontal one counts."""
+
+    x_axis: Axis
+    y_axis: Axis
+    x_label: str
+
+    def place(self, point: Point) -> tuple[float, float]:
+        """Where a point lies, in SVG units."""
+        return self.x_axis.position(point[0]), self.y_axis.position(point[1])
+
+
 def line_chart(
     title: str,
     series: Sequence[Series],
@@ -68,12 +82,22 @@ def line_chart(
         return Markup("")
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
-    x_axis = make_axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, count=4, is_loose=False)
     y_low, y_high = y_range or (min(ys), max(ys))
-    y_axis = make_axis(y_low, y_high, HEIGHT - BOTTOM, TOP, count=4, is_loose=True)
-    parts = [draw_grid(x_axis, y_axis, x_label)]
-    parts += [draw_line(one, x_axis, y_axis, is_noisy=is_noisy) for one in series]
-    parts += [draw_tooltips(one, x_axis, y_axis, x_label) for one in series]
+    frame = Frame(
+        make_axis(
+            min(xs),
+            max(xs),
+            start=LEFT,
+            end=WIDTH - RIGHT,
+            is_loose=False,
+            is_whole=x_label == "step",
+        ),
+        make_axis(y_low, y_high, start=HEIGHT - BOTTOM, end=TOP),
+        x_label,
+    )
+    parts = [draw_grid(frame)]
+    parts += [draw_line(one, frame, is_noisy=is_noisy) for one in series]
+    parts += [draw_tooltips(one, frame) for one in series]
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, title, Markup("").join(parts)
     )
@@ -83,13 +107,23 @@ def line_chart(
 
 
 def make_axis(
-    low: float, high: float, start: float, end: float, *, count: int, is_loose: bool
+    low: float,
+    high: float,
+    *,
+    start: float,
+    end: float,
+    is_loose: bool = True,
+    is_whole: bool = False,
 ) -> Axis:
-    """An axis over low..high with about `count` round ticks; `is_loose` widens it to the ticks."""
+    """An axis over low..high with about NUM_TICKS round ticks, at whole numbers if `is_whole`;
+    `is_loose` widens it to the ticks outside.
+    """
     if high == low:
         margin = abs(low) / 2 or 1.0
         low, high = low - margin, high + margin
-    spacing = round_spacing((high - low) / count)
+    spacing = round_spacing((high - low) / NUM_TICKS)
+    if is_whole:
+        spacing = float(math.ceil(spacing))
     first, last = math.floor(low / spacing + 1e-9), math.ceil(high / spacing - 1e-9)
     ticks = [index * spacing for index in range(first, last + 1)]
     if is_loose:
@@ -133,50 +167,49 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     return [repr(tick) for tick in exact]
 
 
-def draw_grid(x_axis: Axis, y_axis: Axis, x_label: str) -> Markup:
+def draw_grid(frame: Frame) -> Markup:
     """Horizontal lines with their values, and values along the bottom."""
     parts = []
-    for tick, label in zip(y_axis.ticks, tick_labels(y_axis.ticks), strict=True):
-        y = y_axis.position(tick)
+    for tick, label in zip(frame.y_axis.ticks, tick_labels(frame.y_axis.ticks), strict=True):
+        y = frame.y_axis.position(tick)
         parts.append(
             Markup(
                 '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
                 '<text x="{}" y="{}" text-anchor="end">{}</text>'
             ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 3.5, label)
         )
-    for tick, label in zip(x_axis.ticks, tick_labels(x_axis.ticks), strict=True):
+    for tick, label in zip(frame.x_axis.ticks, tick_labels(frame.x_axis.ticks), strict=True):
         parts.append(
             Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                x_axis.position(tick), HEIGHT - 7, label
+                frame.x_axis.position(tick), HEIGHT - 7, label
             )
         )
-    parts.append(Markup('<text x="0" y="{}">{}</text>').format(HEIGHT - 7, x_label))
+    parts.append(Markup('<text x="0" y="{}">{}</text>').format(HEIGHT - 7, frame.x_label))
     return Markup("").join(parts)
 
 
-def draw_line(series: Series, x_axis: Axis, y_axis: Axis, *, is_noisy: bool) -> Markup:
+def draw_line(series: Series, frame: Frame, *, is_noisy: bool) -> Markup:
     """The points joined, and their running mean when they are noisy; a single point as a dot."""
     color = Markup("c{}").format(series.color % 8)
     if len(series.points) == 1:
-        x, y = series.points[0]
         return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(
-            color, x_axis.position(x), y_axis.position(y)
+            color, *frame.place(series.points[0])
         )
     lines = Markup('<polyline class="line {}" points="{}"/>')
     if not is_noisy or len(series.points) < MIN_POINTS_TO_SMOOTH:
-        return lines.format(color, coordinates(series.points, x_axis, y_axis))
+        return lines.format(color, coordinates(series.points, frame))
     raw = Markup('<polyline class="line raw {}" points="{}"/>').format(
-        color, coordinates(series.points, x_axis, y_axis)
+        color, coordinates(series.points, frame)
     )
     mean = Markup('<polyline class="line mean {}" points="{}"/>').format(
-        color, coordinates(running_mean(series.points), x_axis, y_axis)
+        color, coordinates(running_mean(series.points), frame)
     )
     return raw + mean
 
 
-def coordinates(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
+def coordinates(points: Sequence[Point], frame: Frame) -> str:
     """The value of a polyline's `points`."""
-    return " ".join(f"{x_axis.position(x):g},{y_axis.position(y):g}" for x, y in points)
+    return " ".join("{:g},{:g}".format(*frame.place(point)) for point in points)
 
 
 def running_mean(points: Sequence[Point]) -> list[Point]:
@@ -190,14 +223,13 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
     return smoothed
 
 
-def draw_tooltips(series: Series, x_axis: Axis, y_axis: Axis, x_label: str) -> Markup:
+def draw_tooltips(series: Series, frame: Frame) -> Markup:
     """Invisible circles that show a point's value when the pointer rests on them."""
     circle = Markup('<circle class="hit" cx="{}" cy="{}" r="5"><title>{}</title></circle>')
     return Markup("").join(
         circle.format(
-            x_axis.position(x),
-            y_axis.position(y),
-            f"{series.label}: {short_number(y)} at {x_label} {short_number(x)}",
+            *frame.place((x, y)),
+            f"{series.label}: {short_number(y)} at {frame.x_label} {short_number(x)}",
         )
         for x, y in evenly_spaced(series.points, MAX_TOOLTIPS)
     )

@@ -85,12 +85,12 @@ def load_stages(run_dir: Path, recipe_text: str | None) -> list[StageData]:
     recipe = YAML(typ="safe").load(recipe_text) if recipe_text else {}
     planned = {stage["name"]: stage for stage in recipe.get("stages", [])}
     return [
-        load_stage(name, directories.get(name), planned.get(name, {}).get("num_steps"))
+        load_stage(name, directories.get(name), total_steps=planned.get(name, {}).get("num_steps"))
         for name in dict.fromkeys([*planned, *directories])
     ]
 
 
-def load_stage(name: str, path: Path | None, total_steps: int | None) -> StageData:
+def load_stage(name: str, path: Path | None, *, total_steps: int | None) -> StageData:
     """One stage from its directory; None = it has not been started."""
     if path is None:
         return StageData(name, False, False, total_steps, [], [], 0, None)

@@ -82,7 +82,7 @@ def model_table(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     if any(row["usd"] is not None for row in rows):
         columns.append(("$", lambda row: number(row["usd"], ".4f")))
     counts = f"{rows[0]['num_problems']} problems, {rows[0]['num_samples']} samples each"
-    return make_table(f"{benchmark}: {counts}", columns, rows)
+    return make_table(rows, columns, title=f"{benchmark}: {counts}")
 
 
 def subdomain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -99,13 +99,14 @@ def subdomain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         return " / ".join(map(percent, values))
 
     columns = [(name, lambda row, name=name: cell(row, name)) for name in names]
-    return make_table(f"{title} by sub-domain, %", columns, rows)
+    return make_table(rows, columns, title=f"{title} by sub-domain, %")
 
 
 def make_table(
-    title: str,
-    columns: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]],
     rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]],
+    *,
+    title: str,
 ) -> Table:
     """A table with the model's name in the first column."""
     table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD)
