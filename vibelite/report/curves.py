@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -101,7 +101,11 @@ def chart_plans(recorded: Sequence[str], num_runs: int) -> list[ChartPlan]:
     if num_runs == 1:
         return plans
     return [
-        ChartPlan(f"{plan.title}: {label}" if len(plan.metrics) > 1 else plan.title, {key: label})
+        replace(
+            plan,
+            title=f"{plan.title}: {label}" if len(plan.metrics) > 1 else plan.title,
+            metrics={key: label},
+        )
         for plan in plans
         for key, label in plan.metrics.items()
     ]
