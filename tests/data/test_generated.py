@@ -62,9 +62,9 @@ def test_a_generator_without_enough_problems_says_how_many_exist():
 
 
 def test_other_generators_are_asked_in_their_own_words():
-    tasks = {"letters": GeneratedTask(dataset="letter_counting", instruction="Be quick.")}
+    tasks = {"bits": GeneratedTask(dataset="count_bits", instruction="Be quick.")}
     problem = generate(num_problems=1, tasks=tasks)[0]
-    assert problem.messages[0]["content"].startswith("How many times does the letter")
+    assert problem.messages[0]["content"].startswith("How many 1 bits")
     assert problem.messages[0]["content"].endswith(" Be quick.")
     assert problem.answer.isdigit()
 

@@ -55,7 +55,10 @@ def test_questions_are_short_and_complete():
     assert "5-gon" in pose_with("simple_geometry", known_angles=[100.0] * 4).question
     legs = pose_with("leg_counting", animals={"ant": 2, "cat": 1})
     assert legs.question == "Count the legs: 2 ants, 1 cat."
-    assert pose_with("gcd", numbers=[12, 18, 24]).question == "What is the gcd of 12, 18 and 24?"
+    divisor = pose_with("gcd", numbers=[12, 18, 24])
+    assert divisor.question == "What is the greatest common divisor of 12, 18 and 24?"
+    letters = pose_with("letter_counting", target_letter="e", span=["The", "end"])
+    assert letters.question == 'How many times does the letter "e" appear in "The end"?'
 
 
 def test_signs_of_sums_multiply_out():

@@ -23,6 +23,7 @@ TASKS = {
     "lcm": ("lcm", {"max_numbers": 3}),
     "legs": ("leg_counting", {"min_animals": 2, "max_animals": 3}),
     "legs-of-one": ("leg_counting", {"min_animals": 1, "max_animals": 1}),
+    "letters": ("letter_counting", {"min_words": 2, "max_words": 5}),
     "sums": ("chain_sum", {"min_terms": 1, "max_digits": 2, "allow_negation": True}),
     "products": ("products", {"min_terms": 1, "max_terms": 3, "max_digits": 2}),
     "signed-products": ("products", {"max_digits": 2, "allow_negation": True}),
@@ -51,7 +52,9 @@ def test_every_solution_is_right_and_every_step_is_true_arithmetic(problems, nam
                     assert eval(left) == eval(right), (problem.id, path, line)
 
 
-@pytest.mark.parametrize("name", ["equations", "triangles", "polygons", "gcd", "lcm", "legs"])
+@pytest.mark.parametrize(
+    "name", ["equations", "triangles", "polygons", "gcd", "lcm", "legs", "letters"]
+)
 def test_most_problems_are_solved_by_several_different_paths(problems, name):
     solved = [solutions(problem) for problem in problems[name]]
     assert sum(len(found) for found in solved) >= 2 * len(solved)
@@ -82,7 +85,7 @@ def test_a_solution_that_the_verifier_rejects_is_an_error(problems):
 
 
 def test_a_task_without_worked_solutions_is_named():
-    tasks = {"letters": GeneratedTask(dataset="letter_counting")}
+    tasks = {"bits": GeneratedTask(dataset="count_bits")}
     source = GeneratedProblems(source="reasoning_gym", split="train", num_problems=1, tasks=tasks)
-    with pytest.raises(DataError, match="no worked solutions for 'letter_counting'"):
+    with pytest.raises(DataError, match="no worked solutions for 'count_bits'"):
         work_out(generate_problems(source, seed=0), paths_per_problem=1)

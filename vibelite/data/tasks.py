@@ -17,6 +17,7 @@ PREPARED = (
     "gcd",
     "lcm",
     "leg_counting",
+    "letter_counting",
     "chain_sum",
     "products",
 )
@@ -47,15 +48,21 @@ def pose(dataset: str, entry: dict[str, Any]) -> Posed:
         case "gcd":
             numbers = metadata["numbers"]
             return Posed(
-                f"What is the gcd of {_joined(numbers)}?", _sorted(numbers), {"numbers": numbers}
+                f"What is the greatest common divisor of {_joined(numbers)}?",
+                _sorted(numbers),
+                {"numbers": numbers},
             )
         case "lcm":
             numbers = metadata["numbers"]
             return Posed(
-                f"What is the lcm of {_joined(numbers)}?", _sorted(numbers), {"numbers": numbers}
+                f"What is the least common multiple of {_joined(numbers)}?",
+                _sorted(numbers),
+                {"numbers": numbers},
             )
         case "leg_counting":
             return _pose_legs(metadata["animals"])
+        case "letter_counting":
+            return _pose_letters(metadata["target_letter"], metadata["span"])
         case "chain_sum":
             terms = [int(term) for term in _signed_terms(metadata["expression"])]
             return Posed(f"What is {_sum_text(terms)}?", _sorted(terms), {"terms": terms})
@@ -94,6 +101,12 @@ def _pose_legs(animals: dict[str, int]) -> Posed:
     counted = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in animals.items()]
     core = ",".join(sorted(f"{count} {name}" for name, count in animals.items()))
     return Posed(f"Count the legs: {', '.join(counted)}.", core, {"animals": dict(animals)})
+
+
+def _pose_letters(letter: str, words: list[str]) -> Posed:
+    core = f"{letter} in {' '.join(sorted(word.lower() for word in words))}"
+    question = f'How many times does the letter "{letter}" appear in "{" ".join(words)}"?'
+    return Posed(question, core, {"letter": letter, "words": words})
 
 
 def _signed_terms(expression: str) -> list[str]:

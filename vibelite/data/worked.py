@@ -74,6 +74,8 @@ def _ways_of(problem: Problem) -> Callable[[dict[str, Any]], Iterator[Way]]:
             return _find_lcm
         case "leg_counting":
             return _count_legs
+        case "letter_counting":
+            return _count_letters
         case "chain_sum":
             return _add_terms
         case "products":
@@ -185,6 +187,20 @@ def _count_legs(facts: dict[str, Any]) -> Iterator[Way]:
             lines.append(_listed(so_far + legs * number for number in range(1, count + 1)))
             so_far += count * legs
         yield "counting on", lines, answer
+
+
+def _count_letters(facts: dict[str, Any]) -> Iterator[Way]:
+    words = facts["words"]
+    counts = [word.lower().count(facts["letter"]) for word in words]
+    answer = sum(counts)
+    each = [f"{word} {count}" for word, count in zip(words, counts, strict=True)]
+    total = [f"{'+'.join(map(str, counts))}={answer}"]
+    yield "word by word", [*each, *total], answer
+    totals = [sum(counts[: number + 1]) for number in range(len(counts))]
+    so_far = [f"{word} {total}" for word, total in zip(words, totals, strict=True)]
+    yield "running total", so_far, answer
+    spelled = [f"{'-'.join(word)} {count}" for word, count in zip(words, counts, strict=True)]
+    yield "spelling", [*spelled, *total], answer
 
 
 def _add_terms(facts: dict[str, Any]) -> Iterator[Way]:
