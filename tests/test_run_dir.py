@@ -28,8 +28,8 @@ def test_rows_with_every_kind_of_line_break_survive(tmp_path):
 
 def test_a_torn_last_line_is_left_out(tmp_path):
     append_jsonl(tmp_path / "a.jsonl", [{"step": 1}])
-    with open(tmp_path / "a.jsonl", "a") as file:
-        file.write('{"step": 2, "te')
+    with open(tmp_path / "a.jsonl", "ab") as file:
+        file.write('{"step": 2, "text": "é'.encode()[:-1])
     assert list(read_jsonl(tmp_path / "a.jsonl")) == [{"step": 1}]
 
 

@@ -67,10 +67,11 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file; a torn last line (the process died while writing it) is left out."""
     if not path.exists():
         return
-    # Lines end at "\n" alone: model text holds other characters that str.splitlines would cut at.
-    with open(path, encoding="utf-8", newline="\n") as file:
+    # Bytes: a torn line may end within a character, and model text holds characters other than a
+    # line feed at which str.splitlines would cut.
+    with open(path, "rb") as file:
         for line in file:
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 yield json.loads(line)
 
 

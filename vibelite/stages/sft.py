@@ -52,6 +52,7 @@ def run(stage: SFTStage, context: StageContext) -> None:
         if is_checkpoint:
             with meter.span("checkpoint"):
                 save_training_state(context.stage_dir.resume, step + 1, policy, optimizer)
+    context.recorder.record_work("checkpoint")
     context.stage_dir.finish(
         models={stage.name: context.stage_dir.checkpoints / f"step-{stage.num_steps:06d}"},
         num_sequences=len(sequences),
