@@ -23,7 +23,9 @@ SYMBOLIC_SECONDS = 5
 MAX_DEPTH = 25
 # Expressions that sympy computes for minutes: they are not looked at, and the verdict says so.
 _EXPENSIVE = re.compile(
-    r"!|\\(?:binom|sum|prod|int|lim|det|iint|oint)\b|\^\s*\{?\s*[^{}]*\^|\^\s*\{?\s*-?[0-9]{4,}"
+    r"!|\\(?:binom|sum|prod|int|lim|det|iint|oint)\b"
+    r"|\^\s*\{[\s{(]*[^{}]*[})\s]*\^|\^\s*\w+\s*\^"  # towers of powers
+    r"|\^\s*\{?\s*-?[0-9]{4,}"
 )
 _DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\[,;!: ]|\$|~")
 _UNIT = re.compile(r"(?:\^\s*\{?\\circ\}?|\\degree|°|\\?%)$")
