@@ -115,6 +115,48 @@ def test_wrong_arguments_are_one_line_and_code_2(
     assert capsys.readouterr().err == f"{message}\n"
 
 
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Path:
+    """A run with a finished stage that has two models, one that has none, and an export."""
+    run = tmp_path / "run"
+    for name in ("export", "stages/00-sft/checkpoints/a", "stages/00-sft/checkpoints/b"):
+        (run / name).mkdir(parents=True)
+        (run / name / "config.json").write_text(json.dumps({"name": name}))
+    models = {"first": "checkpoints/a", "sft": "checkpoints/b"}
+    (run / "stages/00-sft/status.json").write_text(json.dumps({"models": models}))
+    (run / "stages/01-evaluate").mkdir()
+    (run / "stages/01-evaluate/status.json").write_text(json.dumps({"models": {}}))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "model"),
+    [([], "export"), (["--stage", "sft"], "stages/00-sft/checkpoints/b")],
+)
+def test_export_copies_the_final_model_or_that_of_a_stage(
+    options: list[str], model: str, finished_run: Path, tmp_path: Path
+) -> None:
+    result = vibelite("export", finished_run, "--to", tmp_path / "out", *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{tmp_path / 'out'}\n"
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"name": model}
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("stf", "no finished stage of {run}; did you mean 'sft'?"),
+        ("evaluate", "makes no model of its own"),
+    ],
+)
+def test_export_refuses_a_stage_without_model(
+    stage: str, message: str, finished_run: Path, tmp_path: Path
+) -> None:
+    result = vibelite("export", finished_run, "--to", tmp_path / "out", "--stage", stage)
+    assert result.returncode == 2
+    assert result.stderr == f"--stage {stage}: {message.format(run=finished_run)}\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(RecipeError("wrong"), 2), (BudgetReached("spent"), 10)]
 )

@@ -232,12 +232,7 @@ def export(
     ] = None,
 ) -> None:
     """Copy a run's model to a directory that transformers loads."""
-    from vibelite.run_dir import RunDir
-
-    run = RunDir(run_dir)
-    source = list(run.find_stage(stage).models().values())[-1] if stage else run.export_path
-    if not source.is_dir():
-        raise RecipeError(f"{run_dir}: has no export yet; finish the run, or name a --stage")
+    source = _model_of_run(run_dir, stage)
     if to.exists():
         raise RecipeError(f"{to}: exists already; name a new directory")
     from vibelite.stages.export import copy_model
@@ -274,6 +269,27 @@ def schema() -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _model_of_run(run_dir: Path, stage: str | None) -> Path:
+    """The directory of the model that a stage left, or of the run's export."""
+    from vibelite.recipe.suggest import did_you_mean
+    from vibelite.run_dir import RunDir
+
+    run = RunDir(run_dir)
+    if stage is None:
+        if not run.export_path.is_dir():
+            raise RecipeError(f"{run_dir}: has no export yet; finish the run, or name a --stage")
+        return run.export_path
+    finished = sorted(path.parent.name for path in run.path.glob("stages/*/status.json"))
+    names = [name.partition("-")[2] for name in finished]
+    if stage not in names:
+        hint = did_you_mean(stage, names)
+        raise RecipeError(f"--stage {stage}: no finished stage of {run_dir}{hint}")
+    models = list(run.find_stage(stage).models().values())
+    if not models:
+        raise RecipeError(f"--stage {stage}: makes no model of its own")
+    return models[-1]
 
 
 def _require_models(paths: list[Path]) -> None:
