@@ -88,7 +88,7 @@ def compare(run_dirs: list[Path], k: int) -> dict[str, dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--recipe", type=Path, default=HERE.parent / "recipes" / "quickstart.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--run-dir", type=Path, required=True)

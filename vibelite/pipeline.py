@@ -87,7 +87,13 @@ def prepare_base_model(context: StageContext) -> None:
         traces = [trace for name in recipe.data.traces for trace in context.traces(name)]
         texts = [message["content"] for trace in traces for message in trace.messages]
         temporary = run.base_model.with_name(".base.tmp")
-        write_base_model(recipe.model, temporary, texts=texts, seed=context.seed("weights"))
+        write_base_model(
+            recipe.model,
+            temporary,
+            recipe_dir=context.recipe_dir,
+            texts=texts,
+            seed=context.seed("weights"),
+        )
         write_json_atomic(
             run.path / "manifest.json",
             environment_manifest(recipe, data_hashes=data_hashes(context)),

@@ -12,10 +12,11 @@ LENGTHS = [3, 1, 5, 2]
 NUM_TOKENS = sum(LENGTHS)
 
 
-def expected_loss(logps, old, sampler, ref, entropies, advantages, weights, settings):
+def expected_loss(columns, settings):
     """The objective written as a loop over tokens; returns the loss and its derivative by each
     log-prob.
     """
+    logps, old, sampler, ref, entropies, advantages, weights = columns
     loss, gradient = 0.0, []
     for t in range(NUM_TOKENS):
         ratio = math.exp(logps[t] - old[t])
@@ -71,7 +72,7 @@ def test_loss_and_gradient_equal_a_loop_over_tokens(seed, aggregation):
     columns = [
         tensor.tolist() for tensor in (logps, old, sampler, ref, entropies, advantages, weights)
     ]
-    value, gradient = expected_loss(*columns, settings)
+    value, gradient = expected_loss(columns, settings)
     assert loss.item() == pytest.approx(value, rel=1e-12)
     assert variable.grad is not None
     assert variable.grad.tolist() == pytest.approx(gradient, rel=1e-9, abs=1e-15)

@@ -10,6 +10,7 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_the_export_loads_with_transformers_alone(finished):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(finished / "export")
-    model = AutoModelForCausalLM.from_pretrained(finished / "export")
+    model: Any = AutoModelForCausalLM.from_pretrained(finished / "export")
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "3+4=?"}], add_generation_prompt=True, return_tensors="pt"
     )

@@ -87,9 +87,13 @@ def attention_forward(
     )  # [N, heads, D]
     output = torch.zeros_like(query)
     for bucket in packed_layout.buckets:
-        rows = [_pad(states, bucket) for states in (query, key, value)]  # [rows, heads, width, D]
         attended = torch.nn.functional.scaled_dot_product_attention(
-            *rows, is_causal=True, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+            _pad(query, bucket),
+            _pad(key, bucket),
+            _pad(value, bucket),
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
         )
         attended = attended.transpose(1, 2).flatten(0, 1).index_select(0, bucket.slots)
         output = output.index_copy(0, bucket.token_index, attended)

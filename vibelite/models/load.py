@@ -21,10 +21,13 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def write_base_model(model: Model, directory: Path, *, texts: Iterable[str], seed: int) -> None:
+def write_base_model(
+    model: Model, directory: Path, *, recipe_dir: Path, texts: Iterable[str], seed: int
+) -> None:
     """Writes the model that a recipe starts with as a Hugging Face directory.
 
-    `texts` train the tokenizer of a tiny model; `seed` draws its weights.
+    A path in the recipe is relative to `recipe_dir`. `texts` train the tokenizer of a tiny model;
+    `seed` draws its weights.
     """
     match model:
         case TinyModel():
@@ -37,7 +40,9 @@ def write_base_model(model: Model, directory: Path, *, texts: Iterable[str], see
 
             load_policy(smollm2_directory(), dtype=TRAINING_DTYPE).save(directory)
         case PretrainedModel():
-            load_policy(model.path, dtype=TRAINING_DTYPE, revision=model.revision).save(directory)
+            local = recipe_dir / model.path
+            path = local if local.is_dir() else model.path
+            load_policy(path, dtype=TRAINING_DTYPE, revision=model.revision).save(directory)
 
 
 def load_policy(
@@ -69,6 +74,6 @@ def load_policy(
             f"{path}: no model could be loaded ({reason}); "
             "give a Hugging Face directory, or a hub name and a network"
         ) from error
-    model.to(device or default_device())
+    torch.nn.Module.to(model, device or default_device())
     model.eval()  # no dropout anywhere: training and sampling compute the same function
     return Policy(model, tokenizer)

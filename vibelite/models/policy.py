@@ -32,7 +32,9 @@ class Policy:
     @property
     def head(self) -> torch.Tensor:
         """The output embedding [V, H]."""
-        return self.model.get_output_embeddings().weight
+        head = self.model.get_output_embeddings()
+        assert head is not None, "a causal language model has a head"
+        return head.weight
 
     def hidden_states(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states [N, H] of a packed batch; no sequence sees another."""
