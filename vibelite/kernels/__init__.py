@@ -12,9 +12,17 @@ from typing import Literal
 import torch
 
 from vibelite.kernels import operators, reference
+from vibelite.kernels.fused_loss import PerTokenLoss, TokenLoss, fused_loss
 from vibelite.kernels.problem import Problem, check_arguments, check_cuda_targets
 
-__all__ = ["Implementation", "check_cuda_targets", "linear_logprobs"]
+__all__ = [
+    "Implementation",
+    "PerTokenLoss",
+    "TokenLoss",
+    "check_cuda_targets",
+    "linear_logprobs",
+    "linear_token_loss",
+]
 
 Implementation = Literal["auto", "reference", "chunked", "triton"]
 
@@ -39,47 +47,90 @@ def linear_logprobs(
     is `ignore_index` give 0, 0 and no gradient. float64 inputs give float64 outputs. Under autocast
     hidden and weight are cast to its dtype; otherwise two different dtypes are promoted.
 
-    impl: `auto` takes triton on a GPU of compute capability 8.0 or later if triton is installed and
-    the inputs are not float64, else chunked. `weight_grad_out` [V, H]: the backward pass adds the
+    impl: `auto` takes triton for 16-bit inputs on a GPU of compute capability 8.0 or later if triton
+    is installed, else chunked. `weight_grad_out` [V, H]: the backward pass adds the
     weight's gradient to it, in its dtype, and autograd sees none for the weight; an optimizer's
     main gradient, or the `.grad` of tied embeddings. Raises ValueError or TypeError for misuse.
     """
-    hidden, weight = _common_dtype(hidden, weight)
-    scalar = not isinstance(temperature, torch.Tensor)
-    problem = Problem(
-        hidden=hidden,
-        weight=weight,
-        targets=targets,
-        temperature=float(temperature) if scalar else 1.0,
-        row_temperature=None if scalar else temperature.detach(),
-        bias=bias,
-        softcap=softcap,
-        ignore_index=ignore_index,
-    )
-    check_arguments(problem)
+    problem = _problem(hidden, weight, targets, temperature, bias, softcap, ignore_index)
     if impl == "auto":
-        impl = choose_implementation(hidden)
+        impl = choose_implementation(problem)
     if impl == "reference":
         if weight_grad_out is not None:
             raise ValueError('impl="reference" has no weight_grad_out; autograd owns its gradients')
         return reference.linear_logprobs(problem)
     if impl not in operators.BACKENDS:
         raise ValueError(f"impl must be auto, reference, chunked or triton; got {impl!r}")
-    _check_weight_grad_out(weight, weight_grad_out)
+    _check_weight_grad_out(problem.weight, weight_grad_out)
     logprobs, entropy, _ = operators.linear_logprobs_forward(
-        hidden, weight, targets, bias, problem.row_temperature, weight_grad_out,
+        problem.hidden, problem.weight, targets, bias, problem.row_temperature, weight_grad_out,
         problem.temperature, softcap, ignore_index, impl,
     )  # fmt: skip
     return logprobs, entropy
 
 
-def choose_implementation(hidden: torch.Tensor) -> Literal["chunked", "triton"]:
-    """What `auto` means for these inputs."""
-    if not hidden.is_cuda or hidden.dtype == torch.float64:
+def linear_token_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    per_token_loss: PerTokenLoss,
+    *,
+    temperature: float | torch.Tensor = 1.0,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    impl: Literal["auto", "chunked", "triton"] = "auto",
+) -> TokenLoss:
+    """The sum of a per-token loss over all rows, with the logits computed once instead of twice.
+
+    `per_token_loss(logprobs [n], entropy [n], rows)` returns [n] losses of the rows in the slice
+    `rows`, each a function of its own row's log-prob and entropy only, by differentiable torch
+    operations; constants [N] (weights, advantages, old log-probs) are indexed with `rows`. Weights
+    and denominators belong inside it. The other arguments are those of `linear_logprobs`. Returns
+    the loss, to be differentiated once, and detached log-probs and entropies [N].
+    """
+    problem = _problem(hidden, weight, targets, temperature, bias, softcap, ignore_index)
+    if impl == "auto":
+        impl = choose_implementation(problem)
+    if impl not in operators.BACKENDS:
+        raise ValueError(f"impl must be auto, chunked or triton; got {impl!r}")
+    return fused_loss(problem, per_token_loss, impl)
+
+
+def choose_implementation(problem: Problem) -> Literal["chunked", "triton"]:
+    """What `auto` means: triton for 16-bit inputs on a GPU from Ampere on, if it is installed."""
+    hidden = problem.hidden
+    if not hidden.is_cuda or hidden.dtype not in (torch.bfloat16, torch.float16):
         return "chunked"
     if torch.cuda.get_device_capability(hidden.device) < (8, 0):
         return "chunked"
     return "triton" if importlib.util.find_spec("triton") is not None else "chunked"
+
+
+def _problem(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float | torch.Tensor,
+    bias: torch.Tensor | None,
+    softcap: float | None,
+    ignore_index: int,
+) -> Problem:
+    """The checked problem, in one dtype."""
+    hidden, weight = _common_dtype(hidden, weight)
+    per_row = isinstance(temperature, torch.Tensor)
+    problem = Problem(
+        hidden=hidden,
+        weight=weight,
+        targets=targets,
+        temperature=1.0 if per_row else float(temperature),
+        row_temperature=temperature.detach() if per_row else None,
+        bias=bias,
+        softcap=softcap,
+        ignore_index=ignore_index,
+    )
+    check_arguments(problem)
+    return problem
 
 
 def _common_dtype(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ dtype. No autograd here: `operators` binds these functions to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -239,7 +239,7 @@ def to_gradient(
     z: torch.Tensor,
     part: Problem,
     statistics: Statistics,
-    upstream: list[torch.Tensor],
+    upstream: Sequence[torch.Tensor],
     columns: slice,
 ) -> None:
     """Overwrites scaled logits [n, c] with the gradient of the unscaled, uncapped logits.

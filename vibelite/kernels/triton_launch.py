@@ -1,0 +1,256 @@
+"""Tile shapes of the Triton kernels and their launches; what is computed in which order is not here.
+
+A tile is chosen by the GPU and the inputs' dtype and width alone, never by timing: results do not
+depend on what ran before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+from triton.runtime.interpreter import InterpretedFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from vibelite.kernels import triton_kernels
+from vibelite.kernels.problem import Problem, Statistics
+
+LOG2_E = 1 / math.log(2)
+INTERPRETED = isinstance(triton_kernels.forward_kernel, InterpretedFunction)
+# The vocabulary is always cut into this many parts, whatever N: a row's log-prob does not depend on
+# the batch it is in. 16 parts x (N / 128) row tiles fill 132 processors from N = 1024 on.
+NUM_SPLITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Shape and schedule of a kernel: rows x columns x depth, warps, pipeline stages, and whether
+    operands move by the tensor memory accelerator.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    num_warps: int
+    num_stages: int
+    use_tma: bool
+
+
+# Measured on an H100 at N = 8192 (benchmarks/README.md): the wide tile runs the forward pass at 710
+# TFLOP/s for H = 1536; two narrow ones per processor hide each other's epilogue when H is small.
+HOPPER_WIDE = Tile(128, 256, 64, 8, 3, use_tma=True)
+HOPPER_NARROW = Tile(128, 128, 64, 4, 3, use_tma=True)
+# Ampere and Ada, and what TMA cannot address: asynchronous copies through pointers.
+AMPERE = Tile(128, 128, 32, 8, 3, use_tma=False)
+FLOAT32 = Tile(64, 64, 32, 4, 2, use_tma=False)
+NARROW_MAX_WIDTH = 1024
+
+
+def forward_tile(problem: Problem) -> Tile:
+    if problem.hidden.shape[1] <= NARROW_MAX_WIDTH:
+        return _tile(problem, HOPPER_NARROW)
+    return _tile(problem, HOPPER_WIDE)
+
+
+def dz_tile(problem: Problem) -> Tile:
+    """The tile of the kernels that store [N, V] matrices."""
+    return _tile(problem, HOPPER_WIDE)
+
+
+def _tile(problem: Problem, hopper: Tile) -> Tile:
+    if INTERPRETED:
+        return Tile(32, 64, 64, 4, 1, use_tma=fits_tma(problem))
+    if problem.hidden.dtype == torch.float32:
+        return FLOAT32
+    if torch.cuda.get_device_capability(problem.hidden.device) >= (9, 0) and fits_tma(problem):
+        return hopper
+    return AMPERE
+
+
+def fits_tma(problem: Problem) -> bool:
+    """TMA wants 16-byte aligned bases and row strides."""
+    return all(
+        tensor.data_ptr() % 16 == 0 and tensor.stride(0) * tensor.element_size() % 16 == 0
+        for tensor in (problem.hidden, problem.weight)
+    )
+
+
+def launch_forward(part: Problem, outputs: list[torch.Tensor]) -> None:
+    """Fills log-probs, entropies and log-sum-exps [n]."""
+    num, tile, scale = part.num_tokens, forward_tile(part), row_scale(part)
+    num_splits = min(NUM_SPLITS, triton.cdiv(part.vocab_size, tile.columns))
+    partial = part.hidden.new_empty((num_splits, 3, num), dtype=torch.float32)
+    num_row_tiles = triton.cdiv(num, tile.rows)
+    with torch.cuda.device_of(part.hidden):
+        triton_kernels.forward_kernel[(num_row_tiles * num_splits,)](
+            *_operands(part, tile), part.bias, part.targets, scale, partial, *_sizes(part),
+            part.ignore_index, num_row_tiles, num_splits, **_constants(part, tile),
+        )  # fmt: skip
+    merge(part, partial, outputs)
+
+
+def merge(part: Problem, partial: torch.Tensor, outputs: list[torch.Tensor]) -> None:
+    """Fills log-probs, entropies and log-sum-exps [n] from partial (m, S, U) [parts, 3, n]."""
+    num, width = part.num_tokens, part.hidden.shape[1]
+    target_logit = part.hidden.new_empty(num, dtype=torch.float32)
+    depth = 32 if part.hidden.dtype == torch.float32 else 64
+    constants = _constants(part, Tile(64, 0, depth, 4, 3, use_tma=False))
+    for name in ("BN", "USE_TMA"):
+        del constants[name]
+    with torch.cuda.device_of(part.hidden):
+        triton_kernels.target_kernel[(triton.cdiv(num, 64),)](
+            part.hidden, part.weight, part.bias, part.targets, row_scale(part), target_logit,
+            num, part.vocab_size, width, part.hidden.stride(0), part.weight.stride(0),
+            part.softcap or 0.0, **constants,
+        )  # fmt: skip
+        triton_kernels.merge_kernel[(triton.cdiv(num, 32),)](
+            partial, target_logit, part.targets, *outputs, num, len(partial), part.ignore_index,
+            PARTS=16, ROWS=32,
+        )  # fmt: skip
+
+
+def launch_dz(part: Problem, constants: torch.Tensor, columns: slice, dz: torch.Tensor) -> None:
+    """Fills dz [n, width >= c] for a range of vocabulary columns; constants [4, n]."""
+    tile, num_columns = dz_tile(part), columns.stop - columns.start
+    grid, tiles = _persistent_grid(part, tile, num_columns)
+    with torch.cuda.device_of(part.hidden):
+        triton_kernels.dz_kernel[grid](
+            *_operands(part, tile), part.bias, row_scale(part), constants, _target(dz, tile),
+            *_sizes(part)[:-1], dz.stride(0), part.softcap or 0.0, columns.start, num_columns,
+            *tiles, **_constants(part, tile),
+        )  # fmt: skip
+    write_targets(part, constants, columns, dz)
+
+
+def write_targets(part: Problem, constants: torch.Tensor, columns: slice, dz: torch.Tensor) -> None:
+    """Overwrites dz [n, c] at the targets that lie among the columns with constants[3]."""
+    with torch.cuda.device_of(part.hidden):
+        triton_kernels.target_dz_kernel[(triton.cdiv(part.num_tokens, 128),)](
+            part.targets, constants[3], dz, part.num_tokens, dz.stride(0), columns.start,
+            columns.stop - columns.start, BLOCK=128,
+        )  # fmt: skip
+
+
+def launch_exp(part: Problem, exps: torch.Tensor) -> torch.Tensor:
+    """Fills exps [n, width >= V]; returns partial (k, S, U), [column tiles, 3, n] float32."""
+    tile = dz_tile(part)
+    grid, tiles = _persistent_grid(part, tile, part.vocab_size)
+    partial = part.hidden.new_empty((tiles[1], 3, part.num_tokens), dtype=torch.float32)
+    with torch.cuda.device_of(part.hidden):
+        triton_kernels.exp_kernel[grid](
+            *_operands(part, tile), part.bias, row_scale(part), partial, _target(exps, tile),
+            *_sizes(part)[:-1], exps.stride(0), part.softcap or 0.0, *tiles,
+            **_constants(part, tile),
+        )  # fmt: skip
+    return partial
+
+
+def launch_exp_to_dz(
+    part: Problem, constants: torch.Tensor, partial: torch.Tensor, exps: torch.Tensor
+) -> None:
+    """Turns exps into dz in place."""
+    rows, num, columns = 16, part.num_tokens, dz_tile(part).columns
+    num_row_tiles = triton.cdiv(num, rows)
+    with torch.cuda.device_of(part.hidden):
+        triton_kernels.exp_to_dz_kernel[(num_row_tiles * len(partial),)](
+            exps, partial, row_scale(part), constants, num, part.vocab_size, exps.stride(0),
+            part.softcap or 0.0, num_row_tiles, ROWS=rows, BN=columns,
+            HAS_SOFTCAP=part.softcap is not None,
+        )  # fmt: skip
+    write_targets(part, constants, slice(0, part.vocab_size), exps)
+
+
+def row_constants(
+    part: Problem, statistics: Statistics, upstream: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What dz needs of each row, [4, n] float32: log-sum-exp in base 2, A, B, the target's value.
+
+    Elsewhere dz = -p (A + B log2 p) with A = (a + b E) / temperature, B = b ln 2 / temperature; at
+    the target 1 - p_y is -expm1(log p_y), exact as p_y -> 1. For float16 inputs dz is divided by the
+    second result, a power of two [1], so that large upstream gradients stay in range.
+    """
+    inverse = part.inverse_temperature().squeeze(1)
+    a, b = upstream[0] * inverse, upstream[1] * inverse
+    log_p, entropy = statistics.logprobs, statistics.entropy
+    scale = None
+    if part.hidden.dtype == torch.float16 and part.num_tokens:
+        largest = torch.maximum(a.abs().max(), b.abs().max()).clamp(min=1e-30)
+        scale = torch.exp2(torch.ceil(torch.log2(largest))).reshape(1)
+        a, b = a / scale, b / scale
+    spread = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p + entropy))
+    at_target = -a * torch.expm1(log_p) - b * spread
+    if part.softcap is not None:
+        capped = (log_p + statistics.logsumexp) / (inverse * part.softcap)
+        at_target = at_target * (1 - capped.square())
+    # A row without upstream gradient gets p = 0, whatever its logits.
+    dead = (a == 0) & (b == 0)
+    logsumexp = torch.where(dead, 1e30, statistics.logsumexp * LOG2_E)
+    return torch.stack((logsumexp, a + b * entropy, b * math.log(2), at_target)), scale
+
+
+def row_scale(part: Problem) -> torch.Tensor:
+    """log2(e) / temperature, [n] float32 contiguous."""
+    if part.row_temperature is None:
+        size, device = (part.num_tokens,), part.hidden.device
+        return torch.full(size, LOG2_E / part.temperature, dtype=torch.float32, device=device)
+    return (LOG2_E / part.row_temperature.to(torch.float32)).contiguous()
+
+
+def _persistent_grid(
+    part: Problem, tile: Tile, num_columns: int
+) -> tuple[tuple[int], tuple[int, int, int]]:
+    """The grid, and (row tiles, column tiles, programs). One program per processor where the loop
+    over tiles is pipelined, one per tile elsewhere.
+    """
+    row_tiles = triton.cdiv(part.num_tokens, tile.rows)
+    column_tiles = triton.cdiv(num_columns, tile.columns)
+    programs = row_tiles * column_tiles
+    if tile.use_tma and part.hidden.is_cuda:
+        properties = torch.cuda.get_device_properties(part.hidden.device)
+        programs = min(programs, properties.multi_processor_count)
+    return (programs,), (row_tiles, column_tiles, programs)
+
+
+def _operands(part: Problem, tile: Tile) -> tuple[object, object]:
+    if not tile.use_tma:
+        return part.hidden, part.weight
+    return (
+        TensorDescriptor.from_tensor(part.hidden, [tile.rows, tile.depth]),
+        TensorDescriptor.from_tensor(part.weight, [tile.columns, tile.depth]),
+    )
+
+
+def _target(matrix: torch.Tensor, tile: Tile) -> object:
+    if not tile.use_tma:
+        return matrix
+    return TensorDescriptor.from_tensor(matrix, [tile.rows, tile.columns])
+
+
+def _sizes(part: Problem) -> tuple[int | float, ...]:
+    """N, V, H, the operands' row strides, softcap."""
+    return (
+        part.num_tokens,
+        part.vocab_size,
+        part.hidden.shape[1],
+        part.hidden.stride(0),
+        part.weight.stride(0),
+        part.softcap or 0.0,
+    )
+
+
+def _constants(part: Problem, tile: Tile) -> dict[str, object]:
+    """The kernels' compile-time arguments and launch options."""
+    return {
+        "BM": tile.rows,
+        "BN": tile.columns,
+        "BK": tile.depth,
+        "EVEN_K": part.hidden.shape[1] % tile.depth == 0,
+        "USE_TMA": tile.use_tma,
+        "WIDEN": INTERPRETED and part.hidden.dtype == torch.bfloat16,
+        "HAS_BIAS": part.bias is not None,
+        "HAS_SOFTCAP": part.softcap is not None,
+        "num_warps": tile.num_warps,
+        "num_stages": tile.num_stages,
+    }
