@@ -33,6 +33,7 @@ def run_pipeline(
     from vibelite.report.build import write_report
     from vibelite.report.summary import print_summary, write_summary
 
+    torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
     run = open_run(recipe, recipe_path, run_dir)

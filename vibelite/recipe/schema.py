@@ -367,6 +367,9 @@ class Recipe(Section):
     cost: Cost = Cost()
     num_threads: NonNegativeInt = 0
     """CPU threads of torch; 0 = torch's own choice. Bitwise repeatable for a fixed number."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """How exactly float32 matrices are multiplied (torch.set_float32_matmul_precision): highest =
+    in float32; medium = in bfloat16 where the processor has units for it, else no change."""
     stages: Annotated[list[AnyStage], Field(min_length=1)]
 
     def stage_named(self, name: str) -> AnyStage:
