@@ -164,11 +164,15 @@ def _check_temperature(problem: Problem) -> None:
 
 
 def _check_targets(problem: Problem) -> None:
-    targets, ignored = problem.targets, problem.targets == problem.ignore_index
-    valid = ignored | ((targets >= 0) & (targets < problem.vocab_size))
-    if _check_cuda_targets and targets.is_cuda:
+    targets = problem.targets
+    on_cpu = _is_eager_cpu(targets)
+    if not on_cpu and not (_check_cuda_targets and targets.is_cuda):
+        return
+    inside = (targets >= 0) & (targets < problem.vocab_size)
+    valid = inside | (targets == problem.ignore_index)
+    if not on_cpu:
         torch._assert_async(valid.all())
-    elif _is_eager_cpu(targets) and not bool(valid.all()):
+    elif not bool(valid.all()):
         worst = targets[~valid][0].item()
         raise ValueError(
             f"target {worst} is outside the vocabulary [0, {problem.vocab_size}) and is not "

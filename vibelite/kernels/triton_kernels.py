@@ -215,6 +215,43 @@ def _tile_order(tile, num_row_tiles, num_column_tiles, GROUP: tl.constexpr):
 
 
 @triton.jit
+def row_constants_kernel(
+    targets, logprobs, entropy, logsumexp, grad_logprobs, grad_entropy, row_scale, dz_scale, out,
+    N, logprob_stride, entropy_stride, ignore_index, softcap,
+    BLOCK: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+):  # fmt: skip
+    """What dz needs of each row, out [4, N]: log-sum-exp in base 2, A, B, dz at the target.
+
+    A row without upstream gradient gets p = 0, whatever its logits.
+    """
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = rows < N
+    inverse = tl.load(row_scale + rows, mask=inside, other=1.0) * LN2
+    a = tl.load(grad_logprobs + rows * logprob_stride, mask=inside, other=0.0) * inverse
+    b = tl.load(grad_entropy + rows * entropy_stride, mask=inside, other=0.0) * inverse
+    if HAS_SCALE:
+        a = a / tl.load(dz_scale)
+        b = b / tl.load(dz_scale)
+    ignored = tl.load(targets + rows, mask=inside, other=ignore_index) == ignore_index
+    dead = ignored | ((a == 0) & (b == 0))
+    log_p = tl.load(logprobs + rows, mask=inside, other=0.0)
+    spread = tl.load(entropy + rows, mask=inside, other=0.0)
+    lse = tl.load(logsumexp + rows, mask=inside, other=0.0)
+    p = tl.exp(log_p)
+    # 1 - p without cancellation: the series' remainder is below 4e-10 where it is used.
+    series = -log_p * (1 + log_p * (0.5 + log_p * (1 / 6 + log_p * (1 / 24 + log_p / 120))))
+    one_minus_p = tl.where(log_p > -0.1, series, 1 - p)
+    at_target = a * one_minus_p - b * tl.where(p > 0, p * (log_p + spread), 0.0)
+    if HAS_SOFTCAP:
+        capped = (log_p + lse) / (inverse * softcap)
+        at_target = at_target * (1 - capped * capped)
+    tl.store(out + rows, tl.where(dead, 1e30, lse / LN2), mask=inside)
+    tl.store(out + N + rows, tl.where(dead, 0.0, a + b * spread), mask=inside)
+    tl.store(out + 2 * N + rows, tl.where(dead, 0.0, b * LN2), mask=inside)
+    tl.store(out + 3 * N + rows, tl.where(dead, 0.0, at_target), mask=inside)
+
+
+@triton.jit
 def dz_kernel(
     hidden, weight, bias, row_scale, row_constants, dz,
     N, V, H, hidden_stride, weight_stride, dz_stride, softcap, first_column, num_columns,

@@ -107,7 +107,7 @@ def merge(part: Problem, partial: torch.Tensor, outputs: list[torch.Tensor]) -> 
         )  # fmt: skip
         triton_kernels.merge_kernel[(triton.cdiv(num, 32),)](
             partial, target_logit, part.targets, *outputs, num, len(partial), part.ignore_index,
-            PARTS=16, ROWS=32,
+            PARTS=min(triton.next_power_of_2(len(partial)), 64), ROWS=32,
         )  # fmt: skip
 
 
@@ -165,29 +165,27 @@ def launch_exp_to_dz(
 def row_constants(
     part: Problem, statistics: Statistics, upstream: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What dz needs of each row, [4, n] float32: log-sum-exp in base 2, A, B, the target's value.
+    """What dz needs of each row, [4, n] float32: log-sum-exp in base 2, A, B, dz at the target.
 
-    Elsewhere dz = -p (A + B log2 p) with A = (a + b E) / temperature, B = b ln 2 / temperature; at
-    the target 1 - p_y is -expm1(log p_y), exact as p_y -> 1. For float16 inputs dz is divided by the
-    second result, a power of two [1], so that large upstream gradients stay in range.
+    Elsewhere dz = -p (A + B log2 p) with A = (a + b E) / temperature, B = b ln 2 / temperature.
+    For float16 inputs dz is divided by the second result, a power of two [1], so that large
+    upstream gradients stay in range.
     """
-    inverse = part.inverse_temperature().squeeze(1)
-    a, b = upstream[0] * inverse, upstream[1] * inverse
-    log_p, entropy = statistics.logprobs, statistics.entropy
-    scale = None
-    if part.hidden.dtype == torch.float16 and part.num_tokens:
-        largest = torch.maximum(a.abs().max(), b.abs().max()).clamp(min=1e-30)
-        scale = torch.exp2(torch.ceil(torch.log2(largest))).reshape(1)
-        a, b = a / scale, b / scale
-    spread = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p + entropy))
-    at_target = -a * torch.expm1(log_p) - b * spread
-    if part.softcap is not None:
-        capped = (log_p + statistics.logsumexp) / (inverse * part.softcap)
-        at_target = at_target * (1 - capped.square())
-    # A row without upstream gradient gets p = 0, whatever its logits.
-    dead = (a == 0) & (b == 0)
-    logsumexp = torch.where(dead, 1e30, statistics.logsumexp * LOG2_E)
-    return torch.stack((logsumexp, a + b * entropy, b * math.log(2), at_target)), scale
+    num, dz_scale, scale = part.num_tokens, None, row_scale(part)
+    if part.hidden.dtype == torch.float16 and num:
+        largest = torch.maximum(*((gradient * scale).abs().max() for gradient in upstream))
+        dz_scale = torch.exp2(torch.ceil(torch.log2(largest.clamp(min=1e-30)))).reshape(1)
+    constants = part.hidden.new_empty((4, num), dtype=torch.float32)
+    if num == 0:
+        return constants, dz_scale
+    with torch.cuda.device_of(part.hidden):
+        triton_kernels.row_constants_kernel[(triton.cdiv(num, 128),)](
+            part.targets, statistics.logprobs, statistics.entropy, statistics.logsumexp,
+            *upstream, scale, dz_scale, constants, num, upstream[0].stride(0),
+            upstream[1].stride(0), part.ignore_index, part.softcap or 0.0, BLOCK=128,
+            HAS_SCALE=dz_scale is not None, HAS_SOFTCAP=part.softcap is not None,
+        )  # fmt: skip
+    return constants, dz_scale
 
 
 def row_scale(part: Problem) -> torch.Tensor:

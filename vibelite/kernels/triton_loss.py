@@ -49,8 +49,7 @@ def loss_and_gradients(
         merge(part, partial, [statistics.logprobs, statistics.entropy, statistics.logsumexp])
         part_loss, upstream = loss_and_upstream(part, per_token_loss, statistics, rows)
         loss += part_loss
-        live = part.targets != part.ignore_index
-        constants, _ = row_constants(part, statistics, (upstream[0] * live, upstream[1] * live))
+        constants, _ = row_constants(part, statistics, upstream)
         launch_exp_to_dz(part, constants, partial, part_exps)
         sums = GradientSums(part, wanted, weight_sum, None)
         sums.add(part_exps[:, :vocab], slice(0, vocab))
