@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from vibelite.algorithms.advantages import group_advantages, maxent_weight
-from vibelite.algorithms.policy_loss import LossInputs, LossSettings, policy_loss, token_weights
+from vibelite.algorithms.policy_loss import (
+    LossInputs,
+    LossSettings,
+    policy_diagnostics,
+    policy_loss,
+    token_weights,
+)
 
 LENGTHS = [3, 1, 5, 2]
 NUM_TOKENS = sum(LENGTHS)
@@ -64,10 +70,10 @@ def test_loss_and_gradient_equal_a_loop_over_tokens(seed, aggregation):
     weights = per_sequence.double().repeat_interleave(torch.tensor(LENGTHS))
 
     variable = logps.clone().requires_grad_()
-    loss, diagnostics = policy_loss(
-        variable, entropies, LossInputs(advantages, weights, old, sampler, ref), settings
-    )
+    inputs = LossInputs(advantages, weights, old, sampler, ref)
+    loss = policy_loss(variable, entropies, inputs, settings).sum()
     loss.backward()
+    diagnostics = policy_diagnostics(logps, inputs, settings)
 
     columns = [
         tensor.tolist() for tensor in (logps, old, sampler, ref, entropies, advantages, weights)
@@ -84,27 +90,46 @@ def test_loss_and_gradient_equal_a_loop_over_tokens(seed, aggregation):
 
 def test_on_policy_gradient_is_that_of_the_log_prob():
     logps, _, _, _, entropies, advantages = random_inputs(0)
-    weights = torch.rand(NUM_TOKENS, dtype=torch.float64)
+    inputs = LossInputs(advantages, torch.rand(NUM_TOKENS, dtype=torch.float64))
     variable = logps.clone().requires_grad_()
-    loss, diagnostics = policy_loss(
-        variable, entropies, LossInputs(advantages, weights), LossSettings()
-    )
-    loss.backward()
+    policy_loss(variable, entropies, inputs, LossSettings()).sum().backward()
     assert variable.grad is not None
-    torch.testing.assert_close(variable.grad, -weights * advantages, rtol=1e-14, atol=0)
-    assert diagnostics["clipped"].sum() == 0
+    torch.testing.assert_close(
+        variable.grad, -inputs.token_weights * advantages, rtol=1e-14, atol=0
+    )
+    assert policy_diagnostics(logps, inputs, LossSettings())["clipped"].sum() == 0
 
 
 def test_entropy_bonus_reaches_the_entropy():
     logps, _, _, _, entropies, advantages = random_inputs(1)
     weights = torch.rand(NUM_TOKENS, dtype=torch.float64)
     entropies.requires_grad_()
-    loss, _ = policy_loss(
-        logps, entropies, LossInputs(advantages, weights), LossSettings(entropy_coef=0.01)
-    )
-    loss.backward()
+    settings = LossSettings(entropy_coef=0.01)
+    policy_loss(logps, entropies, LossInputs(advantages, weights), settings).sum().backward()
     assert entropies.grad is not None
     torch.testing.assert_close(entropies.grad, -0.01 * weights)
+
+
+def test_diagnostics_are_the_mismatch_and_the_kl_estimate():
+    logps, old, sampler, ref, _, advantages = random_inputs(2)
+    inputs = LossInputs(advantages, torch.ones(NUM_TOKENS), old, sampler, ref)
+    diagnostics = policy_diagnostics(logps, inputs, LossSettings())
+    torch.testing.assert_close(diagnostics["mismatch"], old - sampler)
+    expected = [
+        math.exp(r - p) - (r - p) - 1 for p, r in zip(logps.tolist(), ref.tolist(), strict=True)
+    ]
+    assert diagnostics["kl"].tolist() == pytest.approx(expected)
+
+
+def test_the_loss_of_some_tokens_is_part_of_the_whole():
+    logps, old, sampler, ref, entropies, advantages = random_inputs(3)
+    inputs = LossInputs(advantages, torch.rand(NUM_TOKENS), old, sampler, ref)
+    settings = LossSettings(kl_coef=0.1, entropy_coef=0.01)
+    whole = policy_loss(logps, entropies, inputs, settings)
+    rows = slice(3, 7)
+    assert torch.equal(
+        policy_loss(logps[rows], entropies[rows], inputs.at(rows), settings), whole[rows]
+    )
 
 
 def test_lambda_zero_is_grpo():

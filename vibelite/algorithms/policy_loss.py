@@ -6,7 +6,7 @@ computed once over the whole step, so that the split into micro-batches cannot c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -59,32 +59,54 @@ class LossInputs:
     sampler_logprobs: torch.Tensor | None = None
     ref_logprobs: torch.Tensor | None = None
 
+    def at(self, rows: slice) -> LossInputs:
+        """The inputs of some of the tokens."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return LossInputs(*(None if value is None else value[rows] for value in values))
+
 
 def policy_loss(
     logprobs: torch.Tensor, entropy: torch.Tensor, inputs: LossInputs, settings: LossSettings
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss (scalar, to be minimised) and per-token diagnostics [N], for tokens with log-probs
-    [N] and entropy [N].
+) -> torch.Tensor:
+    """The loss of each token [N], to be summed and minimised; logprobs and entropy are [N].
 
-    loss = -sum_t w_t [ c_t min(rho_t A_t, clip(rho_t) A_t) + entropy_coef H_t - kl_coef k3_t ],
-    with rho the ratio to `old_logprobs` (VibeThinker report 3.4), c_t = min(exp(old - sampler),
-    cap) the truncated importance weight, a constant, and k3 = exp(ref - logp) - (ref - logp) - 1 >=
-    0, the KL estimator with the right mean. `A` already contains the MaxEnt weight.
+    loss_t = -w_t [ c_t min(rho_t A_t, clip(rho_t) A_t) + entropy_coef H_t - kl_coef k3_t ], with
+    rho the ratio to `old_logprobs` (VibeThinker report 3.4), c_t = min(exp(old - sampler), cap) the
+    truncated importance weight, a constant, and k3 = exp(ref - logp) - (ref - logp) - 1 >= 0, the
+    KL estimator with the right mean. `A` already contains the MaxEnt weight.
     """
     old_logprobs = logprobs.detach() if inputs.old_logprobs is None else inputs.old_logprobs
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     objective = torch.minimum(ratio * inputs.advantages, clipped * inputs.advantages)
-    diagnostics = {"clipped": (ratio * inputs.advantages > clipped * inputs.advantages).float()}
     if inputs.sampler_logprobs is not None:
-        mismatch = old_logprobs.detach() - inputs.sampler_logprobs
-        objective = objective * torch.exp(mismatch).clamp(max=settings.importance_cap)
-        diagnostics["mismatch"] = mismatch
+        importance = torch.exp(old_logprobs - inputs.sampler_logprobs)
+        objective = objective * importance.clamp(max=settings.importance_cap)
     if settings.entropy_coef:
         objective = objective + settings.entropy_coef * entropy
     if inputs.ref_logprobs is not None:
-        log_ratio = inputs.ref_logprobs - logprobs
-        k3 = torch.exp(log_ratio) - log_ratio - 1
-        objective = objective - settings.kl_coef * k3
-        diagnostics["kl"] = k3.detach()
-    return -(inputs.token_weights * objective).sum(), diagnostics
+        objective = objective - settings.kl_coef * k3(logprobs, inputs.ref_logprobs)
+    return -inputs.token_weights * objective
+
+
+def k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
+    """Per-token estimate [N] of KL(policy || reference) in nats, never negative."""
+    log_ratio = ref_logprobs - logprobs
+    return torch.exp(log_ratio) - log_ratio - 1
+
+
+@torch.no_grad()
+def policy_diagnostics(
+    logprobs: torch.Tensor, inputs: LossInputs, settings: LossSettings
+) -> dict[str, torch.Tensor]:
+    """Per token [N]: was the clip active, trainer - sampler log-prob, KL to the reference."""
+    old_logprobs = logprobs if inputs.old_logprobs is None else inputs.old_logprobs
+    ratio = torch.exp(logprobs - old_logprobs)
+    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    is_clipped = ratio * inputs.advantages > clipped * inputs.advantages
+    diagnostics = {"clipped": is_clipped.float()}
+    if inputs.sampler_logprobs is not None:
+        diagnostics["mismatch"] = old_logprobs - inputs.sampler_logprobs
+    if inputs.ref_logprobs is not None:
+        diagnostics["kl"] = k3(logprobs, inputs.ref_logprobs)
+    return diagnostics

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vibelite.kernels import linear_logprobs
+from vibelite.kernels import linear_logprobs, linear_token_loss
+from vibelite.kernels.fused_loss import PerTokenLoss, TokenLoss
 from vibelite.models.attention import packed_layout
 from vibelite.types import TokenBatch
 
@@ -67,6 +68,19 @@ class Policy:
         hidden, positions = self.predictions(batch)
         return linear_logprobs(
             hidden, self.head, batch.input_ids[positions], temperature=temperature
+        )
+
+    def token_loss(
+        self, batch: TokenBatch, per_token_loss: PerTokenLoss, *, temperature: float = 1.0
+    ) -> TokenLoss:
+        """Sum of a loss over the M trained tokens, with their log-probs and entropies [M].
+
+        The logits are computed once, for the loss and its gradient. `per_token_loss` is given
+        log-probs [m], entropies [m] and the slice of the M tokens that they are; losses [m].
+        """
+        hidden, positions = self.predictions(batch)
+        return linear_token_loss(
+            hidden, self.head, batch.input_ids[positions], per_token_loss, temperature=temperature
         )
 
     def trainable_parameters(self) -> Iterable[torch.nn.Parameter]:

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import torch
 
 from vibelite.algorithms.advantages import group_advantages, maxent_weight
-from vibelite.algorithms.policy_loss import LossInputs, LossSettings, policy_loss, token_weights
+from vibelite.algorithms.policy_loss import (
+    LossInputs,
+    LossSettings,
+    policy_diagnostics,
+    policy_loss,
+    token_weights,
+)
 from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
 from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.models.load import load_policy
@@ -184,9 +190,6 @@ def accumulate_gradient(
     """Adds one micro-batch's share of the step's gradient; per-token diagnostics [M]."""
     mask = batch.completion_mask
     assert batch.sampler_logprobs is not None, "completions carry the sampler's log-probs"
-    logprobs, entropy = trainer.policy.logprobs(
-        batch, temperature=trainer.stage.sampling.temperature
-    )
     inputs = LossInputs(
         advantages=batch.advantages[mask],
         token_weights=batch.token_weights[mask],
@@ -194,6 +197,12 @@ def accumulate_gradient(
         sampler_logprobs=batch.sampler_logprobs[mask],
         ref_logprobs=ref_logprobs,
     )
-    loss, diagnostics = policy_loss(logprobs, entropy, inputs, trainer.loss_settings)
+    settings = trainer.loss_settings
+    loss, logprobs, entropy = trainer.policy.token_loss(
+        batch,
+        lambda logprobs, entropy, rows: policy_loss(logprobs, entropy, inputs.at(rows), settings),
+        temperature=trainer.stage.sampling.temperature,
+    )
     loss.backward()
-    return diagnostics | {"loss": loss.detach(), "entropy": entropy.detach()}
+    diagnostics = policy_diagnostics(logprobs, inputs, settings)
+    return diagnostics | {"loss": loss.detach(), "entropy": entropy}

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+
+import torch
 
 from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
 from vibelite.data.chat import trace_ids
@@ -98,8 +101,15 @@ def accumulate_gradient(
             replace(sequences[index], token_weight=1 / num_trained) for index in micro_batch
         ]
         batch = pack(weighted, policy.device)
-        logprobs, _ = policy.logprobs(batch)
-        loss = -(batch.token_weights[batch.completion_mask] * logprobs).sum()
+        weights = batch.token_weights[batch.completion_mask]
+        loss = policy.token_loss(batch, partial(weighted_nll, weights)).loss
         loss.backward()
         total += loss.item()
     return total, sum(lengths)
+
+
+def weighted_nll(
+    weights: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor, rows: slice
+) -> torch.Tensor:
+    """Negative log-probs [m] times their tokens' weights."""
+    return -weights[rows] * logprobs
