@@ -61,8 +61,12 @@ class LossInputs:
 
     def at(self, rows: slice) -> LossInputs:
         """The inputs of some of the tokens."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return LossInputs(*(None if value is None else value[rows] for value in values))
+        known = {
+            field.name: value[rows]
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return LossInputs(**known)
 
 
 def policy_loss(
