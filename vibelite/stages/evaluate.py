@@ -13,7 +13,7 @@ from vibelite.models.load import load_policy
 from vibelite.recipe.schema import BASE, EvaluateStage, Sampling
 from vibelite.run_dir import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic
 from vibelite.stages.context import StageContext, build_engine, sampling_settings, subdomains_of
-from vibelite.stages.rollout import sample_groups
+from vibelite.stages.rollout import sample_groups, sample_rows
 from vibelite.telemetry.recorder import stage_cost
 from vibelite.types import Group, Problem
 
@@ -76,7 +76,8 @@ def evaluate_once(
             stage.num_samples,
             seed=context.seed(benchmark),
         )
-        write_jsonl_atomic(path.with_suffix(".jsonl"), evaluation_rows(key, groups))
+        rows = ({"key": key, **row} for row in sample_rows(groups))
+        write_jsonl_atomic(path.with_suffix(".jsonl"), rows)
         result = summarise(
             groups, stage.k, num_bootstrap=stage.num_bootstrap, seed=context.seed("bootstrap")
         )
@@ -141,23 +142,3 @@ def summarise(
         "truncated": fmean(completion.finish_reason == "length" for completion in completions),
         "mean_tokens": fmean(len(completion.token_ids) for completion in completions),
     }
-
-
-def evaluation_rows(key: str, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """One row of samples.jsonl for every completion."""
-    return [
-        {
-            "key": key,
-            "problem_id": group.problem.id,
-            "subdomain": group.problem.subdomain,
-            "prompt": group.problem.messages[-1]["content"],
-            "completion": completion.text,
-            "reward": verdict.reward,
-            "correct": verdict.correct,
-            "detail": verdict.detail,
-            "num_tokens": len(completion.token_ids),
-            "finish_reason": completion.finish_reason,
-        }
-        for group in groups
-        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
-    ]

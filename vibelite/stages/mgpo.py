@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -27,8 +28,8 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.schema import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
-from vibelite.stages.mgpo_metrics import rollout_metrics, sample_rows, train_metrics
-from vibelite.stages.rollout import sample_groups, select_learnable
+from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
+from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
 from vibelite.training.checkpoint import load_training_state, save_model, save_training_state
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import Group, Problem, TokenBatch
@@ -122,7 +123,9 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     trainer.engine.load_weights(step + 1)
 
     meter.add_tokens(trained=sum(batch.num_tokens for batch in batches))
-    context.recorder.record_samples(step + 1, sample_rows(groups, advantages))
+    flat = chain.from_iterable(advantages)
+    rows = [row | {"advantage": a} for row, a in zip(sample_rows(groups), flat, strict=True)]
+    context.recorder.record_samples(step + 1, rows)
     context.recorder.record_step(step + 1, metrics)
 
 

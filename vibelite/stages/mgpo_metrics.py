@@ -1,12 +1,9 @@
-"""What an MGPO step reports: numbers from its groups and per-token diagnostics, and rows for the
-sample browser.
-"""
+"""What an MGPO step reports: numbers from its groups and from per-token diagnostics."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import torch
 
@@ -61,27 +58,3 @@ def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str
     if "kl" in joined:
         metrics["policy/kl"] = joined["kl"].mean().item()
     return metrics
-
-
-def sample_rows(
-    groups: Sequence[Group], advantages: Sequence[Sequence[float]]
-) -> list[dict[str, Any]]:
-    """One row of samples.jsonl for every completion."""
-    return [
-        {
-            "problem_id": group.problem.id,
-            "subdomain": group.problem.subdomain,
-            "prompt": group.problem.messages[-1]["content"],
-            "completion": completion.text,
-            "reward": verdict.reward,
-            "correct": verdict.correct,
-            "detail": verdict.detail,
-            "advantage": advantage,
-            "num_tokens": len(completion.token_ids),
-            "finish_reason": completion.finish_reason,
-        }
-        for group, values in zip(groups, advantages, strict=True)
-        for completion, verdict, advantage in zip(
-            group.completions, group.verdicts, values, strict=True
-        )
-    ]

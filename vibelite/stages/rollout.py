@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError
@@ -89,3 +90,22 @@ def select_learnable(
             "or prefilter_samples: 0"
         )
     return learnable
+
+
+def sample_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """One row of samples.jsonl for every completion, group by group."""
+    return [
+        {
+            "problem_id": group.problem.id,
+            "subdomain": group.problem.subdomain,
+            "prompt": group.problem.messages[-1]["content"],
+            "completion": completion.text,
+            "reward": verdict.reward,
+            "correct": verdict.correct,
+            "detail": verdict.detail,
+            "num_tokens": len(completion.token_ids),
+            "finish_reason": completion.finish_reason,
+        }
+        for group in groups
+        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
+    ]
