@@ -10,7 +10,7 @@ from vibelite.kernels.fused_loss import PerTokenLoss, loss_and_upstream, loss_in
 from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
 
 # Elements of the rows of logits kept at a time, and of the blocks they are worked on in.
-ROW_ELEMENTS = {"cpu": 12 << 20, "cuda": 1 << 28}
+ROW_ELEMENTS = {"cpu": 8 << 20, "cuda": 1 << 28}
 BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 28}
 
 
