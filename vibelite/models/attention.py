@@ -79,6 +79,8 @@ def attention_forward(
     Causal attention with the padding behind each row needs no mask: no real token sees a later
     slot.
     """
+    if packed_layout is None and query.shape[2] == 1:
+        return _decode_attention(query, key, value, attention_mask, kwargs.get("scaling")), None
     if packed_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scaling = kwargs.get("scaling")
@@ -87,7 +89,7 @@ def attention_forward(
     )  # [N, heads, D]
     output = torch.zeros_like(query)
     for bucket in packed_layout.buckets:
-        attended = torch.nn.functional.scaled_dot_product_attention(
+        attended = _attend(
             _pad(query, bucket),
             _pad(key, bucket),
             _pad(value, bucket),
@@ -98,6 +100,42 @@ def attention_forward(
         attended = attended.transpose(1, 2).flatten(0, 1).index_select(0, bucket.slots)
         output = output.index_copy(0, bucket.token_index, attended)
     return output.unsqueeze(0), None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """Scaled dot-product attention, on a CPU always with float32 products.
+
+    With matmul_precision "medium" torch's CPU attention converts every small block: 12.8 ms instead
+    of 1.6 for one token of 128 rows, 9 heads and 60 keys.
+    """
+    precision = torch.get_float32_matmul_precision()
+    if query.device.type != "cpu" or precision == "highest":
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _decode_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """One query token per row, [B, heads, 1, D] -> [B, 1, heads, D], over keys [B, kv heads, T, D].
+
+    The query heads that share a key-value head stand in for query positions, so that keys and
+    values are read once and never repeated: at 9 heads on 3 that is two thirds of the traffic.
+    """
+    num_rows, num_heads, _, head_size = query.shape
+    grouped = query.view(num_rows, key.shape[1], num_heads // key.shape[1], head_size)
+    attended = _attend(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+    return attended.reshape(num_rows, 1, num_heads, head_size)
 
 
 def _pad(states: torch.Tensor, bucket: Bucket) -> torch.Tensor:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from transformers import DynamicCache
 
 from vibelite.errors import EngineError
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings
+from vibelite.rollout.kv_cache import KeyValueCache
 from vibelite.types import Completion
 
 # Rows that have ended are dropped once they are this share of the batch: a smaller one copies the
@@ -139,7 +139,7 @@ class TransformersEngine:
         causal = columns[None, :] <= columns[:, None]  # [width, width]
         # A padding position sees itself, so that no softmax runs over nothing.
         mask = (causal & is_real[:, None, :]) | torch.eye(width, dtype=torch.bool, device=device)
-        cache = DynamicCache(config=self._policy.model.config)
+        cache = KeyValueCache()
         output = self._policy.model(
             input_ids=input_ids,
             position_ids=(columns[None] - (width - lengths)[:, None]).clamp(min=0),
@@ -147,7 +147,7 @@ class TransformersEngine:
             past_key_values=cache,
             logits_to_keep=1,
         )
-        cache.batch_repeat_interleave(repeats)
+        cache.select(torch.arange(len(prompts), device=device).repeat_interleave(repeats))
         state = _DecodeState(
             cache,
             is_real.repeat_interleave(repeats, dim=0),
@@ -182,12 +182,12 @@ class _DecodeState:
     length so far.
     """
 
-    cache: DynamicCache
+    cache: KeyValueCache
     is_real: torch.Tensor
     lengths: torch.Tensor
 
     def select(self, keep: torch.Tensor) -> None:
-        self.cache.batch_select_indices(keep)
+        self.cache.select(keep)
         self.is_real, self.lengths = self.is_real[keep], self.lengths[keep]
 
 
