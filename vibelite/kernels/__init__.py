@@ -24,6 +24,7 @@ __all__ = [
     "linear_token_loss",
 ]
 
+TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 Implementation = Literal["auto", "reference", "chunked", "triton"]
 
 
@@ -104,7 +105,7 @@ def choose_implementation(problem: Problem) -> Literal["chunked", "triton"]:
         return "chunked"
     if torch.cuda.get_device_capability(hidden.device) < (8, 0):
         return "chunked"
-    return "triton" if importlib.util.find_spec("triton") is not None else "chunked"
+    return "triton" if TRITON_IS_INSTALLED else "chunked"
 
 
 def _problem(
