@@ -12,7 +12,7 @@ import pytest
 
 from tests.recipe.texts import write_recipe
 from vibelite import __version__, cli
-from vibelite.errors import BudgetReached, RecipeError
+from vibelite.errors import EngineError, RecipeError
 from vibelite.tables import evaluation_table, probe_table
 
 ROOT = Path(__file__).parent.parent
@@ -158,7 +158,7 @@ def test_export_refuses_a_stage_without_model(
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(RecipeError("wrong"), 2), (BudgetReached("spent"), 10)]
+    ("error", "code"), [(RecipeError("wrong"), 2), (EngineError("asleep"), 1)]
 )
 def test_the_exit_code_is_that_of_the_error(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -29,9 +29,3 @@ class EngineError(VibeLiteError):
 
 class CheckpointError(VibeLiteError):
     """A checkpoint is missing, damaged, or does not belong to this run."""
-
-
-class BudgetReached(VibeLiteError):
-    """The budget ended the run; a checkpoint is saved."""
-
-    exit_code = 10
