@@ -71,6 +71,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
     with context.meter.span("load"):
         start = load_training_state(context.stage_dir.resume, policy, optimizer)
         context.stage_dir.truncate_after(start)
+    engine.load_weights(start)
     trainer = Trainer(stage, context, policy, reference, engine, optimizer)
     for step in range(start, stage.num_steps):
         mgpo_step(trainer, problems, step)
