@@ -61,16 +61,16 @@ def backward(
     makes the host wait for the device once, so under CUDA graph capture all rows are kept.
     """
     problem = row_major(problem)
-    upstream = grad_logprobs, grad_entropy
+    # Before the host waits, so that the device goes on at once after it.
+    constants, dz_scale = row_constants(problem, statistics, (grad_logprobs, grad_entropy))
     if problem.hidden.is_cuda and torch.cuda.is_current_stream_capturing():
-        return _backward_rows(problem, statistics, upstream, wanted, weight_grad_out)
+        return _backward_rows(problem, constants, dz_scale, wanted, weight_grad_out)
     live = ((grad_logprobs != 0) | (grad_entropy != 0)) & (problem.targets != problem.ignore_index)
     rows = live.nonzero().squeeze(1)
     if len(rows) == problem.num_tokens:
-        return _backward_rows(problem, statistics, upstream, wanted, weight_grad_out)
-    upstream = grad_logprobs[rows], grad_entropy[rows]
+        return _backward_rows(problem, constants, dz_scale, wanted, weight_grad_out)
     gradients = _backward_rows(
-        problem.select(rows), statistics.select(rows), upstream, wanted, weight_grad_out
+        problem.select(rows), constants[:, rows].contiguous(), dz_scale, wanted, weight_grad_out
     )
     if gradients.hidden is None:
         return gradients
@@ -80,13 +80,12 @@ def backward(
 
 def _backward_rows(
     part: Problem,
-    statistics: Statistics,
-    upstream: tuple[torch.Tensor, torch.Tensor],
+    constants: torch.Tensor,
+    dz_scale: torch.Tensor | None,
     wanted: Wanted,
     weight_grad_out: torch.Tensor | None,
 ) -> Gradients:
     num, vocab = part.num_tokens, part.vocab_size
-    constants, dz_scale = row_constants(part, statistics, upstream)
     sums = GradientSums(part, wanted, weight_grad_out, dz_scale)
     if num == 0:
         return sums.finish()
