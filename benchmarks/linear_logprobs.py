@@ -256,7 +256,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--tokens", nargs="+", type=int, default=[8192])
     parser.add_argument("--reps", type=int, default=7)
-    parser.add_argument("--only", help="contenders whose name contains this")
+    parser.add_argument("--only", nargs="+", help="contenders whose names contain one of these")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no case after this")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -267,7 +267,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     contenders, missing = all_contenders(device)
     if arguments.only:
-        contenders = [one for one in contenders if arguments.only in one.name]
+        contenders = [one for one in contenders if any(part in one.name for part in arguments.only)]
     report = {"environment": environment(device), "missing": missing, "gate": {}, "cases": []}
     clock = Clock(device)
     print(json.dumps(report["environment"]), "\nmissing:", missing)
