@@ -16,9 +16,10 @@ import json
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from vibelite.telemetry.ledger import run_cost
 
 RESULT_KEYS = ("stage", "benchmark", "pass_at_1", "pass_at_1_ci", "pass_at_k")
 
@@ -29,12 +30,10 @@ def command(recipe: Path, run_dir: Path, overrides: list[str]) -> list[str]:
     return [sys.executable, "-m", "vibelite", "run", str(recipe), "--run-dir", str(run_dir), *sets]
 
 
-def run_to_end(arguments: list[str], log: Path) -> float:
-    """Starts the run, kills it after `after_seconds`; False if it had ended before."""
-    start = time.monotonic()
+def run_to_end(arguments: list[str], log: Path) -> None:
+    """Runs to the end; raises CalledProcessError on failure."""
     with open(log, "a") as output:
         subprocess.run(arguments, check=True, stdout=output, stderr=subprocess.STDOUT)
-    return time.monotonic() - start
 
 
 def run_and_kill(arguments: list[str], after_seconds: float, log: Path) -> bool:
@@ -72,7 +71,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws the moments")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument(
-        "--work-dir", type=Path, help="keeps the two runs; a temporary directory otherwise"
+        "--work-dir",
+        type=Path,
+        help="keeps the two runs, and takes up a finished one; otherwise a temporary directory",
     )
     arguments = parser.parse_args()
     with TemporaryDirectory() as temporary:
@@ -80,7 +81,8 @@ def main() -> int:
         work_dir.mkdir(parents=True, exist_ok=True)
         log = work_dir / "log.txt"
         whole, killed = work_dir / "whole", work_dir / "killed"
-        seconds = run_to_end(command(arguments.recipe, whole, arguments.overrides), log)
+        run_to_end(command(arguments.recipe, whole, arguments.overrides), log)
+        seconds, _ = run_cost(whole / "ledger.jsonl")
         draw = random.Random(arguments.seed)
         moments = sorted(draw.uniform(0, seconds) for _ in range(arguments.kills))
         attempt = command(arguments.recipe, killed, arguments.overrides)
