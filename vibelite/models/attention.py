@@ -107,8 +107,8 @@ def _attend(
 ) -> torch.Tensor:
     """Scaled dot-product attention, on a CPU always with float32 products.
 
-    With matmul_precision "medium" torch's CPU attention converts every small block: 12.8 ms instead
-    of 1.6 for one token of 128 rows, 9 heads and 60 keys.
+    With matmul_precision "medium" torch's CPU attention converts every small block: one token of
+    128 rows and 9 heads took 12.8 ms over 60 keys, and 1.6 ms over 100 keys without.
     """
     precision = torch.get_float32_matmul_precision()
     if query.device.type != "cpu" or precision == "highest":
