@@ -1,8 +1,10 @@
-"""The contenders of `linear_logprobs.py`: this package's heads and the public ones, one adapter each.
+"""The contenders of `linear_logprobs.py`: this package's heads and public ones, an adapter each.
 
 An adapter binds a head to its inputs and to the upstream gradients it can take. Packages that are
 not installed are left out and named in the report. None of them is a dependency of vibelite.
 """
+
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vibelite.kernels import linear_logprobs, linear_token_loss
+from vibelite.kernels import Implementation, linear_logprobs, linear_token_loss
 
 Outputs = tuple[torch.Tensor | None, torch.Tensor | None]
 
@@ -106,14 +108,14 @@ def from_loss(
 
 
 def eager_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> Outputs:
-    """What a training loop does without a fused head: logits in the inputs' dtype, float32 after."""
+    """A training loop without a fused head: logits in the inputs' dtype, float32 after that."""
     log_p = torch.log_softmax((hidden @ weight.T).float(), dim=-1)
     entropy = -(log_p.exp() * log_p).sum(-1)
     return log_p.gather(1, targets[:, None]).squeeze(1), entropy
 
 
 def own_contenders(device: torch.device) -> list[Contender]:
-    def head(impl: str) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Outputs]:
+    def head(impl: Implementation) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Outputs]:
         return lambda hidden, weight, targets: linear_logprobs(hidden, weight, targets, impl=impl)
 
     def one_pass(hidden: torch.Tensor, weight: torch.Tensor, inputs: Inputs) -> torch.Tensor:

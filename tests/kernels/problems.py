@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from vibelite.kernels import linear_logprobs
+from vibelite.kernels import Implementation, linear_logprobs
 
 # The child process of test_triton_interpreted.py runs these tests on Triton's interpreter.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -20,7 +20,7 @@ BACKENDS = [
 ]
 if INTERPRETED:
     BACKENDS = [pytest.param(("triton", "cpu"), id="triton-interpreted")]
-Backend = tuple[str, str]
+Backend = tuple[Literal["chunked", "triton"], str]
 
 
 @dataclass
@@ -66,11 +66,17 @@ def on_device(case: Case, device: str) -> Case:
     def move(value: Any) -> Any:
         return value.to(device) if isinstance(value, torch.Tensor) else value
 
-    tensors = (case.hidden, case.weight, case.targets, case.grad_logprobs, case.grad_entropy)
-    return Case(*map(move, tensors), {key: move(value) for key, value in case.options.items()})
+    return Case(
+        hidden=move(case.hidden),
+        weight=move(case.weight),
+        targets=move(case.targets),
+        grad_logprobs=move(case.grad_logprobs),
+        grad_entropy=move(case.grad_entropy),
+        options={key: move(value) for key, value in case.options.items()},
+    )
 
 
-def results(case: Case, impl: str, *, exact: bool = False) -> dict[str, torch.Tensor]:
+def results(case: Case, impl: Implementation, *, exact: bool = False) -> dict[str, torch.Tensor]:
     """Outputs and gradients of every differentiable input; `exact` computes them in float64."""
     leaves = {"hidden": case.hidden, "weight": case.weight}
     options = dict(case.options)
@@ -114,7 +120,8 @@ def assert_matches_float64(case: Case, backend: Backend, *, output_bound: float 
     for name in expected.keys() - {"logprobs", "entropy"}:
         assert torch.isfinite(found[name]).all(), name
         error = (found[name].double() - expected[name]).norm()
-        assert error <= bound * expected[name].norm() + 1e-9, (name, error, expected[name].norm())
+        # The second term is for gradients that are 0, as with a vocabulary of one.
+        assert error <= bound * expected[name].norm() + 1e-5, (name, error, expected[name].norm())
 
 
 def logits_case(logits: torch.Tensor, targets: list[int], **options: Any) -> Case:

@@ -1,5 +1,7 @@
 """The one-pass loss equals the two-pass one: value, outputs, gradients."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import pytest

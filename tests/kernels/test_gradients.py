@@ -1,19 +1,20 @@
 """Claims about autograd: which gradients flow, where they go, and what costs nothing."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.kernels.problems import BACKENDS, INTERPRETED, Backend, make_case, results
+from tests.kernels.problems import BACKENDS, INTERPRETED, Backend, Case, make_case, results
 from vibelite.kernels import linear_logprobs
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-Tensors = tuple[torch.Tensor, ...]
 
 
-def leaves_of(case) -> Tensors:
+def leaves_of(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     return case.hidden.clone().requires_grad_(), case.weight.clone().requires_grad_()
 
 
@@ -117,7 +118,7 @@ def test_changing_an_input_before_backward_is_detected(backend: Backend) -> None
     case = make_case(5, 8, 30, device=backend[1])
     for changed in (0, 1):
         leaves = leaves_of(case)
-        logprobs, _ = linear_logprobs(*leaves, case.targets, impl=backend[0])
+        logprobs, _ = linear_logprobs(leaves[0], leaves[1], case.targets, impl=backend[0])
         with torch.no_grad():
             leaves[changed].mul_(2)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -43,13 +43,13 @@ def linear_logprobs(
     """Log-probs of the targets and entropies of their distributions, each [N] float32, in nats.
 
     The distribution of row t is softmax(softcap(hidden_t weight^T + bias) / temperature). hidden
-    [N, H], weight [V, H], targets [N] int32 or int64, temperature a positive float or [N], bias [V].
-    Both outputs are differentiable (once) with respect to hidden, weight and bias. Rows whose target
-    is `ignore_index` give 0, 0 and no gradient. float64 inputs give float64 outputs. Under autocast
-    hidden and weight are cast to its dtype; otherwise two different dtypes are promoted.
+    [N, H], weight [V, H], targets [N] int32 or int64, temperature a positive float or [N], bias
+    [V]. Both outputs are differentiable (once) with respect to hidden, weight and bias. Rows whose
+    target is `ignore_index` give 0, 0 and no gradient. float64 inputs give float64 outputs. Under
+    autocast hidden and weight are cast to its dtype; otherwise two different dtypes are promoted.
 
-    impl: `auto` takes triton for 16-bit inputs on a GPU of compute capability 8.0 or later if triton
-    is installed, else chunked. `weight_grad_out` [V, H]: the backward pass adds the
+    impl: `auto` takes triton for 16-bit inputs on a GPU of compute capability 8.0 or later if
+    triton is installed, else chunked. `weight_grad_out` [V, H]: the backward pass adds the
     weight's gradient to it, in its dtype, and autograd sees none for the weight; an optimizer's
     main gradient, or the `.grad` of tied embeddings. Raises ValueError or TypeError for misuse.
     """

@@ -1,4 +1,4 @@
-"""The one-pass loss in plain torch: a few whole rows of logits at a time, turned into dz in place."""
+"""The one-pass loss in plain torch: whole rows of logits, a few at a time, become dz in place."""
 
 from __future__ import annotations
 

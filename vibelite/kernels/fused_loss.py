@@ -24,7 +24,7 @@ BACKENDS = {
 
 
 class TokenLoss(NamedTuple):
-    """The summed loss (scalar, differentiable once) and the detached log-probs and entropies [N]."""
+    """The summed loss (scalar, differentiable once), detached log-probs and entropies [N]."""
 
     loss: torch.Tensor
     logprobs: torch.Tensor
@@ -32,7 +32,7 @@ class TokenLoss(NamedTuple):
 
 
 def fused_loss(problem: Problem, per_token_loss: PerTokenLoss, impl: str) -> TokenLoss:
-    """Runs the head and the loss; gradients are ready when it returns, and `backward` scales them."""
+    """Runs the head and the loss; gradients are ready when it returns, `backward` scales them."""
     outputs = _FusedLoss.apply(
         problem.hidden, problem.weight, problem.bias, problem, per_token_loss, impl
     )

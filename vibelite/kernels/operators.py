@@ -19,7 +19,7 @@ BACKENDS = {
 
 
 def backend(impl: str) -> ModuleType:
-    """The module with `forward` and `backward` of an implementation; Triton is imported only here."""
+    """The module with an implementation's `forward` and `backward`; imports Triton if it must."""
     return importlib.import_module(BACKENDS[impl])
 
 

@@ -171,7 +171,7 @@ def _check_targets(problem: Problem) -> None:
     inside = (targets >= 0) & (targets < problem.vocab_size)
     valid = inside | (targets == problem.ignore_index)
     if not on_cpu:
-        torch._assert_async(valid.all())
+        torch._assert_async(valid.all())  # pyright: ignore[reportPrivateImportUsage]
     elif not bool(valid.all()):
         worst = targets[~valid][0].item()
         raise ValueError(

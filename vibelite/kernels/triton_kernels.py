@@ -1,7 +1,7 @@
 """The device code of the fused head: forward statistics, their merge, and tiles of dz.
 
-Base 2 throughout: z = logit * log2(e) / temperature, so that a probability is one exp2. A logit tile
-lives in float32 registers and is never rounded before the statistics. Launching is elsewhere.
+Base 2 throughout: z = logit * log2(e) / temperature, so that a probability is one exp2. A logit
+tile lives in float32 registers and is never rounded before the statistics. Launching is elsewhere.
 """
 
 import triton
@@ -99,6 +99,9 @@ def forward_kernel(
             logits = tl.where(columns[None, :] < V, logits, MASKED)
         new_m = tl.maximum(m, tl.max(logits, 1) * scale)
         shifted = logits * scale[:, None] - new_m[:, None]
+        if HAS_BIAS:
+            # One fused multiply-add: where every column is masked, the rounding of new_m is 1e22.
+            shifted = tl.minimum(shifted, 0.0)
         e = tl.exp2(shifted)
         shrink = tl.exp2(m - new_m)
         weighted = shrink * (weighted + (m - new_m) * total) + tl.sum(e * shifted, 1)
@@ -206,7 +209,7 @@ def _store_tile(
 
 @triton.jit
 def _tile_order(tile, num_row_tiles, num_column_tiles, GROUP: tl.constexpr):
-    """Row and column of a tile, GROUP row tiles at a time, so that operands stay in the L2 cache."""
+    """Row and column of a tile, GROUP row tiles at a time: operands stay in the L2 cache."""
     per_group = GROUP * num_column_tiles
     group = tile // per_group
     size = tl.minimum(num_row_tiles - group * GROUP, GROUP)
@@ -266,8 +269,8 @@ def dz_kernel(
     persistent: flattening the two loops loads a tile's operands under the last tile's epilogue.
     """
     num_tiles = num_row_tiles * num_column_tiles
-    for tile in tl.range(tl.program_id(0), num_tiles, num_programs, flatten=USE_TMA):
-        row_tile, column_tile = _tile_order(tile, num_row_tiles, num_column_tiles, 8)
+    for tile in tl.range(tl.program_id(0), num_tiles, num_programs, flatten=USE_TMA):  # pyright: ignore
+        row_tile, column_tile = _tile_order(tile, num_row_tiles, num_column_tiles, 8)  # pyright: ignore
         start_row = row_tile * BM
         start_column = column_tile * BN
         logits = _logit_tile(
@@ -318,8 +321,8 @@ def exp_kernel(
     0.13 nats; S and U come from the unrounded values.
     """
     num_tiles = num_row_tiles * num_column_tiles
-    for tile in tl.range(tl.program_id(0), num_tiles, num_programs, flatten=USE_TMA):
-        row_tile, column_tile = _tile_order(tile, num_row_tiles, num_column_tiles, 8)
+    for tile in tl.range(tl.program_id(0), num_tiles, num_programs, flatten=USE_TMA):  # pyright: ignore
+        row_tile, column_tile = _tile_order(tile, num_row_tiles, num_column_tiles, 8)  # pyright: ignore
         start_row = row_tile * BM
         start_column = column_tile * BN
         logits = _logit_tile(
@@ -333,6 +336,8 @@ def exp_kernel(
         scale = tl.load(row_scale + rows, mask=inside, other=1.0)
         k = tl.ceil(tl.max(logits, 1) * scale)
         shifted = logits * scale[:, None] - k[:, None]
+        if HAS_BIAS:  # as in forward_kernel
+            shifted = tl.minimum(shifted, 0.0)
         e = tl.exp2(shifted)
         out = partial + column_tile.to(tl.int64) * 3 * N + rows
         tl.store(out, k, mask=inside)

@@ -1,4 +1,4 @@
-"""Tile shapes of the Triton kernels and their launches; what is computed in which order is not here.
+"""Tile shapes of the Triton kernels and their launches; the order of the computation is not here.
 
 A tile is chosen by the GPU and the inputs' dtype and width alone, never by timing: results do not
 depend on what ran before.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -17,6 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from vibelite.kernels import triton_kernels
 from vibelite.kernels.problem import Problem, Statistics
 
+kernels: Any = triton_kernels  # the launch syntax is beyond the type checker
 LOG2_E = 1 / math.log(2)
 INTERPRETED = isinstance(triton_kernels.forward_kernel, InterpretedFunction)
 # The vocabulary is always cut into this many parts, whatever N: a row's log-prob does not depend on
@@ -46,6 +48,10 @@ HOPPER_NARROW = Tile(128, 128, 64, 4, 3, use_tma=True)
 AMPERE = Tile(128, 128, 32, 8, 3, use_tma=False)
 FLOAT32 = Tile(64, 64, 32, 4, 2, use_tma=False)
 NARROW_MAX_WIDTH = 1024
+
+
+def ceil_divide(numerator: int, denominator: int) -> int:
+    return -(-numerator // denominator)
 
 
 def forward_tile(problem: Problem) -> Tile:
@@ -80,11 +86,11 @@ def fits_tma(problem: Problem) -> bool:
 def launch_forward(part: Problem, outputs: list[torch.Tensor]) -> None:
     """Fills log-probs, entropies and log-sum-exps [n]."""
     num, tile, scale = part.num_tokens, forward_tile(part), row_scale(part)
-    num_splits = min(NUM_SPLITS, triton.cdiv(part.vocab_size, tile.columns))
+    num_splits = min(NUM_SPLITS, ceil_divide(part.vocab_size, tile.columns))
     partial = part.hidden.new_empty((num_splits, 3, num), dtype=torch.float32)
-    num_row_tiles = triton.cdiv(num, tile.rows)
+    num_row_tiles = ceil_divide(num, tile.rows)
     with torch.cuda.device_of(part.hidden):
-        triton_kernels.forward_kernel[(num_row_tiles * num_splits,)](
+        kernels.forward_kernel[(num_row_tiles * num_splits,)](
             *_operands(part, tile), part.bias, part.targets, scale, partial, *_sizes(part),
             part.ignore_index, num_row_tiles, num_splits, **_constants(part, tile),
         )  # fmt: skip
@@ -100,12 +106,12 @@ def merge(part: Problem, partial: torch.Tensor, outputs: list[torch.Tensor]) -> 
     for name in ("BN", "USE_TMA"):
         del constants[name]
     with torch.cuda.device_of(part.hidden):
-        triton_kernels.target_kernel[(triton.cdiv(num, 64),)](
+        kernels.target_kernel[(ceil_divide(num, 64),)](
             part.hidden, part.weight, part.bias, part.targets, row_scale(part), target_logit,
             num, part.vocab_size, width, part.hidden.stride(0), part.weight.stride(0),
             part.softcap or 0.0, **constants,
         )  # fmt: skip
-        triton_kernels.merge_kernel[(triton.cdiv(num, 32),)](
+        kernels.merge_kernel[(ceil_divide(num, 32),)](
             partial, target_logit, part.targets, *outputs, num, len(partial), part.ignore_index,
             PARTS=min(triton.next_power_of_2(len(partial)), 64), ROWS=32,
         )  # fmt: skip
@@ -116,7 +122,7 @@ def launch_dz(part: Problem, constants: torch.Tensor, columns: slice, dz: torch.
     tile, num_columns = dz_tile(part), columns.stop - columns.start
     grid, tiles = _persistent_grid(part, tile, num_columns)
     with torch.cuda.device_of(part.hidden):
-        triton_kernels.dz_kernel[grid](
+        kernels.dz_kernel[grid](
             *_operands(part, tile), part.bias, row_scale(part), constants, _target(dz, tile),
             *_sizes(part)[:-1], dz.stride(0), part.softcap or 0.0, columns.start, num_columns,
             *tiles, **_constants(part, tile),
@@ -127,7 +133,7 @@ def launch_dz(part: Problem, constants: torch.Tensor, columns: slice, dz: torch.
 def write_targets(part: Problem, constants: torch.Tensor, columns: slice, dz: torch.Tensor) -> None:
     """Overwrites dz [n, c] at the targets that lie among the columns with constants[3]."""
     with torch.cuda.device_of(part.hidden):
-        triton_kernels.target_dz_kernel[(triton.cdiv(part.num_tokens, 128),)](
+        kernels.target_dz_kernel[(ceil_divide(part.num_tokens, 128),)](
             part.targets, constants[3], dz, part.num_tokens, dz.stride(0), columns.start,
             columns.stop - columns.start, BLOCK=128,
         )  # fmt: skip
@@ -139,7 +145,7 @@ def launch_exp(part: Problem, exps: torch.Tensor) -> torch.Tensor:
     grid, tiles = _persistent_grid(part, tile, part.vocab_size)
     partial = part.hidden.new_empty((tiles[1], 3, part.num_tokens), dtype=torch.float32)
     with torch.cuda.device_of(part.hidden):
-        triton_kernels.exp_kernel[grid](
+        kernels.exp_kernel[grid](
             *_operands(part, tile), part.bias, row_scale(part), partial, _target(exps, tile),
             *_sizes(part)[:-1], exps.stride(0), part.softcap or 0.0, *tiles,
             **_constants(part, tile),
@@ -152,9 +158,9 @@ def launch_exp_to_dz(
 ) -> None:
     """Turns exps into dz in place."""
     rows, num, columns = 16, part.num_tokens, dz_tile(part).columns
-    num_row_tiles = triton.cdiv(num, rows)
+    num_row_tiles = ceil_divide(num, rows)
     with torch.cuda.device_of(part.hidden):
-        triton_kernels.exp_to_dz_kernel[(num_row_tiles * len(partial),)](
+        kernels.exp_to_dz_kernel[(num_row_tiles * len(partial),)](
             exps, partial, row_scale(part), constants, num, part.vocab_size, exps.stride(0),
             part.softcap or 0.0, num_row_tiles, ROWS=rows, BN=columns,
             HAS_SOFTCAP=part.softcap is not None,
@@ -179,7 +185,7 @@ def row_constants(
     if num == 0:
         return constants, dz_scale
     with torch.cuda.device_of(part.hidden):
-        triton_kernels.row_constants_kernel[(triton.cdiv(num, 128),)](
+        kernels.row_constants_kernel[(ceil_divide(num, 128),)](
             part.targets, statistics.logprobs, statistics.entropy, statistics.logsumexp,
             *upstream, scale, dz_scale, constants, num, upstream[0].stride(0),
             upstream[1].stride(0), part.ignore_index, part.softcap or 0.0, BLOCK=128,
@@ -202,8 +208,8 @@ def _persistent_grid(
     """The grid, and (row tiles, column tiles, programs). One program per processor where the loop
     over tiles is pipelined, one per tile elsewhere.
     """
-    row_tiles = triton.cdiv(part.num_tokens, tile.rows)
-    column_tiles = triton.cdiv(num_columns, tile.columns)
+    row_tiles = ceil_divide(part.num_tokens, tile.rows)
+    column_tiles = ceil_divide(num_columns, tile.columns)
     programs = row_tiles * column_tiles
     if tile.use_tma and part.hidden.is_cuda:
         properties = torch.cuda.get_device_properties(part.hidden.device)

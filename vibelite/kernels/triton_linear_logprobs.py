@@ -1,9 +1,9 @@
 """The fused head on NVIDIA GPUs: what is computed in which order.
 
 Forward: one kernel walks the vocabulary with logits in registers, two small ones finish. Backward:
-the vocabulary is the outer loop; a kernel recomputes a chunk of dz in the inputs' dtype, and library
-GEMMs turn it into the chunk's weight gradient (rounded once) and into float32 hidden gradients. No
-atomics: results repeat bit for bit.
+the vocabulary is the outer loop; a kernel recomputes a chunk of dz in the inputs' dtype, and
+library GEMMs turn it into the chunk's weight gradient (rounded once) and into float32 hidden
+gradients. No atomics: results repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import triton
 
 from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
-from vibelite.kernels.triton_launch import launch_dz, launch_forward, row_constants
+from vibelite.kernels.triton_launch import ceil_divide, launch_dz, launch_forward, row_constants
 
-# Hidden states of one forward launch: they are read again for every vocabulary tile and must stay in
-# the L2 cache (at N = 32768, H = 1536 one launch of everything ran at 541 TFLOP/s, N = 8192 at 707).
+# Hidden states of one forward launch: they are read again for every vocabulary tile and must stay
+# in the L2 cache (at N = 32768, H = 1536 a single launch ran at 541 TFLOP/s, four at 645).
 LAUNCH_BYTES = 24 << 20
 MAX_ROWS_PER_LAUNCH = 16384
 # Bytes of one chunk of dz.
@@ -43,8 +42,8 @@ def rows_per_launch(problem: Problem) -> int:
     """Rows of one forward launch: a multiple of 128, launches of about equal size."""
     row_bytes = problem.hidden.shape[1] * problem.hidden.element_size()
     affordable = min(max(LAUNCH_BYTES // row_bytes, 1024), MAX_ROWS_PER_LAUNCH)
-    num_launches = max(triton.cdiv(problem.num_tokens, affordable), 1)
-    return max(triton.cdiv(triton.cdiv(problem.num_tokens, num_launches), 128), 1) * 128
+    num_launches = max(ceil_divide(problem.num_tokens, affordable), 1)
+    return max(ceil_divide(ceil_divide(problem.num_tokens, num_launches), 128), 1) * 128
 
 
 def backward(
@@ -101,8 +100,8 @@ def _backward_rows(
 def chunk_columns(num: int, vocab_size: int, element_size: int) -> int:
     """Columns of dz per chunk: a multiple of 256, chunks of equal width, about WORKSPACE_BYTES."""
     affordable = max(WORKSPACE_BYTES // (num * element_size) // 256, 1) * 256
-    num_chunks = triton.cdiv(vocab_size, affordable)
-    return triton.cdiv(triton.cdiv(vocab_size, num_chunks), 256) * 256
+    num_chunks = ceil_divide(vocab_size, affordable)
+    return ceil_divide(ceil_divide(vocab_size, num_chunks), 256) * 256
 
 
 class GradientSums:

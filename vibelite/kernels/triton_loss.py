@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import triton
 
 from vibelite.kernels import triton_linear_logprobs
 from vibelite.kernels.fused_loss import PerTokenLoss, loss_and_upstream, loss_in_two_passes
 from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
-from vibelite.kernels.triton_launch import launch_exp, launch_exp_to_dz, merge, row_constants
+from vibelite.kernels.triton_launch import (
+    ceil_divide,
+    launch_exp,
+    launch_exp_to_dz,
+    merge,
+    row_constants,
+)
 from vibelite.kernels.triton_linear_logprobs import GradientSums, row_major
 
 # Bytes of stored exponentials: one chunk of 8192 rows at V = 151936 is 2.3 GiB. More rows than fit
@@ -31,9 +36,9 @@ def loss_and_gradients(
         return loss_in_two_passes(triton_linear_logprobs, problem, per_token_loss, wanted)
     problem = row_major(problem)
     num, vocab, hidden = problem.num_tokens, problem.vocab_size, problem.hidden
-    width = triton.cdiv(vocab, 256) * 256
-    num_chunks = triton.cdiv(num * width * 2, STORE_BYTES)
-    step = triton.cdiv(triton.cdiv(num, num_chunks), 128) * 128
+    width = ceil_divide(vocab, 256) * 256
+    num_chunks = ceil_divide(num * width * 2, STORE_BYTES)
+    step = ceil_divide(ceil_divide(num, num_chunks), 128) * 128
     outputs = Statistics(*(hidden.new_empty(num, dtype=torch.float32) for _ in range(3)))
     loss = hidden.new_zeros((), dtype=torch.float32)
     weight_sum = None

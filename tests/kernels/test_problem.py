@@ -1,0 +1,91 @@
+"""Misuse is refused by name, and the heads stay within their memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.kernels.problems import INTERPRETED, make_case
+from vibelite.kernels import chunked, linear_logprobs
+from vibelite.kernels.problem import Problem, Wanted
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="nothing here depends on the implementation")
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_without_a_distribution_is_refused(temperature: float) -> None:
+    case = make_case(4, 8, 20)
+    with pytest.raises(ValueError, match="temperature must be positive and finite"):
+        linear_logprobs(case.hidden, case.weight, case.targets, temperature=temperature)
+    rows = torch.tensor([1.0, temperature, 1.0, 1.0])
+    with pytest.raises(ValueError, match="temperature must be positive and finite"):
+        linear_logprobs(case.hidden, case.weight, case.targets, temperature=rows)
+
+
+@pytest.mark.parametrize("target", [20, -1, 10**9])
+def test_a_target_outside_the_vocabulary_is_named(target: int) -> None:
+    case = make_case(4, 8, 20)
+    case.targets[2] = target
+    with pytest.raises(ValueError, match=f"target {target} is outside the vocabulary"):
+        linear_logprobs(case.hidden, case.weight, case.targets)
+
+
+def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
+    case = make_case(4, 8, 20)
+    hidden, weight, targets = case.hidden, case.weight, case.targets
+    with pytest.raises(ValueError, match="Flatten batch and time"):
+        linear_logprobs(hidden[None], weight, targets)
+    with pytest.raises(ValueError, match="weight"):
+        linear_logprobs(hidden, weight[:, :7], targets)
+    with pytest.raises(ValueError, match="targets must be"):
+        linear_logprobs(hidden, weight, targets[:3])
+    with pytest.raises(TypeError, match="int32 or int64"):
+        linear_logprobs(hidden, weight, targets.float())
+    with pytest.raises(ValueError, match="bias must be"):
+        linear_logprobs(hidden, weight, targets, bias=torch.zeros(19))
+    with pytest.raises(ValueError, match="softcap"):
+        linear_logprobs(hidden, weight, targets, softcap=0.0)
+    with pytest.raises(ValueError, match="impl must be"):
+        linear_logprobs(hidden, weight, targets, impl="fast")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="weight_grad_out must match"):
+        linear_logprobs(hidden, weight, targets, weight_grad_out=torch.zeros(20, 7))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor._base is None:
+                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // 4)
+        return result
+
+
+def test_the_chunked_head_never_holds_all_logits_or_a_frozen_weights_gradient() -> None:
+    case = make_case(600, 16, 50_000)
+    problem = Problem(case.hidden, case.weight, case.targets)
+    weight_elements = case.weight.numel()  # 0.8 million; all logits are 30 million
+    with LargestTensor() as largest:
+        statistics = chunked.forward(problem)
+        upstream = (case.grad_logprobs, case.grad_entropy)
+        chunked.backward(problem, statistics, *upstream, Wanted(hidden=True, weight=False))
+    # The weight itself passes through no operation that returns it as a new tensor.
+    assert weight_elements < chunked.TILE_ELEMENTS["cpu"]
+    assert largest.elements <= chunked.TILE_ELEMENTS["cpu"]
+
+
+def test_dead_rows_never_reach_the_backward_products() -> None:
+    case = make_case(600, 16, 5_000)
+    case.grad_logprobs[10:], case.grad_entropy[10:] = 0.0, 0.0
+    problem = Problem(case.hidden, case.weight, case.targets)
+    statistics = chunked.forward(problem)
+    with LargestTensor() as largest:
+        upstream = (case.grad_logprobs, case.grad_entropy)
+        chunked.backward(problem, statistics, *upstream, Wanted(hidden=True, weight=False))
+    assert largest.elements <= 5_000 * 16  # the view of the weight; all rows' logits are 3 million
