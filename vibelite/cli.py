@@ -235,9 +235,9 @@ def export(
     source = _model_of_run(run_dir, stage)
     if to.exists():
         raise RecipeError(f"{to}: exists already; name a new directory")
-    from vibelite.stages.export import copy_model
+    from vibelite.run_dir import copy_directory
 
-    copy_model(source, to)
+    copy_directory(source, to)
     print(to)
 
 

@@ -96,6 +96,15 @@ def replace_directory(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
+def copy_directory(source: Path, target: Path) -> None:
+    """Copies a directory to `target`, whole or not at all."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    shutil.copytree(source, temporary)
+    replace_directory(temporary, target)
+
+
 @dataclass(frozen=True, slots=True)
 class StageDir:
     """Where one stage keeps its files."""
