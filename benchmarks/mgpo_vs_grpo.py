@@ -22,7 +22,7 @@ from statistics import fmean
 from ruamel.yaml import YAML
 
 from vibelite.algorithms.pass_at_k import pass_at_k
-from vibelite.algorithms.statistics import mean_with_interval
+from vibelite.algorithms.statistics import paired_difference
 from vibelite.run_dir import read_jsonl
 
 HERE = Path(__file__).parent
@@ -73,12 +73,13 @@ def compare(run_dirs: list[Path], k: int) -> dict[str, dict]:
     table = {}
     for value in LAMBDAS:
         name = f"mgpo-{value}"
-        differences = [
-            scores[name][problem] - scores["mgpo-0"][problem]
+        pairs = [
+            (scores[name][problem], scores["mgpo-0"][problem])
             for scores in by_seed
             for problem in scores[name]
         ]
-        mean, low, high = mean_with_interval(differences, num_bootstrap=NUM_BOOTSTRAP, seed=0)
+        mgpo, grpo = zip(*pairs, strict=True)
+        mean, low, high = paired_difference(mgpo, grpo, num_bootstrap=NUM_BOOTSTRAP, seed=0)
         table[name] = {
             "per_seed": [fmean(scores[name].values()) for scores in by_seed],
             "difference_to_grpo": mean,
@@ -127,10 +128,10 @@ def main() -> None:
         for metric in ("pass_at_1", "pass_at_8"):
             row = report[metric][name]
             low, high = row["interval"]
+            difference = f"{100 * row['difference_to_grpo']:+.1f}"
+            interval = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
             cells.append(", ".join(f"{100 * value:.1f}" for value in row["per_seed"]))
-            cells.append(
-                f"{100 * row['difference_to_grpo']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-            )
+            cells.append("-" if name == "mgpo-0" else f"{difference} {interval}")
         print("| " + " | ".join(cells) + " |")
 
 
