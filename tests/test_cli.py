@@ -157,9 +157,7 @@ def test_export_refuses_a_stage_without_model(
     assert result.stderr == f"--stage {stage}: {message.format(run=finished_run)}\n"
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(RecipeError("wrong"), 2), (EngineError("asleep"), 1)]
-)
+@pytest.mark.parametrize(("error", "code"), [(RecipeError("wrong"), 2), (EngineError("asleep"), 1)])
 def test_the_exit_code_is_that_of_the_error(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
