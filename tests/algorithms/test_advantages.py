@@ -3,8 +3,10 @@
 import math
 import random
 import statistics
+from typing import Any
 
 import pytest
+import torch
 
 from vibelite.algorithms.advantages import bernoulli_kl, group_advantages, maxent_weight
 
@@ -76,6 +78,12 @@ def test_advantages_have_mean_zero_and_variance_one():
         advantages = group_advantages(rewards)
         assert statistics.fmean(advantages) == pytest.approx(0, abs=1e-12)
         assert statistics.pvariance(advantages) == pytest.approx(1, rel=1e-9)
+
+
+def test_a_tensor_of_rewards_gives_the_same():
+    rewards = [1.0, 0.0, 0.25]
+    tensor: Any = torch.tensor(rewards)
+    assert group_advantages(tensor) == group_advantages(rewards)
 
 
 def test_an_empty_group_is_refused():

@@ -5,10 +5,10 @@ devices.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
-def group_advantages(rewards: Sequence[float]) -> list[float]:
+def group_advantages(rewards: Iterable[float]) -> list[float]:
     """Advantages [G] = (r - mean) / std over one group of completions (population std; GRPO,
     VibeThinker report 3.4).
 
@@ -17,13 +17,14 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
     >>> group_advantages([1.0, 0.0, 0.0, 1.0])
     [1.0, -1.0, -1.0, 1.0]
     """
-    if not rewards:
+    values = [float(reward) for reward in rewards]  # a tensor of rewards will do as well
+    if not values:
         raise ValueError("a group needs at least one reward")
-    if all(reward == rewards[0] for reward in rewards):
-        return [0.0] * len(rewards)
-    mean = math.fsum(rewards) / len(rewards)
-    std = math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / len(rewards))
-    return [(reward - mean) / std for reward in rewards]
+    if all(value == values[0] for value in values):
+        return [0.0] * len(values)
+    mean = math.fsum(values) / len(values)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    return [(value - mean) / std for value in values]
 
 
 def bernoulli_kl(p: float, q: float) -> float:
