@@ -1,0 +1,121 @@
+"""Groups in order with their verdicts, and the pre-filter of problems that teach nothing."""
+
+from typing import Any, cast
+
+import pytest
+
+from tests.policies import tiny_policy
+from vibelite.errors import DataError
+from vibelite.recipe.schema import Cost, MGPOStage, Optimizer, Sampling
+from vibelite.rollout.engine import SamplingSettings
+from vibelite.run_dir import StageDir, read_json
+from vibelite.stages.context import StageContext
+from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
+from vibelite.telemetry.meter import Meter
+from vibelite.telemetry.recorder import Recorder
+from vibelite.types import Completion, Problem
+
+# How many of four completions are right, by problem.
+NUM_CORRECT = {"a": 0, "b": 1, "c": 4, "d": 3}
+PROBLEMS = [
+    Problem(name, "all", ({"role": "user", "content": name},), name, "exact")
+    for name in NUM_CORRECT
+]
+
+
+class ScriptedEngine:
+    """Answers every problem as NUM_CORRECT says, in the order of the prompts; counts its calls."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def generate(self, prompts, settings: SamplingSettings, *, seed: int):
+        self.num_calls += 1
+        names = list(NUM_CORRECT)[: len(prompts)]
+        return [
+            [answer(name, index < NUM_CORRECT[name]) for index in range(settings.num_completions)]
+            for name in names
+        ]
+
+
+def answer(name: str, is_right: bool) -> Completion:
+    text = f"\\boxed{{{name if is_right else 'no'}}}"
+    return Completion((7, 8), (-0.5, -0.5), "stop", text)
+
+
+def make_context(tmp_path) -> StageContext:
+    meter = Meter()
+    stage_dir = StageDir(tmp_path)
+    recorder = Recorder("mgpo", stage_dir, tmp_path / "ledger.jsonl", Cost(), meter)
+
+    class Data:
+        system_prompt = ""
+
+    class Recipe:
+        data, seed = Data(), 0
+
+    recipe, run = cast(Any, Recipe()), cast(Any, None)
+    return StageContext(recipe, tmp_path, run, "mgpo", stage_dir, meter, recorder)
+
+
+def make_stage(**settings) -> MGPOStage:
+    return MGPOStage(
+        kind="mgpo",
+        num_steps=1,
+        sampling=Sampling(max_new_tokens=8),
+        optimizer=Optimizer(lr=1e-3),
+        **settings,
+    )
+
+
+def select(tmp_path, engine, problems=PROBLEMS, **settings):
+    stage, context = make_stage(**settings), make_context(tmp_path)
+    kept = select_learnable(problems, cast(Any, engine), tiny_policy(), stage, context)
+    return [problem.id for problem in kept]
+
+
+def test_problems_with_pass_rate_0_or_1_are_dropped(tmp_path):
+    assert select(tmp_path, ScriptedEngine(), prefilter_samples=4) == ["b", "d"]
+    rates = read_json(tmp_path / "prefilter.json")["pass_rates"]
+    assert rates == {"a": 0.0, "b": 0.25, "c": 1.0, "d": 0.75}
+
+
+def test_a_resumed_stage_does_not_sample_again_unless_the_problems_changed(tmp_path):
+    engine = ScriptedEngine()
+    select(tmp_path, engine, prefilter_samples=4)
+    assert select(tmp_path, engine, prefilter_samples=4) == ["b", "d"]
+    assert engine.num_calls == 1
+    select(tmp_path, engine, PROBLEMS[:3], prefilter_samples=4)
+    assert engine.num_calls == 2
+
+
+def test_only_the_first_problems_are_sampled_when_asked(tmp_path):
+    assert select(tmp_path, ScriptedEngine(), prefilter_samples=4, prefilter_problems=2) == ["b"]
+
+
+def test_no_filter_keeps_everything_and_samples_nothing(tmp_path):
+    engine = ScriptedEngine()
+    assert select(tmp_path, engine) == ["a", "b", "c", "d"]
+    assert engine.num_calls == 0
+
+
+def test_nothing_learnable_is_an_error_with_advice(tmp_path):
+    with pytest.raises(DataError, match="none of 1 problems has a pass rate between 0 and 1"):
+        select(tmp_path, ScriptedEngine(), PROBLEMS[:1], prefilter_samples=4)
+
+
+def test_groups_keep_the_order_and_count_tokens_and_time(tmp_path):
+    context = make_context(tmp_path)
+    settings = SamplingSettings(4, 8)
+    groups = sample_groups(
+        cast(Any, ScriptedEngine()), tiny_policy(), PROBLEMS, settings, context=context, seed=0
+    )
+    assert [group.problem.id for group in groups] == ["a", "b", "c", "d"]
+    assert [sum(group.rewards) for group in groups] == [0, 1, 4, 3]
+    lap = context.meter.lap()
+    assert lap.tokens["generated"] == 4 * 4 * 2
+    assert lap.tokens["prompt"] == sum(len(group.prompt_ids) for group in groups)
+    assert {"rollout", "verify"} <= set(lap.nanoseconds)
+    rows = sample_rows(groups)
+    assert [row["problem_id"] for row in rows[::4]] == ["a", "b", "c", "d"]
+    assert sum(row["correct"] for row in rows) == 8
