@@ -6,7 +6,7 @@ from vibelite.data.batching import TrainingSequence
 from vibelite.models.attention import ATTENTION
 from vibelite.models.policy import Policy
 from vibelite.models.tiny import build_model, build_tokenizer
-from vibelite.recipe.schema import TinyModel
+from vibelite.recipe.model_section import TinyModel
 
 TEXTS = [
     "What is 3 + 4? 3 + 4 = 7",

@@ -20,7 +20,8 @@ from vibelite import __version__
 from vibelite.errors import RecipeError, VibeLiteError
 
 if TYPE_CHECKING:
-    from vibelite.recipe.schema import Columns, Sampling
+    from vibelite.recipe.data_section import Columns
+    from vibelite.recipe.stage_section import Sampling
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 75
@@ -303,7 +304,7 @@ def _require_models(paths: list[Path]) -> None:
 
 def _columns(text: str) -> Columns:
     """`prompt=problem,answer=solution` as the recipe's columns."""
-    from vibelite.recipe.schema import Columns
+    from vibelite.recipe.data_section import Columns
     from vibelite.recipe.suggest import did_you_mean
 
     values: dict[str, str] = {}
@@ -317,6 +318,6 @@ def _columns(text: str) -> Columns:
 
 
 def _sampling(max_new_tokens: int, temperature: float) -> Sampling:
-    from vibelite.recipe.schema import Sampling
+    from vibelite.recipe.stage_section import Sampling
 
     return Sampling(max_new_tokens=max_new_tokens, temperature=temperature)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vibelite.errors import RecipeError
 from vibelite.recipe.load import dump_resolved
-from vibelite.recipe.schema import AnyStage, Recipe
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import AnyStage
 from vibelite.run_dir import (
     RunDir,
     StageDir,

@@ -14,21 +14,18 @@ from typing import Any
 from vibelite.data.sources import load_problems
 from vibelite.errors import RecipeError
 from vibelite.pipeline import make_context
-from vibelite.recipe.schema import (
-    BASE,
+from vibelite.recipe.data_section import (
     Columns,
     Data,
-    EvaluateStage,
     GeneratedProblems,
     GeneratedTask,
-    PretrainedModel,
-    ProbeStage,
     ProblemFile,
     ProblemHub,
     ProblemSource,
-    Recipe,
-    Sampling,
 )
+from vibelite.recipe.model_section import PretrainedModel
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import BASE, EvaluateStage, ProbeStage, Sampling
 from vibelite.run_dir import RunDir, StageDir
 from vibelite.stages.context import StageContext, subdomains_of
 from vibelite.stages.evaluate import sample_model, summarise

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 FinishReason = Literal["stop", "length"]
+VerifierFailure = Literal["timeout", "crash", "exception"]
 Message = dict[str, str]
 
 
@@ -67,11 +68,16 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's judgement of one completion: reward in [0, 1], and why."""
+    """A verifier's judgement of one completion: reward in [0, 1], and why.
+
+    `correct` None = unverifiable: the verifier read it and cannot say. `failure` names what kept
+    the verifier from reading it at all.
+    """
 
     reward: float
-    correct: bool
+    correct: bool | None
     detail: str = ""
+    failure: VerifierFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +95,13 @@ class Group:
         return [verdict.reward for verdict in self.verdicts]
 
     @property
+    def num_correct(self) -> int:
+        return sum(verdict.correct is True for verdict in self.verdicts)
+
+    @property
     def pass_rate(self) -> float:
         """Share of correct completions, 0..1."""
-        return sum(verdict.correct for verdict in self.verdicts) / len(self.verdicts)
+        return self.num_correct / len(self.verdicts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import pytest
 
 from vibelite.data.generated import Split, generate_problems, split_of
 from vibelite.errors import DataError
-from vibelite.recipe.schema import GeneratedProblems, GeneratedTask
+from vibelite.recipe.data_section import GeneratedProblems, GeneratedTask
 
 TASKS = {
     "number": GeneratedTask(dataset="gcd", config={"min_value": 2, "max_value": 30}),

@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError
-from vibelite.recipe.schema import (
+from vibelite.recipe.data_section import (
     Columns,
     GeneratedProblems,
     GeneratedTask,

@@ -8,7 +8,7 @@ import pytest
 from vibelite.data.generated import generate_problems
 from vibelite.data.worked import solutions, work_out
 from vibelite.errors import DataError
-from vibelite.recipe.schema import GeneratedProblems, GeneratedTask
+from vibelite.recipe.data_section import GeneratedProblems, GeneratedTask
 from vibelite.rewards.verifier import verify
 from vibelite.types import Completion
 

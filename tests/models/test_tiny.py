@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vibelite.errors import RecipeError
 from vibelite.models.tiny import build_model, build_tokenizer
-from vibelite.recipe.schema import TinyModel
+from vibelite.recipe.model_section import TinyModel
 
 TEXTS = ["Solve 3x+5=20.", "3x=15\n\\boxed{5}", "Angles of a triangle: 50,60,?", "50+60=110"] * 5
 CONFIG = TinyModel(source="tiny", hidden_size=32, num_layers=2, num_heads=2, mlp_size=48)

@@ -6,7 +6,7 @@ import pytest
 from tests.recipe.texts import write_recipe
 from vibelite.errors import RecipeError
 from vibelite.recipe.load import dump_resolved, load_recipe, recipe_schema
-from vibelite.recipe.schema import MGPOStage, SFTStage
+from vibelite.recipe.stage_section import MGPOStage, SFTStage
 
 
 def problems_of(path: Path, *overrides: str) -> list[str]:

@@ -5,7 +5,8 @@ import pytest
 from tests.recipe.test_load import problems_of
 from tests.recipe.texts import write_recipe
 from vibelite.recipe.load import load_recipe
-from vibelite.recipe.schema import EvaluateStage, MGPOStage, Recipe, SFTStage
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import EvaluateStage, MGPOStage, SFTStage
 
 
 def load(tmp_path: Path, *overrides: str) -> Recipe:

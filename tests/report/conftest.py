@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vibelite.recipe.schema import Cost
+from vibelite.recipe.run_section import Cost
 from vibelite.run_dir import RunDir, StageDir, append_jsonl, write_json_atomic, write_text_atomic
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder

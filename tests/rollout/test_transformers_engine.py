@@ -10,7 +10,7 @@ import torch
 from tests.policies import tiny_policy
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import EngineError
-from vibelite.rollout.engine import SamplingSettings
+from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.transformers_engine import TransformersEngine, keep_top_p, sample_tokens
 
 PROMPTS = [[10, 11, 12], [20, 21, 22, 23, 24, 25, 26, 27], [30]]
@@ -27,7 +27,7 @@ def test_sampler_log_probs_are_the_policys():
     policy, engine = make_engine()
     settings = SamplingSettings(num_completions=4, max_new_tokens=30, temperature=0.8)
     for prompt, completions in zip(
-        PROMPTS, engine.generate(PROMPTS, settings, seed=1), strict=True
+        PROMPTS, generate(engine, PROMPTS, settings, seed=1), strict=True
     ):
         for completion in completions:
             tokens = [*prompt, *completion.token_ids]
@@ -42,19 +42,23 @@ def test_sampler_log_probs_are_the_policys():
 def test_the_same_seed_repeats_and_another_differs():
     _, engine = make_engine()
     settings = SamplingSettings(3, 12)
-    assert engine.generate(PROMPTS, settings, seed=1) == engine.generate(PROMPTS, settings, seed=1)
-    assert engine.generate(PROMPTS, settings, seed=1) != engine.generate(PROMPTS, settings, seed=2)
+    assert generate(engine, PROMPTS, settings, seed=1) == generate(
+        engine, PROMPTS, settings, seed=1
+    )
+    assert generate(engine, PROMPTS, settings, seed=1) != generate(
+        engine, PROMPTS, settings, seed=2
+    )
 
 
 def test_completions_of_a_group_differ():
     _, engine = make_engine()
-    (group,) = engine.generate([PROMPTS[0]], SamplingSettings(8, 12), seed=0)
+    (group,) = generate(engine, [PROMPTS[0]], SamplingSettings(8, 12), seed=0)
     assert len({completion.token_ids for completion in group}) == 8
 
 
 def test_stop_and_truncation_are_told_apart():
     _, engine = make_engine()
-    groups = engine.generate(PROMPTS, SamplingSettings(64, 20), seed=3)
+    groups = generate(engine, PROMPTS, SamplingSettings(64, 20), seed=3)
     reasons = Counter()
     for completion in (completion for group in groups for completion in group):
         inside, last = completion.token_ids[:-1], completion.token_ids[-1]
@@ -70,8 +74,8 @@ def test_stop_and_truncation_are_told_apart():
 def test_neighbours_and_padding_do_not_change_greedy_completions():
     _, engine = make_engine()
     settings = SamplingSettings(1, 16, temperature=0)
-    together = engine.generate(PROMPTS, settings, seed=0)
-    alone = [engine.generate([prompt], settings, seed=0)[0] for prompt in PROMPTS]
+    together = generate(engine, PROMPTS, settings, seed=0)
+    alone = [generate(engine, [prompt], settings, seed=0)[0] for prompt in PROMPTS]
     assert [group[0].token_ids for group in together] == [group[0].token_ids for group in alone]
 
 
@@ -79,10 +83,10 @@ def test_greedy_completions_are_transformers_own():
     policy, engine = make_engine()
     settings = SamplingSettings(1, 16, temperature=0)
     for prompt, (completion,) in zip(
-        PROMPTS, engine.generate(PROMPTS, settings, seed=0), strict=True
+        PROMPTS, generate(engine, PROMPTS, settings, seed=0), strict=True
     ):
-        generate: Any = policy.model.generate
-        output = generate(
+        reference: Any = policy.model.generate
+        output = reference(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             do_sample=False, max_new_tokens=16, eos_token_id=[40, 41, 42, 43, 44],
         )  # fmt: skip
@@ -93,17 +97,17 @@ def test_chunks_cover_all_prompts_in_order():
     _, engine = make_engine(max_sequences=2)
     settings = SamplingSettings(2, 6, temperature=0)
     _, whole = make_engine()
-    assert engine.generate(PROMPTS, settings, seed=0) == whole.generate(PROMPTS, settings, seed=0)
+    assert generate(engine, PROMPTS, settings, seed=0) == generate(whole, PROMPTS, settings, seed=0)
 
 
 def test_a_weight_change_changes_the_completions_and_the_version():
     policy, engine = make_engine()
     settings = SamplingSettings(2, 12)
-    before = engine.generate(PROMPTS, settings, seed=0)
+    before = generate(engine, PROMPTS, settings, seed=0)
     with torch.no_grad():
         policy.head.mul_(-1)
     engine.load_weights(7)
-    after = engine.generate(PROMPTS, settings, seed=0)
+    after = generate(engine, PROMPTS, settings, seed=0)
     assert before != after
     assert {completion.weights_version for group in after for completion in group} == {7}
 
@@ -111,18 +115,18 @@ def test_a_weight_change_changes_the_completions_and_the_version():
 def test_a_sleeping_engine_refuses_and_a_woken_one_repeats():
     _, engine = make_engine()
     settings = SamplingSettings(1, 4)
-    before = engine.generate(PROMPTS, settings, seed=0)
+    before = generate(engine, PROMPTS, settings, seed=0)
     engine.sleep()
     with pytest.raises(EngineError, match="asleep"):
-        engine.generate(PROMPTS, settings, seed=0)
+        generate(engine, PROMPTS, settings, seed=0)
     engine.wake()
-    assert engine.generate(PROMPTS, settings, seed=0) == before
+    assert generate(engine, PROMPTS, settings, seed=0) == before
 
 
 def test_an_empty_prompt_is_refused():
     _, engine = make_engine()
     with pytest.raises(EngineError, match="no tokens"):
-        engine.generate([[]], SamplingSettings(1, 4), seed=0)
+        generate(engine, [[]], SamplingSettings(1, 4), seed=0)
 
 
 def test_sampling_follows_the_distribution():

@@ -7,7 +7,7 @@ import torch
 
 from tests.policies import tiny_policy
 from vibelite.algorithms.advantages import group_advantages, maxent_weight
-from vibelite.recipe.schema import MGPOStage, Optimizer, Sampling
+from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.stages.mgpo import Trainer, accumulate_gradient, frozen_logprobs, training_batches
 from vibelite.stages.mgpo_metrics import rollout_metrics
 from vibelite.types import Completion, Group, Problem, Verdict

@@ -6,7 +6,8 @@ import pytest
 
 from tests.policies import tiny_policy
 from vibelite.errors import DataError
-from vibelite.recipe.schema import Cost, MGPOStage, Optimizer, Sampling
+from vibelite.recipe.run_section import Cost
+from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import StageDir, read_json
 from vibelite.stages.context import StageContext
@@ -29,13 +30,11 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.num_calls = 0
 
-    def generate(self, prompts, settings: SamplingSettings, *, seed: int):
+    def stream(self, prompts, settings: SamplingSettings, *, seed: int):
         self.num_calls += 1
-        names = list(NUM_CORRECT)[: len(prompts)]
-        return [
-            [answer(name, index < NUM_CORRECT[name]) for index in range(settings.num_completions)]
-            for name in names
-        ]
+        for prompt, name in enumerate(list(NUM_CORRECT)[: len(prompts)]):
+            for sample in reversed(range(settings.num_completions)):  # they end in any order
+                yield prompt, sample, answer(name, sample < NUM_CORRECT[name])
 
 
 def answer(name: str, is_right: bool) -> Completion:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.policies import random_sequences, tiny_policy
-from vibelite.recipe.schema import Optimizer, SFTStage
+from vibelite.recipe.stage_section import Optimizer, SFTStage
 from vibelite.stages.sft import accumulate_gradient
 
 

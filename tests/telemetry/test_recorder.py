@@ -6,7 +6,7 @@ import math
 import pytest
 
 from vibelite.errors import VibeLiteError
-from vibelite.recipe.schema import Cost
+from vibelite.recipe.run_section import Cost
 from vibelite.run_dir import StageDir, read_jsonl
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder, stage_cost

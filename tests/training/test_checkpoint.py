@@ -6,7 +6,7 @@ import torch
 from tests.policies import tiny_policy
 from tests.training.test_optim import set_gradients
 from vibelite.errors import CheckpointError
-from vibelite.recipe.schema import Optimizer
+from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.checkpoint import (
     OPTIMIZER_NAME,
     load_training_state,

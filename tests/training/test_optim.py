@@ -7,7 +7,7 @@ import torch
 
 from tests.policies import tiny_policy
 from vibelite.errors import RecipeError, VibeLiteError
-from vibelite.recipe.schema import Optimizer
+from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.optim import PolicyOptimizer, lr_scale
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from vibelite.data.tasks import ANSWER_FORMAT, PREPARED, pose
 from vibelite.errors import DataError
-from vibelite.recipe.schema import GeneratedProblems, GeneratedTask
+from vibelite.recipe.data_section import GeneratedProblems, GeneratedTask
 from vibelite.run_dir import derive_seed
 from vibelite.types import Problem
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vibelite.errors import DataError
-from vibelite.recipe.schema import ProblemFile, ProblemHub, TraceFile, TraceHub
+from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, TraceHub
 from vibelite.types import Message, Problem, Trace
 
 ROLES = ("system", "user", "assistant", "tool")

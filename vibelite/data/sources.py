@@ -12,7 +12,7 @@ from typing import Any
 
 from vibelite.data.rows import Rows, problem_from_row, read_rows, trace_from_row
 from vibelite.errors import DataError
-from vibelite.recipe.schema import (
+from vibelite.recipe.data_section import (
     GeneratedProblems,
     ProblemFile,
     ProblemHub,

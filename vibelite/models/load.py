@@ -9,7 +9,7 @@ import torch
 
 from vibelite.errors import RecipeError
 from vibelite.models.policy import Policy
-from vibelite.recipe.schema import Model, PretrainedModel, SmolLM2Model, TinyModel
+from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
 
 # Weights are trained in float32: at learning rates near 1e-6 an update is smaller than a bfloat16
 # step, and would vanish.

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from vibelite.errors import RecipeError
-from vibelite.recipe.schema import TinyModel
+from vibelite.recipe.model_section import TinyModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM

@@ -14,11 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError
+from vibelite.recipe.data_section import ProblemSource, TraceSource
 from vibelite.recipe.explain import explain
+from vibelite.recipe.model_section import Model
 from vibelite.recipe.overrides import apply_overrides
 from vibelite.recipe.references import RecipeParts, check_references
-from vibelite.recipe.schema import AnyStage, Model, ProblemSource, Recipe, TraceSource
+from vibelite.recipe.schema import Recipe
 from vibelite.recipe.source import RecipeSource, read_source
+from vibelite.recipe.stage_section import AnyStage
 
 _MODEL = TypeAdapter(Model)
 _PROBLEMS = TypeAdapter(ProblemSource)

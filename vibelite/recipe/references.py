@@ -11,26 +11,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vibelite.recipe.schema import (
+from vibelite.recipe.data_section import (
+    GeneratedProblems,
+    ProblemFile,
+    ProblemHub,
+    ProblemSource,
+    TraceFile,
+    TraceSource,
+    WorkedTraces,
+)
+from vibelite.recipe.model_section import Model, PretrainedModel
+from vibelite.recipe.source import Location, RecipeSource
+from vibelite.recipe.stage_section import (
     BASE,
     AnyStage,
     EvaluateStage,
     ExportStage,
     FuseStage,
-    GeneratedProblems,
     MGPOStage,
-    Model,
-    PretrainedModel,
     ProbeStage,
-    ProblemFile,
-    ProblemHub,
-    ProblemSource,
     SFTStage,
-    TraceFile,
-    TraceSource,
-    WorkedTraces,
 )
-from vibelite.recipe.source import Location, RecipeSource
 from vibelite.recipe.suggest import did_you_mean
 
 TABLE_SUFFIXES = (".jsonl", ".json", ".parquet")

@@ -4,7 +4,7 @@ beside this one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,13 +27,15 @@ class RolloutEngine(Protocol):
     """Samples completions from the policy's current weights.
 
     Generation is a function of (weights, prompts, settings, seed): the same call gives the same
-    completions.
+    completions, in any order.
     """
 
-    def generate(
+    def stream(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int
-    ) -> list[list[Completion]]:
-        """Returns G completions for each of the P prompts of token ids, in order."""
+    ) -> Iterator[tuple[int, int, Completion]]:
+        """Yields (prompt, sample, completion) as completions end: G for each of the P prompts of
+        token ids. What is left of it when the iterator is closed is dropped.
+        """
         ...
 
     def load_weights(self, version: int) -> None:
@@ -51,3 +53,17 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """Frees everything; the engine cannot be used afterwards."""
         ...
+
+
+def generate(
+    engine: RolloutEngine,
+    prompts: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+    *,
+    seed: int,
+) -> list[list[Completion]]:
+    """All completions of `engine.stream`: G for each prompt, in order."""
+    completions: list[dict[int, Completion]] = [{} for _ in prompts]
+    for prompt, sample, completion in engine.stream(prompts, settings, seed=seed):
+        completions[prompt][sample] = completion
+    return [[ended[sample] for sample in range(settings.num_completions)] for ended in completions]

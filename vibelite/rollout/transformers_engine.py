@@ -7,7 +7,7 @@ of each. Rows that have ended leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,33 +50,26 @@ class TransformersEngine:
         self._is_awake = False
 
     @torch.inference_mode()
-    def generate(
+    def stream(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int
-    ) -> list[list[Completion]]:
-        """G completions of each prompt. A function of weights, prompts, settings, seed and
-        `max_sequences`.
+    ) -> Iterator[tuple[int, int, Completion]]:
+        """Yields (prompt, sample, completion) as completions end. They are a function of weights,
+        prompts, settings, seed and `max_sequences`.
         """
         if not self._is_awake:
             raise EngineError("the engine is asleep or closed; wake it before generating")
         if any(len(prompt) == 0 for prompt in prompts):
             raise EngineError("a prompt has no tokens; check the chat template of the model")
         prompts_per_chunk = max(1, self._max_sequences // settings.num_completions)
-        completions: list[list[Completion]] = []
         for start in range(0, len(prompts), prompts_per_chunk):
             chunk = prompts[start : start + prompts_per_chunk]
             generator = torch.Generator(self._policy.device).manual_seed((seed + start) % 2**63)
-            rows = self._generate_chunk(chunk, settings, generator)
-            texts = self._policy.tokenizer.batch_decode(
-                [row.token_ids for row in rows], skip_special_tokens=True
-            )
-            finished = [self._completion(row, text) for row, text in zip(rows, texts, strict=True)]
-            completions += [
-                finished[index : index + settings.num_completions]
-                for index in range(0, len(finished), settings.num_completions)
-            ]
-        return completions
+            for index, row in self._generate_chunk(chunk, settings, generator):
+                prompt, sample = divmod(index, settings.num_completions)
+                yield start + prompt, sample, self._completion(row)
 
-    def _completion(self, row: _Row, text: str) -> Completion:
+    def _completion(self, row: _Row) -> Completion:
+        (text,) = self._policy.tokenizer.batch_decode([row.token_ids], skip_special_tokens=True)
         reason = "stop" if row.token_ids[-1] in self._stop_ids else "length"
         return Completion(
             tuple(row.token_ids), tuple(row.logprobs), reason, text, self._weights_version
@@ -87,7 +80,8 @@ class TransformersEngine:
         prompts: Sequence[Sequence[int]],
         settings: SamplingSettings,
         generator: torch.Generator,
-    ) -> list[_Row]:
+    ) -> Iterator[tuple[int, _Row]]:
+        """Yields (row, what it became) as rows end; G rows for each of the prompts."""
         device = self._policy.device
         num_rows = len(prompts) * settings.num_completions
         rows = [_Row() for _ in range(num_rows)]
@@ -110,16 +104,17 @@ class TransformersEngine:
                 if running:
                     rows[row].token_ids.append(token)
                     rows[row].logprobs.append(logprob)
+                    if token in self._stop_ids or step + 1 == settings.max_new_tokens:
+                        yield row, rows[row]
             is_running &= ~torch.isin(tokens, stop_ids)
             num_running = int(is_running.sum())
             if num_running == 0 or step + 1 == settings.max_new_tokens:
-                break
+                return
             if num_running <= (1 - COMPACT_SHARE) * len(active):
                 keep = is_running.nonzero().squeeze(1)
                 active, tokens, is_running = active[keep], tokens[keep], is_running[keep]
                 state.select(keep)
             logits = self._decode(tokens, state)
-        return rows
 
     def _prefill(
         self, prompts: Sequence[Sequence[int]], repeats: int

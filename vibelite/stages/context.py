@@ -11,7 +11,8 @@ from pathlib import Path
 from vibelite.data.chat import end_token_id
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.models.policy import Policy
-from vibelite.recipe.schema import BASE, Recipe, Sampling
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import BASE, Sampling
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
 from vibelite.telemetry.meter import Meter

@@ -10,7 +10,7 @@ from typing import Any
 from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import mean_with_interval
 from vibelite.models.load import load_policy
-from vibelite.recipe.schema import BASE, EvaluateStage, Sampling
+from vibelite.recipe.stage_section import BASE, EvaluateStage, Sampling
 from vibelite.run_dir import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic
 from vibelite.stages.context import StageContext, build_engine, sampling_settings, subdomains_of
 from vibelite.stages.rollout import sample_groups, sample_rows
@@ -115,9 +115,7 @@ def summarise(
     completions = [completion for group in groups for completion in group.completions]
 
     def estimate(chosen: Sequence[Group], k: int) -> tuple[float, float, float]:
-        values = [
-            pass_at_k(num_samples, sum(v.correct for v in group.verdicts), k) for group in chosen
-        ]
+        values = [pass_at_k(num_samples, group.num_correct, k) for group in chosen]
         return mean_with_interval(values, num_bootstrap=num_bootstrap, seed=seed)
 
     ks = [k for k in ks if k <= num_samples]

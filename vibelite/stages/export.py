@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vibelite.recipe.schema import ExportStage
+from vibelite.recipe.stage_section import ExportStage
 from vibelite.run_dir import copy_directory
 from vibelite.stages.context import StageContext
 

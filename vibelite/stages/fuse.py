@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vibelite.algorithms.fusion import fuse_models
 from vibelite.errors import RecipeError
-from vibelite.recipe.schema import FuseStage, ProbeStage
+from vibelite.recipe.stage_section import FuseStage, ProbeStage
 from vibelite.run_dir import replace_directory, write_json_atomic
 from vibelite.stages.context import StageContext
 

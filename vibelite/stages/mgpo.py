@@ -25,7 +25,7 @@ from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
 from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
-from vibelite.recipe.schema import MGPOStage
+from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
 from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics

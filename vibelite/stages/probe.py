@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from vibelite.algorithms.pass_at_k import pass_at_k
-from vibelite.recipe.schema import ProbeStage
+from vibelite.recipe.stage_section import ProbeStage
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext, subdomains_of
 from vibelite.stages.evaluate import sample_model
@@ -81,7 +81,7 @@ def mean_pass_at_k(groups: Sequence[Group], k: int) -> dict[str, float]:
     """Pass@k per sub-domain, averaged over its problems."""
     return {
         subdomain: fmean(
-            pass_at_k(len(group.verdicts), sum(verdict.correct for verdict in group.verdicts), k)
+            pass_at_k(len(group.verdicts), group.num_correct, k)
             for group in groups
             if group.problem.subdomain == subdomain
         )

@@ -9,9 +9,9 @@ from typing import Any
 from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError
 from vibelite.models.policy import Policy
-from vibelite.recipe.schema import MGPOStage
+from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rewards.verifier import verify
-from vibelite.rollout.engine import RolloutEngine, SamplingSettings
+from vibelite.rollout.engine import RolloutEngine, SamplingSettings, generate
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext, sampling_settings
 from vibelite.types import Group, Problem
@@ -32,7 +32,7 @@ def sample_groups(
             prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt)
             for problem in problems
         ]
-        sampled = engine.generate(prompts, settings, seed=seed)
+        sampled = generate(engine, prompts, settings, seed=seed)
     context.meter.add_tokens(
         prompt=sum(map(len, prompts)),
         generated=sum(

@@ -15,7 +15,7 @@ from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.errors import DataError
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
-from vibelite.recipe.schema import SFTStage
+from vibelite.recipe.stage_section import SFTStage
 from vibelite.stages.context import StageContext
 from vibelite.training.checkpoint import load_training_state, save_model, save_training_state
 from vibelite.training.optim import PolicyOptimizer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vibelite.errors import VibeLiteError
-from vibelite.recipe.schema import Cost
+from vibelite.recipe.run_section import Cost
 from vibelite.run_dir import StageDir, append_jsonl
 from vibelite.telemetry.hardware import peak_bytes
 from vibelite.telemetry.ledger import Ledger, run_cost, stage_cost

@@ -11,7 +11,7 @@ import torch
 
 from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.models.policy import Policy
-from vibelite.recipe.schema import Optimizer
+from vibelite.recipe.stage_section import Optimizer
 
 
 def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:

@@ -1,0 +1,117 @@
+"""The recipe's data: problems with verifiable answers, and worked solutions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from vibelite.recipe.section import Name, PositiveInt, Section
+
+
+class GeneratedTask(Section):
+    """One reasoning-gym generator, as one sub-domain."""
+
+    dataset: str
+    """Name of the reasoning-gym data set, for instance `gcd`."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of that data set."""
+    instruction: str = ""
+    """Appended to the question; empty = the project's answer format for this task."""
+
+
+class GeneratedProblems(Section):
+    """Problems from reasoning-gym. The hash of a problem's core chooses its split, for any seed."""
+
+    source: Literal["reasoning_gym"]
+    split: Literal["train", "probe", "test"]
+    num_problems: PositiveInt
+    """Per sub-domain."""
+    tasks: Annotated[dict[Name, GeneratedTask], Field(min_length=1)]
+    """Sub-domain -> generator."""
+
+
+class Columns(Section):
+    """Which columns of a table hold what. A prompt is a string or a list of chat messages."""
+
+    prompt: str = "prompt"
+    answer: str = "answer"
+    """A dotted path reaches into structs, for instance reward_model.ground_truth."""
+    subdomain: str | None = None
+    id: str | None = None
+
+
+class ProblemFile(Section):
+    """Problems from a local .jsonl, .json or .parquet file."""
+
+    source: Literal["file"]
+    path: str
+    """Relative to the recipe."""
+    columns: Columns = Columns()
+    verifier: Literal["math", "exact"] = "math"
+    subdomain: Name = "all"
+    """Used where `columns.subdomain` is not set."""
+    num_problems: PositiveInt | None = None
+    """At most so many, from the top; null = all."""
+
+
+class ProblemHub(Section):
+    """Problems from a Hugging Face data set."""
+
+    source: Literal["hub"]
+    path: str
+    config: str | None = None
+    split: str = "train"
+    revision: str = "main"
+    columns: Columns = Columns()
+    verifier: Literal["math", "exact"] = "math"
+    subdomain: Name = "all"
+    num_problems: PositiveInt | None = None
+
+
+ProblemSource = Annotated[
+    GeneratedProblems | ProblemFile | ProblemHub, Field(discriminator="source")
+]
+
+
+class WorkedTraces(Section):
+    """Worked solutions of generated problems, several paths each, all passed by the verifier."""
+
+    source: Literal["worked"]
+    problems: Name
+    """The problem set to solve."""
+    paths_per_problem: PositiveInt = 3
+    """At most so many different solutions per problem."""
+
+
+class TraceFile(Section):
+    """Traces from a local .jsonl, .json or .parquet file: rows of messages."""
+
+    source: Literal["file"]
+    path: str
+    messages_column: str = "messages"
+    subdomain_column: str | None = None
+
+
+class TraceHub(Section):
+    """Traces from a Hugging Face data set: rows of messages."""
+
+    source: Literal["hub"]
+    path: str
+    config: str | None = None
+    split: str = "train"
+    revision: str = "main"
+    messages_column: str = "messages"
+    subdomain_column: str | None = None
+
+
+TraceSource = Annotated[WorkedTraces | TraceFile | TraceHub, Field(discriminator="source")]
+
+
+class Data(Section):
+    problems: dict[Name, ProblemSource] = Field(default_factory=dict)
+    """Named problem sets; stages refer to them."""
+    traces: dict[Name, TraceSource] = Field(default_factory=dict)
+    """Named sets of worked solutions for supervised fine-tuning."""
+    system_prompt: str = ""
+    """Put before every prompt as a system message; empty = none."""

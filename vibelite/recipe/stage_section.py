@@ -1,0 +1,167 @@
+"""The recipe's stages, one model per kind, with their optimizer and sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from vibelite.recipe.section import (
+    Fraction,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+# What `start_from` and `models` may name beside the stages: the model the recipe starts with.
+BASE = "base"
+
+
+class Optimizer(Section):
+    kind: Literal["adamw", "muon", "adamw_8bit", "adamw_8bit_paged", "adamw_cpu"] = "adamw"
+    """muon = torch.optim.Muon for the matrices of the layers, AdamW for the rest; adamw_8bit =
+    bitsandbytes; adamw_cpu = exact AdamW whose state and update are on the host."""
+    lr: PositiveFloat
+    """Peak learning rate of AdamW (and of Muon's AdamW part)."""
+    muon_lr: PositiveFloat = 0.02
+    """Peak learning rate of the matrices under Muon."""
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    max_grad_norm: PositiveFloat = 1.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_fraction: Fraction = 0.05
+    """Share of the steps with linear warm-up (VibeThinker-3B report 2.1: 5%)."""
+    final_lr_fraction: Fraction = 0.0
+    """Where cosine ends, as a share of the peak."""
+
+
+class Sampling(Section):
+    """How completions are sampled."""
+
+    max_new_tokens: PositiveInt
+    temperature: NonNegativeFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_sequences: PositiveInt = 256
+    """Sequences decoded side by side; bounds the memory of the key-value cache."""
+
+
+class Stage(Section):
+    name: Name = ""
+    """Empty = the kind."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_defaults_to_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("name") and values.get("kind"):
+            return {**values, "name": values["kind"]}
+        return values
+
+
+class SFTStage(Stage):
+    kind: Literal["sft"]
+    start_from: Name = BASE
+    traces: Name = "traces"
+    num_steps: PositiveInt
+    sequences_per_step: PositiveInt = 48
+    tokens_per_micro_batch: PositiveInt = 4096
+    """Packed tokens of one forward pass; changes memory and speed, never the gradient."""
+    max_tokens: PositiveInt = 512
+    """Longer traces are dropped and counted."""
+    optimizer: Optimizer
+    checkpoint_every: PositiveInt
+    """Steps between the checkpoints that `probe` chooses from."""
+
+
+class ProbeStage(Stage):
+    kind: Literal["probe"]
+    start_from: Name = "sft"
+    problems: Name = "probe"
+    num_samples: PositiveInt = 16
+    k: PositiveInt = 8
+    """Pass@k chooses the specialists (unbiased estimator, so num_samples >= k)."""
+    sampling: Sampling
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> ProbeStage:
+        if self.num_samples < self.k:
+            raise ValueError(f"num_samples ({self.num_samples}) must be at least k ({self.k})")
+        return self
+
+
+class FuseStage(Stage):
+    kind: Literal["fuse"]
+    start_from: Name = "probe"
+    weights: dict[Name, NonNegativeFloat] = Field(default_factory=dict)
+    """Sub-domain -> weight, normalised to sum 1; empty = uniform (VibeThinker report 3.3)."""
+    tail_average: NonNegativeInt = 4
+    """Also average the last so many SFT checkpoints, a control without specialists; 0 = do not."""
+
+
+class MGPOStage(Stage):
+    kind: Literal["mgpo"]
+    start_from: Name = "fuse"
+    problems: Name = "train"
+    num_steps: PositiveInt
+    problems_per_step: PositiveInt = 16
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Completions per problem, G."""
+    updates_per_rollout: PositiveInt = 1
+    """1 = strictly on-policy: no old-logprob pass (VibeThinker-3B report 2.2.1)."""
+    maxent_lambda: NonNegativeFloat = 1.0
+    """Advantages of a group x exp(-lambda KL(pass rate || 0.5)); 0 = GRPO. Report: undisclosed."""
+    entropy_coef: NonNegativeFloat = 0.0
+    """Token-entropy bonus, per nat."""
+    kl_coef: NonNegativeFloat = 0.0
+    """KL penalty (k3) to the stage's starting weights; 0 = no reference model in memory."""
+    clip_low: Fraction = 0.2
+    clip_high: NonNegativeFloat = 0.2
+    aggregation: Literal["sequence", "token", "constant"] = "sequence"
+    """Loss average: per sequence (report 3.4), over tokens (DAPO), by max_new_tokens (Dr. GRPO)."""
+    importance_cap: PositiveFloat = 2.0
+    """Cap of the token-level truncated importance weight trainer/sampler."""
+    prefilter_samples: NonNegativeInt = 0
+    """Completions per problem that tell, before the stage, pass rates of 0 and 1; 0 = keep all."""
+    prefilter_problems: NonNegativeInt = 0
+    """How many problems to sample for that, from the top of the set; 0 = all."""
+    tokens_per_micro_batch: PositiveInt = 8192
+    sampling: Sampling
+    optimizer: Optimizer
+    checkpoint_every: PositiveInt = 10
+    """Steps between resumable checkpoints."""
+    keep_every: NonNegativeInt = 0
+    """Steps between weights that are kept and can be evaluated; 0 = only the final ones."""
+
+
+class EvaluateStage(Stage):
+    kind: Literal["evaluate"]
+    models: list[Name] = Field(default_factory=list)
+    """Stages whose models are tested, and `base`; empty = all stages before this one."""
+    benchmarks: Annotated[list[Name], Field(min_length=1)]
+    """Problem sets."""
+    num_samples: PositiveInt = 8
+    k: list[PositiveInt] = [8]
+    """Pass@k for each k, unbiased, so num_samples >= k."""
+    sampling: Sampling
+    num_bootstrap: PositiveInt = 2000
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvaluateStage:
+        if self.k and self.num_samples < max(self.k):
+            raise ValueError(
+                f"num_samples ({self.num_samples}) must be at least the largest k ({max(self.k)})"
+            )
+        return self
+
+
+class ExportStage(Stage):
+    kind: Literal["export"]
+    start_from: Name = "mgpo"
+
+
+AnyStage = Annotated[
+    SFTStage | ProbeStage | FuseStage | MGPOStage | EvaluateStage | ExportStage,
+    Field(discriminator="kind"),
+]
