@@ -136,7 +136,8 @@ class StepRecord:
     """What one optimizer step did, one line of steps.jsonl.
 
     `seconds` by span, exclusive and adding up to the step's wall time; `tokens` by use (generated,
-    trained, prompt); `peak_bytes` resident or device memory; `joules` and `usd` are None where
+    trained, prompt); `peak_bytes` by span, the most memory used in it (of the
+    GPU where there is one, else resident); `joules` and `usd` are None where
     unknown, never a guess.
     """
 
@@ -145,6 +146,6 @@ class StepRecord:
     metrics: dict[str, float]
     seconds: dict[str, float]
     tokens: dict[str, int]
-    peak_bytes: int
+    peak_bytes: dict[str, int]
     joules: float | None = None
     usd: float | None = None

@@ -12,7 +12,7 @@ HOUR = 3600 * 10**9
 
 
 def lap(nanoseconds, **tokens):
-    return Lap({"idle": 0, "train": nanoseconds}, tokens)
+    return Lap({"idle": 0, "train": nanoseconds}, tokens, {})
 
 
 def append(ledger, nanoseconds, stage="sft", step=1):

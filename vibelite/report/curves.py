@@ -56,7 +56,7 @@ PLANS = (
 FACTS: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None]], ...] = (
     ("Seconds per step", lambda step: sum(step["seconds"].values())),
     ("USD per step", lambda step: step["usd"]),
-    ("Peak memory, GiB", lambda step: step["peak_bytes"] / GIB),
+    ("Peak memory, GiB", lambda step: max(step["peak_bytes"].values()) / GIB),
 )
 
 

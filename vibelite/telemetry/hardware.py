@@ -16,28 +16,27 @@ PROCESS_STATUS = Path("/proc/self/status")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def peak_bytes() -> int:
-    """The most memory used so far: of the GPU when this process uses one, else resident memory.
-
-    Does not import torch: a process that has not loaded it uses no GPU.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    return peak_resident_bytes()
-
-
 def peak_resident_bytes() -> int:
     """Peak resident memory of this process.
 
     Linux: VmHWM, because ru_maxrss starts at the peak of the process that started this one.
     """
     if PROCESS_STATUS.exists():
-        for line in PROCESS_STATUS.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        return _status_bytes("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now; where the system does not say, its peak."""
+    return _status_bytes("VmRSS") if PROCESS_STATUS.exists() else peak_resident_bytes()
+
+
+def _status_bytes(field: str) -> int:
+    for line in PROCESS_STATUS.read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{PROCESS_STATUS} has no {field}")
 
 
 def describe_hardware() -> dict[str, Any]:

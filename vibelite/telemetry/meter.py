@@ -1,4 +1,5 @@
-"""Where the time of a run goes: exclusive spans that add up to wall time, and token counts.
+"""Where the time of a run goes: exclusive spans that add up to wall time, the memory each of them
+needed, and token counts.
 
 Time is kept in integer nanoseconds, so that nothing is lost in sums. The meter does not wait for a
 GPU: work that was only queued counts for the span in which the program waits for it.
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from vibelite.telemetry.memory import take_peak_bytes
 
 # What no span claims.
 IDLE = "idle"
@@ -24,6 +27,8 @@ class Lap:
     """By span, IDLE included; the sum is the wall time."""
     tokens: dict[str, int]
     """By use: prompt, generated, trained."""
+    peak_bytes: dict[str, int]
+    """By span, the most memory in use while it ran."""
 
     @property
     def wall_nanoseconds(self) -> int:
@@ -51,9 +56,16 @@ class Meter:
     {'idle': 10, 'train': 85, 'checkpoint': 5}
     """
 
-    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        """`clock` returns monotonic nanoseconds."""
+    def __init__(
+        self,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        take_peak: Callable[[], int] = take_peak_bytes,
+    ) -> None:
+        """`clock` returns monotonic nanoseconds; `take_peak` the most bytes used since its last
+        call.
+        """
         self._clock = clock
+        self._take_peak = take_peak
         self._running = [IDLE]
         self._since = clock()
         self._reset()
@@ -78,17 +90,19 @@ class Meter:
     def lap(self) -> Lap:
         """Everything since the last lap, or since the meter was made; spans that are open go on."""
         self._settle()
-        lap = Lap(self._nanoseconds, self._tokens)
+        lap = Lap(self._nanoseconds, self._tokens, self._peak_bytes)
         self._reset()
         return lap
 
     def _settle(self) -> None:
-        """Gives the time since the last call to the span that runs."""
-        now = self._clock()
+        """Gives the time and the peak since the last call to the span that runs."""
         span = self._running[-1]
+        self._peak_bytes[span] = max(self._peak_bytes.get(span, 0), self._take_peak())
+        now = self._clock()
         self._nanoseconds[span] = self._nanoseconds.get(span, 0) + now - self._since
         self._since = now
 
     def _reset(self) -> None:
         self._nanoseconds: dict[str, int] = {IDLE: 0}
+        self._peak_bytes: dict[str, int] = {}
         self._tokens = {"prompt": 0, "generated": 0, "trained": 0}

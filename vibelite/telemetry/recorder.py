@@ -15,8 +15,8 @@ from typing import Any
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.run_section import Cost
 from vibelite.run_dir import StageDir, append_jsonl
-from vibelite.telemetry.hardware import peak_bytes
 from vibelite.telemetry.ledger import Ledger, run_cost, stage_cost
+from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter
 from vibelite.types import StepRecord
 
@@ -42,6 +42,7 @@ class Recorder:
         self._stage = stage
         self._stage_dir = stage_dir
         self._meter = meter
+        self._leak_watch = LeakWatch()
         self._ledger = Ledger(ledger_path, cost.usd_per_hour)
         seconds, usd = run_cost(ledger_path)
         self._usd_spent = usd if seconds else Decimal(0)
@@ -60,11 +61,12 @@ class Recorder:
             metrics=dict(metrics),
             seconds=lap.seconds,
             tokens=lap.tokens,
-            peak_bytes=peak_bytes(),
+            peak_bytes=lap.peak_bytes,
             usd=usd,
         )
         append_jsonl(self._stage_dir.steps_path, [asdict(record)])
         self._print(f"{self._stage} {step}", metrics, lap)
+        self._leak_watch.check(step)
         return record
 
     def record_samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,0 +1,86 @@
+"""How much memory each phase of a run needs, and the alarm when it grows from step to step."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from vibelite.errors import VibeLiteError
+from vibelite.telemetry.hardware import peak_resident_bytes, resident_bytes
+
+# Writing 5 there starts the peak of resident memory again at its present value (Linux, proc(5)).
+CLEAR_REFS = Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
+
+CHECK_EVERY = 10
+"""Steps between two looks of the leak watch."""
+NUM_GROWN = 3
+"""So many looks in a row, each above the one before, are a leak."""
+MIN_GROWTH = 0.01
+"""Share of growth between two looks that counts as steady."""
+
+
+def take_peak_bytes() -> int:
+    """The most memory used since the last call.
+
+    With a GPU in use: torch's peak of allocated bytes, plus what the driver counts beside torch's
+    own (context, libraries, an engine's pool; other processes on that GPU too). Else this process's
+    resident memory. Neither imports torch nor waits for the GPU.
+    """
+    torch = _torch_on_gpu()
+    if torch is not None:
+        free, total = torch.cuda.mem_get_info()
+        beside = total - free - torch.cuda.memory_reserved()
+        peak = torch.cuda.max_memory_allocated() + beside
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+    peak = peak_resident_bytes()
+    if CLEAR_REFS.exists():
+        CLEAR_REFS.write_text(RESET_PEAK)
+    return peak
+
+
+def bytes_held() -> int:
+    """What is held right now: torch's allocated bytes on the GPU in use, else resident memory after
+    the C library has given back what it keeps for reuse.
+    """
+    torch = _torch_on_gpu()
+    if torch is not None:
+        return torch.cuda.memory_allocated()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
+        if trim is not None:
+            trim(0)
+    return resident_bytes()
+
+
+class LeakWatch:
+    """Ends a run whose memory between steps keeps growing, before the machine ends it."""
+
+    def __init__(self, held: Callable[[], int] = bytes_held) -> None:
+        self._held = held
+        self._looks: list[int] = []
+
+    def check(self, step: int) -> None:
+        """Called after every step (1-based); looks at some. VibeLiteError on steady growth."""
+        if step % CHECK_EVERY:
+            return
+        self._looks = [*self._looks, self._held()][-NUM_GROWN - 1 :]
+        pairs = list(zip(self._looks[:-1], self._looks[1:], strict=True))
+        if len(pairs) == NUM_GROWN and all(b > a * (1 + MIN_GROWTH) for a, b in pairs):
+            first, last = self._looks[0] / 2**30, self._looks[-1] / 2**30
+            raise VibeLiteError(
+                f"step {step}: memory held between steps grew from {first:.2f} to {last:.2f} GiB "
+                f"in {CHECK_EVERY * NUM_GROWN} steps and does not stop. The run resumes from its "
+                "last checkpoint; please report it with the recipe"
+            )
+
+
+def _torch_on_gpu():
+    """torch, if this process has loaded it and uses a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch
+    return None
