@@ -1,6 +1,5 @@
 """The contract of a rollout engine: honest log-probs, right stops, repeatable samples."""
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -11,7 +10,7 @@ from tests.policies import tiny_policy
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import EngineError
 from vibelite.rollout.engine import SamplingSettings, generate
-from vibelite.rollout.transformers_engine import TransformersEngine, keep_top_p, sample_tokens
+from vibelite.rollout.transformers_engine import TransformersEngine
 
 PROMPTS = [[10, 11, 12], [20, 21, 22, 23, 24, 25, 26, 27], [30]]
 
@@ -127,28 +126,3 @@ def test_an_empty_prompt_is_refused():
     _, engine = make_engine()
     with pytest.raises(EngineError, match="no tokens"):
         generate(engine, [[]], SamplingSettings(1, 4), seed=0)
-
-
-def test_sampling_follows_the_distribution():
-    logits = torch.tensor([[0.0, math.log(2), math.log(5)]]).repeat(20000, 1)
-    uniforms = torch.rand(20000, generator=torch.Generator().manual_seed(0))
-    tokens, logprobs = sample_tokens(logits, uniforms, SamplingSettings(1, 1))
-    shares = torch.bincount(tokens, minlength=3) / 20000
-    # Four standard errors of a share of 20000 draws are at most 0.0142.
-    torch.testing.assert_close(shares, torch.tensor([1 / 8, 2 / 8, 5 / 8]), rtol=0, atol=0.0142)
-    torch.testing.assert_close(logprobs.exp(), torch.tensor([1 / 8, 2 / 8, 5 / 8])[tokens])
-
-
-def test_extreme_uniforms_never_pick_impossible_tokens():
-    logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]]).repeat(2, 1)
-    tokens, logprobs = sample_tokens(
-        logits, torch.tensor([0.0, 1 - 2**-24]), SamplingSettings(1, 1)
-    )
-    assert tokens.tolist() == [1, 2]
-    assert torch.isfinite(logprobs).all()
-
-
-def test_top_p_keeps_the_smallest_sufficient_set():
-    logprobs = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
-    kept = keep_top_p(logprobs, 0.7).exp()
-    torch.testing.assert_close(kept, torch.tensor([[0, 2 / 3, 0, 1 / 3]]))

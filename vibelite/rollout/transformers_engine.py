@@ -193,30 +193,32 @@ def sample_tokens(
     log-probs [B] in nats.
 
     Log-probs are those of the distribution sampled from (after temperature and top_p). Temperature
-    0 takes the most likely token, at log-prob 0.
+    0 takes the most likely token, at log-prob 0. Inversion of the cumulative sum of unnormalised
+    weights exp((logit - largest) / temperature), whose last entry is the normaliser: whole rows are
+    never normalised. A row's result depends on that row alone.
     """
     if settings.temperature == 0:
         tokens = logits.argmax(dim=-1)
         return tokens, torch.zeros_like(tokens, dtype=torch.float32)
-    logprobs = torch.log_softmax(logits.float() / settings.temperature, dim=-1)
+    largest = logits.amax(dim=-1, keepdim=True).float()
+    # Shifted before it is divided, so that logits of any size lose nothing where weights matter.
+    weights = (logits - largest).div_(settings.temperature).exp_()  # [B, V], float32
     if settings.top_p < 1:
-        logprobs = keep_top_p(logprobs, settings.top_p)
-    cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
-    targets = (uniforms.double() * cumulative[:, -1])[:, None]
-    tokens = (
-        torch.searchsorted(cumulative, targets, right=True)
-        .squeeze(1)
-        .clamp(max=logits.shape[-1] - 1)
-    )
-    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
+        weights = keep_top_p(weights, settings.top_p)
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, uniforms.double()[:, None] * total, right=True)
+    tokens = tokens.clamp_(max=logits.shape[-1] - 1)  # a row of NaN: log-prob NaN
+    shifted = (logits.gather(1, tokens).double() - largest) / settings.temperature
+    return tokens.squeeze(1), (shifted - total.log()).float().squeeze(1)
 
 
-def keep_top_p(logprobs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Log-probs [B, V] renormalised over the smallest set of likeliest tokens with probability >=
-    top_p.
+def keep_top_p(weights: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Weights [B, V], proportional to probabilities, with 0 outside the smallest set of likeliest
+    tokens whose probability is at least top_p. Of equal weights the first are kept.
     """
-    ordered, indices = logprobs.sort(dim=-1, descending=True)
-    before = ordered.exp().cumsum(dim=-1) - ordered.exp()
-    ordered = ordered.masked_fill(before >= top_p, float("-inf"))
-    kept = torch.empty_like(logprobs).scatter(1, indices, ordered)
-    return kept - kept.logsumexp(dim=-1, keepdim=True)
+    ordered, indices = weights.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1, dtype=torch.float64)
+    enough = top_p * before[:, -1:]
+    ordered.masked_fill_(before.sub_(ordered) >= enough, 0.0)
+    return torch.empty_like(weights).scatter_(1, indices, ordered)
