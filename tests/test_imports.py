@@ -40,8 +40,10 @@ ALLOWED = {
     "standalone": DATA_MODEL | {"pipeline", "stages", "data", "telemetry"},
     "doctor": {"errors"},
     "tables": set(),
+    # One file per command that cli.py has no room for.
+    "commands": DATA_MODEL | {"standalone", "data", "rewards", "tables"},
     "cli": DATA_MODEL
-    | {"__init__", "pipeline", "standalone", "stages", "report", "doctor", "tables"},
+    | {"__init__", "commands", "pipeline", "standalone", "stages", "report", "doctor", "tables"},
 }
 # Torch is never needed to read what a run left behind, or to judge a text.
 WITHOUT_TORCH = ("recipe", "rewards", "report", "errors", "types", "run_dir", "cli", "__init__")

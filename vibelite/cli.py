@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vibelite import __version__
+from vibelite.commands.decontaminate import decontaminate
 from vibelite.errors import RecipeError, VibeLiteError
 
 if TYPE_CHECKING:
@@ -206,6 +207,9 @@ def fuse(
     for source in result["sources"]:
         print(f"{source['weight']:.4f}  {source['model']}")
     print(f"fused into {result['output']}")
+
+
+app.command()(decontaminate)
 
 
 @app.command()

@@ -1,0 +1,43 @@
+"""Loops against mathematics that repeats itself for good reasons."""
+
+import random
+
+import pytest
+
+from vibelite.data.filters import REPETITION_WORDS, repeated_run, repeated_share
+
+
+def words(number: int, seed: int = 0) -> str:
+    return " ".join(random.Random(seed).choices([f"w{n}" for n in range(500)], k=number))
+
+
+def test_a_text_without_repetition_has_a_share_of_zero() -> None:
+    assert repeated_share(words(1000)) == 0
+
+
+@pytest.mark.parametrize("period", [1, 7, 40, 150])
+def test_a_loop_in_the_second_half_has_a_share_of_about_one_half(period: int) -> None:
+    loop = words(period, seed=1).split()
+    text = words(600) + " " + " ".join((loop * 600)[:600])
+    expected = (600 - period - REPETITION_WORDS) / 1200
+    assert repeated_share(text) == pytest.approx(expected, abs=0.03)
+
+
+def test_case_and_punctuation_do_not_hide_a_loop() -> None:
+    part = words(40)
+    text = " ".join(part.upper() + "!" * n for n in range(10))
+    assert repeated_share(text) > 0.8
+
+
+def test_short_texts_and_short_phrases_are_no_loops() -> None:
+    assert repeated_share("wait " * 63) == 0
+    steps = [f"We get x = {n} and so f({n}) = {n * n}, which is not prime." for n in range(200)]
+    assert repeated_share(" ".join(steps)) == 0
+
+
+def test_the_first_repeated_run_is_named() -> None:
+    part = words(20, seed=3)
+    assert repeated_run(f"{words(50)} {part} then {part}") == " ".join(
+        part.split()[:REPETITION_WORDS]
+    )
+    assert repeated_run(words(100)) == ""

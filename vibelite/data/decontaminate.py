@@ -1,0 +1,282 @@
+"""Finds training text that repeats an evaluation problem: shared runs of 10 words.
+
+The rule is the VibeThinker report's (3.5): text is normalised, and a training sample that shares a
+10-gram with an evaluation problem is dropped. Not evidence are (own) the sentence that says how to
+answer, words that many problems of one evaluation set begin or end with, and n-grams that several
+evaluation problems have in common, with what is mostly made of them. Without this the instruction
+at the end of a public benchmark would drop every prompt that ends with it too.
+
+Only the evaluation side is kept in memory. Matching is exact: n-grams are compared as text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby
+from typing import Any, Literal
+
+from vibelite.data.normalise import without_instructions, word_forms
+
+# Report 3.5.
+NGRAM_WORDS = 10
+# A beginning or ending of at least so many words that so many items of one set share, and such a
+# share of the set, is a frame around the problems and no part of them.
+FRAME_WORDS = 5
+FRAME_ITEMS = 3
+FRAME_SHARE = 0.05
+LONGEST_FRAME = 80
+# Two items that share this much of the shorter one are copies of one problem, whose n-grams are
+# not "common to several problems".
+SAME_PROBLEM_SHARE = 0.5
+# An n-gram of more owners than this says nothing about which of them are copies.
+MAX_OWNERS = 20
+# A stretch of so many words is no phrase: it is evidence even if two problems begin with it.
+PASSAGE_WORDS = 30
+# An n-gram is evidence if at least so many of its words lie outside the common n-grams.
+OWN_WORDS = 5
+# ... and if it has so many letters and digits: "1 2 3 4 5 6 7 8 9 10" and the corners of a polygon
+# stand in many problems.
+OWN_CHARS = 15
+
+Rule = Literal["ngram", "whole_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationItem:
+    """One problem that must not be trained on; `source` names its file or set."""
+
+    source: str
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a training text shares with an evaluation item.
+
+    `text` is the longest shared run of normalised words; `coverage` the share (0..1) of the item's
+    n-grams that the training text has.
+    """
+
+    rule: Rule
+    source: str
+    item: str
+    text: str
+    coverage: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rule": self.rule,
+            "against": self.source,
+            "item": self.item,
+            "text": self.text,
+            "coverage": round(self.coverage, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ContaminationIndex:
+    """The n-grams of evaluation items that are evidence.
+
+    `ngrams` and `whole_texts` (items that are too short for an n-gram, or have none of their own)
+    map normalised words, joined by spaces, to the index of their first item; `vocabulary` holds
+    every word of `ngrams`; `common` are the n-grams of several problems that are no evidence.
+    """
+
+    items: list[EvaluationItem]
+    ngrams: dict[str, int]
+    whole_texts: dict[str, int]
+    vocabulary: frozenset[str]
+    num_ngrams_of: list[list[int]]
+    common: list[str]
+
+    def find(self, text: str) -> Match | None:
+        """The first item that `text` repeats, or None. Linear in the length of `text`."""
+        for words in word_forms(text):
+            if self._has_ngram(words):
+                return self._describe(words)
+        if self.whole_texts:
+            for words in word_forms(without_instructions(text)):
+                index = self.whole_texts.get(" ".join(words))
+                if index is not None:
+                    item = self.items[index]
+                    return Match("whole_text", item.source, item.id, " ".join(words), 1.0)
+        return None
+
+    def _has_ngram(self, words: Sequence[str]) -> bool:
+        """Whether any n-gram of evidence is there. Windows with a word that no n-gram has are not
+        looked up.
+        """
+        vocabulary, ngrams = self.vocabulary, self.ngrams
+        run = 0
+        for position, word in enumerate(words):
+            if word not in vocabulary:
+                run = 0
+                continue
+            run += 1
+            if run >= NGRAM_WORDS:
+                start = position + 1 - NGRAM_WORDS
+                if " ".join(words[start : position + 1]) in ngrams:
+                    return True
+        return False
+
+    def _describe(self, words: Sequence[str]) -> Match:
+        """The item of most shared n-grams: its longest run, and how much of it is there."""
+        grams = windows(words)
+        hits = Counter(self.ngrams[gram] for gram in grams if gram in self.ngrams)
+        ((index, _),) = hits.most_common(1)
+        shared = [self.ngrams.get(gram) == index for gram in grams]
+        start, length = longest_run(shared)
+        run = " ".join(words[start : start + length + NGRAM_WORDS - 1])
+        num_shared = len({gram for gram, hit in zip(grams, shared, strict=True) if hit})
+        item = self.items[index]
+        # Which of its two forms the item was found in is not known: the one that fits best.
+        totals = [total for total in self.num_ngrams_of[index] if total >= num_shared]
+        coverage = num_shared / min(totals, default=num_shared)
+        return Match("ngram", item.source, item.id, run, coverage)
+
+
+def build_index(items: Sequence[EvaluationItem]) -> ContaminationIndex:
+    """The index of `items`; those with the same words count once, for the first of them."""
+    problems, forms = distinct(items)
+    owners: dict[str, list[int]] = defaultdict(list)
+    for index, texts in enumerate(forms):
+        for gram in dict.fromkeys(gram for words in texts for gram in windows(words)):
+            owners[gram].append(index)
+    problem_of = group_copies(owners, [sum(len(windows(w)) for w in texts) for texts in forms])
+    common = {
+        gram for gram, owned in owners.items() if len({problem_of[index] for index in owned}) > 1
+    }
+    ngrams: dict[str, int] = {}
+    whole_texts: dict[str, int] = {}
+    num_ngrams_of = []
+    for index, texts in enumerate(forms):
+        evidence = [own_ngrams(words, common) for words in texts]
+        num_ngrams_of.append([len(set(grams)) for grams in evidence])
+        for gram in (gram for grams in evidence for gram in grams):
+            ngrams.setdefault(gram, index)
+        for words, grams in zip(texts, evidence, strict=True):
+            if not grams:
+                whole_texts.setdefault(" ".join(words), index)
+    vocabulary = frozenset(word for gram in ngrams for word in gram.split())
+    return ContaminationIndex(
+        problems, ngrams, whole_texts, vocabulary, num_ngrams_of, sorted(common - ngrams.keys())
+    )
+
+
+def distinct(
+    items: Sequence[EvaluationItem],
+) -> tuple[list[EvaluationItem], list[list[list[str]]]]:
+    """Items of different words, and the words of each in both forms, without instructions and
+    frames. Where nothing would be left, the item stays whole.
+    """
+    by_source: dict[str, list[EvaluationItem]] = defaultdict(list)
+    for item in items:
+        by_source[item.source].append(item)
+    found: dict[str, tuple[EvaluationItem, list[list[str]]]] = {}
+    for group in by_source.values():
+        texts = [
+            word_forms(without_instructions(item.text)) if item.text.strip() else []
+            for item in group
+        ]
+        texts = [
+            forms if forms and forms[0] else word_forms(item.text)
+            for forms, item in zip(texts, group, strict=True)
+        ]
+        # The two readings of punctuation are different texts: frames are told apart by reading.
+        split = without_frames([forms[0] for forms in texts])
+        joined = without_frames([forms[-1] for forms in texts])
+        for item, *both in zip(group, split, joined, strict=True):
+            unique = both[:1] if both[0] == both[1] else both
+            found.setdefault(" ".join(unique[0]), (item, unique))
+    found.pop("", None)
+    return [item for item, _ in found.values()], [forms for _, forms in found.values()]
+
+
+def without_frames(texts: Sequence[list[str]]) -> list[list[str]]:
+    """Word lists without the frame that they begin and end with (`shared_lengths`)."""
+    endings = shared_lengths([words[::-1] for words in texts])
+    cut = [words[: len(words) - end] for words, end in zip(texts, endings, strict=True)]
+    beginnings = shared_lengths(cut)
+    cut = [words[start:] for words, start in zip(cut, beginnings, strict=True)]
+    return [short or words for short, words in zip(cut, texts, strict=True)]
+
+
+def shared_lengths(texts: Sequence[Sequence[str]]) -> list[int]:
+    """For each text how many of its first words are a frame: begun with by FRAME_ITEMS different
+    texts (by both if there are two) and FRAME_SHARE of them all; 0 if fewer than FRAME_WORDS.
+    """
+    counts: Counter[tuple[str, ...]] = Counter()
+    different = {tuple(words) for words in texts}
+    enough = max(2, min(FRAME_ITEMS, len(different)), FRAME_SHARE * len(different))
+    for words in different:
+        longest = min(len(words), LONGEST_FRAME)
+        counts.update(words[:length] for length in range(FRAME_WORDS, longest + 1))
+    lengths = []
+    for words in texts:
+        length = 0
+        for tried in range(FRAME_WORDS, min(len(words), LONGEST_FRAME) + 1):
+            if counts[tuple(words[:tried])] < enough:
+                break
+            length = tried
+        lengths.append(length)
+    return lengths
+
+
+def group_copies(owners: dict[str, list[int]], num_ngrams: Sequence[int]) -> list[int]:
+    """For each item the index of the first item that is a copy of it (SAME_PROBLEM_SHARE)."""
+    pairs: Counter[tuple[int, int]] = Counter()
+    for owned in owners.values():
+        if 1 < len(owned) <= MAX_OWNERS:
+            pairs.update(combinations(owned, 2))
+    parent = list(range(len(num_ngrams)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            index = parent[index]
+        return index
+
+    for (first, second), shared in sorted(pairs.items()):
+        if shared >= SAME_PROBLEM_SHARE * min(num_ngrams[first], num_ngrams[second]):
+            low, high = sorted((root(first), root(second)))
+            parent[high] = low
+    return [root(index) for index in range(len(num_ngrams))]
+
+
+def own_ngrams(words: Sequence[str], common: set[str]) -> list[str]:
+    """The n-grams of `words` that are evidence: with at least OWN_WORDS words that no phrase common
+    to several problems covers, and OWN_CHARS long without their spaces.
+    """
+    grams = windows(words)
+    is_own = [True] * len(words)
+    for is_common, stretch in groupby(range(len(grams)), lambda start: grams[start] in common):
+        first, *_, last = [*stretch] * 2
+        if is_common and last + NGRAM_WORDS - first < PASSAGE_WORDS:
+            is_own[first : last + NGRAM_WORDS] = [False] * (last + NGRAM_WORDS - first)
+    return [
+        gram
+        for start, gram in enumerate(grams)
+        if sum(is_own[start : start + NGRAM_WORDS]) >= OWN_WORDS
+        and len(gram) >= OWN_CHARS + NGRAM_WORDS - 1
+    ]
+
+
+def windows(words: Sequence[str]) -> list[str]:
+    """Every run of NGRAM_WORDS words, joined by spaces."""
+    return [
+        " ".join(words[start : start + NGRAM_WORDS])
+        for start in range(len(words) - NGRAM_WORDS + 1)
+    ]
+
+
+def longest_run(flags: Iterable[bool]) -> tuple[int, int]:
+    """Start and length of the longest run of True; (0, 0) if there is none."""
+    best, start = (0, 0), 0
+    for position, flag in enumerate([*flags, False]):
+        if not flag:
+            if position - start > best[1]:
+                best = (start, position - start)
+            start = position + 1
+    return best
