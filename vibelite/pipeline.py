@@ -18,6 +18,7 @@ from vibelite.run_dir import (
 )
 from vibelite.stages.context import StageContext
 from vibelite.telemetry.manifest import environment_manifest
+from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 
@@ -34,6 +35,7 @@ def run_pipeline(
     from vibelite.report.build import write_report
     from vibelite.report.summary import print_summary, write_summary
 
+    return_freed_tensors()
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)

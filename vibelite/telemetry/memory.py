@@ -14,12 +14,18 @@ from vibelite.telemetry.hardware import peak_resident_bytes, resident_bytes
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 
+# mallopt(3): requests of at least so many bytes are mapped from the system one by one. Setting it
+# also ends glibc's own raising of it.
+M_MMAP_THRESHOLD = -3
+MMAP_THRESHOLD_BYTES = 1 << 20
+
 CHECK_EVERY = 10
 """Steps between two looks of the leak watch."""
 NUM_GROWN = 3
 """So many looks in a row, each above the one before, are a leak."""
-MIN_GROWTH = 0.01
-"""Share of growth between two looks that counts as steady."""
+MIN_GROWTH_GPU, MIN_GROWTH_HOST = 0.01, 0.10
+"""Share of growth between two looks that counts. The host's is larger: on a CPU oneDNN keeps about
+half a MiB for every new shape of a bfloat16 product (SmolLM2-135M: 0.7% a step)."""
 
 
 def take_peak_bytes() -> int:
@@ -49,11 +55,23 @@ def bytes_held() -> int:
     torch = _torch_on_gpu()
     if torch is not None:
         return torch.cuda.memory_allocated()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
-        if trim is not None:
-            trim(0)
+    _call_glibc("malloc_trim", 0)
     return resident_bytes()
+
+
+def return_freed_tensors() -> None:
+    """From now on a freed tensor's memory goes back to the system at once, not to the heap.
+
+    glibc raises the size from which it does so as large blocks are freed, and its heap then keeps
+    the holes between phases: between the steps of SmolLM2-135M 4.4 GB stayed resident, and 2.4 GB
+    with this, at the same speed. No effect with another C library.
+    """
+    _call_glibc("mallopt", M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+
+
+def _call_glibc(function: str, *arguments: int) -> None:
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), function):
+        getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 class LeakWatch:
@@ -61,6 +79,7 @@ class LeakWatch:
 
     def __init__(self, held: Callable[[], int] = bytes_held) -> None:
         self._held = held
+        self._min_growth = MIN_GROWTH_HOST if _torch_on_gpu() is None else MIN_GROWTH_GPU
         self._looks: list[int] = []
 
     def check(self, step: int) -> None:
@@ -69,7 +88,7 @@ class LeakWatch:
             return
         self._looks = [*self._looks, self._held()][-NUM_GROWN - 1 :]
         pairs = list(zip(self._looks[:-1], self._looks[1:], strict=True))
-        if len(pairs) == NUM_GROWN and all(b > a * (1 + MIN_GROWTH) for a, b in pairs):
+        if len(pairs) == NUM_GROWN and all(b > a * (1 + self._min_growth) for a, b in pairs):
             first, last = self._looks[0] / 2**30, self._looks[-1] / 2**30
             raise VibeLiteError(
                 f"step {step}: memory held between steps grew from {first:.2f} to {last:.2f} GiB "
