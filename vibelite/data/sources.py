@@ -13,6 +13,7 @@ from typing import Any
 from vibelite.data.rows import Rows, problem_from_row, read_rows, trace_from_row
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
+    BenchmarkProblems,
     GeneratedProblems,
     ProblemFile,
     ProblemHub,
@@ -36,10 +37,18 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
             from vibelite.data.generated import generate_problems
 
             return generate_problems(source, seed=seed)
+        case BenchmarkProblems():
+            from vibelite.data import benchmarks
+
+            if source.path:
+                rows = benchmarks.read_file(source, recipe_dir)
+            else:
+                rows = hub_rows(benchmarks.hub_source(source))
+            return benchmarks.problems_from_rows(source, rows)
         case ProblemFile():
             rows = read_rows(recipe_dir / source.path)
         case ProblemHub():
-            rows = _hub_rows(source)
+            rows = hub_rows(source)
     problems = [
         problem_from_row(row, source, rows, index) for index, row in _top(rows, source.num_problems)
     ]
@@ -63,7 +72,7 @@ def load_traces(
         case TraceFile():
             rows = read_rows(recipe_dir / source.path)
         case TraceHub():
-            rows = _hub_rows(source)
+            rows = hub_rows(source)
     traces = [trace_from_row(row, source, rows, index) for index, row in _top(rows, None)]
     if not traces:
         raise DataError(f"{rows.name}: no rows")
@@ -96,7 +105,7 @@ def _worked_traces(
     )
 
 
-def _hub_rows(source: ProblemHub | TraceHub) -> Rows:
+def hub_rows(source: ProblemHub | TraceHub) -> Rows:
     """Rows of a hub data set; needs the network, or a copy in the local cache of `datasets`."""
     from datasets import load_dataset
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from vibelite.recipe.section import Name, PositiveInt, Section
+from vibelite.recipe.section import Fraction, Name, PositiveInt, Section
 
 
 class GeneratedTask(Section):
@@ -69,8 +69,21 @@ class ProblemHub(Section):
     num_problems: PositiveInt | None = None
 
 
+class BenchmarkProblems(Section):
+    """A benchmark of the VibeThinker report, to test on."""
+
+    source: Literal["benchmark"]
+    name: Literal["aime24", "aime25", "hmmt25", "math500", "gpqa", "lcb-v5", "lcb-v6"]
+    path: str = ""
+    """A local .parquet or .jsonl file (for LiveCodeBench also a directory of its files), relative
+    to the recipe; empty = from the hub."""
+    num_problems: PositiveInt | None = None
+    """At most so many, from the top; null = all."""
+
+
 ProblemSource = Annotated[
-    GeneratedProblems | ProblemFile | ProblemHub, Field(discriminator="source")
+    GeneratedProblems | ProblemFile | ProblemHub | BenchmarkProblems,
+    Field(discriminator="source"),
 ]
 
 
@@ -108,10 +121,24 @@ class TraceHub(Section):
 TraceSource = Annotated[WorkedTraces | TraceFile | TraceHub, Field(discriminator="source")]
 
 
+class Decontaminate(Section):
+    """Drops what repeats evaluation problems from everything that is trained on."""
+
+    against: Annotated[list[Name], Field(min_length=1)]
+    """Problem sets of which nothing may be trained on."""
+    max_repetition: Fraction = 0.5
+    """Traces of which a larger share repeats itself word for word are dropped; 1 = none."""
+    near_duplicates: Fraction = 0.0
+    """Also drop what is at least so similar (Jaccard) to an earlier row; 0 = nothing. Needs the
+    extra `dedup`."""
+
+
 class Data(Section):
     problems: dict[Name, ProblemSource] = Field(default_factory=dict)
     """Named problem sets; stages refer to them."""
     traces: dict[Name, TraceSource] = Field(default_factory=dict)
     """Named sets of worked solutions for supervised fine-tuning."""
+    decontaminate: Decontaminate | None = None
+    """null = train on everything."""
     system_prompt: str = ""
     """Put before every prompt as a system message; empty = none."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vibelite.recipe.data_section import (
+    BenchmarkProblems,
     GeneratedProblems,
     ProblemFile,
     ProblemHub,
@@ -66,6 +67,7 @@ def check_references(parts: RecipeParts, source: RecipeSource, directory: Path) 
     for name, traces in parts.traces.items():
         if isinstance(traces, WorkedTraces):
             checker.check_worked_traces(name, traces)
+    _check_decontaminate(parts, source)
     _check_files(parts, source, directory)
 
 
@@ -165,6 +167,9 @@ class _Checker:
 
     def _check_split(self, index: int, name: str, refused: set[str], doing: str) -> None:
         problems = self.parts.problems.get(name)
+        if isinstance(problems, BenchmarkProblems):
+            message = f"{name!r} is a benchmark; {doing} would spoil the evaluation"
+            self.source.report(("stages", index, "problems"), message)
         if isinstance(problems, GeneratedProblems) and problems.split in refused:
             message = f"{name!r} is a {problems.split!r} set; {doing} would spoil the evaluation"
             self.source.report(("stages", index, "problems"), message)
@@ -232,7 +237,24 @@ def _identity(problems: ProblemSource | None) -> tuple[str | None, ...] | None:
             return ("file", problems.path)
         case ProblemHub():
             return ("hub", problems.path, problems.config, problems.split)
+        case BenchmarkProblems():
+            return ("benchmark", problems.name)
     return None
+
+
+def _check_decontaminate(parts: RecipeParts, source: RecipeSource) -> None:
+    """The sets to keep out of training exist, and none of them is trained on."""
+    location = ("data", "decontaminate", "against")
+    if not source.is_written(location):
+        return
+    names = source.data["data"]["decontaminate"]["against"]
+    trained = {stage.problems for stage in parts.stages if isinstance(stage, MGPOStage)}
+    for position, name in enumerate(names if isinstance(names, list) else []):
+        if name not in parts.problems:
+            hint = did_you_mean(str(name), parts.problems)
+            source.report((*location, position), f"there is no {name!r} in data.problems{hint}")
+        elif name in trained:
+            source.report((*location, position), f"{name!r} is what a stage trains on")
 
 
 def _check_files(parts: RecipeParts, source: RecipeSource, directory: Path) -> None:
@@ -243,6 +265,11 @@ def _check_files(parts: RecipeParts, source: RecipeSource, directory: Path) -> N
         *((("data", "traces", name), table) for name, table in parts.traces.items()),
     )
     for location, table in tables:
+        if isinstance(table, BenchmarkProblems) and table.path:
+            path = directory / Path(table.path).expanduser()
+            if not path.exists():
+                message = f"there is no {path} (paths are relative to the recipe)"
+                source.report((*location, "path"), message)
         if not isinstance(table, ProblemFile | TraceFile):
             continue
         path = directory / Path(table.path).expanduser()

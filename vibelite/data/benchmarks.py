@@ -1,0 +1,173 @@
+"""The public benchmarks of the VibeThinker report: where their problems are, how the report samples
+them, and their problems from a local file or the hub.
+
+A score means little without the problems it was measured on: copies of one benchmark differ in
+wording and number. `content_hash` of the problems is printed with every score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vibelite.data.rows import Rows, problem_from_row, read_rows
+from vibelite.errors import DataError
+from vibelite.recipe.data_section import BenchmarkProblems, Columns, ProblemFile, ProblemHub
+from vibelite.types import Problem
+
+# As in the files of the report's evaluation repository.
+MATH_FORMAT = "Let's think step by step and output the final answer within \\boxed{}."
+CHOICE_FORMAT = (
+    "Please reason step-by-step and put your choice letter without any other text with \\boxed{} "
+    "in the end."
+)
+LETTERS = "ABCD"
+# Columns of the files of the report's evaluation repository.
+REPORT_COLUMNS = Columns(prompt="prompt", answer="reward_model.ground_truth")
+GPQA_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+# Files of LiveCodeBench, each with what its release added.
+LCB_FILES = ("test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7)))
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark, and how the report samples it (report 4.1 and its evaluation scripts).
+
+    `num_problems` is the official count. `window`: first and last contest date, ISO, of those
+    that count; `num_files`: how many of LCB_FILES hold the release.
+    """
+
+    title: str
+    kind: Literal["math", "choice", "code"]
+    num_problems: int
+    hub: str
+    split: str
+    config: str | None = None
+    revision: str = "main"
+    num_samples: int = 64
+    temperature: float = 1.0
+    top_p: float = 0.95
+    max_new_tokens: int = 40_960
+    window: tuple[str, str] | None = None
+    num_files: int = 0
+
+
+BENCHMARKS = {
+    "aime24": Benchmark(
+        "AIME 2024", "math", 30, "HuggingFaceH4/aime_2024", "train",
+        revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+    ),
+    "aime25": Benchmark(
+        "AIME 2025", "math", 30, "math-ai/aime25", "test",
+        revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
+    ),
+    "hmmt25": Benchmark("HMMT February 2025", "math", 30, "MathArena/hmmt_feb_2025", "train"),
+    "math500": Benchmark(
+        "MATH-500", "math", 500, "HuggingFaceH4/MATH-500", "test",
+        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+    ),
+    # The report leaves GPQA's temperature open; its script has 1.0.
+    "gpqa": Benchmark(
+        "GPQA-Diamond", "choice", 198, "Idavidrein/gpqa", "train", "gpqa_diamond", num_samples=16
+    ),
+    "lcb-v5": Benchmark(
+        "LiveCodeBench v5", "code", 279, "lighteval/code_generation_lite", "test", "release_v5",
+        num_samples=8, temperature=0.6, window=("2024-08-01", "2025-02-01"), num_files=5,
+    ),
+    "lcb-v6": Benchmark(
+        "LiveCodeBench v6", "code", 131, "lighteval/code_generation_lite", "test", "release_v6",
+        num_samples=8, temperature=0.6, window=("2025-02-01", "2025-05-01"), num_files=6,
+    ),
+}  # fmt: skip
+
+
+def hub_source(source: BenchmarkProblems) -> ProblemHub:
+    """Where the benchmark is on the hub."""
+    benchmark = BENCHMARKS[source.name]
+    return ProblemHub(
+        source="hub",
+        path=benchmark.hub,
+        config=benchmark.config,
+        split=benchmark.split,
+        revision=benchmark.revision,
+    )
+
+
+def read_file(source: BenchmarkProblems, recipe_dir: Path) -> Rows:
+    """The rows of the benchmark's local file, or of the directory of LiveCodeBench's files."""
+    benchmark = BENCHMARKS[source.name]
+    path = recipe_dir / Path(source.path).expanduser()
+    if not path.is_dir():
+        return read_rows(path)
+    if not benchmark.num_files:
+        raise DataError(f"{path}: is a directory; {source.name} is one file")
+    parts = [read_rows(path / name) for name in LCB_FILES[: benchmark.num_files]]
+    return Rows(str(path), [row for part in parts for row in part.table])
+
+
+def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
+    """The benchmark's problems in the order of the rows, which have the columns of the report's
+    evaluation repository or those of the hub.
+
+    Raises DataError for rows that have neither, and where no row is in the benchmark's window.
+    """
+    benchmark = BENCHMARKS[source.name]
+    problems = []
+    for index, row in enumerate(rows.table):
+        if source.num_problems is not None and len(problems) >= source.num_problems:
+            break
+        where = rows.at(index)
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: expected an object, found {type(row).__name__}")
+        if benchmark.window is None or _is_within(row, benchmark.window, where):
+            problems.append(_problem(source.name, benchmark, row, rows, index))
+    if not problems:
+        raise DataError(f"{rows.name}: no rows" + (" in the window" if benchmark.window else ""))
+    return problems
+
+
+def content_hash(problems: Sequence[Problem]) -> str:
+    """SHA-256 over ids, messages and answers."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.id, problem.messages, problem.answer]).encode())
+    return digest.hexdigest()
+
+
+def _is_within(row: dict[str, Any], window: tuple[str, str], where: str) -> bool:
+    date = str(row.get("contest_date", ""))[:10]
+    if len(date) != 10:
+        raise DataError(f"{where}: no contest_date, and only problems of {window} count")
+    return window[0] <= date <= window[1]
+
+
+def _problem(
+    name: str, benchmark: Benchmark, row: dict[str, Any], rows: Rows, index: int
+) -> Problem:
+    if benchmark.kind == "choice" and GPQA_OPTIONS[0] in row:
+        row = _gpqa_row(row, rows.at(index))
+    elif benchmark.kind == "math" and isinstance(row.get("problem"), str):
+        content = f"{row['problem'].strip()} {MATH_FORMAT}"
+        row = {"prompt": content, "reward_model": {"ground_truth": row.get("answer")}}
+    verifier = "math" if benchmark.kind == "math" else "exact"
+    source = ProblemFile(source="file", path=name, columns=REPORT_COLUMNS, verifier=verifier)
+    problem = problem_from_row(row, source, rows, index)
+    return replace(problem, id=f"{name}/{index}", verifier=benchmark.kind)
+
+
+def _gpqa_row(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """A row of the hub's GPQA in the form of the report's file: the right option is A. What the
+    model sees is shuffled for every sample.
+    """
+    missing = [name for name in ("Question", *GPQA_OPTIONS) if not isinstance(row.get(name), str)]
+    if missing:
+        raise DataError(f"{where}: no text in {', '.join(missing)}")
+    options = [
+        f"{letter}. {row[name].strip()}" for letter, name in zip(LETTERS, GPQA_OPTIONS, strict=True)
+    ]
+    content = "\n".join([f"{row['Question'].strip()}\n", *options, f"\n{CHOICE_FORMAT}"])
+    return {"prompt": content, "reward_model": {"ground_truth": LETTERS[0]}}
