@@ -17,6 +17,7 @@ from vibelite.run_dir import (
     write_text_atomic,
 )
 from vibelite.stages.context import StageContext
+from vibelite.stages.decontaminate import dropped_counts
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
@@ -100,7 +101,8 @@ def prepare_base_model(context: StageContext) -> None:
         )
         write_json_atomic(
             run.path / "manifest.json",
-            environment_manifest(recipe, data_hashes=data_hashes(context)),
+            environment_manifest(recipe, data_hashes=data_hashes(context))
+            | {"decontamination": dropped_counts(run.path)},
         )
         replace_directory(temporary, run.base_model)
     context.recorder.record_work("load")

@@ -15,6 +15,7 @@ from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, Sampling
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
+from vibelite.stages.decontaminate import without_evaluation
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.types import Problem, Trace
@@ -49,17 +50,22 @@ class StageContext:
         return list(self.models_of(name).values())[-1]
 
     def problems(self, name: str) -> list[Problem]:
-        """The problem set called `name`."""
+        """The problem set called `name`, decontaminated if a stage trains on it."""
+        return without_evaluation(self.all_problems(name), "problems", name, self)
+
+    def all_problems(self, name: str) -> list[Problem]:
+        """The problem set called `name` as it was found."""
         return load_problems(
             self.recipe.data.problems[name], recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )
 
     def traces(self, name: str) -> list[Trace]:
-        """The set of traces called `name`."""
+        """The set of traces called `name`, decontaminated."""
         source = self.recipe.data.traces[name]
-        return load_traces(
+        rows = load_traces(
             source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )
+        return without_evaluation(rows, "traces", name, self)
 
 
 def sampling_settings(sampling: Sampling, num_completions: int) -> SamplingSettings:

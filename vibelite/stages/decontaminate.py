@@ -1,0 +1,101 @@
+"""What a run trains on, without what repeats its evaluation problems.
+
+What was dropped is kept in decontamination.json in the run's directory, for each set with a hash of
+everything that the decision depends on; a resumed run reads it from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from vibelite.data.clean import Cleaner, CleaningRules, describe_items, evaluation_items, texts_of
+from vibelite.data.decontaminate import EvaluationItem
+from vibelite.errors import DataError
+from vibelite.recipe.schema import Recipe
+from vibelite.run_dir import read_json, write_json_atomic
+from vibelite.types import Problem, Trace
+
+if TYPE_CHECKING:
+    from vibelite.stages.context import StageContext
+
+Row = TypeVar("Row", Problem, Trace)
+FILE_NAME = "decontamination.json"
+
+
+def is_trained_on(recipe: Recipe, kind: Literal["problems", "traces"], name: str) -> bool:
+    """Whether the set is used for training: all traces are, and the problems of MGPO stages."""
+    if kind == "traces":
+        return True
+    return any(stage.kind == "mgpo" and stage.problems == name for stage in recipe.stages)
+
+
+def without_evaluation(
+    rows: list[Row], kind: Literal["problems", "traces"], name: str, context: StageContext
+) -> list[Row]:
+    """The rows of the set `name` that may be trained on: all where the recipe asks for no
+    decontamination, or no stage trains on the set.
+
+    Raises DataError if no row is left.
+    """
+    settings = context.recipe.data.decontaminate
+    if settings is None or not is_trained_on(context.recipe, kind, name):
+        return rows
+    items = [
+        item
+        for other in settings.against
+        for item in evaluation_items(other, context.all_problems(other))
+    ]
+    rules = CleaningRules(settings.max_repetition, settings.near_duplicates)
+    fingerprint = _fingerprint(rules, items, rows)
+    path = context.run.path / FILE_NAME
+    key = f"{kind}/{name}"
+    found: dict[str, Any] = read_json(path) if path.exists() else {"sets": {}}
+    known = found["sets"].get(key)
+    if known is None or known["fingerprint"] != fingerprint:
+        known = {"fingerprint": fingerprint, **_judge(rows, items, rules)}
+        sets = {**found["sets"], key: known}
+        head = {"rules": rules.as_json(), "against": describe_items(items)}
+        write_json_atomic(path, {**head, "sets": sets})
+    dropped = {row["row"] for row in known["dropped"]}
+    kept = [row for index, row in enumerate(rows) if index not in dropped]
+    if not kept:
+        raise DataError(
+            f"data.decontaminate: all {len(rows)} rows of {key} repeat evaluation problems; see "
+            f"{path}"
+        )
+    return kept
+
+
+def dropped_counts(run_dir: Path) -> dict[str, Any] | None:
+    """Rows seen and dropped for each set, for the manifest; None without decontamination."""
+    path = run_dir / FILE_NAME
+    if not path.exists():
+        return None
+    counted = ("num_rows", "num_dropped", "by_rule", "by_set")
+    return {
+        key: {name: known[name] for name in counted}
+        for key, known in read_json(path)["sets"].items()
+    }
+
+
+def _judge(
+    rows: Iterable[Problem | Trace], items: Sequence[EvaluationItem], rules: CleaningRules
+) -> dict[str, Any]:
+    cleaner = Cleaner(items, rules)
+    for index, row in enumerate(rows):
+        row_id = row.id if isinstance(row, Problem) else f"{row.problem_id}#{index}"
+        cleaner.keeps(row_id, texts_of(row))
+    return {**cleaner.tally.as_json(), "dropped": cleaner.tally.dropped}
+
+
+def _fingerprint(
+    rules: CleaningRules, items: Sequence[EvaluationItem], rows: Sequence[Problem | Trace]
+) -> str:
+    digest = hashlib.sha256(json.dumps([rules.as_json(), describe_items(items)]).encode())
+    for row in rows:
+        digest.update(json.dumps(row.messages).encode())
+    return digest.hexdigest()
