@@ -72,10 +72,21 @@ def decontaminate(
 
 
 def _read(source: str, column: str) -> list[EvaluationItem]:
+    from vibelite.data.benchmarks import BENCHMARKS
+    from vibelite.data.clean import evaluation_items
     from vibelite.data.clean_file import read_items
+    from vibelite.data.sources import load_problems
+    from vibelite.recipe.data_section import BenchmarkProblems
+    from vibelite.recipe.suggest import did_you_mean
 
+    if source in BENCHMARKS:
+        problems = BenchmarkProblems.model_validate({"source": "benchmark", "name": source})
+        return list(
+            evaluation_items(source, load_problems(problems, recipe_dir=Path.cwd(), seed=0))
+        )
     if not Path(source).is_file():
-        raise RecipeError(f"--against {source}: no such file")
+        hint = did_you_mean(source, BENCHMARKS)
+        raise RecipeError(f"--against {source}: no such file or benchmark{hint}")
     return read_items(Path(source), column)
 
 
