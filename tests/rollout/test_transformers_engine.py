@@ -126,3 +126,20 @@ def test_an_empty_prompt_is_refused():
     _, engine = make_engine()
     with pytest.raises(EngineError, match="no tokens"):
         generate(engine, [[]], SamplingSettings(1, 4), seed=0)
+
+
+@pytest.mark.parametrize("max_sequences", [256, 3])
+def test_skipped_samples_are_left_out_and_the_others_come_out_the_same(max_sequences):
+    _, engine = make_engine(max_sequences=max_sequences)
+    settings = SamplingSettings(3, 12)
+    everything = {
+        (prompt, sample): completion.token_ids
+        for prompt, sample, completion in engine.stream(PROMPTS, settings, seed=1)
+    }
+    skip = {(0, 1), (1, 0), (1, 1), (1, 2), (2, 2)}
+    rest = {
+        (prompt, sample): completion.token_ids
+        for prompt, sample, completion in engine.stream(PROMPTS, settings, seed=1, skip=skip)
+    }
+    assert rest == {pair: ids for pair, ids in everything.items() if pair not in skip}
+    assert not list(engine.stream(PROMPTS, settings, seed=1, skip=everything))

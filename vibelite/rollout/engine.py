@@ -4,7 +4,7 @@ beside this one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,10 +31,18 @@ class RolloutEngine(Protocol):
     """
 
     def stream(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        skip: Collection[tuple[int, int]] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
         """Yields (prompt, sample, completion) as completions end: G for each of the P prompts of
         token ids. What is left of it when the iterator is closed is dropped.
+
+        The (prompt, sample) pairs in `skip` are not sampled, and the others come out as if they
+        were: a caller that kept some completions of an interrupted call gets exactly the rest.
         """
         ...
 

@@ -7,8 +7,9 @@ of each. Rows that have ended leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 
@@ -51,10 +52,15 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def stream(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        skip: Collection[tuple[int, int]] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
-        """Yields (prompt, sample, completion) as completions end. They are a function of weights,
-        prompts, settings, seed and `max_sequences`.
+        """Yields (prompt, sample, completion) as completions end, but for those in `skip`. They are
+        a function of weights, prompts, settings, seed and `max_sequences`.
         """
         if not self._is_awake:
             raise EngineError("the engine is asleep or closed; wake it before generating")
@@ -64,7 +70,11 @@ class TransformersEngine:
         for start in range(0, len(prompts), prompts_per_chunk):
             chunk = prompts[start : start + prompts_per_chunk]
             generator = torch.Generator(self._policy.device).manual_seed((seed + start) % 2**63)
-            for index, row in self._generate_chunk(chunk, settings, generator):
+            pairs = product(range(start, start + len(chunk)), range(settings.num_completions))
+            wanted = [row for row, pair in enumerate(pairs) if pair not in skip]
+            if not wanted:
+                continue
+            for index, row in self._generate_chunk(chunk, settings, generator, wanted):
                 prompt, sample = divmod(index, settings.num_completions)
                 yield start + prompt, sample, self._completion(row)
 
@@ -80,15 +90,19 @@ class TransformersEngine:
         prompts: Sequence[Sequence[int]],
         settings: SamplingSettings,
         generator: torch.Generator,
+        wanted: Sequence[int],
     ) -> Iterator[tuple[int, _Row]]:
-        """Yields (row, what it became) as rows end; G rows for each of the prompts."""
+        """Yields (row, what it became) as the `wanted` rows end; G rows for each of the prompts."""
         device = self._policy.device
         num_rows = len(prompts) * settings.num_completions
         rows = [_Row() for _ in range(num_rows)]
-        active = torch.arange(num_rows, device=device)  # which row each line of the batch is
+        active = torch.tensor(wanted, device=device)  # which row each line of the batch is
         stop_ids = torch.tensor(sorted(self._stop_ids), device=device)
         logits, state = self._prefill(prompts, settings.num_completions)
-        is_running = torch.ones(num_rows, dtype=torch.bool, device=device)
+        if len(wanted) < num_rows:
+            logits = logits[active]
+            state.select(active)
+        is_running = torch.ones(len(wanted), dtype=torch.bool, device=device)
         for step in range(settings.max_new_tokens):
             # One number per row of the chunk, ended or not: a row's randomness does not depend on
             # the others.
