@@ -98,6 +98,7 @@ def prepare_base_model(context: StageContext) -> None:
             recipe_dir=context.recipe_dir,
             texts=texts,
             seed=context.seed("weights"),
+            dtype=recipe.training.dtype,
         )
         write_json_atomic(
             run.path / "manifest.json",

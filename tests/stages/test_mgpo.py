@@ -10,6 +10,7 @@ from vibelite.algorithms.advantages import group_advantages, maxent_weight
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.stages.mgpo import Trainer, accumulate_gradient, frozen_logprobs, training_batches
 from vibelite.stages.mgpo_metrics import rollout_metrics
+from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import Completion, Group, Problem, Verdict
 
 REWARDS = [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
@@ -45,7 +46,8 @@ def make_trainer(policy, **settings):
     )
     nothing = cast(Any, None)
     reference = tiny_policy(seed=1) if stage.kl_coef else None
-    return Trainer(stage, nothing, policy, reference, nothing, nothing)
+    optimizer = PolicyOptimizer(policy, stage.optimizer, num_steps=1)
+    return Trainer(stage, nothing, policy, reference, nothing, optimizer)
 
 
 def weighted_advantages(groups, maxent_lambda):

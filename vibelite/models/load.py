@@ -11,10 +11,6 @@ from vibelite.errors import RecipeError
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
 
-# Weights are trained in float32: at learning rates near 1e-6 an update is smaller than a bfloat16
-# step, and would vanish.
-TRAINING_DTYPE = "float32"
-
 
 def default_device() -> torch.device:
     """The GPU where there is one, else the CPU."""
@@ -22,9 +18,9 @@ def default_device() -> torch.device:
 
 
 def write_base_model(
-    model: Model, directory: Path, *, recipe_dir: Path, texts: Iterable[str], seed: int
+    model: Model, directory: Path, *, recipe_dir: Path, texts: Iterable[str], seed: int, dtype: str
 ) -> None:
-    """Writes the model that a recipe starts with as a Hugging Face directory.
+    """Writes the model that a recipe starts with as a Hugging Face directory, weights in `dtype`.
 
     A path in the recipe is relative to `recipe_dir`. `texts` train the tokenizer of a tiny model;
     `seed` draws its weights.
@@ -34,15 +30,16 @@ def write_base_model(
             from vibelite.models.tiny import build_model, build_tokenizer
 
             tokenizer = build_tokenizer(texts, model.vocab_size)
-            Policy(build_model(model, tokenizer, seed=seed), tokenizer).save(directory)
+            built = build_model(model, tokenizer, seed=seed).to(getattr(torch, dtype))
+            Policy(built, tokenizer).save(directory)
         case SmolLM2Model():
             from vibelite.models.smollm2 import smollm2_directory
 
-            load_policy(smollm2_directory(), dtype=TRAINING_DTYPE).save(directory)
+            load_policy(smollm2_directory(), dtype=dtype).save(directory)
         case PretrainedModel():
             local = recipe_dir / model.path
             path = local if local.is_dir() else model.path
-            load_policy(path, dtype=TRAINING_DTYPE, revision=model.revision).save(directory)
+            load_policy(path, dtype=dtype, revision=model.revision).save(directory)
 
 
 def load_policy(

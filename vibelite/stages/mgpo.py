@@ -59,11 +59,15 @@ def run(stage: MGPOStage, context: StageContext) -> None:
     `checkpoints/step-NNNNNN`.
     """
     with context.meter.span("load"):
-        policy = load_policy(context.model_of(stage.start_from))
-        reference = load_policy(context.model_of(stage.start_from)) if stage.kl_coef else None
+        training = context.recipe.training
+        start_from = context.model_of(stage.start_from)
+        policy = load_policy(start_from, dtype=training.dtype)
+        reference = load_policy(start_from, dtype=training.dtype) if stage.kl_coef else None
         engine = build_engine(context.recipe, policy, stage.sampling)
         num_updates = stage.num_steps * stage.updates_per_rollout
-        optimizer = PolicyOptimizer(policy, stage.optimizer, num_steps=num_updates)
+        optimizer = PolicyOptimizer(
+            policy, stage.optimizer, num_steps=num_updates, training=training
+        )
         problems = context.problems(stage.problems)
     context.recorder.record_work("load", num_problems=len(problems))
     # Before the resume state is loaded: problems are chosen under the stage's starting weights.
@@ -120,6 +124,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
             ]
         with meter.span("optimizer"):
             metrics |= trainer.optimizer.step(step * stage.updates_per_rollout + update)
+            trainer.optimizer.finish()
         metrics |= train_metrics(diagnostics)
     trainer.engine.load_weights(step + 1)
 
@@ -201,12 +206,15 @@ def accumulate_gradient(
         sampler_logprobs=batch.sampler_logprobs[mask],
         ref_logprobs=ref_logprobs,
     )
-    settings = trainer.loss_settings
+    settings, loss_scale = trainer.loss_settings, trainer.optimizer.loss_scale
+    # Scaled here, not the sum afterwards: the head's gradient is computed with the loss.
     loss, logprobs, entropy = trainer.policy.token_loss(
         batch,
-        lambda logprobs, entropy, rows: policy_loss(logprobs, entropy, inputs.at(rows), settings),
+        lambda logprobs, entropy, rows: (
+            policy_loss(logprobs, entropy, inputs.at(rows), settings) * loss_scale
+        ),
         temperature=trainer.stage.sampling.temperature,
     )
     loss.backward()
     diagnostics = policy_diagnostics(logprobs, inputs, settings)
-    return diagnostics | {"loss": loss.detach(), "entropy": entropy}
+    return diagnostics | {"loss": loss.detach() / loss_scale, "entropy": entropy}

@@ -27,9 +27,12 @@ def run(stage: SFTStage, context: StageContext) -> None:
     """
     meter = context.meter
     with meter.span("load"):
-        policy = load_policy(context.model_of(stage.start_from))
+        training = context.recipe.training
+        policy = load_policy(context.model_of(stage.start_from), dtype=training.dtype)
         sequences, num_dropped = tokenize(context, stage, policy)
-        optimizer = PolicyOptimizer(policy, stage.optimizer, num_steps=stage.num_steps)
+        optimizer = PolicyOptimizer(
+            policy, stage.optimizer, num_steps=stage.num_steps, training=training
+        )
         start = load_training_state(context.stage_dir.resume, policy, optimizer)
         context.stage_dir.truncate_after(start)
     context.recorder.record_work("load", num_sequences=len(sequences), num_dropped=num_dropped)
@@ -40,10 +43,14 @@ def run(stage: SFTStage, context: StageContext) -> None:
         )
         with meter.span("train"):
             loss, num_tokens = accumulate_gradient(
-                policy, [sequences[index] for index in indices], stage
+                policy,
+                [sequences[index] for index in indices],
+                stage,
+                loss_scale=optimizer.loss_scale,
             )
         with meter.span("optimizer"):
             metrics = optimizer.step(step)
+            optimizer.finish()
         meter.add_tokens(trained=num_tokens)
         is_checkpoint = (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.num_steps
         if is_checkpoint:
@@ -86,10 +93,10 @@ def tokenize(
 
 
 def accumulate_gradient(
-    policy: Policy, sequences: list[TrainingSequence], stage: SFTStage
+    policy: Policy, sequences: list[TrainingSequence], stage: SFTStage, *, loss_scale: float = 1.0
 ) -> tuple[float, int]:
-    """Adds the gradient of the mean negative log-prob per trained token (nats) of one step; that
-    mean, and N.
+    """Adds the gradient of the mean negative log-prob per trained token (nats) of one step, times
+    `loss_scale`; that mean, and N.
 
     The mean is over the whole step, whatever the split into micro-batches.
     """
@@ -101,10 +108,11 @@ def accumulate_gradient(
             replace(sequences[index], token_weight=1 / num_trained) for index in micro_batch
         ]
         batch = pack(weighted, policy.device)
-        weights = batch.token_weights[batch.completion_mask]
+        # Scaled here, not the sum afterwards: the head's gradient is computed with the loss.
+        weights = batch.token_weights[batch.completion_mask] * loss_scale
         loss = policy.token_loss(batch, partial(weighted_nll, weights)).loss
         loss.backward()
-        total += loss.item()
+        total += loss.item() / loss_scale
     return total, sum(lengths)
 
 

@@ -35,6 +35,7 @@ def save_training_state(root: Path, step: int, policy: Policy, optimizer: Policy
     """Saves the state after `step` finished steps under `root`, then removes the older ones."""
     target = root / f"step-{step:06d}"
     temporary = _fresh(target)
+    optimizer.finish()
     # Trainable parameters once each: a tied head is its embedding.
     weights = {name: parameter.detach() for name, parameter in policy.model.named_parameters()}
     save_file(weights, temporary / WEIGHTS_NAME)
@@ -55,9 +56,8 @@ def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) 
     directory = root / f"step-{steps[-1]:06d}"
     try:
         weights = load_file(directory / WEIGHTS_NAME)
-        saved = torch.load(
-            directory / OPTIMIZER_NAME, weights_only=True, map_location=policy.device
-        )
+        # On the host: the optimizer knows which of its state belongs on the device.
+        saved = torch.load(directory / OPTIMIZER_NAME, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: damaged ({error}); remove it to resume from an older one"

@@ -1,17 +1,24 @@
-"""Optimizers and the learning-rate schedule. The schedule is a pure function of the step, so it
-needs no state.
+"""The optimizer of a policy: schedule, clipping, loss scaling, and one of several ways to update.
+
+The schedule is a pure function of the step, so it needs no state. What is held in which type is
+said in `precision.py`; how many bytes that is, in `planning/optimizer_memory.py`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from vibelite.errors import RecipeError, VibeLiteError
+from vibelite.errors import CheckpointError, VibeLiteError
 from vibelite.models.policy import Policy
+from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
+from vibelite.training.device_update import DeviceUpdate, adamw, adamw_8bit, muon
+from vibelite.training.gradients import clip_factor, global_norm
+from vibelite.training.host_adamw import HostAdamW
+from vibelite.training.precision import DTYPES, LossScale, check_weights
 
 
 def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
@@ -29,71 +36,119 @@ def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
     )
 
 
+class Update(Protocol):
+    """Where gradients are summed and weights updated: on the device, or on its host."""
+
+    def gradients(self) -> list[torch.Tensor]:
+        """The step's gradients, complete, all on one device."""
+        ...
+
+    def drop_gradients(self) -> None: ...
+
+    def apply(self, gradient_factor: float, lr_scale: float) -> None:
+        """Updates from the gradients times a factor, then drops them."""
+        ...
+
+    def finish(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class PolicyOptimizer:
-    """AdamW, or Muon for the layers' matrices with AdamW for embeddings, norms and biases; with
-    gradient clipping.
+    """Updates a policy's trainable parameters from the gradients that backward passes left.
+
+    The loss must be multiplied by `loss_scale` before its gradient is computed; `step` undoes it.
     """
 
-    def __init__(self, policy: Policy, config: Optimizer, *, num_steps: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        config: Optimizer,
+        *,
+        num_steps: int,
+        training: Training = Training(),  # noqa: B008 (frozen)
+    ) -> None:
         self._config = config
         self._num_steps = num_steps
-        self._parameters = list(policy.trainable_parameters())
-        for parameter in self._parameters:
-            if parameter.dtype != torch.float32:
-                raise RecipeError(
-                    f"the model's weights are {parameter.dtype}: updates smaller than a step of "
-                    "that type would vanish; start from weights in float32"
-                )
-        matrices, others = _split_matrices(policy)
-        adamw_parameters = others if config.kind == "muon" else self._parameters
-        self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                adamw_parameters,
-                lr=config.lr,
-                betas=config.betas,
-                weight_decay=config.weight_decay,
-                fused=True,
-            )
-        ]
-        self._peak_lrs = [config.lr]
-        if config.kind == "muon":
-            # Nesterov momentum 0.95 and five Newton-Schulz steps are the optimizer's published
-            # defaults.
-            self._optimizers.append(
-                torch.optim.Muon(
-                    matrices, lr=config.muon_lr, weight_decay=config.weight_decay, momentum=0.95
-                )
-            )
-            self._peak_lrs.append(config.muon_lr)
+        check_weights(policy.trainable_parameters(), training)
+        self._loss_scale = LossScale() if training.dtype == "float16" else None
+        self._update = _update(policy, config, DTYPES[training.gradient_dtype])
+
+    @property
+    def loss_scale(self) -> float:
+        """What to multiply the loss by; 1 unless the weights are float16."""
+        return self._loss_scale.value if self._loss_scale is not None else 1.0
 
     def step(self, step: int) -> dict[str, float]:
         """One update at the 0-based `step`, from the gradients in place, which are then dropped.
 
-        Returns the learning rate and the gradient's norm before clipping; a gradient that is not
-        finite stops the run.
+        Returns the learning rate and the gradient's norm before clipping. A gradient that is not
+        finite stops the run, except under a scaled loss: then the update is skipped, which the
+        count `optimizer/skipped_steps` shows, and the norm is missing. The new weights may be used
+        after `finish`.
         """
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self._parameters, self._config.max_grad_norm
-        ).item()
-        if not math.isfinite(grad_norm):
+        loss_scale = self.loss_scale
+        norm = global_norm(self._update.gradients()).cpu() / loss_scale
+        scale = lr_scale(self._config, step, self._num_steps)
+        metrics = {"optimizer/lr": self._config.lr * scale}
+        is_finite = math.isfinite(norm)
+        if is_finite:
+            factor = clip_factor(norm, self._config.max_grad_norm) / loss_scale
+            self._update.apply(factor.item(), scale)
+            metrics["optimizer/grad_norm"] = norm.item()
+        else:
+            self._update.drop_gradients()
+        if self._loss_scale is not None:
+            self._loss_scale.update(step, is_finite=is_finite)
+            metrics["optimizer/loss_scale"] = self._loss_scale.value
+            metrics["optimizer/skipped_steps"] = self._loss_scale.num_skipped
+        elif not is_finite:
             raise VibeLiteError(
-                f"step {step}: the gradient's norm is {grad_norm}; "
+                f"step {step}: the gradient's norm is {norm.item()}; "
                 "lower optimizer.lr, or resume from an earlier checkpoint"
             )
-        scale = lr_scale(self._config, step, self._num_steps)
-        for optimizer, peak_lr in zip(self._optimizers, self._peak_lrs, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak_lr * scale
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return {"optimizer/lr": self._peak_lrs[0] * scale, "optimizer/grad_norm": grad_norm}
+        return metrics
+
+    def finish(self) -> None:
+        """Returns when the weights are whole again after `step`.
+
+        Call it before anything reads them: a forward pass, a copy to an engine, a file.
+        """
+        self._update.finish()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
+        state = {"kind": self._config.kind, **self._update.state_dict()}
+        if self._loss_scale is not None:
+            state["loss_scale"] = self._loss_scale.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        """Restores a `state_dict` of the same kind of optimizer over the same parameters."""
+        if state.get("kind") != self._config.kind:
+            raise CheckpointError(
+                f"the saved state is that of optimizer.kind {state.get('kind')}, "
+                f"not {self._config.kind}; use another run directory"
+            )
+        self._update.load_state_dict(state)
+        if self._loss_scale is not None:
+            self._loss_scale.load_state_dict(state["loss_scale"])
+
+
+def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype) -> Update:
+    parameters = list(policy.trainable_parameters())
+    match config.kind:
+        case "adamw":
+            return DeviceUpdate([adamw(parameters, config)], gradient_dtype)
+        case "muon":
+            matrices, others = _split_matrices(policy)
+            parts = [adamw(others, config)] if others else []  # an adapter is matrices only
+            return DeviceUpdate([*parts, muon(matrices, config)], gradient_dtype)
+        case "adamw_8bit" | "adamw_8bit_paged":
+            return DeviceUpdate([adamw_8bit(parameters, config)], gradient_dtype)
+        case "adamw_cpu":
+            return HostAdamW(parameters, config, gradient_dtype)
 
 
 def _split_matrices(policy: Policy) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:

@@ -1,0 +1,156 @@
+"""Exact AdamW on the host: float32 masters, moments and update there, weights on the device.
+
+During backward every gradient leaves for the host as soon as it is complete, so the device never
+holds more than a few; after the update the new weights come back while the next ones are computed.
+On a CPU nothing moves and nothing is asynchronous.
+"""
+
+from __future__ import annotations
+
+import weakref
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from vibelite.recipe.stage_section import Optimizer
+from vibelite.training.gradients import buckets
+from vibelite.training.precision import float32_master
+from vibelite.training.transfer import Transfer
+
+HOST = torch.device("cpu")
+
+
+class HostAdamW:
+    """AdamW whose state is on the host; the weights may be in any type, on any device."""
+
+    def __init__(
+        self,
+        parameters: list[torch.nn.Parameter],
+        config: Optimizer,
+        gradient_dtype: torch.dtype,
+    ) -> None:
+        self.parameters = parameters
+        self._peak_lr = config.lr
+        self._gradient_dtype = gradient_dtype
+        self._masters = [float32_master(parameter, HOST) for parameter in parameters]
+        self._optimizer = torch.optim.AdamW(
+            self._masters,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._sums: list[torch.Tensor | None] = [None] * len(parameters)
+        self._has_gradient = [False] * len(parameters)
+        self._update: Future[None] | None = None
+        device = parameters[0].device
+        self._transfer = Transfer(device) if device.type == "cuda" else None
+        for index, parameter in enumerate(parameters):
+            parameter.register_post_accumulate_grad_hook(_collector(self, index))
+
+    def collect(self, index: int) -> None:
+        """Adds the gradient of parameter `index` to its sum on the host, and drops it."""
+        assert self._update is None, "a gradient of weights that were used before finish()"
+        gradient = self.parameters[index].grad
+        assert gradient is not None
+        self.parameters[index].grad = None
+        total, is_first = self._sums[index], not self._has_gradient[index]
+        self._has_gradient[index] = True
+        if self._transfer is not None:
+            if total is None:
+                total = torch.empty(gradient.shape, dtype=self._gradient_dtype)
+                self._sums[index] = total
+            self._transfer.add_to_host(gradient, total, overwrite=is_first)
+        elif total is None:
+            self._sums[index] = gradient.to(self._gradient_dtype)
+        else:
+            total.add_(gradient)
+
+    def gradients(self) -> list[torch.Tensor]:
+        """The sums on the host, once all of them have arrived."""
+        for index, parameter in enumerate(self.parameters):
+            if parameter.grad is not None:  # set by hand, not by backward
+                self.collect(index)
+        if self._transfer is not None:
+            self._transfer.wait_for_host()
+        sums = zip(self._sums, self._has_gradient, strict=True)
+        return [total for total, has_gradient in sums if has_gradient and total is not None]
+
+    def drop_gradients(self) -> None:
+        self._has_gradient = [False] * len(self.parameters)
+        if self._transfer is None:
+            self._sums = [None] * len(self.parameters)
+
+    def apply(self, gradient_factor: float, lr_scale: float) -> None:
+        """Starts one update from the gradients times `gradient_factor`, and drops them.
+
+        The weights are whole again after `finish`.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._peak_lr * lr_scale
+        if self._transfer is None:
+            self._apply(gradient_factor)
+        else:
+            self._transfer.let_device_write()
+            self._update = self._transfer.worker.submit(self._apply, gradient_factor)
+
+    def finish(self) -> None:
+        """Waits for the update in progress; the device uses the new weights from here on."""
+        if self._update is not None:
+            update, self._update = self._update, None
+            update.result()
+        if self._transfer is not None:
+            self._transfer.wait_for_device()
+
+    def state_dict(self) -> dict[str, Any]:
+        self.finish()
+        return {
+            "optimizers": [self._optimizer.state_dict()],
+            "masters": [self._masters[index] for index in self._own_masters()],
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.finish()
+        (saved,) = state["optimizers"]
+        self._optimizer.load_state_dict(saved)
+        for index, values in zip(self._own_masters(), state["masters"], strict=True):
+            self._masters[index].copy_(values)
+            self.parameters[index].copy_(self._masters[index])
+
+    def _own_masters(self) -> list[int]:
+        """Which masters say more than the weights; a float32 weight is saved as such."""
+        return [i for i, p in enumerate(self.parameters) if p.dtype != torch.float32]
+
+    @torch.no_grad()
+    def _apply(self, factor: float) -> None:
+        for bucket in buckets(parameter.numel() for parameter in self.parameters):
+            for index in bucket:
+                total = self._sums[index]
+                if self._has_gradient[index] and total is not None:
+                    gradient = total.to(torch.float32)
+                    self._masters[index].grad = gradient if factor == 1.0 else gradient.mul_(factor)
+            self._optimizer.step()
+            for index in bucket:
+                self._masters[index].grad = None
+                self._send_back(self.parameters[index], self._masters[index])
+        self.drop_gradients()
+
+    def _send_back(self, parameter: torch.nn.Parameter, master: torch.Tensor) -> None:
+        if self._transfer is not None:
+            self._transfer.copy_to_device(master, parameter)
+        elif parameter.dtype != torch.float32:
+            parameter.copy_(master)
+
+
+def _collector(optimizer: HostAdamW, index: int):
+    """A hook that hands a complete gradient over; it does not keep the optimizer alive."""
+    reference = weakref.ref(optimizer)
+
+    def hand_over(_: torch.Tensor) -> None:
+        alive = reference()
+        if alive is not None:
+            alive.collect(index)
+
+    return hand_over
