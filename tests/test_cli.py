@@ -208,7 +208,7 @@ def test_an_interrupted_run_ends_with_code_75(number: signal.Signals, tmp_path: 
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert errors == "\ninterrupted; the same command goes on in runs/small\n"
+    assert errors == "interrupted; the same command goes on in runs/small\n"
 
 
 def test_the_schema_is_json_on_stdout() -> None:

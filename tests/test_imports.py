@@ -23,6 +23,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "run_dir": {"errors", "types"},
+    "run_lock": {"errors"},
     "recipe": BASE_LAYER,
     "algorithms": {"types", "errors"},
     "kernels": {"types"},
@@ -36,7 +37,7 @@ ALLOWED = {
     "report": DATA_MODEL | {"telemetry"},
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"},
-    "pipeline": DATA_MODEL | {"stages", "models", "telemetry", "report", "planning"},
+    "pipeline": DATA_MODEL | {"run_lock", "stages", "models", "telemetry", "report", "planning"},
     "standalone": DATA_MODEL | {"pipeline", "stages", "data", "telemetry"},
     "doctor": {"errors"},
     "tables": set(),

@@ -18,14 +18,13 @@ import typer
 
 from vibelite import __version__
 from vibelite.commands.decontaminate import decontaminate
-from vibelite.errors import RecipeError, VibeLiteError
+from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
 
 if TYPE_CHECKING:
     from vibelite.recipe.data_section import Columns
     from vibelite.recipe.stage_section import Sampling
 
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 75
 
 app = typer.Typer(
     name="vibelite",
@@ -44,6 +43,10 @@ RunDirectory = Annotated[
 ]
 Until = Annotated[
     str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
+]
+BudgetUsd = Annotated[
+    float | None,
+    typer.Option("--budget-usd", min=0, help="Stop before this sum; exit code 10, resumable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 NumSamples = Annotated[int, typer.Option(min=1, help="Completions per problem.")]
@@ -94,11 +97,14 @@ def run(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     run_dir: RunDirectory = None,
     until: Until = None,
+    budget_usd: BudgetUsd = None,
 ) -> None:
     """Run a recipe from start to end; the same command again resumes it."""
     from vibelite.recipe.load import load_recipe
     from vibelite.recipe.suggest import did_you_mean
 
+    if budget_usd is not None:
+        overrides = [*overrides, f"budget.usd={budget_usd}"]
     loaded = load_recipe(recipe, overrides)
     names = [stage.name for stage in loaded.stages]
     if until is not None and until not in names:
@@ -106,12 +112,19 @@ def run(
     from vibelite.pipeline import run_pipeline
 
     directory = run_dir or Path("runs") / loaded.name
+    # Until the run listens itself, which it does once it has something to save.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run_pipeline(loaded, recipe_path=recipe, run_dir=directory, until=until)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; the same command goes on in {directory}", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise Interrupted(f"interrupted; the same command goes on in {directory}") from None
+    except BudgetReached as reason:
+        raise BudgetReached(
+            f"{reason}. Everything is saved in {directory}: raise the limit and run the same "
+            "command to go on"
+        ) from None
+    except Interrupted as reason:
+        raise Interrupted(f"{reason}; the same command goes on in {directory}") from None
 
 
 @app.command("eval")

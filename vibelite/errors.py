@@ -23,6 +23,22 @@ class DataError(VibeLiteError):
     exit_code = 2
 
 
+class RunStopped(VibeLiteError):
+    """The run ended before its end with everything saved; the same command goes on."""
+
+
+class BudgetReached(RunStopped):
+    """The next step would have crossed the budget."""
+
+    exit_code = 10
+
+
+class Interrupted(RunStopped):
+    """Somebody asked for it; 75 tells a job scheduler to start the run again."""
+
+    exit_code = 75
+
+
 class EngineError(VibeLiteError):
     """A rollout engine cannot be started or used."""
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError
 from vibelite.recipe.load import dump_resolved
@@ -16,8 +19,10 @@ from vibelite.run_dir import (
     write_json_atomic,
     write_text_atomic,
 )
+from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext
 from vibelite.stages.decontaminate import dropped_counts
+from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
@@ -41,26 +46,46 @@ def run_pipeline(
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
     run = open_run(recipe, recipe_path, run_dir)
-    meter = Meter()
-    prepare_base_model(make_context(recipe, recipe_path, run, "base", StageDir(run.path), meter))
-    for index, stage in enumerate(recipe.stages):
-        stage_dir = run.stage(index, stage.name)
-        context = make_context(recipe, recipe_path, run, stage.name, stage_dir, meter)
-        if not stage_dir.is_finished:
-            run_stage(stage, context)
-        if stage.name == until:
-            break
-    summary = write_summary(run.path)
-    report = write_report([run.path], run.path / "report.html")
+    guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path)
+    with locked(run.path), guard.listen():
+        try:
+            run_stages(recipe, recipe_path, run, guard, until)
+        finally:
+            # Also of a run that stopped or failed: what was paid for is shown.
+            summary = write_summary(run.path)
+            report = write_report([run.path], run.path / "report.html")
     print_summary(summary)
     print(f"report: {report}")
 
 
+def run_stages(
+    recipe: Recipe, recipe_path: Path, run: RunDir, guard: RunGuard, until: str | None
+) -> None:
+    """The base model and every stage that is not finished, up to stage `until`."""
+    meter = Meter()
+    base = make_context(recipe, recipe_path, run, "base", StageDir(run.path), meter, guard)
+    prepare_base_model(base)
+    for index, stage in enumerate(recipe.stages):
+        stage_dir = run.stage(index, stage.name)
+        if not stage_dir.is_finished:
+            context = make_context(recipe, recipe_path, run, stage.name, stage_dir, meter, guard)
+            context.recorder.stop_if_needed()
+            run_stage(stage, context)
+        if stage.name == until:
+            break
+
+
 def make_context(
-    recipe: Recipe, recipe_path: Path, run: RunDir, name: str, stage_dir: StageDir, meter: Meter
+    recipe: Recipe,
+    recipe_path: Path,
+    run: RunDir,
+    name: str,
+    stage_dir: StageDir,
+    meter: Meter,
+    guard: RunGuard | None = None,
 ) -> StageContext:
     """The context of one stage, with a recorder that writes to its directory."""
-    recorder = Recorder(name, stage_dir, run.ledger_path, recipe.cost, meter)
+    recorder = Recorder(name, stage_dir, run.ledger_path, recipe.cost, meter, guard)
     return StageContext(recipe, recipe_path.resolve().parent, run, name, stage_dir, meter, recorder)
 
 
@@ -69,7 +94,7 @@ def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
     resolved = dump_resolved(recipe)
     existing = run_dir / "recipe.resolved.yaml"
     if existing.exists():
-        if existing.read_text(encoding="utf-8") != resolved:
+        if without_money(existing.read_text(encoding="utf-8")) != without_money(resolved):
             raise RecipeError(
                 f"{run_dir}: holds a run of a different recipe (compare {existing}); "
                 "use --run-dir for another directory, or remove this one"
@@ -79,6 +104,12 @@ def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
         write_text_atomic(run_dir / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
         write_text_atomic(existing, resolved)
     return RunDir(run_dir.resolve())
+
+
+def without_money(resolved: str) -> dict[str, Any]:
+    """A resolved recipe without what may change while a run goes on: its budget and its price."""
+    values = YAML(typ="safe").load(resolved)
+    return {key: value for key, value in values.items() if key not in ("budget", "cost")}
 
 
 def prepare_base_model(context: StageContext) -> None:

@@ -25,6 +25,14 @@ class Verification(Section):
     stops."""
 
 
+class Budget(Section):
+    """Limits over the whole run, restarts included; null = none. May be changed between runs."""
+
+    usd: Annotated[float, Field(gt=0)] | None = None
+    """Needs cost.usd_per_hour."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+
+
 class Cost(Section):
     """What the machine costs. Without a price only time and tokens are reported."""
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vibelite.recipe.data_section import Data
 from vibelite.recipe.model_section import Adapter, Model, Training
-from vibelite.recipe.run_section import Cost, Rollout, Verification
+from vibelite.recipe.run_section import Budget, Cost, Rollout, Verification
 from vibelite.recipe.section import Name, NonNegativeInt, Section
 from vibelite.recipe.stage_section import AnyStage
 
@@ -29,12 +29,19 @@ class Recipe(Section):
     rollout: Rollout = Rollout()
     verification: Verification = Verification()
     cost: Cost = Cost()
+    budget: Budget = Budget()
     num_threads: NonNegativeInt = 0
     """CPU threads of torch; 0 = torch's own choice. Bitwise repeatable for a fixed number."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """How exactly float32 matrices are multiplied (torch.set_float32_matmul_precision): highest =
     in float32; medium = in bfloat16 where the processor has units for it, else no change."""
     stages: Annotated[list[AnyStage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _dollars_need_a_price(self) -> Recipe:
+        if self.budget.usd is not None and self.cost.usd_per_hour is None:
+            raise ValueError("budget.usd needs cost.usd_per_hour, the price of the machine")
+        return self
 
     def stage_named(self, name: str) -> AnyStage:
         """The stage called `name`; KeyError if there is none."""

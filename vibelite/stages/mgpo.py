@@ -83,9 +83,14 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         if is_last or (stage.keep_every and (step + 1) % stage.keep_every == 0):
             with context.meter.span("checkpoint"):
                 save_model(policy, context.stage_dir.checkpoints / f"step-{step + 1:06d}")
-        if is_last or (step + 1) % stage.checkpoint_every == 0:
+        reason = context.recorder.reason_to_stop()
+        if is_last or reason or (step + 1) % stage.checkpoint_every == 0:
             with context.meter.span("checkpoint"):
                 save_training_state(context.stage_dir.resume, step + 1, policy, optimizer)
+        if reason:
+            engine.close()
+            context.recorder.record_work("checkpoint")
+            raise reason
     engine.close()
     context.recorder.record_work("checkpoint")
     kept = sorted(context.stage_dir.checkpoints.glob("step-[0-9]*"))

@@ -59,9 +59,13 @@ def run(stage: SFTStage, context: StageContext) -> None:
         context.recorder.record_step(
             step + 1, {"sft/loss": loss, "sft/tokens": num_tokens, **metrics}
         )
-        if is_checkpoint:
+        reason = context.recorder.reason_to_stop()
+        if is_checkpoint or reason:
             with meter.span("checkpoint"):
                 save_training_state(context.stage_dir.resume, step + 1, policy, optimizer)
+        if reason:
+            context.recorder.record_work("checkpoint")
+            raise reason
     context.recorder.record_work("checkpoint")
     context.stage_dir.finish(
         models={stage.name: context.stage_dir.checkpoints / f"step-{stage.num_steps:06d}"},

@@ -12,9 +12,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from vibelite.errors import VibeLiteError
-from vibelite.recipe.run_section import Cost
+from vibelite.errors import RunStopped, VibeLiteError
+from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import StageDir, append_jsonl
+from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.ledger import Ledger, run_cost, stage_cost
 from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter
@@ -37,8 +38,15 @@ class Recorder:
     """Records one stage of a run. Time and tokens are the meter's since the last record."""
 
     def __init__(
-        self, stage: str, stage_dir: StageDir, ledger_path: Path, cost: Cost, meter: Meter
+        self,
+        stage: str,
+        stage_dir: StageDir,
+        ledger_path: Path,
+        cost: Cost,
+        meter: Meter,
+        guard: RunGuard | None = None,
     ) -> None:
+        """`guard` ends the run early; None = nothing does."""
         self._stage = stage
         self._stage_dir = stage_dir
         self._meter = meter
@@ -46,6 +54,8 @@ class Recorder:
         self._ledger = Ledger(ledger_path, cost.usd_per_hour)
         seconds, usd = run_cost(ledger_path)
         self._usd_spent = usd if seconds else Decimal(0)
+        self._guard = guard or RunGuard(Budget(), cost, ledger_path)
+        self._guard.new_stage()
 
     def record_step(self, step: int, metrics: Mapping[str, float]) -> StepRecord:
         """Closes step `step` (1-based): one line in steps.jsonl, one in the ledger, one on stderr.
@@ -81,6 +91,18 @@ class Recorder:
         self._print(label, {}, lap)
         return lap
 
+    def reason_to_stop(self) -> RunStopped | None:
+        """Asked after a step: why the next one must not begin. The caller saves, then raises it."""
+        return self._guard.reason_to_stop()
+
+    def stop_if_needed(self) -> None:
+        """Asked where everything is on disk: raises the reason to stop, if there is one."""
+        self._guard.check()
+
+    def check_deadline(self) -> None:
+        """Asked between completions: raises BudgetReached when time is up within a step."""
+        self._guard.check_deadline()
+
     def _append_to_ledger(
         self, lap: Lap, step: int | None, what: str, details: dict[str, Any]
     ) -> float | None:
@@ -90,6 +112,7 @@ class Recorder:
             self._usd_spent = None
         else:
             self._usd_spent += usd
+        self._guard.record(lap, is_step=step is not None)
         return None if usd is None else float(usd)
 
     def _require_finite(self, step: int, metrics: Mapping[str, float]) -> None:
