@@ -8,7 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from vibelite.errors import RecipeError
+from vibelite.errors import RecipeError, RunStopped
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage
@@ -48,14 +48,17 @@ def run_pipeline(
     run = open_run(recipe, recipe_path, run_dir)
     guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path)
     with locked(run.path), guard.listen():
+        reason = None
         try:
             run_stages(recipe, recipe_path, run, guard, until)
-        finally:
-            # Also of a run that stopped or failed: what was paid for is shown.
-            summary = write_summary(run.path)
-            report = write_report([run.path], run.path / "report.html")
+        except RunStopped as stopped:  # what was paid for is shown all the same
+            reason = stopped
+        summary = write_summary(run.path)
+        report = write_report([run.path], run.path / "report.html")
     print_summary(summary)
     print(f"report: {report}")
+    if reason is not None:
+        raise reason
 
 
 def run_stages(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import pytest
 import torch
 
 import vibelite.run_dir
-from vibelite.errors import RecipeError
+from vibelite.errors import BudgetReached, RecipeError
+from vibelite.errors import Interrupted as StoppedBySignal
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.run_dir import read_jsonl
+from vibelite.telemetry.ledger import run_cost
+from vibelite.telemetry.recorder import Recorder
 
 RECIPE = Path(__file__).parent / "nano.yaml"
 SUBDOMAINS = ["algebra", "number"]
@@ -195,3 +199,50 @@ def test_interruption_at_any_write_changes_nothing(finished, tmp_path):
                 run(directory)
         run(directory)
         assert outcome(directory) == outcome(finished), f"interrupted at write {number}"
+
+
+def test_a_run_with_half_its_budget_stops_before_it_and_ends_the_same_when_it_is_raised(
+    finished, tmp_path
+):
+    price = "cost.usd_per_hour=3600"  # a second costs a dollar
+    run(tmp_path / "known", price)  # the first run of a process is slower: it imports
+    known, _ = run_cost(tmp_path / "known" / "ledger.jsonl")
+    limit = known / 2
+    directory = tmp_path / "run"
+    stops = 0
+    while True:
+        try:
+            run(directory, price, f"budget.usd={limit}")
+            break
+        except BudgetReached:
+            stops += 1
+            seconds, usd = run_cost(directory / "ledger.jsonl")
+            assert usd is not None and float(usd) == pytest.approx(seconds, rel=1e-6)
+            assert (directory / "export").exists() is False
+            assert (directory / "report.html").exists()
+            limit += known  # loading again costs too
+    assert stops >= 1
+    assert outcome(directory) == outcome(finished)
+
+
+def test_a_signal_saves_at_the_end_of_the_step_and_the_run_goes_on(finished, tmp_path, monkeypatch):
+    directory = tmp_path / "run"
+    record_step = Recorder.record_step
+
+    def interrupt_after_step_3(self, step, metrics):
+        record = record_step(self, step, metrics)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return record
+
+    monkeypatch.setattr(Recorder, "record_step", interrupt_after_step_3)
+    stages = []
+    for _ in range(2):
+        with pytest.raises(StoppedBySignal):
+            run(directory)
+        (resume,) = directory.glob("stages/*/resume/step-000003")
+        stages.append(resume.parts[-3])
+    assert stages == ["00-sft", "03-mgpo"]
+    monkeypatch.undo()
+    run(directory)
+    assert outcome(directory) == outcome(finished)

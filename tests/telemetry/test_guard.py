@@ -60,7 +60,9 @@ def test_what_is_spent_counts_over_restarts(tmp_path):
     )
     guard = make_guard(tmp_path, usd=100.0)
     guard.check()
-    guard.record(lap(2), is_step=False)
+    guard.record(lap(0.5), is_step=False)
+    guard.check()  # 99.5, and the next piece may cost as much as this one
+    guard.record(lap(0.1), is_step=False)
     with pytest.raises(BudgetReached):
         guard.check()
 

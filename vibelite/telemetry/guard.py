@@ -32,6 +32,7 @@ class RunGuard:
         self._seconds, self._usd = run_cost(ledger_path)
         self._since = time.monotonic()
         self._steps: list[float] = []
+        self._works: list[float] = []
         self._checkpoints: list[float] = []
         self._signal: signal.Signals | None = None
 
@@ -42,8 +43,7 @@ class RunGuard:
         self._usd = None if usd is None else (self._usd or Decimal(0)) + usd
         self._since = time.monotonic()
         saving = lap.seconds.get("checkpoint", 0.0)
-        if is_step:
-            self._steps.append(lap.wall_seconds - saving)
+        (self._steps if is_step else self._works).append(lap.wall_seconds - saving)
         if saving:
             self._checkpoints.append(saving)
 
@@ -58,8 +58,11 @@ class RunGuard:
         return self._over(percentile_95(self._steps) + percentile_95(self._checkpoints))
 
     def check(self) -> None:
-        """Asked where all that was done is on disk: raises the reason to stop, if there is one."""
-        reason = self._over(0.0) if self._signal is None else self.reason_to_stop()
+        """Asked before loading, probing or testing goes on, where all that was done is on disk:
+        raises the reason to stop, if there is one.
+        """
+        ahead = percentile_95(self._works)
+        reason = self.reason_to_stop() if self._signal is not None else self._over(ahead)
         if reason is not None:
             raise reason
 
