@@ -74,6 +74,7 @@ def score_checkpoint(
         }
         context.recorder.record_work("probe", checkpoint=checkpoint.name)
         write_json_atomic(path, score)
+        context.recorder.stop_if_needed()
     return read_json(path)
 
 
