@@ -1,19 +1,33 @@
 """Attention over packed sequences, registered with transformers under the name in `ATTENTION`.
 
-Training passes a `PackedLayout`: each sequence attends to itself alone. Without one (decoding with
-a cache) it is scaled dot-product attention with the mask that the caller built.
+Training passes a `PackedLayout`: each sequence attends to itself alone, by flash attention over
+variable lengths where a GPU has it (`runs_varlen`), else by scaled dot-product attention over
+buckets of similar lengths. Neither holds anything of size T x T. Without a layout (decoding with a
+cache) it is scaled dot-product attention with the mask that the caller built.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from vibelite.errors import VibeLiteError
+
 ATTENTION = "vibelite"
+# Flash attention's limits: compute capability, and heads of a multiple of 8 up to 256 numbers.
+VARLEN_CAPABILITY = (8, 0)
+VARLEN_HEAD_MULTIPLE, VARLEN_HEAD_SIZE = 8, 256
+# Every query sees all earlier keys of its sequence, and none later.
+CAUSAL_WINDOW = (-1, 0)
+# torch 2.12 and later want to be told that key-value heads are shared; 2.11 takes them untold.
+VARLEN_HAS_GQA_FLAG = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +42,41 @@ class Bucket:
     width: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PackedLayout:
-    """How N packed tokens fall into sequences. Padding exists inside attention only, at most half
-    of each bucket.
+    """How N packed tokens fall into sequences: their boundaries [S+1], int32 on the tokens' device
+    and as numbers.
     """
 
-    buckets: tuple[Bucket, ...]
+    cu_seqlens: torch.Tensor
+    boundaries: tuple[int, ...]
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First token of each sequence, and the one behind its last."""
+        return list(zip(self.boundaries[:-1], self.boundaries[1:], strict=True))
+
+    @property
+    def longest(self) -> int:
+        return max(end - start for start, end in self.spans)
+
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """Every sequence once, in buckets in which no row is under half the longest: padding exists
+        inside attention only, and is at most half of it.
+        """
+        groups: list[list[tuple[int, int]]] = []
+        for start, end in sorted(self.spans, key=lambda span: (span[0] - span[1], span[0])):
+            if groups and 2 * (end - start) >= groups[-1][0][1] - groups[-1][0][0]:
+                groups[-1].append((start, end))
+            else:
+                groups.append([(start, end)])
+        return tuple(_bucket(group, self.cu_seqlens.device) for group in groups)
 
 
 def packed_layout(cu_seqlens: torch.Tensor) -> PackedLayout:
-    """The layout of sequences with boundaries `cu_seqlens` [S+1]: buckets in which no row is under
-    half the longest.
-    """
-    boundaries = cu_seqlens.tolist()
-    spans = sorted(
-        zip(boundaries[:-1], boundaries[1:], strict=True),
-        key=lambda span: (span[0] - span[1], span[0]),
-    )
-    groups: list[list[tuple[int, int]]] = []
-    for start, end in spans:
-        if groups and 2 * (end - start) >= groups[-1][0][1] - groups[-1][0][0]:
-            groups[-1].append((start, end))
-        else:
-            groups.append([(start, end)])
-    return PackedLayout(tuple(_bucket(group, cu_seqlens.device) for group in groups))
+    """The layout of sequences with boundaries `cu_seqlens` [S+1], int32."""
+    return PackedLayout(cu_seqlens, tuple(cu_seqlens.tolist()))
 
 
 def _bucket(spans: list[tuple[int, int]], device: torch.device) -> Bucket:
@@ -75,31 +99,89 @@ def attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: query [B, heads, T, D] -> [B, T, heads, D]; B = 1 when
     packed.
+    """
+    scaling = kwargs.get("scaling")
+    if packed_layout is None and query.shape[2] == 1:
+        return _decode_attention(query, key, value, attention_mask, scaling), None
+    if packed_layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    window = kwargs.get("sliding_window")
+    if window is not None and packed_layout.longest > window:
+        raise VibeLiteError(
+            f"the model attends to the last {window} tokens only, and a sequence has "
+            f"{packed_layout.longest}: training with sliding windows is not built; use shorter "
+            "sequences or a model without"
+        )
+    query, key, value = (
+        states[0].transpose(0, 1) for states in (query, key, value)
+    )  # [N, heads, D]
+    attend = _attend_varlen if runs_varlen(query) else _attend_in_buckets
+    return attend(query, key, value, packed_layout, scaling).unsqueeze(0), None
+
+
+def runs_varlen(query: torch.Tensor) -> bool:
+    """Whether packed sequences with these queries [N, heads, D] go through flash attention: the one
+    place that decides.
+    """
+    return (
+        query.device.type == "cuda"
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] % VARLEN_HEAD_MULTIPLE == 0
+        and query.shape[-1] <= VARLEN_HEAD_SIZE
+        and torch.cuda.get_device_capability(query.device) >= VARLEN_CAPABILITY
+    )
+
+
+def _attend_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: PackedLayout,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Queries [N, heads, D], keys and values [N, kv heads, D] -> [N, heads, D], no padding."""
+    shares_keys = key.shape[1] != query.shape[1]
+    grouping: dict[str, Any] = {"enable_gqa": shares_keys} if VARLEN_HAS_GQA_FLAG else {}
+    boundaries, longest = layout.cu_seqlens, layout.longest
+    attended = varlen_attn(
+        query, key, value, boundaries, boundaries, longest, longest,
+        scale=scaling, window_size=CAUSAL_WINDOW, **grouping,
+    )  # fmt: skip
+    assert isinstance(attended, torch.Tensor), "no auxiliary output was asked for"
+    return attended
+
+
+def _attend_in_buckets(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: PackedLayout,
+    scaling: float | None,
+) -> torch.Tensor:
+    """As `_attend_varlen`, on any device in any dtype.
 
     Causal attention with the padding behind each row needs no mask: no real token sees a later
     slot.
     """
-    if packed_layout is None and query.shape[2] == 1:
-        return _decode_attention(query, key, value, attention_mask, kwargs.get("scaling")), None
-    if packed_layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    scaling = kwargs.get("scaling")
-    query, key, value = (
-        states[0].transpose(0, 1) for states in (query, key, value)
-    )  # [N, heads, D]
+    sharing = query.shape[1] // key.shape[1]
     output = torch.zeros_like(query)
-    for bucket in packed_layout.buckets:
+    for bucket in layout.buckets:
+        keys, values = _pad(key, bucket), _pad(value, bucket)
+        if sharing > 1 and query.device.type == "cuda":
+            # Flash attention alone shares heads on a GPU; without it torch would fall back to the
+            # T x T matrix.
+            keys, values = (states.repeat_interleave(sharing, 1) for states in (keys, values))
         attended = _attend(
             _pad(query, bucket),
-            _pad(key, bucket),
-            _pad(value, bucket),
+            keys,
+            values,
             is_causal=True,
             scale=scaling,
-            enable_gqa=key.shape[1] != query.shape[1],
+            enable_gqa=keys.shape[1] != query.shape[1],
         )
         attended = attended.transpose(1, 2).flatten(0, 1).index_select(0, bucket.slots)
         output = output.index_copy(0, bucket.token_index, attended)
-    return output.unsqueeze(0), None
+    return output
 
 
 def _attend(

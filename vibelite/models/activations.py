@@ -1,0 +1,211 @@
+"""What a model keeps between forward and backward: `apply_activations` changes how its decoder
+layers are run, not what they compute.
+
+Two independent savings, for transformers' decoder models whatever their architecture:
+
+* checkpointing: of each layer only its input is kept, on the device or on the host (`offload.py`);
+  the rest is computed again in the backward pass.
+* tiling: a layer's norms and its MLP act on each token alone, so they run over some tokens at a
+  time and keep their input only; the MLP's intermediates [T, mlp size] never exist as a whole.
+
+Both give single modules a class of their own, whose `forward` calls the old one. Parameters, names
+and hooks stay as they are, so saving, adapters inside the MLP and deep copies work as before; no
+module refers to itself, so a dropped model is freed at once. Sampling runs in inference mode, and
+there the old `forward` is all that runs. transformers' own checkpointing is not used: it does
+nothing in `eval()`, in which policies are always kept, and takes the cache away from sampling in
+`train()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from vibelite.errors import RecipeError
+from vibelite.models.offload import HostInputs
+from vibelite.recipe.model_section import Training
+
+# Parts of a decoder layer whose output at a token depends on their input at that token alone.
+TOKENWISE = ("input_layernorm", "post_attention_layernorm", "mlp")
+
+
+# A module's own forward: hidden states [B, T, H] first.
+Forward = Callable[..., Any]
+
+
+def apply_activations(model: torch.nn.Module, training: Training) -> None:
+    """Makes `model` keep and tile its activations as the recipe's `training` says; once per model.
+
+    Raises RecipeError for a model whose layers are not transformers' decoder layers.
+    """
+    if training.activations == "keep" and not training.mlp_tile_tokens:
+        return
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise RecipeError(
+            f"training.activations is {training.activations} and training.mlp_tile_tokens is "
+            f"{training.mlp_tile_tokens}, but {type(model).__name__} has no decoder layers that "
+            "are known here; use activations: keep and mlp_tile_tokens: 0"
+        )
+    inputs = HostInputs() if training.activations == "checkpoint_offload" else None
+    for index, layer in enumerate(layers):
+        if training.mlp_tile_tokens:
+            _tile(layer, training.mlp_tile_tokens)
+        if training.activations != "keep":
+            _run_through(layer, partial(_checkpointed, inputs, index == 0))
+
+
+def _tile(layer: torch.nn.Module, tile_tokens: int) -> None:
+    """Tiles the token-wise parts of a layer; RecipeError if it has no MLP by that name."""
+    modules = dict(layer.named_children())
+    if "mlp" not in modules:
+        raise RecipeError(
+            f"training.mlp_tile_tokens is {tile_tokens}, but {type(layer).__name__} has no part "
+            "called mlp; set it to 0"
+        )
+    for name in TOKENWISE:
+        if name in modules:
+            _run_through(modules[name], partial(_tiled, tile_tokens))
+
+
+def _run_through(module: torch.nn.Module, run: Callable[..., Any]) -> None:
+    """From now on `module.forward(...)` is `run(module, its old forward, ...)`.
+
+    A class made for this one module, as FSDP's wrapping does too: a function stored in the module
+    would hold the module, which then outlived its last user.
+    """
+    old = type(module)
+    assert not hasattr(old, "vibelite_run"), "activations were applied to this model before"
+    if "forward" in vars(module):
+        raise RecipeError(
+            f"the loader of this model has replaced the forward of {old.__name__}; use "
+            "training.activations: keep and training.mlp_tile_tokens: 0 with it"
+        )
+
+    def forward(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return run(self, partial(old.forward, self), *args, **kwargs)
+
+    members = {"forward": forward, "vibelite_run": run, "__module__": old.__module__}
+    module.__class__ = type(old.__name__, (old,), members)
+
+
+def _checkpointed(
+    inputs: HostInputs | None,
+    is_first: bool,
+    layer: torch.nn.Module,
+    forward: Forward,
+    hidden: torch.Tensor,
+    **kwargs: Any,
+) -> Any:
+    """A layer's forward on hidden states [B, T, H] that keeps them alone; where no gradient is
+    computed, as it was.
+    """
+    if not torch.is_grad_enabled():
+        return forward(hidden, **kwargs)
+    assert not layer.training, "layers are computed twice, so nothing in them may be random"
+    again = partial(forward, **kwargs)
+    if inputs is None:
+        return checkpoint(again, hidden, use_reentrant=False, preserve_rng_state=False)
+    if is_first:
+        inputs.start()
+    with saved_tensors_hooks(inputs.save, inputs.load):
+        return checkpoint(again, hidden, use_reentrant=False, preserve_rng_state=False)
+
+
+def _tiled(
+    tile_tokens: int, module: torch.nn.Module, forward: Forward, hidden: torch.Tensor
+) -> torch.Tensor:
+    """A token-wise module's forward [B, T, H] -> [B, T, H], `tile_tokens` tokens at a time; while
+    sampling, as it was.
+
+    Written as two autograd functions because the backward pass needs the input alone: it is saved
+    before anything is computed, and a checkpointed layer, which stops computing again at the last
+    tensor that it saved, thus never runs its MLP a second time only to throw the output away.
+    """
+    num_tokens = hidden.shape[:-1].numel()
+    if torch.is_inference_mode_enabled() or num_tokens <= tile_tokens:
+        return forward(hidden)
+    assert not torch.is_autocast_enabled(hidden.device.type), "tiles are recomputed without it"
+    parameters = tuple(p for p in module.parameters() if p.requires_grad)
+    remembered = _RememberInput.apply(hidden, forward, tile_tokens, parameters, *parameters)
+    return _ComputeTiles.apply(remembered, forward, tile_tokens)
+
+
+class _ComputeTiles(torch.autograd.Function):
+    """The module, tile by tile. Its backward hands the output's gradient on, as it is, to
+    `_RememberInput`, which stands before it and does the work: input and output have one shape.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, forward: Forward, tile_tokens: int) -> torch.Tensor:
+        rows = hidden.reshape(1, -1, hidden.shape[-1])
+        first = forward(rows[:, :tile_tokens])
+        output = first.new_empty(rows.shape)  # its type: weights in float32 widen the input
+        output[:, :tile_tokens] = first
+        for start in range(tile_tokens, rows.shape[1], tile_tokens):
+            tile = slice(start, start + tile_tokens)
+            output[:, tile] = forward(rows[:, tile])
+        return output.view(hidden.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grad_outputs[0], None, None
+
+
+class _RememberInput(torch.autograd.Function):
+    """Saves the input; given the gradient of the module's output [B, T, H], returns those of the
+    input and of the module's parameters, which are summed over tiles in at least float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        forward: Forward,
+        tile_tokens: int,
+        parameters: tuple[torch.nn.Parameter, ...],
+        *_: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(hidden)
+        ctx.module = forward, tile_tokens, parameters
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (hidden,) = ctx.saved_tensors
+        forward, tile_tokens, parameters = ctx.module
+        rows = hidden.detach().reshape(1, -1, hidden.shape[-1])
+        grad_rows = grad_outputs[0].reshape(rows.shape)
+        needs_hidden = ctx.needs_input_grad[0]
+        grad_hidden = torch.empty_like(rows) if needs_hidden else None
+        sums: list[torch.Tensor] = []
+        for start in range(0, rows.shape[1], tile_tokens):
+            tile = slice(start, start + tile_tokens)
+            with torch.enable_grad():
+                part = rows[:, tile].requires_grad_(needs_hidden)
+                output = forward(part)
+            wanted = [*([part] if needs_hidden else []), *parameters]
+            upstream = grad_rows[:, tile].to(output.dtype)
+            gradients = list(torch.autograd.grad(output, wanted, upstream))
+            if grad_hidden is not None:
+                grad_hidden[:, tile] = gradients.pop(0)
+            if not sums:
+                sums = [_at_least_float32(gradient) for gradient in gradients]
+            else:
+                for total, gradient in zip(sums, gradients, strict=True):
+                    total.add_(gradient)
+        returned = [s.to(p.dtype) for s, p in zip(sums, parameters, strict=True)]
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.view(hidden.shape)
+        return grad_hidden, None, None, None, *returned
+
+
+def _at_least_float32(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))

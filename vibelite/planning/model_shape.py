@@ -1,0 +1,101 @@
+"""The numbers of a decoder-only model from which memory and time follow; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vibelite.errors import RecipeError
+from vibelite.recipe.model_section import TinyModel
+
+# The names in a Hugging Face config.json without which nothing can be said.
+REQUIRED = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "vocab_size",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a Llama-like decoder: gated MLP of three matrices, RMS norms, shared key-value
+    heads; `tied` = the head is the input embedding.
+    """
+
+    num_layers: int
+    hidden_size: int
+    mlp_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    vocab_size: int
+    tied: bool
+
+    @property
+    def query_size(self) -> int:
+        """Numbers per token in all queries of a layer."""
+        return self.num_heads * self.head_size
+
+    @property
+    def key_size(self) -> int:
+        """Numbers per token in all keys of a layer, and in all values."""
+        return self.num_kv_heads * self.head_size
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one layer's matrices; norms and biases, under 0.1%, are not counted."""
+        attention = 2 * self.hidden_size * (self.query_size + self.key_size)
+        return attention + 3 * self.hidden_size * self.mlp_size
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights of the input embedding and of the head, which are one matrix if tied."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of all matrices."""
+        return self.num_layers * self.layer_parameters + self.embedding_parameters
+
+
+def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
+    """The shape of the model of a Hugging Face config.json.
+
+    Absent keys mean what they mean to transformers' Llama and Qwen2: as many key-value heads as
+    heads, heads that divide the width, an untied head. Raises RecipeError for a model that is
+    something else.
+    """
+    missing = [name for name in REQUIRED if not isinstance(config.get(name), int)]
+    if missing:
+        raise RecipeError(
+            f"the model's config.json has no number {', '.join(missing)}; only decoder models of "
+            "the Llama and Qwen2 kind can be planned"
+        )
+    num_heads = config["num_attention_heads"]
+    return ModelShape(
+        num_layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        mlp_size=config["intermediate_size"],
+        num_heads=num_heads,
+        num_kv_heads=config.get("num_key_value_heads") or num_heads,
+        head_size=config.get("head_dim") or config["hidden_size"] // num_heads,
+        vocab_size=config["vocab_size"],
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def shape_of_tiny(model: TinyModel) -> ModelShape:
+    """The shape of a recipe's tiny model; its vocabulary is an upper bound."""
+    return ModelShape(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        mlp_size=model.mlp_size,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_size=model.hidden_size // model.num_heads,
+        vocab_size=model.vocab_size,
+        tied=True,
+    )
