@@ -134,7 +134,7 @@ def test_adapters_inside_the_layers_get_their_gradient(kind, targets):
 
 
 def test_gradients_of_bfloat16_weights_are_summed_in_float32():
-    """250 tiles may cost the rounding of each, about as much as that of their sum, which the whole has too."""
+    """250 tiles may cost the rounding of each, about that of the sum, which the whole has too."""
     torch.manual_seed(0)
     linear = torch.nn.Linear(16, 16, bias=False, dtype=torch.bfloat16)
     hidden, upstream = torch.randn(2, 1, 1000, 16, dtype=torch.bfloat16)

@@ -23,6 +23,7 @@ from vibelite.algorithms.policy_loss import (
 )
 from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
 from vibelite.data.prompt_sampler import indices_for_step
+from vibelite.models.activations import apply_activations
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import MGPOStage
@@ -63,6 +64,9 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         start_from = context.model_of(stage.start_from)
         policy = load_policy(start_from, dtype=training.dtype)
         reference = load_policy(start_from, dtype=training.dtype) if stage.kl_coef else None
+        apply_activations(policy.model, training)
+        if reference is not None:
+            apply_activations(reference.model, training)
         engine = build_engine(context.recipe, policy, stage.sampling)
         num_updates = stage.num_steps * stage.updates_per_rollout
         optimizer = PolicyOptimizer(
