@@ -1,0 +1,89 @@
+"""The pipeline with 16-bit weights, on a few thousand parameters: stages train, models keep their
+type, an interrupted run goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.integration.test_pipeline import Interrupted, count_writes, one_thread, run
+from vibelite.run_dir import read_jsonl
+
+__all__ = ["one_thread"]
+
+NUM_SFT_STEPS, NUM_MGPO_STEPS = 3, 3
+PRECISIONS = {
+    "bfloat16": ["training.dtype=bfloat16", "stages.mgpo.optimizer.kind=adamw_cpu"],
+    "float16": ["training.dtype=float16", "training.gradient_dtype=bfloat16"],
+}
+SHORT = [
+    f"stages.sft.num_steps={NUM_SFT_STEPS}",
+    "stages.sft.optimizer.kind=adamw_cpu",
+    "stages.sft.checkpoint_every=1",
+    f"stages.mgpo.num_steps={NUM_MGPO_STEPS}",
+    "stages.mgpo.checkpoint_every=1",
+]
+
+
+def weights(directory: Path, stage: str) -> dict[str, torch.Tensor]:
+    """The last model that a stage left."""
+    (checkpoints,) = directory.glob(f"stages/*-{stage}/checkpoints")
+    return load_file(max(checkpoints.glob("step-*")) / "model.safetensors")
+
+
+def metrics(directory: Path, stage: str) -> list[dict[str, float]]:
+    (path,) = directory.glob(f"stages/*-{stage}/steps.jsonl")
+    return [row["metrics"] for row in read_jsonl(path)]
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_both_stages_train_and_keep_the_type(tmp_path, dtype):
+    run(tmp_path, *PRECISIONS[dtype], *SHORT, until="mgpo")
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    sft, mgpo = weights(tmp_path, "sft"), weights(tmp_path, "mgpo")
+    for name, start in base.items():
+        assert start.dtype == sft[name].dtype == mgpo[name].dtype == getattr(torch, dtype)
+    for before, after in ((base, sft), (sft, mgpo)):
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+    losses = [row["sft/loss"] for row in metrics(tmp_path, "sft")]
+    assert len(losses) == NUM_SFT_STEPS
+    assert losses[-1] < losses[0]
+    updates = metrics(tmp_path, "mgpo")
+    assert len(updates) == NUM_MGPO_STEPS
+    assert all(math.isfinite(value) for row in updates for value in row.values())
+    # The engine samples from the same weights that are trained, in the same type.
+    assert all(row["mismatch/max_abs"] < 0.5 for row in updates)
+    if dtype == "float16":
+        assert updates[-1]["optimizer/skipped_steps"] == 0
+        assert updates[-1]["optimizer/loss_scale"] == 2**16
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_losses_are_those_of_float32_but_for_rounding(tmp_path, dtype):
+    run(tmp_path / "low", *PRECISIONS[dtype], *SHORT, until="sft")
+    run(tmp_path / "full", *SHORT, until="sft")
+    low, full = metrics(tmp_path / "low", "sft"), metrics(tmp_path / "full", "sft")
+    for mine, exact in zip(low, full, strict=True):
+        assert mine["sft/loss"] == pytest.approx(exact["sft/loss"], rel=1e-2)
+        assert mine["optimizer/grad_norm"] == pytest.approx(exact["optimizer/grad_norm"], rel=5e-2)
+
+
+def test_an_interrupted_run_with_masters_ends_in_the_same_bits(tmp_path):
+    settings = [*PRECISIONS["bfloat16"], *SHORT]
+    with pytest.MonkeyPatch.context() as patch:
+        counter = count_writes(patch, None)
+        run(tmp_path / "whole", *settings, until="mgpo")
+    for share in (0.3, 0.9):
+        directory = tmp_path / str(share)
+        with pytest.MonkeyPatch.context() as patch:
+            count_writes(patch, int(share * counter[0]))
+            with pytest.raises(Interrupted):
+                run(directory, *settings, until="mgpo")
+        run(directory, *settings, until="mgpo")
+        whole, resumed = weights(tmp_path / "whole", "mgpo"), weights(directory, "mgpo")
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
