@@ -84,9 +84,9 @@ def test_one_pass_in_several_chunks_of_rows_equals_one(
 ) -> None:
     case = make_case(300, 32, 150, dtype=torch.bfloat16, device=backend[1])
     if backend[0] == "chunked":
-        from vibelite.kernels import chunked_loss
+        from vibelite.kernels import chunked
 
-        for budget in (chunked_loss.ROW_ELEMENTS, chunked_loss.BLOCK_ELEMENTS):
+        for budget in (chunked.ROW_ELEMENTS, chunked.BLOCK_ELEMENTS):
             monkeypatch.setitem(budget, backend[1], 64 * 150)
     else:
         from vibelite.kernels import triton_loss

@@ -215,7 +215,7 @@ def test_the_operator_tells_the_compiler_the_truth() -> None:
     from vibelite.kernels.operators import linear_logprobs_forward
 
     case = make_case(7, 8, 30)
-    arguments = (*leaves_of(case), case.targets, None, None, None, 1.0, None, -100, "chunked")
+    arguments = (*leaves_of(case), case.targets, None, None, None, 1.0, None, -100, None, "chunked")
     torch.library.opcheck(
         linear_logprobs_forward,
         arguments,

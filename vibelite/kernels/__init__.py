@@ -39,6 +39,7 @@ def linear_logprobs(
     ignore_index: int = -100,
     impl: Implementation = "auto",
     weight_grad_out: torch.Tensor | None = None,
+    grad_tol: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of the targets and entropies of their distributions, each [N] float32, in nats.
 
@@ -52,8 +53,14 @@ def linear_logprobs(
     triton is installed, else chunked. `weight_grad_out` [V, H]: the backward pass adds the
     weight's gradient to it, in its dtype, and autograd sees none for the weight; an optimizer's
     main gradient, or the `.grad` of tied embeddings. Raises ValueError or TypeError for misuse.
+
+    grad_tol (0 < grad_tol < 1): each gradient may be off by that much of its Frobenius norm, and
+    the backward pass multiplies only the vocabulary columns it needs for that; it pays for peaked
+    distributions (`active_columns` has the bound and its proof). Outputs stay the same. None, the
+    default, is exact; so is `reference`, whatever grad_tol is.
     """
     problem = _problem(hidden, weight, targets, temperature, bias, softcap, ignore_index)
+    _check_grad_tol(grad_tol)
     if impl == "auto":
         impl = choose_implementation(problem)
     if impl == "reference":
@@ -65,7 +72,7 @@ def linear_logprobs(
     _check_weight_grad_out(problem.weight, weight_grad_out)
     logprobs, entropy, _ = operators.linear_logprobs_forward(
         problem.hidden, problem.weight, targets, bias, problem.row_temperature, weight_grad_out,
-        problem.temperature, softcap, ignore_index, impl,
+        problem.temperature, softcap, ignore_index, grad_tol, impl,
     )  # fmt: skip
     return logprobs, entropy
 
@@ -81,6 +88,7 @@ def linear_token_loss(
     softcap: float | None = None,
     ignore_index: int = -100,
     impl: Literal["auto", "chunked", "triton"] = "auto",
+    grad_tol: float | None = None,
 ) -> TokenLoss:
     """The sum of a per-token loss over all rows, with the logits computed once instead of twice.
 
@@ -95,7 +103,8 @@ def linear_token_loss(
         impl = choose_implementation(problem)
     if impl not in operators.BACKENDS:
         raise ValueError(f"impl must be auto, chunked or triton; got {impl!r}")
-    return fused_loss(problem, per_token_loss, impl)
+    _check_grad_tol(grad_tol)
+    return fused_loss(problem, per_token_loss, impl, grad_tol)
 
 
 def choose_implementation(problem: Problem) -> Literal["chunked", "triton"]:
@@ -141,6 +150,11 @@ def _common_dtype(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Ten
     else:
         dtype = torch.promote_types(hidden.dtype, weight.dtype)
     return hidden.to(dtype), weight.to(dtype)
+
+
+def _check_grad_tol(grad_tol: float | None) -> None:
+    if grad_tol is not None and not 0 < grad_tol < 1:
+        raise ValueError(f"grad_tol must lie between 0 and 1, or be None for exact; got {grad_tol}")
 
 
 def _check_weight_grad_out(weight: torch.Tensor, out: torch.Tensor | None) -> None:

@@ -18,6 +18,10 @@ from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
 # small tiles stay in the cache; on a GPU they must fill the device.
 TILE_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
 ROWS_PER_TILE = {"cpu": 1024, "cuda": 8192}
+# Where whole rows of logits are formed: elements kept at a time, and of the blocks they are worked
+# on in.
+ROW_ELEMENTS = {"cpu": 8 << 20, "cuda": 1 << 28}
+BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 28}
 # A masked logit. Finite, so that p * (z - max) is 0 and not 0 * inf.
 MASKED = -1e30
 
@@ -127,6 +131,39 @@ def _backward_live(
         None if weight_grad_out is not None else grad_weight,
         None if grad_bias is None or problem.bias is None else grad_bias.to(problem.bias.dtype),
     )
+
+
+def rows_at_once(problem: Problem) -> int:
+    """How many whole rows of logits exist at a time."""
+    budget = ROW_ELEMENTS["cpu" if problem.hidden.device.type == "cpu" else "cuda"]
+    return min(max(problem.num_tokens, 1), max(budget // problem.vocab_size, 1))
+
+
+def block_columns(part: Problem) -> int:
+    """Columns of the blocks in which whole rows are worked on."""
+    budget = BLOCK_ELEMENTS["cpu" if part.hidden.device.type == "cpu" else "cuda"]
+    return min(part.vocab_size, max(budget // max(part.num_tokens, 1), 1))
+
+
+def row_logits(part: Problem) -> torch.Tensor:
+    """Scaled logits of whole rows, [n, V]; 16-bit weights are widened a block at a time."""
+    vocab, dtype = part.vocab_size, part.statistics_dtype
+    if part.weight.dtype == dtype:
+        return tile_logits(part, part.weight, slice(0, vocab))
+    z = part.hidden.new_empty((part.num_tokens, vocab), dtype=dtype)
+    for columns in blocks(vocab, block_columns(part)):
+        z[:, columns] = tile_logits(part, operand(part, part.weight[columns]), columns)
+    return z
+
+
+def dz_of_rows(
+    part: Problem, statistics: Statistics, upstream: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, None]:
+    """Gradient of the unscaled logits of whole rows, [n, V], and that it is not rescaled."""
+    z = row_logits(part)
+    for columns in blocks(part.vocab_size, block_columns(part)):
+        to_gradient(z[:, columns], part, statistics, upstream, columns)
+    return z, None
 
 
 def tile_shape(problem: Problem) -> tuple[int, int]:

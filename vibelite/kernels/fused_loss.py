@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vibelite.kernels import active_columns
 from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
 
 # (log-probs [n], entropies [n], which of the N rows they are) -> loss per token [n].
@@ -31,10 +32,12 @@ class TokenLoss(NamedTuple):
     entropy: torch.Tensor
 
 
-def fused_loss(problem: Problem, per_token_loss: PerTokenLoss, impl: str) -> TokenLoss:
+def fused_loss(
+    problem: Problem, per_token_loss: PerTokenLoss, impl: str, grad_tol: float | None = None
+) -> TokenLoss:
     """Runs the head and the loss; gradients are ready when it returns, `backward` scales them."""
     outputs = _FusedLoss.apply(
-        problem.hidden, problem.weight, problem.bias, problem, per_token_loss, impl
+        problem.hidden, problem.weight, problem.bias, problem, per_token_loss, impl, grad_tol
     )
     return TokenLoss(*outputs)
 
@@ -49,12 +52,13 @@ class _FusedLoss(torch.autograd.Function):
         problem: Problem,
         per_token_loss: PerTokenLoss,
         impl: str,
+        grad_tol: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         wanted = Wanted(*ctx.needs_input_grad[:3])
         backend = importlib.import_module(BACKENDS[impl])
         with torch.autocast(hidden.device.type, enabled=False):
             loss, statistics, ctx.gradients = backend.loss_and_gradients(
-                problem, per_token_loss, wanted
+                problem, per_token_loss, wanted, grad_tol
             )
         ctx.mark_non_differentiable(statistics.logprobs, statistics.entropy)
         return loss, statistics.logprobs, statistics.entropy
@@ -68,7 +72,7 @@ class _FusedLoss(torch.autograd.Function):
         ctx.gradients = None
         tensors = (gradients.hidden, gradients.weight, gradients.bias)
         scaled = [None if tensor is None else tensor.mul_(grad_loss) for tensor in tensors]
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
 
 
 def loss_and_upstream(
@@ -100,7 +104,11 @@ def loss_and_upstream(
 
 
 def loss_in_two_passes(
-    backend: Any, problem: Problem, per_token_loss: PerTokenLoss, wanted: Wanted
+    backend: Any,
+    problem: Problem,
+    per_token_loss: PerTokenLoss,
+    wanted: Wanted,
+    grad_tol: float | None = None,
 ) -> tuple[torch.Tensor, Statistics, Gradients]:
     """The same result by the recomputing backward pass; without wanted gradients, forward only."""
     statistics = backend.forward(problem)
@@ -108,4 +116,7 @@ def loss_in_two_passes(
     loss, upstream = loss_and_upstream(problem, per_token_loss, statistics, rows)
     if not (wanted.hidden or wanted.weight or wanted.bias):
         return loss, statistics, Gradients(None, None, None)
-    return loss, statistics, backend.backward(problem, statistics, *upstream, wanted)
+    if grad_tol is None:
+        return loss, statistics, backend.backward(problem, statistics, *upstream, wanted)
+    call = active_columns.Call(backend, problem, statistics, upstream)
+    return loss, statistics, active_columns.backward(call, wanted, grad_tol)[0]

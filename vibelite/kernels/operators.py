@@ -10,6 +10,8 @@ from types import ModuleType
 
 import torch
 
+from vibelite.kernels import active_columns
+from vibelite.kernels.active_columns import Call
 from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
 
 BACKENDS = {
@@ -34,6 +36,7 @@ def linear_logprobs_forward(
     temperature: float,
     softcap: float | None,
     ignore_index: int,
+    grad_tol: float | None,
     impl: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probs, entropies and log-sum-exps [N]; see `Problem` and `Statistics`."""
@@ -47,25 +50,24 @@ def linear_logprobs_forward(
 
 @linear_logprobs_forward.register_fake
 def _(hidden, weight, targets, bias, row_temperature, weight_grad_out, temperature, softcap,
-      ignore_index, impl):  # fmt: skip
+      ignore_index, grad_tol, impl):  # fmt: skip
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     return tuple(hidden.new_empty(hidden.shape[0], dtype=dtype) for _ in range(3))
 
 
 def _gradients(
-    upstream: tuple[torch.Tensor, torch.Tensor],
-    problem: Problem,
-    statistics: Statistics,
-    wanted: Wanted,
-    weight_grad_out: torch.Tensor | None,
-    impl: str,
+    call: Call, wanted: Wanted, grad_tol: float | None, weight_grad_out: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    with torch.autocast(problem.hidden.device.type, enabled=False):
-        gradients: Gradients = backend(impl).backward(
-            problem, statistics, *upstream, wanted, weight_grad_out
-        )
+    gradients: Gradients
+    with torch.autocast(call.problem.hidden.device.type, enabled=False):
+        if grad_tol is None:
+            gradients = call.backend.backward(
+                call.problem, call.statistics, *call.upstream, wanted, weight_grad_out
+            )
+        else:
+            gradients, _ = active_columns.backward(call, wanted, grad_tol, weight_grad_out)
     grad_hidden, grad_weight, grad_bias = (
-        problem.hidden.new_empty(0) if gradient is None else gradient
+        call.problem.hidden.new_empty(0) if gradient is None else gradient
         for gradient in (gradients.hidden, gradients.weight, gradients.bias)
     )
     return grad_hidden, grad_weight, grad_bias
@@ -86,6 +88,7 @@ def linear_logprobs_backward(
     temperature: float,
     softcap: float | None,
     ignore_index: int,
+    grad_tol: float | None,
     impl: str,
     wanted: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -94,8 +97,8 @@ def linear_logprobs_backward(
         hidden, weight, targets, temperature, row_temperature, bias, softcap, ignore_index
     )
     statistics = Statistics(logprobs, entropy, logsumexp)
-    upstream = (grad_logprobs, grad_entropy)
-    return _gradients(upstream, problem, statistics, Wanted(*wanted), None, impl)
+    call = Call(backend(impl), problem, statistics, (grad_logprobs, grad_entropy))
+    return _gradients(call, Wanted(*wanted), grad_tol, None)
 
 
 @torch.library.custom_op(
@@ -116,6 +119,7 @@ def linear_logprobs_backward_into(
     temperature: float,
     softcap: float | None,
     ignore_index: int,
+    grad_tol: float | None,
     impl: str,
     wanted: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -124,8 +128,8 @@ def linear_logprobs_backward_into(
         hidden, weight, targets, temperature, row_temperature, bias, softcap, ignore_index
     )
     statistics = Statistics(logprobs, entropy, logsumexp)
-    upstream = (grad_logprobs, grad_entropy)
-    return _gradients(upstream, problem, statistics, Wanted(*wanted), weight_grad_out, impl)
+    call = Call(backend(impl), problem, statistics, (grad_logprobs, grad_entropy))
+    return _gradients(call, Wanted(*wanted), grad_tol, weight_grad_out)
 
 
 def _fake_gradients(hidden, weight, bias, wanted):
@@ -157,7 +161,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_logprobs, grad_entropy, grad_logsumexp):
     assert grad_logsumexp is None, "the log-sum-exp is not an output of linear_logprobs"
-    nothing = (None,) * 10
+    nothing = (None,) * 11
     if grad_logprobs is None and grad_entropy is None:
         return nothing
     hidden, weight, targets, bias, row_temperature, *statistics = ctx.saved_tensors

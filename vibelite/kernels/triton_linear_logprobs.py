@@ -97,6 +97,26 @@ def _backward_rows(
     return sums.finish()
 
 
+def rows_at_once(problem: Problem) -> int:
+    """How many whole rows of dz exist at a time: a multiple of 128 in about WORKSPACE_BYTES."""
+    row_bytes = ceil_divide(problem.vocab_size, 256) * 256 * problem.hidden.element_size()
+    return max(WORKSPACE_BYTES // row_bytes // 128, 1) * 128
+
+
+def dz_of_rows(
+    part: Problem, statistics: Statistics, upstream: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """dz [n, V] of whole rows in the inputs' dtype, and what it was divided by ([1], float16)."""
+    if part.hidden.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("grad_tol makes the host wait, which a CUDA graph cannot capture")
+    part = row_major(part)
+    constants, dz_scale = row_constants(part, statistics, upstream)
+    vocab = part.vocab_size
+    dz = part.hidden.new_empty((part.num_tokens, ceil_divide(vocab, 256) * 256))
+    launch_dz(part, constants, slice(0, vocab), dz)
+    return dz[:, :vocab], dz_scale
+
+
 def chunk_columns(num: int, vocab_size: int, element_size: int) -> int:
     """Columns of dz per chunk: a multiple of 256, chunks of equal width, about WORKSPACE_BYTES."""
     affordable = max(WORKSPACE_BYTES // (num * element_size) // 256, 1) * 256
