@@ -13,7 +13,7 @@ import pytest
 from tests.recipe.texts import write_recipe
 from vibelite import __version__, cli
 from vibelite.errors import EngineError, RecipeError
-from vibelite.tables import evaluation_table, probe_table
+from vibelite.tables import probe_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -225,26 +225,6 @@ def test_doctor_prints_one_json_object_with_a_fix_for_all_that_is_wrong() -> Non
     assert {"python", "torch", "transformers", "memory", "working directory"} <= subjects
     for finding in report["findings"]:
         assert (finding["status"] == "ok") == (finding["fix"] == "")
-
-
-def test_the_evaluation_table_shows_the_interval_and_every_sub_domain() -> None:
-    result = {
-        "num_problems": 3,
-        "num_samples": 4,
-        "pass_at_1": 0.5,
-        "pass_at_1_ci": [0.25, 0.75],
-        "pass_at_k": {"4": 1.0},
-        "subdomains": {"number": {"num_problems": 3, "pass_at_1": 0.5, "pass_at_k": {"4": 1.0}}},
-        "truncated": 0.125,
-    }
-    assert evaluation_table("model on gcd", result) == (
-        "model on gcd\n"
-        "sub-domain  problems  Pass@1    95% interval  Pass@4\n"
-        "----------  --------  ------  --------------  ------\n"
-        "number             3   0.500                   1.000\n"
-        "all                3   0.500  0.250 to 0.750   1.000\n"
-        "4 samples per problem, 12.5% cut off"
-    )
 
 
 def test_the_probe_table_marks_the_specialists() -> None:

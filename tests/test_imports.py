@@ -38,7 +38,7 @@ ALLOWED = {
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"},
     "pipeline": DATA_MODEL | {"run_lock", "stages", "models", "telemetry", "report", "planning"},
-    "standalone": DATA_MODEL | {"pipeline", "stages", "data", "telemetry"},
+    "standalone": DATA_MODEL | {"run_lock", "pipeline", "stages", "data", "telemetry"},
     "doctor": {"errors"},
     "tables": set(),
     # One file per command that cli.py has no room for.

@@ -131,27 +131,52 @@ def run(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A Hugging Face model directory.")],
     bench: Annotated[
-        str, typer.Option(help="A file, owner/name on the hub, or a reasoning-gym generator.")
+        str, typer.Option(help="aime25, ..., a file, owner/name on the hub, or a generator.")
     ],
-    num_samples: NumSamples = 8,
-    k: Annotated[list[int], typer.Option(min=1, help="Pass@k; may be repeated.")] = [8],  # noqa: B006
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 1.0,
+    file: Annotated[
+        Path | None, typer.Option(help="Where the benchmark's problems are, instead of the hub.")
+    ] = None,
+    num_samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Completions per problem; default: the report's, or 8."),
+    ] = None,
+    k: Annotated[list[int], typer.Option(min=1, help="Pass@k; may be repeated.")] = [],  # noqa: B006
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest completion; default: the report's, or 512.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 is greedy; default: the report's, or 1.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Default: the report's, or 1.")
+    ] = None,
     limit: Limit = None,
     columns: ColumnNames = "",
     verifier: Verifier = "math",
+    out: Annotated[
+        Path | None, typer.Option(help="Samples and result; default: a directory by the model.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pass@1 and Pass@k of a model with 95% intervals over problems."""
+    """Pass@1, Pass@k and majority vote with 95% intervals; the same command again resumes.
+
+    --bench aime24, aime25, hmmt25, math500, gpqa, lcb-v5 and lcb-v6 are sampled as in the report.
+    """
     _require_models([model])
     names = _columns(columns)
+    chosen = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     with redirect_stdout(sys.stderr):
         from vibelite import standalone
 
-        source = standalone.benchmark_source(bench, columns=names, verifier=verifier, limit=limit)
-        sampling = _sampling(max_new_tokens, temperature)
-        stage = standalone.evaluate_stage(num_samples=num_samples, k=k, sampling=sampling)
-        result = standalone.evaluate_model(model, source, stage)
+        source = standalone.benchmark_source(
+            bench, columns=names, verifier=verifier, limit=limit, file=file
+        )
+        stage = standalone.evaluate_stage(bench, num_samples=num_samples, k=k, sampling=chosen)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            result = standalone.evaluate_model(model, source, stage, out=out)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command goes on") from None
     if as_json:
         _print_json({"model": str(model), "benchmark": bench, **result})
         return

@@ -1,20 +1,25 @@
 """The stages evaluate, probe and fuse by themselves, on any Hugging Face directories and without a
-run: what `vibelite eval`, `vibelite probe` and `vibelite fuse` do. Only the result is kept.
+run: what `vibelite eval`, `vibelite probe` and `vibelite fuse` do. Of probing and fusing only the
+result is kept, of an evaluation every sample.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vibelite.data.benchmarks import BENCHMARKS, describe_benchmark
 from vibelite.data.sources import load_problems
 from vibelite.errors import RecipeError
 from vibelite.pipeline import make_context
 from vibelite.recipe.data_section import (
+    BenchmarkProblems,
     Columns,
     Data,
     GeneratedProblems,
@@ -26,9 +31,11 @@ from vibelite.recipe.data_section import (
 from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, EvaluateStage, ProbeStage, Sampling
-from vibelite.run_dir import RunDir, StageDir
+from vibelite.run_dir import RunDir, StageDir, read_json, write_json_atomic
+from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext, subdomains_of
 from vibelite.stages.evaluate import sample_model, summarise
+from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
 from vibelite.stages.fuse import write_fused
 from vibelite.stages.probe import choose_specialist, mean_pass_at_k
 from vibelite.telemetry.meter import Meter
@@ -37,15 +44,30 @@ from vibelite.types import Problem
 TABLE_SUFFIXES = (".jsonl", ".json", ".parquet")
 # A generated benchmark without --limit: an interval of about +-7 points at a Pass@1 of one half.
 NUM_GENERATED = 200
+# `vibelite eval` on anything but the report's benchmarks.
+DEFAULT_SAMPLING = {"num_samples": 8, "max_new_tokens": 512, "temperature": 1.0, "top_p": 1.0}
+DEFAULT_K = 8
+NUM_BOOTSTRAP = 10_000
+# Read from each end of a model's files to tell models apart.
+FINGERPRINT_BYTES = 1 << 20
 
 
 def benchmark_source(
-    text: str, *, columns: Columns, verifier: str, limit: int | None
+    text: str, *, columns: Columns, verifier: str, limit: int | None, file: Path | None = None
 ) -> ProblemSource:
-    """What `--bench` and `--problems` mean: a file, a hub data set (owner/name), or the name of a
-    reasoning-gym generator, of which the test split is taken.
+    """What `--bench` and `--problems` mean: a benchmark of the report (from `file` or the hub), a
+    file, a hub data set (owner/name), or the name of a reasoning-gym generator, of which the test
+    split is taken.
     """
     table = {"path": text, "columns": columns, "verifier": verifier, "num_problems": limit}
+    if file is not None and not file.exists():
+        raise RecipeError(f"--file {file}: no such file")
+    if text in BENCHMARKS:
+        path = str(file or "")
+        values = {"source": "benchmark", "name": text, "path": path, "num_problems": limit}
+        return BenchmarkProblems.model_validate(values)
+    if file is not None:
+        raise RecipeError(f"--file {file}: only with --bench {', '.join(BENCHMARKS)}")
     if Path(text).suffix in TABLE_SUFFIXES:
         if not Path(text).is_file():
             raise RecipeError(f"{text}: no such file")
@@ -61,15 +83,83 @@ def benchmark_source(
 
 
 def evaluate_model(
-    model: Path, source: ProblemSource, stage: EvaluateStage, *, seed: int = 0
+    model: Path, source: ProblemSource, stage: EvaluateStage, *, out: Path | None, seed: int = 0
 ) -> dict[str, Any]:
-    """Pass@1 and Pass@k of one model with intervals, over all problems and per sub-domain."""
+    """The result of one model (see `stages.evaluate.summarise`); every sample, the settings and the
+    result are kept in the directory "out" of the result.
+
+    The same call goes on where an earlier one was stopped. `out` None = beside the model, in a
+    directory that is named after benchmark and settings. Raises RecipeError for a directory that
+    holds an evaluation with other settings.
+    """
     problems = read_problems(source, seed)
-    with standalone_context(stage, seed) as context:
-        groups = sample_model(
-            context, model, problems, stage.sampling, stage.num_samples, seed=context.seed("eval")
+    described = describe_benchmark(source, problems)
+    settings = {
+        "data_sha256": described["data"]["sha256"],
+        "model": fingerprint(model),
+        "num_samples": stage.num_samples,
+        "sampling": stage.sampling.model_dump(mode="json"),
+        "seed": seed,
+    }
+    directory = out or default_directory(model, source, settings)
+    require_same_settings(directory, settings)
+    with locked(directory), standalone_context(stage, seed) as context:
+        request = SampleRequest(
+            model, problems, stage.sampling, stage.num_samples, context.seed("eval")
         )
-    return summarise(groups, stage.k, num_bootstrap=stage.num_bootstrap, seed=seed)
+        samples = collect_samples(request, directory / "samples.jsonl", context, {})
+    result = summarise(samples, stage.k, num_bootstrap=stage.num_bootstrap, seed=seed) | described
+    result["sampling"] = settings["sampling"]
+    write_json_atomic(directory / "result.json", result)
+    return {**result, "out": str(directory)}
+
+
+def default_directory(model: Path, source: ProblemSource, settings: dict[str, Any]) -> Path:
+    """Beside the model: `<model>-eval/<benchmark>-<hash of the settings>`."""
+    match source:
+        case BenchmarkProblems():
+            name = source.name
+        case ProblemFile() | ProblemHub():
+            name = Path(source.path).stem
+        case GeneratedProblems():
+            name = next(iter(source.tasks))
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    path = model.resolve()
+    return path.with_name(f"{path.name}-eval") / f"{name}-{digest[:8]}"
+
+
+def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:
+    """Writes `settings` to the directory, or checks that those in it are the same."""
+    path = directory / "settings.json"
+    if not path.exists():
+        write_json_atomic(path, settings)
+        return
+    before = read_json(path)
+    different = [
+        f"{key} was {before.get(key)}, now {value}"
+        for key, value in settings.items()
+        if before.get(key) != value
+    ]
+    if different:
+        raise RecipeError(
+            f"--out {directory}: holds an evaluation with other settings ({'; '.join(different)}); "
+            "name another directory"
+        )
+
+
+def fingerprint(model: Path) -> str:
+    """SHA-256 that tells model directories apart: names and sizes of all files, the content of
+    small ones, and both ends of large ones.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in model.iterdir() if path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(FINGERPRINT_BYTES))
+            file.seek(max(0, size - FINGERPRINT_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def probe_models(
@@ -148,12 +238,33 @@ def standalone_context(stage: EvaluateStage | ProbeStage, seed: int) -> Iterator
         yield make_context(recipe, run.path / "recipe.yaml", run, stage.name, stage_dir, Meter())
 
 
-def evaluate_stage(*, num_samples: int, k: list[int], sampling: Sampling) -> EvaluateStage:
-    """The stage that `vibelite eval` runs."""
-    if max(k) > num_samples:
-        raise RecipeError(f"--num-samples {num_samples}: must be at least --k {max(k)}")
+def evaluate_stage(
+    bench: str,
+    *,
+    num_samples: int | None,
+    k: Sequence[int],
+    sampling: Mapping[str, float | None],
+) -> EvaluateStage:
+    """The stage that `vibelite eval` runs. What is None, and an empty `k`, are the report's values
+    for its benchmarks, and those of DEFAULT_SAMPLING for others.
+    """
+    preset = BENCHMARKS.get(bench)
+    defaults = DEFAULT_SAMPLING
+    if preset is not None:
+        defaults = {name: getattr(preset, name) for name in DEFAULT_SAMPLING}
+    values = {name: value for name, value in sampling.items() if value is not None}
+    count = num_samples or int(defaults["num_samples"])
+    ks = list(k) or [min(DEFAULT_K, count)]
+    if max(ks) > count:
+        raise RecipeError(f"--num-samples {count}: must be at least --k {max(ks)}")
+    chosen = {name: value for name, value in defaults.items() if name != "num_samples"} | values
     return EvaluateStage(
-        kind="evaluate", benchmarks=[BASE], num_samples=num_samples, k=k, sampling=sampling
+        kind="evaluate",
+        benchmarks=[BASE],
+        num_samples=count,
+        k=ks,
+        sampling=Sampling.model_validate(chosen),
+        num_bootstrap=NUM_BOOTSTRAP,
     )
 
 

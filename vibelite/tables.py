@@ -33,6 +33,7 @@ def evaluation_table(title: str, result: dict[str, Any]) -> str:
             *(f"{part['pass_at_k'][k]:.3f}" for k in ks),
         ]
         for name, part in result["subdomains"].items()
+        if len(result["subdomains"]) > 1
     ]
     low, high = result["pass_at_1_ci"]
     rows.append(
@@ -44,8 +45,53 @@ def evaluation_table(title: str, result: dict[str, Any]) -> str:
             *(f"{result['pass_at_k'][k]:.3f}" for k in ks),
         ]
     )
-    samples = f"{result['num_samples']} samples per problem, {result['truncated']:.1%} cut off"
-    return f"{title}\n{format_table(header, rows)}\n{samples}"
+    return "\n".join([title, format_table(header, rows), *evaluation_notes(result)])
+
+
+def evaluation_notes(result: dict[str, Any]) -> list[str]:
+    """The lines under the table: how it was sampled, on what, and what others have scored."""
+    num_samples = result["num_samples"]
+    parts = [f"{num_samples} samples per problem, so Pass@1 is avg@{num_samples}"]
+    if result["pass_at_1_sampling_error"] is not None:
+        parts.append(f"other samples would change it by {result['pass_at_1_sampling_error']:.3f}")
+    lines = [", ".join(parts)]
+    if result["cons_at_n"] is not None:
+        low, high = result["cons_at_n_ci"]
+        lines.append(
+            f"cons@{num_samples} {result['cons_at_n']:.3f} ({low:.3f} to {high:.3f}), the majority "
+            f"of the answers; {result['num_ties']} problems with a tie count in part"
+        )
+    lines.append(
+        f"{result['truncated']:.1%} cut off, {result['unverifiable']:.1%} unverifiable, "
+        f"{result['mean_tokens']:.1f} tokens on average"
+    )
+    if "letters" in result:
+        shares = ", ".join(f"{letter} {share:.1%}" for letter, share in result["letters"].items())
+        lines.append(f"letters chosen: {shares}")
+    return [*lines, data_note(result["data"]), *published_notes(result.get("published"))]
+
+
+def data_note(data: dict[str, Any]) -> str:
+    """The problems a score was measured on."""
+    name, window = data.get("name"), data.get("window")
+    parts = [f"{data['num_problems']} problems", f"sha256 {data['sha256'][:16]}"]
+    if name:
+        parts[0] = f"{name}: {data['num_problems']} of {data['official_num_problems']} problems"
+        parts.append(f"from {data['from']}")
+    if window:
+        parts.append(f"contests of {window[0]} to {window[1]}")
+    return ", ".join(parts)
+
+
+def published_notes(published: dict[str, Any] | None) -> list[str]:
+    """Published scores, best first."""
+    if not published:
+        return []
+    scores = sorted(published["pass_at_1"].items(), key=lambda item: -item[1])
+    return [
+        f"published Pass@1, {published['source']}:",
+        *(f"  {score:.3f}  {model}" for model, score in scores),
+    ]
 
 
 def probe_table(result: dict[str, Any]) -> str:

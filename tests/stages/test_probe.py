@@ -5,7 +5,6 @@ from statistics import fmean
 
 import pytest
 
-from vibelite.stages.evaluate import summarise
 from vibelite.stages.probe import choose_specialist, mean_pass_at_k
 from vibelite.types import Completion, FinishReason, Group, Problem, Verdict
 
@@ -48,15 +47,3 @@ def make_score(step, pass_at_k, pass_at_1):
 )
 def test_the_specialist_is_the_argmax(scores, winner):
     assert choose_specialist([make_score(*score) for score in scores], "algebra") == winner
-
-
-def test_summary_of_an_evaluation_by_hand():
-    result = summarise(GROUPS, [2, 8], num_bootstrap=500, seed=0)
-    assert result["num_problems"] == 3 and result["num_samples"] == 4
-    assert result["pass_at_1"] == pytest.approx(4 / 12)
-    assert result["pass_at_k"] == pytest.approx({"2": (0.5 + 1.0 + 0.0) / 3})  # no Pass@8 of 4
-    assert result["truncated"] == pytest.approx(1 / 3)
-    assert result["mean_tokens"] == 3
-    assert result["subdomains"]["number"]["pass_at_1"] == 0
-    low, high = result["pass_at_1_ci"]
-    assert 0 <= low < result["pass_at_1"] < high <= 1

@@ -69,6 +69,18 @@ def paired_difference(
     )
 
 
+def sampling_error(num_correct: Sequence[int], num_samples: int) -> float | None:
+    """Standard error of Pass@1 for other samples of the same problems; None for one sample each.
+
+    `num_correct` [P] of `num_samples` were right. With p_i the share of problem i:
+    sqrt(sum_i p_i (1 - p_i) / (n - 1)) / P, the binomial variance estimated without bias.
+    """
+    if num_samples < 2:
+        return None
+    shares = np.asarray(num_correct, dtype=np.float64) / num_samples
+    return float(np.sqrt((shares * (1 - shares)).sum() / (num_samples - 1)) / len(shares))
+
+
 def check_values(array: np.ndarray, bounds: tuple[float, float], *, level: float) -> None:
     """Raises ValueError where an interval has no meaning."""
     if array.size == 0:

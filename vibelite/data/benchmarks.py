@@ -14,9 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vibelite.data.published_scores import SOURCE, published_scores
 from vibelite.data.rows import Rows, problem_from_row, read_rows
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import BenchmarkProblems, Columns, ProblemFile, ProblemHub
+from vibelite.recipe.data_section import (
+    BenchmarkProblems,
+    Columns,
+    ProblemFile,
+    ProblemHub,
+    ProblemSource,
+)
 from vibelite.types import Problem
 
 # As in the files of the report's evaluation repository.
@@ -128,6 +135,26 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
     if not problems:
         raise DataError(f"{rows.name}: no rows" + (" in the window" if benchmark.window else ""))
     return problems
+
+
+def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> dict[str, Any]:
+    """What a score was measured on, and the published scores beside which it may be put.
+
+    "data": hash and number of the problems; of the report's benchmarks also their name, window and
+    official number.
+    """
+    data: dict[str, Any] = {"sha256": content_hash(problems), "num_problems": len(problems)}
+    if not isinstance(source, BenchmarkProblems):
+        return {"data": data}
+    benchmark = BENCHMARKS[source.name]
+    data |= {
+        "name": benchmark.title,
+        "official_num_problems": benchmark.num_problems,
+        "window": list(benchmark.window) if benchmark.window else None,
+        "from": Path(source.path).name or f"{benchmark.hub}@{benchmark.revision}",
+    }
+    published = {"source": SOURCE, "pass_at_1": published_scores(source.name)}
+    return {"data": data, "published": published}
 
 
 def content_hash(problems: Sequence[Problem]) -> str:

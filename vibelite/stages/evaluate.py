@@ -1,19 +1,26 @@
-"""Pass@1 and Pass@k of models on problem sets, with confidence intervals over problems."""
+"""Pass@1, Pass@k and the majority's answer of models on problem sets, with confidence intervals
+over problems.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from vibelite.algorithms.majority_vote import majority_vote
 from vibelite.algorithms.pass_at_k import pass_at_k
-from vibelite.algorithms.statistics import mean_with_interval
+from vibelite.algorithms.statistics import mean_with_interval, sampling_error
+from vibelite.data.benchmarks import describe_benchmark
 from vibelite.models.load import load_policy
 from vibelite.recipe.stage_section import BASE, EvaluateStage, Sampling
-from vibelite.run_dir import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic
-from vibelite.stages.context import StageContext, build_engine, sampling_settings, subdomains_of
-from vibelite.stages.rollout import sample_groups, sample_rows
+from vibelite.run_dir import read_json, write_json_atomic
+from vibelite.stages.context import StageContext, build_engine, sampling_settings
+from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
+from vibelite.stages.rollout import sample_groups
 from vibelite.telemetry.recorder import stage_cost
 from vibelite.types import Group, Problem
 
@@ -36,13 +43,23 @@ def run(stage: EvaluateStage, context: StageContext) -> None:
                     }
                 )
     write_json_atomic(context.stage_dir.path / "results.json", rows)
-    parts = sorted((context.stage_dir.path / "models").glob("*.jsonl"))
-    write_jsonl_atomic(
-        context.stage_dir.samples_path, (row for part in parts for row in read_jsonl(part))
-    )
-    for part in parts:
-        part.unlink()
+    parts = context.stage_dir.path / "models"
+    join_files(sorted(parts.glob("*.jsonl")), context.stage_dir.samples_path)
     context.stage_dir.finish(models={})
+    for part in parts.glob("*.jsonl"):
+        part.unlink()
+
+
+def join_files(parts: Sequence[Path], target: Path) -> None:
+    """Writes the parts one after the other to `target`, whole or not at all."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    with open(temporary, "wb") as joined:
+        for part in parts:
+            with open(part, "rb") as file:
+                shutil.copyfileobj(file, joined)
+        joined.flush()
+        os.fsync(joined.fileno())
+    os.replace(temporary, target)
 
 
 def stages_before(stage: EvaluateStage, context: StageContext) -> list[str]:
@@ -68,19 +85,14 @@ def evaluate_once(
     path = context.stage_dir.path / "models" / f"{key}.json"
     if not path.exists():
         problems = context.problems(benchmark)
-        groups = sample_model(
-            context,
-            model,
-            problems,
-            stage.sampling,
-            stage.num_samples,
-            seed=context.seed(benchmark),
+        request = SampleRequest(
+            model, problems, stage.sampling, stage.num_samples, context.seed(benchmark)
         )
-        rows = ({"key": key, **row} for row in sample_rows(groups))
-        write_jsonl_atomic(path.with_suffix(".jsonl"), rows)
+        samples = collect_samples(request, path.with_suffix(".jsonl"), context, {"key": key})
         result = summarise(
-            groups, stage.k, num_bootstrap=stage.num_bootstrap, seed=context.seed("bootstrap")
+            samples, stage.k, num_bootstrap=stage.num_bootstrap, seed=context.seed("bootstrap")
         )
+        result |= describe_benchmark(context.recipe.data.problems[benchmark], problems)
         context.recorder.record_work("evaluate", model=key, benchmark=benchmark)
         write_json_atomic(path, result)
     return read_json(path)
@@ -106,37 +118,85 @@ def sample_model(
 
 
 def summarise(
-    groups: Sequence[Group], ks: Sequence[int], *, num_bootstrap: int, seed: int
+    samples: Sequence[Mapping[str, Any]], ks: Sequence[int], *, num_bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    """Pass@1 and Pass@k over problems with 95% bootstrap intervals, per sub-domain too, truncation
-    and length.
-    """
-    num_samples = len(groups[0].completions)
-    completions = [completion for group in groups for completion in group.completions]
+    """The result of one model on one benchmark, from the rows of its samples.
 
-    def estimate(chosen: Sequence[Group], k: int) -> tuple[float, float, float]:
-        values = [pass_at_k(num_samples, group.num_correct, k) for group in chosen]
+    pass_at_1 is the mean share of correct samples (avg@n); its interval, by the bootstrap over
+    problems, is for another set of such problems; pass_at_1_sampling_error (None for one sample) is
+    for other samples of the same problems. cons_at_n is the majority's score; num_ties counts the
+    problems whose first place is shared. Where no sample has a comparable answer (code) both are
+    None. Raises AssertionError where problems have different numbers of samples.
+    """
+    by_problem: dict[str, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        by_problem.setdefault(sample["problem_id"], []).append(sample)
+    groups = list(by_problem.values())
+    num_samples = len(groups[0])
+    assert {len(group) for group in groups} == {num_samples}, "unequal numbers of samples"
+
+    def estimate(values: Sequence[float]) -> tuple[float, float, float]:
         return mean_with_interval(values, num_bootstrap=num_bootstrap, seed=seed)
 
-    ks = [k for k in ks if k <= num_samples]
-    by_k = {k: estimate(groups, k) for k in ks}
-    pass_at_1, low, high = estimate(groups, 1)
-    subdomains = {}
-    for subdomain in subdomains_of([group.problem for group in groups]):
-        chosen = [group for group in groups if group.problem.subdomain == subdomain]
-        subdomains[subdomain] = {
-            "num_problems": len(chosen),
-            "pass_at_1": estimate(chosen, 1)[0],
-            "pass_at_k": {str(k): estimate(chosen, k)[0] for k in ks},
-        }
+    num_correct = [sum(sample["correct"] is True for sample in group) for group in groups]
+    scores = {
+        k: [pass_at_k(num_samples, count, k) for count in num_correct]
+        for k in dict.fromkeys([1, *ks])
+        if k <= num_samples
+    }
+    by_k = {str(k): estimate(scores[k]) for k in scores if k in ks}
+    pass_at_1, low, high = estimate(scores[1])
     return {
         "num_problems": len(groups),
         "num_samples": num_samples,
         "pass_at_1": pass_at_1,
         "pass_at_1_ci": [low, high],
-        "pass_at_k": {str(k): value for k, (value, _, _) in by_k.items()},
-        "pass_at_k_ci": {str(k): [low, high] for k, (_, low, high) in by_k.items()},
-        "subdomains": subdomains,
-        "truncated": fmean(completion.finish_reason == "length" for completion in completions),
-        "mean_tokens": fmean(len(completion.token_ids) for completion in completions),
+        "pass_at_1_sampling_error": sampling_error(num_correct, num_samples),
+        "pass_at_k": {k: value for k, (value, _, _) in by_k.items()},
+        "pass_at_k_ci": {k: [low, high] for k, (_, low, high) in by_k.items()},
+        **consensus(groups, estimate),
+        "subdomains": by_subdomain(groups, scores, ks),
+        "truncated": fmean(sample["finish_reason"] == "length" for sample in samples),
+        "unverifiable": fmean(sample["correct"] is None for sample in samples),
+        "mean_tokens": fmean(sample["num_tokens"] for sample in samples),
+    }
+
+
+def consensus(
+    groups: Sequence[Sequence[Mapping[str, Any]]],
+    estimate: Callable[[Sequence[float]], tuple[float, float, float]],
+) -> dict[str, Any]:
+    """cons@n over problems with its interval, and the number of ties."""
+    if not any("answer" in sample for group in groups for sample in group):
+        return {"cons_at_n": None, "cons_at_n_ci": None, "num_ties": None}
+    votes = [
+        majority_vote(
+            [sample.get("answer") for sample in group],
+            [sample["correct"] is True for sample in group],
+        )
+        for group in groups
+    ]
+    score, low, high = estimate([score for score, _ in votes])
+    num_ties = sum(num_winners > 1 for _, num_winners in votes)
+    return {"cons_at_n": score, "cons_at_n_ci": [low, high], "num_ties": num_ties}
+
+
+def by_subdomain(
+    groups: Sequence[Sequence[Mapping[str, Any]]],
+    scores: Mapping[int, Sequence[float]],
+    ks: Sequence[int],
+) -> dict[str, dict[str, Any]]:
+    """Number of problems, Pass@1 and Pass@k by sub-domain; `scores[k]` is Pass@k by problem."""
+    members: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group[0]["subdomain"], []).append(place)
+    return {
+        subdomain: {
+            "num_problems": len(places),
+            "pass_at_1": fmean(scores[1][place] for place in places),
+            "pass_at_k": {
+                str(k): fmean(scores[k][place] for place in places) for k in scores if k in ks
+            },
+        }
+        for subdomain, places in members.items()
     }
