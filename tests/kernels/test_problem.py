@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import vibelite
 from tests.kernels.problems import INTERPRETED, make_case
-from vibelite.kernels import chunked, linear_logprobs
+from vibelite.kernels import active_columns, chunked, linear_logprobs
 from vibelite.kernels.problem import Problem, Wanted
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="nothing here depends on the implementation")
@@ -89,3 +93,24 @@ def test_dead_rows_never_reach_the_backward_products() -> None:
         upstream = (case.grad_logprobs, case.grad_entropy)
         chunked.backward(problem, statistics, *upstream, Wanted(hidden=True, weight=False))
     assert largest.elements <= 5_000 * 16  # the view of the weight; all rows' logits are 3 million
+
+
+def test_a_tolerant_backward_pass_never_holds_more_than_its_rows() -> None:
+    case = make_case(600, 16, 50_000)
+    problem = Problem(case.hidden, case.weight, case.targets)
+    call = active_columns.Call(
+        chunked, problem, chunked.forward(problem), (case.grad_logprobs, case.grad_entropy)
+    )
+    with LargestTensor() as largest:
+        active_columns.backward(call, Wanted(hidden=True, weight=True), 1e-2)
+    assert largest.elements <= chunked.ROW_ELEMENTS["cpu"] < 600 * 50_000
+
+
+def test_no_other_file_of_the_package_normalises_whole_rows_of_logits() -> None:
+    package = Path(vibelite.__file__).parent
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"log_softmax|cross_entropy\(|\bsoftmax\(.*dim", path.read_text())
+    }
+    assert found == {"kernels/reference.py"}
