@@ -1,6 +1,8 @@
 """Pass@k against the enumeration of every way to draw k samples."""
 
+from fractions import Fraction
 from itertools import combinations
+from math import comb
 
 import pytest
 
@@ -15,6 +17,16 @@ def test_equals_the_share_of_draws_with_a_correct_sample(num_samples):
             draws = [any(draw) for draw in combinations(outcomes, k)]
             expected = sum(draws) / len(draws)
             assert pass_at_k(num_samples, num_correct, k) == pytest.approx(expected, abs=1e-14)
+
+
+@pytest.mark.parametrize("num_samples", [16, 64, 256])
+def test_equals_exact_arithmetic_at_the_sizes_of_the_report(num_samples):
+    for num_correct in range(num_samples + 1):
+        for k in (1, 2, 8, num_samples // 2, num_samples):
+            wrong = Fraction(comb(num_samples - num_correct, k), comb(num_samples, k))
+            assert pass_at_k(num_samples, num_correct, k) == pytest.approx(
+                float(1 - wrong), abs=2e-15
+            )
 
 
 def test_k_of_one_is_the_pass_rate():

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from vibelite.algorithms.statistics import mean_with_interval, paired_difference
+from vibelite.algorithms.statistics import (
+    mean_with_interval,
+    paired_difference,
+    sampling_error,
+)
 
 NUM_BOOTSTRAP = 1000
 
@@ -30,6 +34,26 @@ def test_interval_covers_the_mean_of_pass_rates():
 
     share, error = coverage(draw, truth=1 / 3)
     assert abs(share - 0.95) < 3 * error
+
+
+def test_interval_covers_pass_rates_of_30_problems_with_64_samples():
+    # The report's AIME and HMMT; benchmarks/interval_coverage.py has more trials and shapes.
+    def draw(generator):
+        return generator.binomial(64, generator.beta(1.0, 1.0, size=30)) / 64
+
+    share, error = coverage(draw, truth=0.5, num_trials=1000)
+    assert abs(share - 0.95) < 3 * error
+
+
+def test_sampling_error_by_hand_and_by_simulation():
+    # (1/4 3/4 + 1/2 1/2) / 3, under the root, over 2 problems.
+    assert sampling_error([1, 2], 4) == pytest.approx(((3 / 16 + 1 / 4) / 3) ** 0.5 / 2)
+    assert sampling_error([1, 0], 1) is None
+    generator = np.random.default_rng(5)
+    chances = generator.random(30)
+    counts = generator.binomial(64, chances, size=(4000, 30))
+    estimates = [sampling_error(row.tolist(), 64) or 0.0 for row in counts[:200]]
+    assert np.mean(estimates) == pytest.approx((counts / 64).mean(axis=1).std(), rel=0.05)
 
 
 def test_interval_covers_a_rare_success():
