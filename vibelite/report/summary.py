@@ -82,6 +82,8 @@ def model_table(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     if any(row["usd"] is not None for row in rows):
         columns.append(("$", lambda row: number(row["usd"], ".4f")))
     counts = f"{rows[0]['num_problems']} problems, {rows[0]['num_samples']} samples each"
+    if data := rows[0].get("data"):
+        counts += f", sha256 {data['sha256'][:12]}"
     return make_table(rows, columns, title=f"{benchmark}: {counts}")
 
 
