@@ -15,6 +15,7 @@ from tests.training.gradients import set_gradients, weights_of
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training import host_adamw, transfer
+from vibelite.training.checkpoint import load_training_state, save_training_state
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.transfer import Buffer, Transfer
 
@@ -96,6 +97,39 @@ def test_an_error_of_the_hosts_work_is_raised(copies):
         copies.wait_for_host()
 
 
+def own_master(parameter: torch.Tensor, _: torch.device) -> torch.Tensor:
+    """A master that shares no memory with its weights, as on a GPU's host."""
+    return parameter.detach().float().clone()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_resumed_master_starts_from_the_loaded_weights(copies, monkeypatch, tmp_path, dtype):
+    monkeypatch.setattr(host_adamw, "float32_master", own_master)
+    training, config = Training(dtype=dtype), Optimizer(kind="adamw_cpu", lr=1e-3)
+
+    def start(seed):
+        policy = tiny_policy(seed)
+        policy.model.to(getattr(torch, dtype))
+        optimizer = PolicyOptimizer(policy, config, num_steps=5, training=training)
+        monkeypatch.setattr(optimizer._update, "_transfer", copies)
+        return policy, optimizer
+
+    def train(policy, optimizer, steps):
+        for step in steps:
+            set_gradients(policy, step)
+            optimizer.step(step)
+            optimizer.finish()
+
+    whole, optimizer = start(0)
+    train(whole, optimizer, range(3))
+    save_training_state(tmp_path, 3, whole, optimizer)
+    train(whole, optimizer, range(3, 5))
+    resumed, optimizer = start(9)
+    load_training_state(tmp_path, resumed, optimizer)
+    train(resumed, optimizer, range(3, 5))
+    assert all(map(torch.equal, weights_of(whole), weights_of(resumed)))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_asynchronous_update_has_the_bits_of_the_synchronous_one(copies, monkeypatch, dtype):
     training, config = Training(dtype=dtype), Optimizer(kind="adamw_cpu", lr=1e-3)
@@ -107,6 +141,10 @@ def test_the_asynchronous_update_has_the_bits_of_the_synchronous_one(copies, mon
         assert isinstance(optimizer._update, host_adamw.HostAdamW)
         if asynchronous:
             monkeypatch.setattr(optimizer._update, "_transfer", copies)
+            for index, parameter in enumerate(optimizer._update.parameters):
+                master = optimizer._update._masters[index]
+                parameter.data = parameter.data.clone()
+                assert master.data_ptr() != parameter.data_ptr()
         for step in range(5):
             set_gradients(policy, step)
             metrics = optimizer.step(step)

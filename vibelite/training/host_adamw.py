@@ -115,12 +115,14 @@ class HostAdamW:
         self.finish()
         (saved,) = state["optimizers"]
         self._optimizer.load_state_dict(saved)
+        for parameter, master in zip(self.parameters, self._masters, strict=True):
+            master.copy_(parameter)  # a float32 weight, which was saved as such
         for index, values in zip(self._own_masters(), state["masters"], strict=True):
             self._masters[index].copy_(values)
-            self.parameters[index].copy_(self._masters[index])
+            self.parameters[index].copy_(values)
 
     def _own_masters(self) -> list[int]:
-        """Which masters say more than the weights; a float32 weight is saved as such."""
+        """Which masters say more than the weights."""
         return [i for i, p in enumerate(self.parameters) if p.dtype != torch.float32]
 
     @torch.no_grad()

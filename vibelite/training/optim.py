@@ -125,7 +125,9 @@ class PolicyOptimizer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a `state_dict` of the same kind of optimizer over the same parameters."""
+        """Restores a `state_dict` of the same kind of optimizer over the same parameters, whose
+        saved values are in place already.
+        """
         if state.get("kind") != self._config.kind:
             raise CheckpointError(
                 f"the saved state is that of optimizer.kind {state.get('kind')}, "
