@@ -1,23 +1,72 @@
 """Packed attention: no leak between sequences, and the gradient of the unpacked computation."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from tests.policies import random_sequences, tiny_policy
-from vibelite.data.batching import pack
-from vibelite.models.attention import packed_layout
+from vibelite.data.batching import TrainingSequence, pack
+from vibelite.errors import VibeLiteError
+from vibelite.models import attention
+from vibelite.models.attention import attention_forward, packed_layout, runs_varlen
+from vibelite.models.policy import Policy
 
 CPU = torch.device("cpu")
+States = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+LENGTHS = [1, 50, 7, 26, 64, 3, 3, 24, 65]
+
+
+def random_heads(
+    lengths: list[int], *, dtype: torch.dtype, device: str = "cpu", head_size: int = 16
+) -> tuple[States, torch.Tensor, torch.Tensor]:
+    """Queries of 6 heads, keys and values of 2 [1, heads, N, D], boundaries, an upstream
+    gradient.
+    """
+    generator = torch.Generator().manual_seed(0)
+    num = sum(lengths)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    query, key, value = (draw(1, heads, num, head_size).requires_grad_() for heads in (6, 2, 2))
+    boundaries = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
+    return (query, key, value), boundaries, draw(1, num, 6, head_size)
+
+
+def attend(states: States, boundaries: torch.Tensor, scaling: float) -> torch.Tensor:
+    module = torch.nn.Module()
+    output, _ = attention_forward(
+        module, *states, None, packed_layout(boundaries), scaling=scaling, sliding_window=None
+    )
+    return output
+
+
+def plain_attention(states: States, lengths: list[int], scaling: float) -> torch.Tensor:
+    """One sequence after the other, by the definition."""
+    query, key, value = states
+    outputs, start = [], 0
+    for length in lengths:
+        q, k, v = (x[0, :, start : start + length] for x in (query, key, value))
+        k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], 0) for x in (k, v))
+        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        scores = (q @ k.transpose(1, 2) * scaling).masked_fill(later, -torch.inf)
+        outputs.append((scores.softmax(-1) @ v).transpose(0, 1))
+        start += length
+    return torch.cat(outputs)[None]
 
 
 def test_buckets_hold_every_token_once_and_waste_less_than_half():
     lengths = [1, 50, 7, 26, 25, 3, 3, 24]
-    boundaries = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
-    layout = packed_layout(boundaries)
-    tokens = torch.cat([bucket.token_index for bucket in layout.buckets])
-    assert sorted(tokens.tolist()) == list(range(sum(lengths)))
+    layout = packed_layout(torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]))
+    grouped = [[end - start for start, end in group] for group in layout.groups]
+    assert grouped == [[50, 26, 25], [24], [7], [3, 3], [1]]
+    held = torch.cat([bucket.token_index for bucket in layout.buckets])
+    assert held[layout.slots].tolist() == list(range(sum(lengths)))
+    assert len(set(layout.slots.tolist())) == sum(lengths)
     for bucket in layout.buckets:
-        assert len(bucket.token_index) >= bucket.num_rows * bucket.width / 2
-        assert len(set(bucket.slots.tolist())) == len(bucket.slots)
+        assert len(bucket.token_index) == bucket.num_rows * bucket.width
+        assert len(bucket.token_index.unique()) >= bucket.num_rows * bucket.width / 2
 
 
 def test_packed_log_probs_equal_those_of_each_sequence_alone():
@@ -28,13 +77,58 @@ def test_packed_log_probs_equal_those_of_each_sequence_alone():
     torch.testing.assert_close(packed, alone, rtol=0, atol=2e-5)
 
 
-def test_a_sequence_does_not_see_its_neighbours():
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 2e-6)], ids=["f64", "f32"]
+)
+def test_packed_attention_and_its_gradients_are_those_of_the_definition(dtype, tolerance):
+    states, boundaries, upstream = random_heads(LENGTHS, dtype=dtype)
+    query, key, value = (state.detach().double().requires_grad_() for state in states)
+    exact = query, key, value
+    output = attend(states, boundaries, 0.3)
+    expected = plain_attention(exact, LENGTHS, 0.3)
+    pairs = [(output, expected)]
+    gradients = torch.autograd.grad(output, states, upstream)
+    pairs += zip(gradients, torch.autograd.grad(expected, exact, upstream.double()), strict=True)
+    for found, wanted in pairs:
+        scale = wanted.abs().max().item()
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance * scale)
+
+
+def test_no_gradient_crosses_from_one_sequence_into_another():
+    states, boundaries, _ = random_heads(LENGTHS, dtype=torch.float32)
+    output = attend(states, boundaries, 0.3)
+    start, end = sum(LENGTHS[:4]), sum(LENGTHS[:5])
+    for gradient in torch.autograd.grad(output[:, start:end].square().sum(), states):
+        own = gradient[:, :, start:end]
+        assert own.abs().max() > 0
+        assert gradient.count_nonzero() == own.count_nonzero()
+
+
+@pytest.mark.parametrize("perturbed", [0, 1, 3])
+def test_changing_a_sequence_changes_no_bit_of_another(perturbed):
+    """Other tokens in one sequence; the log-probs and entropies of the others stay bit for bit."""
     policy = tiny_policy()
-    first, second, other = random_sequences(3, seed=5)
-    with_second, _ = policy.logprobs(pack([first, second], CPU))
-    with_other, _ = policy.logprobs(pack([first, other], CPU))
-    own = sum(first.completion_mask)
-    torch.testing.assert_close(with_second[:own], with_other[:own], rtol=0, atol=1e-5)
+    sequences = random_sequences(4, seed=5, longest=40)
+    changed = list(sequences)
+    tokens = [(token + 17) % 280 for token in sequences[perturbed].token_ids]
+    changed[perturbed] = replace(sequences[perturbed], token_ids=tokens)
+    ends = torch.tensor([sum(s.completion_mask) for s in sequences]).cumsum(0).tolist()
+    for before, after in zip(
+        policy.logprobs(pack(sequences, CPU)), policy.logprobs(pack(changed, CPU)), strict=True
+    ):
+        for index, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            assert torch.equal(before[start:end], after[start:end]) == (index != perturbed)
+
+
+def test_changing_a_token_changes_no_bit_before_it():
+    policy = tiny_policy()
+    tokens = list(range(10, 50))
+    mask = [False] + [True] * 39
+    before, _ = policy.logprobs(pack([TrainingSequence(tokens, mask)], CPU))
+    tokens[25] = 99
+    after, _ = policy.logprobs(pack([TrainingSequence(tokens, mask)], CPU))
+    assert torch.equal(before[:24], after[:24])  # log-probs of tokens 1 to 24
+    assert (before[24:] != after[24:]).all()
 
 
 def test_log_probs_agree_with_transformers_own_forward():
@@ -58,18 +152,92 @@ def test_log_probs_agree_with_transformers_own_forward():
     )
 
 
-def test_packed_gradient_equals_the_sum_of_unpacked_gradients():
-    sequences = random_sequences(7, seed=3, longest=33)
+def in_float64(policy: Policy) -> Policy:
+    """The same policy with float64 throughout: transformers' norms compute in float32."""
+    policy.model.double()
+    for module in policy.model.modules():
+        if type(module).__name__ == "Qwen2RMSNorm":
+            module.forward = lambda x, m=module: (
+                m.weight * x * (x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon).rsqrt()
+            )
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("convert", "tolerance"),
+    [(in_float64, 1e-12), (lambda policy: policy, 2e-6)],
+    ids=["float64", "float32"],
+)
+def test_packed_gradient_equals_the_sum_of_unpacked_gradients(convert, tolerance):
+    """All at once, in micro-batches of three, one by one."""
+    sequences = random_sequences(9, seed=3, longest=33)
     gradients = []
-    for groups in ([sequences], [[sequence] for sequence in sequences]):
-        policy = tiny_policy()
-        for group in groups:
-            batch = pack(group, CPU)
+    for size in (9, 3, 1):
+        policy = convert(tiny_policy())
+        for start in range(0, 9, size):
+            batch = pack(sequences[start : start + size], CPU)
             logprobs, entropy = policy.logprobs(batch)
             weights = batch.token_weights[batch.completion_mask]
             (weights * (logprobs + 0.1 * entropy)).sum().backward()
-        gradients.append(
-            torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
+        gradients.append([p.grad for p in policy.model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(list(policy.model.parameters()))
+    for packed, fewer, alone in zip(*gradients, strict=True):
+        scale = alone.abs().max().item()
+        torch.testing.assert_close(packed, alone, rtol=0, atol=tolerance * scale)
+        torch.testing.assert_close(fewer, alone, rtol=0, atol=tolerance * scale)
+
+
+def test_a_sequence_longer_than_a_sliding_window_is_refused():
+    states, boundaries, _ = random_heads([9, 33], dtype=torch.float32)
+    layout = packed_layout(boundaries)
+    attention_forward(torch.nn.Module(), *states, None, layout, sliding_window=33)
+    with pytest.raises(VibeLiteError, match="last 32 tokens only, and a sequence has 33"):
+        attention_forward(torch.nn.Module(), *states, None, layout, sliding_window=32)
+
+
+def test_a_cpu_never_takes_the_gpu_path():
+    states, boundaries, _ = random_heads([9, 33], dtype=torch.bfloat16)
+    assert not runs_varlen(states[0])
+    assert attend(states, boundaries, 0.3).isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_size", [64, 128])
+def test_flash_attention_is_as_exact_as_the_buckets(dtype, head_size, monkeypatch):
+    """Outputs and gradients against float64, and nothing from other sequences."""
+    lengths = [*LENGTHS, 1000, 513]
+    states, boundaries, upstream = random_heads(
+        lengths, dtype=dtype, device="cuda", head_size=head_size
+    )
+    query, key, value = (state.detach().double().requires_grad_() for state in states)
+    exact = query, key, value
+    wanted = [plain_attention(exact, lengths, 0.1)]
+    wanted += torch.autograd.grad(wanted[0], exact, upstream.double())
+    assert runs_varlen(states[0][0].transpose(0, 1))
+    errors = []
+    for path in ("varlen", "buckets"):
+        if path == "buckets":
+            monkeypatch.setattr(attention, "runs_varlen", lambda query: False)
+        found = [attend(states, boundaries, 0.1)]
+        found += torch.autograd.grad(found[0], states, upstream)
+        errors.append(
+            [
+                ((f.double() - w).norm() / w.norm()).item()
+                for f, w in zip(found, wanted, strict=True)
+            ]
         )
-    scale = gradients[1].abs().max().item()
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-5 * scale)
+    for varlen, buckets in zip(*errors, strict=True):
+        assert varlen < 1.5 * buckets + 1e-4
+
+
+@pytest.mark.gpu
+def test_no_gradient_crosses_sequences_on_a_gpu():
+    states, boundaries, _ = random_heads(LENGTHS, dtype=torch.bfloat16, device="cuda", head_size=64)
+    assert runs_varlen(states[0][0].transpose(0, 1))
+    output = attend(states, boundaries, 0.3)
+    start, end = sum(LENGTHS[:4]), sum(LENGTHS[:5])
+    for gradient in torch.autograd.grad(output[:, start:end].square().sum(), states):
+        own = gradient[:, :, start:end]
+        assert own.abs().max() > 0
+        assert gradient.count_nonzero() == own.count_nonzero()

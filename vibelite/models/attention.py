@@ -32,12 +32,11 @@ VARLEN_HAS_GQA_FLAG = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Sequences of similar length that attend side by side: tokens [M] of the pack, and their slots
-    in rows x width.
+    """Sequences of similar length that attend side by side in rows of `width` slots: which of the N
+    tokens each slot holds [rows x width], a row's last again and again behind its end.
     """
 
     token_index: torch.Tensor
-    slots: torch.Tensor
     num_rows: int
     width: int
 
@@ -61,17 +60,31 @@ class PackedLayout:
         return max(end - start for start, end in self.spans)
 
     @cached_property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """Every sequence once, in buckets in which no row is under half the longest: padding exists
-        inside attention only, and is at most half of it.
-        """
+    def groups(self) -> list[list[tuple[int, int]]]:
+        """The spans, longest first, in groups in which none is under half the longest."""
         groups: list[list[tuple[int, int]]] = []
         for start, end in sorted(self.spans, key=lambda span: (span[0] - span[1], span[0])):
             if groups and 2 * (end - start) >= groups[-1][0][1] - groups[-1][0][0]:
                 groups[-1].append((start, end))
             else:
                 groups.append([(start, end)])
-        return tuple(_bucket(group, self.cu_seqlens.device) for group in groups)
+        return groups
+
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The groups side by side: padding exists inside attention only, and is at most half."""
+        return tuple(_bucket(group, self.cu_seqlens.device) for group in self.groups)
+
+    @cached_property
+    def slots(self) -> torch.Tensor:
+        """Where each of the N tokens [N] is among the slots of all buckets, one after the other."""
+        slots, first = torch.empty(self.boundaries[-1], dtype=torch.long), 0
+        for group in self.groups:
+            width = group[0][1] - group[0][0]
+            for start, end in group:
+                slots[start:end] = torch.arange(first, first + end - start)
+                first += width
+        return slots.to(self.cu_seqlens.device)
 
 
 def packed_layout(cu_seqlens: torch.Tensor) -> PackedLayout:
@@ -81,11 +94,10 @@ def packed_layout(cu_seqlens: torch.Tensor) -> PackedLayout:
 
 def _bucket(spans: list[tuple[int, int]], device: torch.device) -> Bucket:
     width = spans[0][1] - spans[0][0]
-    token_index = torch.cat([torch.arange(start, end) for start, end in spans])
-    slots = torch.cat(
-        [torch.arange(end - start) + row * width for row, (start, end) in enumerate(spans)]
+    token_index = torch.cat(
+        [torch.arange(start, start + width).clamp(max=end - 1) for start, end in spans]
     )
-    return Bucket(token_index.to(device), slots.to(device), len(spans), width)
+    return Bucket(token_index.to(device), len(spans), width)
 
 
 def attention_forward(
@@ -164,7 +176,7 @@ def _attend_in_buckets(
     slot.
     """
     sharing = query.shape[1] // key.shape[1]
-    output = torch.zeros_like(query)
+    outputs = []
     for bucket in layout.buckets:
         keys, values = _pad(key, bucket), _pad(value, bucket)
         if sharing > 1 and query.device.type == "cuda":
@@ -179,9 +191,8 @@ def _attend_in_buckets(
             scale=scaling,
             enable_gqa=keys.shape[1] != query.shape[1],
         )
-        attended = attended.transpose(1, 2).flatten(0, 1).index_select(0, bucket.slots)
-        output = output.index_copy(0, bucket.token_index, attended)
-    return output
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, layout.slots)
 
 
 def _attend(
@@ -221,9 +232,8 @@ def _decode_attention(
 
 
 def _pad(states: torch.Tensor, bucket: Bucket) -> torch.Tensor:
-    """[N, heads, D] -> [rows, heads, width, D], zeros behind the end of each row."""
-    padded = states.new_zeros(bucket.num_rows * bucket.width, *states.shape[1:])
-    padded = padded.index_copy(0, bucket.slots, states.index_select(0, bucket.token_index))
+    """[N, heads, D] -> [rows, heads, width, D]; autograd keeps the result alone."""
+    padded = states.index_select(0, bucket.token_index)
     return padded.view(bucket.num_rows, bucket.width, *states.shape[1:]).transpose(1, 2)
 
 
