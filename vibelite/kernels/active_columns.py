@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from vibelite.kernels.chunked import add_product, blocks, operand, product
+from vibelite.kernels.chunked import blocks, operand, product
 from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
 
 # Share of the grad_tol at which columns are first cut off by their mass. On SmolLM2 ||dh|| is about
@@ -160,13 +160,13 @@ class ActiveSums:
         grad.zero_()
         for columns in blocks(len(order), self._gathered_columns):
             weight = operand(self._problem, self._problem.weight[columns])
-            add_product(grad, operand(self._problem, dz[:, columns]), weight)
+            _add_product(grad, operand(self._problem, dz[:, columns]), weight)
         return grad
 
     def _add_columns(self, grad: torch.Tensor, dz: torch.Tensor, active: torch.Tensor) -> None:
         for index in active.sort().values.split(self._gathered_columns):
             weight = operand(self._problem, self._problem.weight.index_select(0, index))
-            add_product(grad, operand(self._problem, dz.index_select(1, index)), weight)
+            _add_product(grad, operand(self._problem, dz.index_select(1, index)), weight)
 
     def _missing_rows(self, dz: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
         """r_t = sum of |dz_tv| ||W_v|| over the columns that are not active, [n]."""
@@ -188,8 +188,11 @@ class ActiveSums:
         if len(order) - num_dropped > DENSE_SHARE * len(order):
             self.activity.weight += len(order)
             for columns in blocks(len(order), self._gathered_columns):
-                block = product(operand(part, dz[:, columns]).T, hidden, self._dtype)
-                self.weight[columns] += block if scale is None else block.mul_(scale)
+                dz_columns = operand(part, dz[:, columns]).T
+                if scale is None:
+                    _add_product(self.weight[columns], dz_columns, hidden)
+                else:
+                    self.weight[columns] += product(dz_columns, hidden, self._dtype).mul_(scale)
             return
         self.activity.weight += len(order) - num_dropped
         dropped, active = order[:num_dropped], order[num_dropped:]
@@ -243,3 +246,11 @@ def _magnitudes(dz: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     for columns in blocks(vocab, width):
         size = num * (columns.stop - columns.start)
         yield columns, torch.abs(dz[:, columns], out=buffer[:size].view(num, -1))
+
+
+def _add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """out += left @ right in out's dtype, without a copy of the product."""
+    if left.dtype == out.dtype:
+        out.addmm_(left, right)
+    else:
+        torch.addmm(out, left, right, out_dtype=out.dtype, out=out)
