@@ -18,6 +18,7 @@ import typer
 
 from vibelite import __version__
 from vibelite.commands.decontaminate import decontaminate
+from vibelite.commands.plan import plan
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
 
 if TYPE_CHECKING:
@@ -247,6 +248,7 @@ def fuse(
     print(f"fused into {result['output']}")
 
 
+app.command()(plan)
 app.command()(decontaminate)
 
 

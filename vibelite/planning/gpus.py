@@ -1,0 +1,57 @@
+"""The GPUs that a plan can be made for, with what their makers publish. No prices: those are an
+input, because they differ from day to day and from renter to renter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vibelite.errors import RecipeError
+from vibelite.recipe.suggest import did_you_mean
+
+MIB = 1 << 20
+GIGA, TERA = 1e9, 1e12
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One device: memory as its driver shows it, memory bandwidth, and dense bfloat16 rate."""
+
+    name: str
+    memory_bytes: int
+    bytes_per_second: float
+    bf16_flops: float
+    """Floating-point operations a second with float32 accumulation, without sparsity."""
+
+
+def _gpu(name: str, memory_mib: int, gigabytes_per_second: float, bf16_teraflops: float) -> Gpu:
+    return Gpu(name, memory_mib * MIB, gigabytes_per_second * GIGA, bf16_teraflops * TERA)
+
+
+# Data sheets of the makers (SXM variants where there are several); memory as drivers report it.
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("l4-24gb", 23_034, 300, 121),
+        _gpu("a10-24gb", 23_028, 600, 125),
+        _gpu("rtx3090-24gb", 24_576, 936, 71),
+        _gpu("rtx4090-24gb", 24_564, 1_008, 165),
+        _gpu("rtx5090-32gb", 32_607, 1_792, 209),
+        _gpu("a100-40gb", 40_960, 1_555, 312),
+        _gpu("rtxa6000-48gb", 49_140, 768, 155),
+        _gpu("l40s-48gb", 46_068, 864, 362),
+        _gpu("a100-80gb", 81_920, 2_039, 312),
+        _gpu("h800-80gb", 81_559, 3_350, 989),
+        _gpu("h100-80gb", 81_559, 3_350, 989),
+        _gpu("h200-141gb", 143_771, 4_800, 989),
+        _gpu("b200-192gb", 183_359, 8_000, 2_250),
+    )
+}
+
+
+def gpu_named(name: str) -> Gpu:
+    """The listed GPU `name`; RecipeError with the list and the nearest name otherwise."""
+    if name not in GPUS:
+        hint = did_you_mean(name, GPUS)
+        raise RecipeError(f"--gpu {name}: not listed{hint}; known are {', '.join(GPUS)}")
+    return GPUS[name]

@@ -1,0 +1,202 @@
+"""How much a recipe asks for, counted before anything runs: tokens, sequences and model directories
+of every stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vibelite.errors import RecipeError
+from vibelite.recipe.data_section import GeneratedProblems
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import (
+    AnyStage,
+    EvaluateStage,
+    MGPOStage,
+    ProbeStage,
+    Sampling,
+    SFTStage,
+)
+
+# Stages that leave a model of their own, which `evaluate` tests when it names none.
+MODEL_KINDS = ("sft", "probe", "fuse", "mgpo")
+# Problems of the presets (published counts); other files are counted, the hub's sets cannot be.
+BENCHMARK_SIZES = {"aime24": 30, "aime25": 30, "hmmt25": 30, "math500": 500, "gpqa": 198}
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What a plan cannot know; each can be set with --assume NAME=VALUE."""
+
+    prompt_tokens: float = 200.0
+    """Mean tokens of a prompt."""
+    length_fraction: float = 0.5
+    """Mean tokens of a completion, as a share of max_new_tokens (of a trace: of max_tokens)."""
+    unknown_problems: float = 1000.0
+    """Problems of a set that cannot be counted beforehand."""
+    trained_fraction: float = 1.0
+    """Share of completions in groups of mixed outcome; the others have no gradient."""
+    training_efficiency: float = 0.4
+    """Share of the GPU's bfloat16 rate that forward and backward reach."""
+    decode_efficiency: float = 0.6
+    """Share of the memory bandwidth that decoding reaches."""
+    decode_step_seconds: float = 0.002
+    """Fixed time of one decoding step, beside reading weights and cache."""
+    context_gib: float = 1.0
+    """GPU memory of the CUDA context and of libraries."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """One stage in numbers; what a kind does not do is 0."""
+
+    stage: str
+    kind: str
+    num_steps: int = 0
+    prompts: float = 0.0
+    """Prompts read, over the whole stage."""
+    completions: float = 0.0
+    """Completions sampled, over the whole stage."""
+    max_new_tokens: int = 0
+    rows: int = 0
+    """Sequences decoded side by side."""
+    trained_tokens: float = 0.0
+    """Prompts included, over the whole stage."""
+    trained_length: float = 0.0
+    """Mean tokens of a trained sequence."""
+    micro_batch_tokens: int = 0
+    """The largest micro-batch."""
+    kept_models: int = 0
+    """Model directories that stay on disk."""
+    holds_reference: bool = False
+    """A second copy of the weights, for a KL penalty."""
+
+
+def stage_work(recipe: Recipe, recipe_dir: Path, assume: Assumptions) -> list[StageWork]:
+    """Every stage of the recipe in order, in numbers."""
+    return [_work_of(stage, recipe, recipe_dir, assume) for stage in recipe.stages]
+
+
+def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assume: Assumptions) -> StageWork:
+    match stage:
+        case SFTStage():
+            return _sft_work(stage, assume)
+        case MGPOStage():
+            return _mgpo_work(stage, recipe, recipe_dir, assume)
+        case ProbeStage():
+            sft = recipe.stage_named(stage.start_from)
+            num_models = checkpoints_of(sft) if isinstance(sft, SFTStage) else 1
+            num_problems = count_problems(recipe, stage.problems, recipe_dir, assume)
+            return _sampling_work(
+                stage, stage.sampling, num_models * num_problems, stage.num_samples
+            )
+        case EvaluateStage():
+            models = stage.models or ["base", *_model_stages_before(stage, recipe)]
+            num_problems = sum(
+                count_problems(recipe, name, recipe_dir, assume) for name in stage.benchmarks
+            )
+            return _sampling_work(
+                stage, stage.sampling, len(models) * num_problems, stage.num_samples
+            )
+        case _:
+            return StageWork(stage.name, stage.kind, kept_models=1)
+
+
+def _sft_work(stage: SFTStage, assume: Assumptions) -> StageWork:
+    length = assume.length_fraction * stage.max_tokens
+    return StageWork(
+        stage.name,
+        stage.kind,
+        num_steps=stage.num_steps,
+        trained_tokens=stage.num_steps * stage.sequences_per_step * length,
+        trained_length=length,
+        micro_batch_tokens=max(
+            stage.max_tokens,
+            int(min(stage.tokens_per_micro_batch, stage.sequences_per_step * length)),
+        ),
+        kept_models=checkpoints_of(stage),
+    )
+
+
+def _mgpo_work(
+    stage: MGPOStage, recipe: Recipe, recipe_dir: Path, assume: Assumptions
+) -> StageWork:
+    longest = assume.prompt_tokens + stage.sampling.max_new_tokens
+    length = assume.prompt_tokens + assume.length_fraction * stage.sampling.max_new_tokens
+    per_step = stage.problems_per_step * stage.group_size
+    num_prefiltered = 0
+    if stage.prefilter_samples:
+        num_prefiltered = stage.prefilter_problems or count_problems(
+            recipe, stage.problems, recipe_dir, assume
+        )
+    trained = assume.trained_fraction * per_step * length * stage.updates_per_rollout
+    return StageWork(
+        stage.name,
+        stage.kind,
+        num_steps=stage.num_steps,
+        prompts=stage.num_steps * stage.problems_per_step + num_prefiltered,
+        completions=stage.num_steps * per_step + num_prefiltered * stage.prefilter_samples,
+        max_new_tokens=stage.sampling.max_new_tokens,
+        rows=min(stage.sampling.max_sequences, per_step),
+        trained_tokens=stage.num_steps * trained,
+        trained_length=length,
+        micro_batch_tokens=int(max(longest, min(stage.tokens_per_micro_batch, trained))),
+        kept_models=1 + (stage.num_steps // stage.keep_every if stage.keep_every else 0),
+        holds_reference=stage.kl_coef > 0 and recipe.adapter is None,
+    )
+
+
+def _sampling_work(
+    stage: ProbeStage | EvaluateStage, sampling: Sampling, num_prompts: float, num_samples: int
+) -> StageWork:
+    return StageWork(
+        stage.name,
+        stage.kind,
+        prompts=num_prompts,
+        completions=num_prompts * num_samples,
+        max_new_tokens=sampling.max_new_tokens,
+        rows=int(min(sampling.max_sequences, num_prompts * num_samples)),
+    )
+
+
+def checkpoints_of(stage: SFTStage) -> int:
+    """Model directories that an SFT stage leaves."""
+    return -(-stage.num_steps // stage.checkpoint_every)
+
+
+def _model_stages_before(stage: EvaluateStage, recipe: Recipe) -> list[str]:
+    names = [other.name for other in recipe.stages if other.kind in MODEL_KINDS]
+    before = [other.name for other in recipe.stages[: recipe.stages.index(stage)]]
+    return [name for name in names if name in before]
+
+
+def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assume: Assumptions) -> float:
+    """Problems in the set `name`: counted where they are generated or in a local file, else
+    `assume.unknown_problems`. RecipeError for a file that does not exist.
+    """
+    source = recipe.data.problems[name]
+    if isinstance(source, GeneratedProblems):
+        return source.num_problems * len(source.tasks)
+    if source.source == "benchmark" and not source.path:
+        count = BENCHMARK_SIZES.get(source.name, assume.unknown_problems)
+    elif source.source == "hub":
+        count = assume.unknown_problems
+    else:
+        count = _count_rows(recipe_dir / source.path, assume)
+    return min(count, source.num_problems or count)
+
+
+def _count_rows(path: Path, assume: Assumptions) -> float:
+    if not path.exists():
+        raise RecipeError(f"{path}: no such file")
+    match path.suffix:
+        case ".jsonl":
+            with path.open("rb") as lines:
+                return sum(1 for line in lines if line.strip())
+        case ".parquet":
+            from pyarrow.parquet import ParquetFile
+
+            return ParquetFile(path).metadata.num_rows
+        case _:
+            return assume.unknown_problems
