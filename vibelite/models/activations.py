@@ -31,8 +31,10 @@ from vibelite.errors import RecipeError
 from vibelite.models.offload import HostInputs
 from vibelite.recipe.model_section import Training
 
-# Parts of a decoder layer whose output at a token depends on their input at that token alone.
+# Parts of a decoder layer whose output at a token depends on their input at that token alone, and
+# that of the decoder itself.
 TOKENWISE = ("input_layernorm", "post_attention_layernorm", "mlp")
+FINAL_NORM = "norm"
 
 
 # A module's own forward: hidden states [B, T, H] first.
@@ -47,31 +49,36 @@ def apply_activations(model: torch.nn.Module, training: Training) -> None:
     if training.activations == "keep" and not training.mlp_tile_tokens:
         return
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
+    if not layers or any(not hasattr(layer, "mlp") for layer in layers):
         raise RecipeError(
             f"training.activations is {training.activations} and training.mlp_tile_tokens is "
             f"{training.mlp_tile_tokens}, but {type(model).__name__} has no decoder layers that "
             "are known here; use activations: keep and mlp_tile_tokens: 0"
         )
+    if training.mlp_tile_tokens:
+        _tile(_parent_of(model, layers[0]), (FINAL_NORM,), training.mlp_tile_tokens)
     inputs = HostInputs() if training.activations == "checkpoint_offload" else None
     for index, layer in enumerate(layers):
         if training.mlp_tile_tokens:
-            _tile(layer, training.mlp_tile_tokens)
+            _tile(layer, TOKENWISE, training.mlp_tile_tokens)
         if training.activations != "keep":
             _run_through(layer, partial(_checkpointed, inputs, index == 0))
 
 
-def _tile(layer: torch.nn.Module, tile_tokens: int) -> None:
-    """Tiles the token-wise parts of a layer; RecipeError if it has no MLP by that name."""
-    modules = dict(layer.named_children())
-    if "mlp" not in modules:
-        raise RecipeError(
-            f"training.mlp_tile_tokens is {tile_tokens}, but {type(layer).__name__} has no part "
-            "called mlp; set it to 0"
-        )
-    for name in TOKENWISE:
-        if name in modules:
-            _run_through(modules[name], partial(_tiled, tile_tokens))
+def _tile(owner: torch.nn.Module, names: tuple[str, ...], tile_tokens: int) -> None:
+    """Tiles the parts of a layer, or of the decoder, that have these names."""
+    for name, module in owner.named_children():
+        if name in names:
+            _run_through(module, partial(_tiled, tile_tokens))
+
+
+def _parent_of(model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
+    """The decoder: the module whose list of layers `layer` is in."""
+    for module in model.modules():
+        lists = (c for c in module.children() if isinstance(c, torch.nn.ModuleList))
+        if any(layer is other for inner in lists for other in inner):
+            return module
+    raise AssertionError("decoder layers are in a list of the decoder")
 
 
 def _run_through(module: torch.nn.Module, run: Callable[..., Any]) -> None:
@@ -201,6 +208,7 @@ class _RememberInput(torch.autograd.Function):
             else:
                 for total, gradient in zip(sums, gradients, strict=True):
                     total.add_(gradient)
+            del gradients  # else they would still be there when the next tile's are computed
         returned = [s.to(p.dtype) for s, p in zip(sums, parameters, strict=True)]
         if grad_hidden is not None:
             grad_hidden = grad_hidden.view(hidden.shape)
