@@ -105,12 +105,11 @@ class ActiveSums:
         # Bounds of chunks add up, their gradients only as the root of the sum of squares if they
         # have nothing to do with each other.
         self._weight_share = WEIGHT_SHARE * grad_tol / max(num_chunks, 1) ** 0.5
-        self.hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
+        self.hidden = hidden.new_zeros(hidden.shape) if wanted.hidden else None
         self.weight = weight.new_zeros(weight.shape, dtype=dtype) if wanted.weight else None
         self.bias = weight.new_zeros(vocab, dtype=dtype) if wanted.bias else None
         self._weight_norms = torch.linalg.vector_norm(weight, dim=1, dtype=dtype)  # [V]
         self._weight_missing = weight.new_zeros(vocab, dtype=dtype)  # sum c, [V]
-        self._wanted = wanted
         self.activity = Activity()
 
     def add(
@@ -132,7 +131,7 @@ class ActiveSums:
             if self.bias is not None:
                 total = dz[:, columns].sum(0, dtype=self._dtype)
                 self.bias[columns] += total if scale is None else total * scale
-        if self._wanted.hidden:
+        if self.hidden is not None:
             grad = self._hidden_gradient(dz, mass)
             self.hidden[rows] = (grad if scale is None else grad * scale).to(self.hidden.dtype)
         if self.weight is not None:
@@ -150,8 +149,8 @@ class ActiveSums:
                 break
             self._add_columns(grad, dz, order[num_dropped:done])
             done = num_dropped
-            bound = self._missing_rows(dz, order[done:]).norm()
-            allowed = self._allowed_share * grad.norm()
+            bound = _norm(self._missing_rows(dz, order[done:]))
+            allowed = self._allowed_share * _norm(grad)
             if bound <= allowed:
                 self.activity.hidden += len(order) - done
                 return grad
@@ -208,7 +207,7 @@ class ActiveSums:
         """
         bias = self._problem.bias
         return Gradients(
-            self.hidden if self._wanted.hidden else None,
+            self.hidden,
             self._finish_weight(call, weight_grad_out),
             None if self.bias is None or bias is None else self.bias.to(bias.dtype),
         )
@@ -218,8 +217,8 @@ class ActiveSums:
     ) -> torch.Tensor | None:
         if self.weight is None:
             return None
-        bound = self._weight_missing.norm()
-        if not bound <= self._allowed_share * self.weight.norm():
+        bound = _norm(self._weight_missing)
+        if not bound <= self._allowed_share * _norm(self.weight):
             self.activity.weight_fell_back = True
             self.weight = None  # its memory is needed
             only_weight = Wanted(hidden=False, weight=True, bias=False)
@@ -246,6 +245,12 @@ def _magnitudes(dz: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     for columns in blocks(vocab, width):
         size = num * (columns.stop - columns.start)
         yield columns, torch.abs(dz[:, columns], out=buffer[:size].view(num, -1))
+
+
+def _norm(values: torch.Tensor) -> torch.Tensor:
+    """Frobenius norm of [n] or [n, H]; float32 sums of squares over all of them would drift."""
+    rows = values if values.dim() == 1 else torch.linalg.vector_norm(values, dim=1)
+    return rows.double().norm()
 
 
 def _add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
