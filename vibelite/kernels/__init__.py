@@ -55,9 +55,9 @@ def linear_logprobs(
     main gradient, or the `.grad` of tied embeddings. Raises ValueError or TypeError for misuse.
 
     grad_tol (0 < grad_tol < 1): each gradient may be off by that much of its Frobenius norm, and
-    the backward pass multiplies only the vocabulary columns it needs for that; it pays for peaked
-    distributions (`active_columns` has the bound and its proof). Outputs stay the same. None, the
-    default, is exact; so is `reference`, whatever grad_tol is.
+    the backward pass multiplies only the vocabulary columns it needs for that; it pays on a CPU for
+    peaked distributions (`active_columns` has the bound, its proof, and what it costs on a GPU).
+    Outputs stay the same. None, the default, is exact; so is `reference`, whatever grad_tol is.
     """
     problem = _problem(hidden, weight, targets, temperature, bias, softcap, ignore_index)
     _check_grad_tol(grad_tol)

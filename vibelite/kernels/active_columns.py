@@ -19,6 +19,11 @@ is checked, and holds, in every chunk of rows: where it fails more columns are m
 end all. For the weight it can be checked only after the last chunk: where it fails, by cancellation
 between chunks, the weight's gradient is computed again by the exact pass. NaN fails every guard.
 The bias's gradient is a sum of dz and always exact.
+
+Pays on a CPU for policies that are sure of themselves (benchmarks/active_columns.py). On a GPU it
+is right but slower: forward and backward took 50 ms where the exact head takes 19 to 22 (H100, N =
+8192, H = 1536, V = 151936, 6 to 7 % of the columns active), because the passes over dz and the
+gathers are plain torch there.
 """
 
 from __future__ import annotations
