@@ -37,7 +37,9 @@ ALLOWED = {
     "report": DATA_MODEL | {"telemetry"},
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"},
-    "pipeline": DATA_MODEL | {"run_lock", "stages", "models", "telemetry", "report", "planning"},
+    # rewards: the verifiers' processes live as long as a stage.
+    "pipeline": DATA_MODEL
+    | {"run_lock", "stages", "models", "rewards", "telemetry", "report", "planning"},
     "standalone": DATA_MODEL | {"run_lock", "pipeline", "stages", "data", "telemetry"},
     "doctor": {"errors"},
     "tables": set(),

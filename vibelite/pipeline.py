@@ -12,6 +12,7 @@ from vibelite.errors import RecipeError, RunStopped
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage
+from vibelite.rewards.pool import VerifierPool
 from vibelite.run_dir import (
     RunDir,
     StageDir,
@@ -89,7 +90,10 @@ def make_context(
 ) -> StageContext:
     """The context of one stage, with a recorder that writes to its directory."""
     recorder = Recorder(name, stage_dir, run.ledger_path, recipe.cost, meter, guard)
-    return StageContext(recipe, recipe_path.resolve().parent, run, name, stage_dir, meter, recorder)
+    settings = recipe.verification
+    verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
+    directory = recipe_path.resolve().parent
+    return StageContext(recipe, directory, run, name, stage_dir, meter, recorder, verifiers)
 
 
 def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
@@ -168,4 +172,5 @@ def run_stage(stage: AnyStage, context: StageContext) -> None:
             from vibelite.stages.evaluate import run
         case "export":
             from vibelite.stages.export import run
-    run(stage, context)  # pyright: ignore[reportArgumentType]
+    with context.verifiers:
+        run(stage, context)  # pyright: ignore[reportArgumentType]

@@ -235,7 +235,10 @@ def standalone_context(stage: EvaluateStage | ProbeStage, seed: int) -> Iterator
     with TemporaryDirectory(prefix="vibelite-") as directory:
         run = RunDir(Path(directory))
         stage_dir = StageDir(run.path / stage.name)
-        yield make_context(recipe, run.path / "recipe.yaml", run, stage.name, stage_dir, Meter())
+        recipe_path = run.path / "recipe.yaml"
+        context = make_context(recipe, recipe_path, run, stage.name, stage_dir, Meter())
+        with context.verifiers:
+            yield context
 
 
 def evaluate_stage(

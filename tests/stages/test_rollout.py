@@ -6,7 +6,7 @@ import pytest
 
 from tests.policies import tiny_policy
 from vibelite.errors import DataError
-from vibelite.recipe.run_section import Cost
+from vibelite.recipe.run_section import Cost, Verification
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import StageDir, read_json
@@ -51,7 +51,7 @@ def make_context(tmp_path) -> StageContext:
         system_prompt = ""
 
     class Recipe:
-        data, seed = Data(), 0
+        data, seed, verification = Data(), 0, Verification()
 
     recipe, run = cast(Any, Recipe()), cast(Any, None)
     return StageContext(recipe, tmp_path, run, "mgpo", stage_dir, meter, recorder)

@@ -1,4 +1,7 @@
-"""Finding the final answer in a completion and reading plain numbers; nothing is evaluated."""
+"""Finding the final answer in a completion and reading plain numbers; nothing is evaluated.
+
+Everything here takes time linear in the text: it runs in the trainer's own process.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,34 @@ TAIL_CHARS = 50_000
 MAX_DIGITS = 400
 NO_BOX = "no boxed answer"
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+# What stands between two boxes that are one answer: "\boxed{1} and \boxed{2}".
+_JOINT = re.compile(r"[\s$]*(?:,|;|and|or|\\text\{\s*(?:and|or)\s*\})[\s$]*(?:and|or)?[\s$]*")
+MAX_JOINT_CHARS = 40
+# Of chat templates: a model that writes them into its answer has lost the thread.
+_SPECIAL_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>|<\uff5c")
 _INTEGER = rf"[0-9]{{1,{MAX_DIGITS}}}"
-_DECIMAL = re.compile(rf"([+-]?)({_INTEGER}|{_INTEGER}\.[0-9]{{0,{MAX_DIGITS}}}|\.{_INTEGER})")
-_RATIO = re.compile(rf"([+-]?)({_INTEGER})/([+-]?{_INTEGER})")
-# A minus belongs to the number unless something stands before it: "7-2" are 7 and 2.
-_NUMBER = re.compile(
-    r"(?<![0-9A-Za-z).])-?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])"
-    r"|(?:(?<![0-9A-Za-z).])-)?[0-9]+(?:\.[0-9]+|/[0-9]+)?"
+_FIXED = rf"(?:{_INTEGER}\.[0-9]{{0,{MAX_DIGITS}}}|\.?{_INTEGER})"
+_DECIMAL = re.compile(rf"([+-]?)({_FIXED})")
+_SCIENTIFIC = re.compile(
+    rf"([+-]?)({_FIXED})(?:[eE]|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*)\{{?\s*([+-]?[0-9]{{1,3}})\s*\}}?"
 )
+_REPEATING = re.compile(
+    rf"([+-]?)([0-9]{{1,{MAX_DIGITS}}})?\.([0-9]{{0,40}})"
+    r"(?:\\overline\s*\{([0-9]{1,40})\}|\\dot\s*\{?([0-9])\}?)"
+)
+_RATIO = re.compile(rf"([+-]?)({_INTEGER})\s*/\s*([+-]?{_INTEGER})")
 _LATEX_RATIO = re.compile(
-    rf"([+-]?)\\[dt]?frac(?:\{{([+-]?{_INTEGER})\}}|([0-9]))(?:\{{([+-]?{_INTEGER})\}}|([0-9]))"
+    rf"([+-]?)\s*\\[dtc]?frac\s*(?:\{{\s*([+-]?{_INTEGER})\s*\}}|([0-9]))"
+    rf"\s*(?:\{{\s*([+-]?{_INTEGER})\s*\}}|([0-9]))"
 )
+_MIXED = re.compile(
+    rf"([+-]?)({_INTEGER})(?:\s*\\[dtc]?frac\s*(?:\{{\s*({_INTEGER})\s*\}}|([0-9]))"
+    rf"\s*(?:\{{\s*({_INTEGER})\s*\}}|([0-9]))|\s+({_INTEGER})/({_INTEGER}))"
+)
+# A minus belongs to the number unless something stands before it: "7-2" are 7 and 2. A run of
+# digits and commas is taken whole and read afterwards.
+_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z).])-)?[0-9][0-9,]*(?:\.[0-9]+|/[0-9]+)?")
+_THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+")
 
 
 def boxed_answer(text: str) -> tuple[str | None, str]:
@@ -34,6 +54,8 @@ def boxed_answer(text: str) -> tuple[str | None, str]:
     boxed = last_box(final)
     if boxed is None:
         return None, NO_BOX
+    if _SPECIAL_TOKEN.search(boxed):
+        return None, "a special token in the box"
     return boxed, ""
 
 
@@ -44,7 +66,7 @@ def judge(correct: bool, boxed: str) -> Verdict:
 
 def after_thinking(text: str) -> str | None:
     """The text after the last </think>; None if a <think> is still open."""
-    head, separator, tail = text.rpartition("</think>")
+    _, separator, tail = text.rpartition("</think>")
     if "<think>" in tail:
         return None
     return tail if separator else text
@@ -53,23 +75,43 @@ def after_thinking(text: str) -> str | None:
 def last_box(text: str) -> str | None:
     r"""Content of the last \boxed{} or \fbox{}; None if there is none, or it is empty or open.
 
-    A box inside a box gives the inner content: "\boxed{\boxed{7}}" -> "7".
+    A box inside a box gives the inner content; boxes that only "and", "or" or a comma joins are one
+    answer: "\boxed{\boxed{7}}" -> "7", "\boxed{1} or \boxed{2}" -> "1, 2".
     """
     tail = text[-TAIL_CHARS:]
     openings = list(_BOX.finditer(tail))
     if not openings:
         return None
-    opening = openings[-1]
+    end = _closing(tail, openings[-1].end())
+    if end is None:
+        return None
+    contents = [tail[openings[-1].end() : end].strip()]
+    start = openings[-1].start()
+    for opening in reversed(openings[:-1]):
+        end = _closing(tail, opening.end(), start)
+        if end is None or not _is_joint(tail[end + 1 : start]):
+            break
+        contents.append(tail[opening.end() : end].strip())
+        start = opening.start()
+    return ", ".join(reversed(contents)) if all(contents) else None
+
+
+def _is_joint(between: str) -> bool:
+    return len(between) <= MAX_JOINT_CHARS and _JOINT.fullmatch(between) is not None
+
+
+def _closing(text: str, start: int, stop: int | None = None) -> int | None:
+    """Place of the brace that closes the group that `start` is in, before `stop`."""
     depth = 1
-    position = opening.end()
-    while position < len(tail):
-        character = tail[position]
+    position = start
+    while position < (len(text) if stop is None else stop):
+        character = text[position]
         if character == "\\":
             position += 2  # an escaped brace is a sign, not a bracket
             continue
         depth += (character == "{") - (character == "}")
         if depth == 0:
-            return tail[opening.end() : position].strip() or None
+            return position
         position += 1
     return None
 
@@ -79,34 +121,62 @@ def last_number(text: str) -> str | None:
 
     None if there is none, or if the text tried to box an answer.
 
-    "so 7 - 2 = 5." -> "5", "it is -1,250" -> "-1250", "x=1/3" -> "1/3".
+    "so 7 - 2 = 5." -> "5", "it is -1,250" -> "-1250", "x=1/3" -> "1/3", "2,4,6" -> "6".
     """
     tail = text[-TAIL_CHARS:]
     if "\\boxed" in tail or "\\fbox" in tail:
         return None
     numbers = _NUMBER.findall(tail)
-    return numbers[-1].replace(",", "") if numbers else None
+    if not numbers:
+        return None
+    number = numbers[-1].rstrip(",")
+    whole = re.match(r"-?[0-9,]*", number)
+    assert whole is not None, "an optional prefix always matches"
+    if _THOUSANDS.fullmatch(whole[0]):
+        return number.replace(",", "")
+    return number.rpartition(",")[2]
 
 
 def parse_rational(text: str) -> Fraction | None:
-    r"""Exact value of an integer, decimal, a/b or \frac{a}{b} in ASCII digits; else None.
+    r"""Exact value of a number in ASCII digits: integer, decimal, a/b, \frac{a}{b}, mixed number,
+    repeating decimal, or decimal times a power of ten up to 10^400; else None.
 
-    "025" -> 25, "-1.50" -> -3/2, "\frac{-2}{4}" -> -1/2. No exponents: "1e999999999" must not be
-    computed.
+    "025" -> 25, "-1.50" -> -3/2, "\frac{-2}{4}" -> -1/2, "1\frac12" -> 3/2,
+    "0.\overline{3}" -> 1/3, "2.5 \times 10^{3}" -> 2500. Not "1e999": it must not be computed.
     """
     text = text.strip()
     if match := _DECIMAL.fullmatch(text):
-        whole, _, decimals = match[2].partition(".")
-        value = Fraction(int((whole + decimals) or "0"), 10 ** len(decimals))
-        return -value if match[1] == "-" else value
+        return _signed(match[1], _decimal(match[2]))
     if match := _RATIO.fullmatch(text):
         sign, numerator, denominator = match.groups()
-    elif match := _LATEX_RATIO.fullmatch(text):
-        sign = match[1]
-        numerator, denominator = match[2] or match[3], match[4] or match[5]
-    else:
-        return None
-    if int(denominator) == 0:
-        return None
-    value = Fraction(int(numerator), int(denominator))
-    return -value if sign == "-" else value
+        return _signed(sign, _divide(numerator, denominator))
+    if match := _LATEX_RATIO.fullmatch(text):
+        return _signed(match[1], _divide(match[2] or match[3], match[4] or match[5]))
+    if match := _MIXED.fullmatch(text):
+        numerator = match[3] or match[4] or match[7]
+        part = _divide(numerator, match[5] or match[6] or match[8])
+        return None if part is None else _signed(match[1], int(match[2]) + part)
+    if match := _SCIENTIFIC.fullmatch(text):
+        exponent = int(match[3])
+        if abs(exponent) > MAX_DIGITS:
+            return None
+        return _signed(match[1], _decimal(match[2]) * Fraction(10) ** exponent)
+    if match := _REPEATING.fullmatch(text):
+        fixed, period = match[3], match[4] or match[5]
+        value = Fraction(int((match[2] or "0") + fixed), 10 ** len(fixed))
+        value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+        return _signed(match[1], value)
+    return None
+
+
+def _decimal(text: str) -> Fraction:
+    whole, _, decimals = text.partition(".")
+    return Fraction(int((whole + decimals) or "0"), 10 ** len(decimals))
+
+
+def _divide(numerator: str, denominator: str) -> Fraction | None:
+    return None if int(denominator) == 0 else Fraction(int(numerator), int(denominator))
+
+
+def _signed(sign: str, value: Fraction | None) -> Fraction | None:
+    return -value if sign == "-" and value is not None else value

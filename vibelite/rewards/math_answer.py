@@ -1,66 +1,79 @@
-r"""Mathematical answers: the last balanced \boxed{} against the gold, exactly if both are rational.
+r"""Mathematical answers: the last balanced \boxed{} against the gold, exactly wherever possible.
 
-Rational numbers are settled here; only what is left goes to math-verify, and of the completion it
-only ever sees the box's content (on whole texts it glues two boxes to one number). Debts:
-math-verify runs in this process, bounded by limits on the text and, in the main thread, by its own
-alarm; and it rounds decimals to six places.
+Three-valued: correct, wrong, or unverifiable with a reason. Numbers, lists of numbers and words are
+settled here on the text; sympy sees the rest (symbolic.py) unless it would compute for ever, and
+then never more than one element of the box. `check_math` has no time limit: it is for the pool's
+workers.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import threading
-import unicodedata
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 
 from vibelite.errors import DataError
-from vibelite.rewards.answer_text import MAX_DIGITS, boxed_answer, judge, parse_rational
+from vibelite.rewards.answer_text import boxed_answer, judge, parse_rational
+from vibelite.rewards.math_guard import MAX_CHARS, too_expensive
+from vibelite.rewards.math_notation import (
+    Notation,
+    read_notation,
+    split_list,
+    split_top,
+    units_differ,
+)
 from vibelite.types import Verdict
 
-MAX_CHARS = 2000
-SYMBOLIC_SECONDS = 5
-MAX_DEPTH = 25
-# Expressions that sympy computes for minutes: they are not looked at, and the verdict says so.
-_EXPENSIVE = re.compile(
-    r"!|\\(?:binom|sum|prod|int|lim|det|iint|oint)\b"
-    r"|\^\s*\{[\s{(]*[^{}]*[})\s]*\^|\^\s*\w+\s*\^"  # towers of powers
-    r"|\^\s*\{?\s*-?[0-9]{4,}"
-)
-_DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\[,;!: ]|\$|~")
-_UNIT = re.compile(r"(?:\^\s*\{?\\circ\}?|\\degree|°|\\?%)$")
-_ASSIGNMENT = re.compile(r"^\\?[A-Za-z](?:_\{?\w+\}?)?\s*=\s*(?=[^=]+$)")
-_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,|\{,\}|\s)[0-9]{3})+(?:\.[0-9]+)?")
-_RELATION = re.compile(r"=|<|>|\\(?:le|ge|leq|geq|lt|gt|ne|neq)\b")
+# Comparing elements of two unordered lists symbolically takes the square of this many steps.
+MAX_SYMBOLIC_ITEMS = 40
+# True, False, or why neither can be said. None = only sympy could tell.
+Outcome = bool | str | None
+Leaf = Callable[[str, str], Outcome]
+
+_VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\s*\([A-Za-z, ]{1,20}\))?'?")
+_SINGLE = re.compile(r"\\?[A-Za-z]+")
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|ne|neq)(?![A-Za-z])")
+_INEQUALITY = re.compile(r"<=|>=|<|>|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z])")
+_BELOW = ("<", "<=", "\\le", "\\leq", "\\lt", "\\leqslant")
+_EQUALS = re.compile(r"(?<![<>!:])=")
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s*")
+_MINUS_PLUS = re.compile(r"\\mp(?![A-Za-z])\s*")
+# "204_8": a number in another base, which is no other number of the same digits.
+_BASE = re.compile(r"([0-9A-Fa-f]+)\s*_\s*\{?\s*\(?([0-9]{1,2})\)?\s*\}?")
+_SUBSCRIPTED = re.compile(r"^[0-9]+\s*_")
+_WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
+_SHORT = ("yes", "no", "odd", "all", "any")
 
 
 def check_math(text: str, answer: str) -> Verdict:
     r"""The last \boxed{} after </think> is mathematically equal to the gold `answer`.
 
-    The detail is "correct", "wrong: ...", or "unverifiable: ..." where the box was too expensive to
-    look at.
+    Wrong and "unverifiable: ..." both have reward 0; only of the latter is `correct` None.
     """
-    boxed, failure = boxed_answer(text)
-    if boxed is None:
-        return Verdict(0.0, False, failure)
-    given, gold = normalise(boxed), normalise(answer)
-    if given == gold:
-        return Verdict(1.0, True, "correct")
-    expected, value = parse_rational(gold), parse_rational(given)
-    if expected is not None and value is not None:
-        return judge(expected == value, boxed)
-    if _RELATION.search(given) and not _RELATION.search(gold):
-        return judge(False, boxed)
-    if reason := _too_expensive(given, gold):
-        return Verdict(0.0, False, f"unverifiable: {reason}: {boxed[:80]}")
-    return judge(_equal_symbolically(given, gold), boxed)
+    from vibelite.rewards.symbolic import equal_symbolically
+
+    verdict = _check(text, answer, equal_symbolically)
+    assert verdict is not None, "sympy leaves nothing open"
+    return verdict
+
+
+def check_math_cheaply(text: str, answer: str) -> Verdict | None:
+    """The verdict of `check_math` where it needs no sympy, else None."""
+    return _check(text, answer, lambda given, gold: None)
 
 
 def check_gold(answer: str) -> None:
     """Raises DataError for a gold that no answer could be compared with."""
-    gold = normalise(answer)
-    if not gold or (parse_rational(gold) is None and not _parse(gold)):
-        raise DataError(f"the answer {answer!r} cannot be read as mathematics")
+    from vibelite.rewards.symbolic import can_parse
+
+    gold = read_notation(answer)
+    _, items, _ = split_list(gold.body)
+    for item in items or [""]:
+        if gold.is_text and item or _value(item) is not None or _is_words(item):
+            continue
+        if not item or not can_parse(_strip_assignment(item)):
+            raise DataError(f"the answer {answer!r} cannot be read as mathematics")
 
 
 def normalise(answer: str) -> str:
@@ -68,58 +81,260 @@ def normalise(answer: str) -> str:
 
     "x = 1{,}037." -> "1037", "90^\circ" -> "90", "\dfrac12" -> "\frac12".
     """
-    text = answer.translate({0x2212: "-", 0x2013: "-", 0x2014: "-", 0x00A0: " ", 0x202F: " "})
-    if all(character.isascii() or not character.isnumeric() for character in text):
-        text = unicodedata.normalize("NFKC", text)
-    # Thousands before spacing is dropped: "1\,037" and "1 037" are one number, "1 2" is not twelve.
-    spaced = re.sub(r"\\[,;: ]", " ", text.replace("$", "")).strip().removesuffix(".")
-    if _THOUSANDS.fullmatch(spaced):
-        return re.sub(r"[\s,{}]", "", spaced)
-    text = _DROPPED.sub("", text).strip().removesuffix(".")
-    text = re.sub(r"^\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}$", r"\1", text.strip())
-    text = re.sub(r"\\text\{\s*[A-Za-z. ]+\}$", "", text).strip()
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    text = _ASSIGNMENT.sub("", text)
-    return _UNIT.sub("", text).strip()
+    return _strip_assignment(read_notation(answer[:MAX_CHARS]).body)
 
 
-def _too_expensive(given: str, gold: str) -> str:
-    """Why `given` must not be handed to sympy; empty if it may."""
-    if len(given) > MAX_CHARS:
+def _check(text: str, answer: str, leaf: Leaf) -> Verdict | None:
+    boxed, failure = boxed_answer(text)
+    if boxed is None:
+        return Verdict(0.0, False, failure)
+    outcome = compare(boxed, answer, leaf)
+    if outcome is None:
+        return None
+    if isinstance(outcome, str):
+        return Verdict(0.0, None, f"unverifiable: {outcome}: {boxed[:80]}")
+    return judge(outcome, boxed)
+
+
+def compare(boxed: str, answer: str, leaf: Leaf) -> Outcome:
+    """The content of a box against the gold; `leaf` compares what is no plain number or word."""
+    if boxed.strip() == answer.strip():
+        return True
+    if len(boxed) > MAX_CHARS:
         return f"longer than {MAX_CHARS} characters"
-    if re.search(rf"[0-9]{{{MAX_DIGITS + 1},}}", given):
-        return f"more than {MAX_DIGITS} digits"
-    if _EXPENSIVE.search(given) and not _EXPENSIVE.search(gold):
-        return "too expensive to compute"
-    depth = deepest = 0
-    for character in given:
-        depth += (character in "{([") - (character in "})]")
-        deepest = max(deepest, depth)
-    return f"nested deeper than {MAX_DEPTH}" if deepest > MAX_DEPTH else ""
-
-
-def _equal_symbolically(given: str, gold: str) -> bool:
-    from math_verify import verify
-
-    parsed_gold, parsed = _parse(gold), _parse(given)
-    return bool(
-        parsed_gold and parsed and verify(parsed_gold, parsed, timeout_seconds=_alarm_seconds())
-    )
+    given, gold = read_notation(boxed), _read_gold(answer)
+    if not given.body or units_differ(given.unit, gold.unit):
+        return False
+    if given.is_percent != gold.is_percent:
+        return _equal_percents(given, gold, leaf)
+    if given.body == gold.body:
+        return True
+    if gold.is_text or _is_words(gold.body):
+        return _as_words(given.body) == _as_words(gold.body)
+    outcome = _compare_lists(given.body, gold.body, leaf)
+    # "100,200" is one number or two: the model's own way of writing it decides.
+    if outcome is False and re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", answer.strip()):
+        outcome = _compare_lists(given.body, answer.replace(",", ", "), leaf)
+    return outcome
 
 
 @functools.lru_cache(maxsize=4096)
-def _parse(content: str) -> list:
-    from math_verify import LatexExtractionConfig, parse
+def _read_gold(answer: str) -> Notation:
+    return read_notation(answer)
 
-    config = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
-    return parse(
-        f"\\boxed{{{content}}}",
-        extraction_config=[config],
-        extraction_mode="first_match",
-        parsing_timeout=_alarm_seconds(),
+
+def _equal_percents(given: Notation, gold: Notation, leaf: Leaf) -> Outcome:
+    """One of the two is a percentage: 50% is 0.5, and n% may stand for n where n is asked for.
+
+    Not "0.5%" for the gold 0.5, which is more likely a share than a number of percent.
+    """
+    value, expected = _value(given.body), _value(gold.body)
+    if value is None or expected is None:
+        return _compare_lists(given.body, gold.body, leaf)
+    if given.is_percent:
+        return value / 100 == expected or (value == expected and abs(expected) > 1)
+    return value in (expected / 100, expected)
+
+
+def _compare_lists(given: str, gold: str, leaf: Leaf) -> Outcome:
+    """Sets and bare lists in any order, tuples and intervals in theirs; unions of intervals in any
+    order. A bare list may stand for a set or a tuple, on either side.
+    """
+    union, gold_union = _as_union(given), _as_union(gold)
+    if union and gold_union and (union != [given] or gold_union != [gold]):
+        return _match(union, gold_union, lambda a, b: _compare_brackets(a, b, leaf))
+    return _compare_brackets(given, gold, leaf)
+
+
+def _compare_brackets(given: str, gold: str, leaf: Leaf) -> Outcome:
+    opening, items, closing = split_list(given)
+    gold_opening, gold_items, gold_closing = split_list(gold)
+    brackets = {opening + closing, gold_opening + gold_closing}
+    if len(brackets - {""}) > 1:
+        return False
+    if brackets <= {"", "{}"}:
+        items, gold_items = _expand_signs(items), _expand_signs(gold_items)
+        if "{}" in brackets:
+            items, gold_items = _without_repeats(items), _without_repeats(gold_items)
+        return _match(items, gold_items, lambda a, b: _compare_one(a, b, leaf))
+    if len(items) != len(gold_items):
+        return False
+    return _all(_compare_one(a, b, leaf) for a, b in zip(items, gold_items, strict=True))
+
+
+def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
+    """Two elements: numbers exactly, equations by their parts, everything else by `leaf`."""
+    if given == gold:
+        return True
+    if split_list(gold)[0] or split_list(given)[0]:  # a tuple in a list
+        return _compare_brackets(given, gold, leaf)
+    given = _before_approximation(given)
+    if "=" in given or "=" in gold:
+        return _compare_equations(given, gold, leaf)
+    if _RELATION.search(given) and not _RELATION.search(gold):
+        return False
+    given, gold = _without_base(given, gold)
+    value, expected = _value(given), _value(gold)
+    if value is not None and expected is not None:
+        return value == expected
+    if given == gold:
+        return True
+    if _is_words(gold) or (_is_words(given) and expected is not None):
+        return _as_words(given) == _as_words(gold)
+    if len(given) == len(gold) == 1 or _SUBSCRIPTED.search(given):
+        return False
+    return too_expensive(given, gold) or leaf(given, gold)
+
+
+def _compare_equations(given: str, gold: str, leaf: Leaf) -> Outcome:
+    """ "x = 5" is 5; in "a = b = c" every part must be the answer; other equations are compared
+    whole.
+    """
+    parts = [part.strip() for part in _EQUALS.split(given)]
+    gold_parts = [part.strip() for part in _EQUALS.split(gold)]
+    name, gold_name = _named(parts), _named(gold_parts)
+    if len(gold_parts) == 1:
+        return _all(_compare_one(part, gold, leaf) for part in (parts[1:] if name else parts))
+    if not gold_name or (len(parts) > 1 and not name):
+        return too_expensive(given, gold) or leaf(given, gold)
+    if name and name != gold_name:
+        return False
+    values = parts[1:] if name else parts
+    return _all(_compare_one(part, gold_parts[-1], leaf) for part in values)
+
+
+def _named(parts: Sequence[str]) -> str:
+    """The variable or function that an equation defines; "" if it defines none."""
+    return parts[0] if len(parts) > 1 and _VARIABLE.fullmatch(parts[0]) else ""
+
+
+def _all(outcomes: Iterable[Outcome]) -> Outcome:
+    """False as soon as one is; else the first that is open; else True."""
+    result: Outcome = True
+    for outcome in outcomes:
+        if outcome is False:
+            return False
+        if result is True:
+            result = outcome
+    return result
+
+
+def _match(items: Sequence[str], golds: Sequence[str], equal: Leaf) -> Outcome:
+    """Every gold has an equal item and no item is left; equality is an equivalence, so the first
+    match will do.
+    """
+    if len(items) != len(golds):
+        return False
+    remaining = list(items)
+    result: Outcome = True
+    for gold in golds:
+        open_outcome: Outcome = False
+        for place, item in enumerate(remaining):
+            outcome = equal(item, gold)
+            if outcome is True:
+                del remaining[place]
+                break
+            if outcome is not False and open_outcome is False:
+                open_outcome = outcome
+        else:
+            if open_outcome is False:
+                return False
+            result = open_outcome
+            if len(items) > MAX_SYMBOLIC_ITEMS:
+                return f"more than {MAX_SYMBOLIC_ITEMS} expressions"
+    return result
+
+
+def _expand_signs(items: Sequence[str]) -> list[str]:
+    r""" "a \pm b" are two items."""
+    expanded = []
+    for item in items:
+        if "\\pm" in item or "\\mp" in item:
+            for plus, minus in (("+", "-"), ("-", "+")):
+                expanded.append(
+                    _PLUS_MINUS.sub(plus, _MINUS_PLUS.sub(minus, item)).strip().removeprefix("+")
+                )
+        else:
+            expanded.append(item)
+    return expanded
+
+
+def _without_repeats(items: Sequence[str]) -> list[str]:
+    """Each element of a set once, as far as that shows on numbers and texts."""
+    return list(
+        {(item if (value := _value(item)) is None else value): item for item in items}.values()
     )
 
 
-def _alarm_seconds() -> Any:
-    """math-verify's own bound; None outside the main thread, where it raises."""
-    return SYMBOLIC_SECONDS if threading.current_thread() is threading.main_thread() else None
+def _as_union(text: str) -> list[str]:
+    r"""The intervals of a union, also where inequalities in one variable say the same; the text
+    itself where it is neither.
+
+    "x<2 \text{ or } 3\le x<5" -> ["(-\infty,2)", "[3,5)"]; "(1,2) \cup (3,4)" -> the two.
+    """
+    text = re.sub(r"^\\?[A-Za-z]+\s*\\in(?![A-Za-z])", "", text).strip()
+    parts = [part.strip() for part in re.split(r"\\cup(?![A-Za-z])", text)]
+    if len(parts) == 1:
+        parts = split_top(text) if _INEQUALITY.search(text) else parts
+    return [_interval(part) or part for part in parts]
+
+
+def _interval(text: str) -> str:
+    """An inequality in one variable as an interval; "" for anything else."""
+    signs = _INEQUALITY.findall(text)
+    sides = [side.strip() for side in _INEQUALITY.split(text)]
+    if len(signs) not in (1, 2) or not all(sides):
+        return ""
+    upward = [sign in _BELOW for sign in signs]
+    if len(set(upward)) > 1:
+        return ""
+    if not upward[0]:
+        signs, sides = signs[::-1], sides[::-1]
+    closed = [len(sign) > 1 and sign not in ("\\lt", "\\gt") for sign in signs]
+    if len(sides) == 3 and _SINGLE.fullmatch(sides[1]):
+        return f"{'[' if closed[0] else '('}{sides[0]},{sides[2]}{']' if closed[1] else ')'}"
+    if len(sides) == 2 and _SINGLE.fullmatch(sides[0]):
+        return f"(-\\infty,{sides[1]}{']' if closed[0] else ')'}"
+    if len(sides) == 2 and _SINGLE.fullmatch(sides[1]):
+        return f"{'[' if closed[0] else '('}{sides[0]},\\infty)"
+    return ""
+
+
+def _before_approximation(text: str) -> str:
+    r""" "\frac13 \approx 0.333" answers \frac13; "x \approx 0.333" answers 0.333."""
+    first, sign, second = text.partition("\\approx")
+    if not sign:
+        return text
+    return (
+        second.strip() if not first.strip() or _VARIABLE.fullmatch(first.strip()) else first.strip()
+    )
+
+
+def _without_base(given: str, gold: str) -> tuple[str, str]:
+    """Digits with their base as one word each; a base that only the gold names is understood."""
+    base, gold_base = _BASE.fullmatch(given), _BASE.fullmatch(gold)
+    if gold_base and not base:
+        return given, gold_base[1]
+    if gold_base and base:
+        return f"{base[1]}_{base[2]}", f"{gold_base[1]}_{gold_base[2]}"
+    return given, gold
+
+
+def _strip_assignment(text: str) -> str:
+    """ "x = 5" -> "5", "f(x)=2x" -> "2x"; other equations stay."""
+    parts = [part.strip() for part in _EQUALS.split(text)]
+    return parts[1] if len(parts) == 2 and _named(parts) else text
+
+
+def _value(text: str) -> Fraction | None:
+    return parse_rational(text.replace("{,}", "").replace(" ,", ","))
+
+
+def _is_words(text: str) -> bool:
+    """A text of words, not a product of variables."""
+    return bool(_WORD.fullmatch(text)) and (" " in text or len(text) > 3 or text.lower() in _SHORT)
+
+
+def _as_words(text: str) -> str:
+    words = " ".join(text.strip("() ").split())
+    return words.casefold() if len(words) > 1 else words

@@ -5,7 +5,7 @@ and the meter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vibelite.data.chat import end_token_id
@@ -13,6 +13,7 @@ from vibelite.data.sources import load_problems, load_traces
 from vibelite.models.policy import Policy
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, Sampling
+from vibelite.rewards.pool import VerifierPool
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
 from vibelite.stages.decontaminate import without_evaluation
@@ -32,6 +33,8 @@ class StageContext:
     stage_dir: StageDir
     meter: Meter
     recorder: Recorder
+    verifiers: VerifierPool = field(default_factory=VerifierPool)
+    """Closed where the stage ends; it starts no process before one is needed."""
 
     def seed(self, *parts: str | int) -> int:
         """A seed for one purpose within this stage."""

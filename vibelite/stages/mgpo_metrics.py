@@ -8,11 +8,16 @@ from statistics import fmean
 import torch
 
 from vibelite.algorithms.advantages import maxent_weight
+from vibelite.rewards.failures import count_failures
 from vibelite.types import Group
 
 
 def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, float]:
-    """Rewards, lengths and how many groups carry signal, from the rollout alone."""
+    """Rewards, lengths and how many groups carry signal, from the rollout alone.
+
+    verify/... are numbers of completions: failures of the verifier by kind, and unverifiable ones,
+    which the verifier read and could not judge.
+    """
     pass_rates = [group.pass_rate for group in groups]
     completions = [completion for group in groups for completion in group.completions]
     metrics = {
@@ -25,6 +30,12 @@ def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, 
             completion.finish_reason == "length" for completion in completions
         ),
     }
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    for kind, count in count_failures(verdicts).items():
+        metrics[f"verify/failures_{kind}"] = count
+    metrics["verify/unverifiable"] = sum(
+        verdict.correct is None and verdict.failure is None for verdict in verdicts
+    )
     mixed = [maxent_weight(rate, maxent_lambda) for rate in pass_rates if 0 < rate < 1]
     if mixed:
         metrics["maxent/weight_mean"] = fmean(mixed)

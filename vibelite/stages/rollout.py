@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import MGPOStage
-from vibelite.rewards.verifier import verify
-from vibelite.rollout.engine import RolloutEngine, SamplingSettings, generate
+from vibelite.rewards.choice import PERMUTATION, shuffled
+from vibelite.rewards.failures import require_reliable
+from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext, sampling_settings
-from vibelite.types import Group, Problem
+from vibelite.types import Completion, Group, Problem, Verdict
 
 
 def sample_groups(
@@ -26,29 +28,44 @@ def sample_groups(
     context: StageContext,
     seed: int,
 ) -> list[Group]:
-    """One group of verified completions per problem, in order. Counts tokens and time."""
-    with context.meter.span("rollout"):
+    """One group of verified completions per problem, in order. Counts tokens and time.
+
+    Completions are verified while others are still sampled; what the span "verify" shows is the
+    time that was spent on nothing else. The options of a multiple choice are shuffled, for all
+    completions of a group alike. Raises VibeLiteError where the verifier fails more often than the
+    recipe allows.
+    """
+    meter = context.meter
+    problems = [shuffled(problem, seed) for problem in problems]
+    verdicts: list[dict[int, Future[Verdict]]] = [{} for _ in problems]
+    completions: list[dict[int, Completion]] = [{} for _ in problems]
+    with meter.span("rollout"):
         prompts = [
             prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt)
             for problem in problems
         ]
-        sampled = generate(engine, prompts, settings, seed=seed)
-    context.meter.add_tokens(
-        prompt=sum(map(len, prompts)),
-        generated=sum(
-            len(completion.token_ids) for completions in sampled for completion in completions
-        ),
-    )
-    with context.meter.span("verify"):
-        return [
+        for prompt, sample, completion in engine.stream(prompts, settings, seed=seed):
+            completions[prompt][sample] = completion
+            meter.add_tokens(generated=len(completion.token_ids))
+            with meter.span("verify"):
+                verdicts[prompt][sample] = context.verifiers.submit(problems[prompt], completion)
+    meter.add_tokens(prompt=sum(map(len, prompts)))
+    with meter.span("verify"):
+        samples = range(settings.num_completions)
+        groups = [
             Group(
                 problem,
-                tuple(prompt),
-                tuple(completions),
-                tuple(verify(problem, c) for c in completions),
+                tuple(prompts[place]),
+                tuple(completions[place][sample] for sample in samples),
+                tuple(verdicts[place][sample].result() for sample in samples),
             )
-            for problem, prompt, completions in zip(problems, prompts, sampled, strict=True)
+            for place, problem in enumerate(problems)
         ]
+    require_reliable(
+        (verdict for group in groups for verdict in group.verdicts),
+        context.recipe.verification.max_failure_rate,
+    )
+    return groups
 
 
 def select_learnable(
@@ -105,7 +122,16 @@ def sample_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "detail": verdict.detail,
             "num_tokens": len(completion.token_ids),
             "finish_reason": completion.finish_reason,
+            **({"failure": verdict.failure} if verdict.failure else {}),
+            **_options(group.problem),
         }
         for group in groups
         for completion, verdict in zip(group.completions, group.verdicts, strict=True)
     ]
+
+
+def _options(problem: Problem) -> dict[str, Any]:
+    """What makes a row of a shuffled multiple choice readable: the right letter, and the order."""
+    if PERMUTATION not in problem.metadata:
+        return {}
+    return {"right_letter": problem.answer, PERMUTATION: problem.metadata[PERMUTATION]}

@@ -1,0 +1,216 @@
+r"""Ways of writing the same thing: marks that mean nothing, Unicode signs, units, lists.
+
+Text to text; no value is computed. Everything is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+_SIGNS = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-",
+        "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u200b": "", "\ufeff": "",
+        "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ", "÷": "/", "⁄": "/",
+        "∕": "/", "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ",
+        "∪": "\\cup ", "∩": "\\cap ", "∅": "\\emptyset ", "±": "\\pm ", "∓": "\\mp ",
+        "°": "^\\circ ", "≈": "\\approx ", "∈": "\\in ", "θ": "\\theta ", "α": "\\alpha ",
+        "β": "\\beta ", "ℝ": "\\mathbb{R}", "⟨": "\\langle ", "⟩": "\\rangle ",
+    }
+)  # fmt: skip
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
+_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋"
+_SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
+_SUBSCRIPT_RUN = re.compile(f"[{_SUBSCRIPTS}]+")
+_FROM_SUPERSCRIPT = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
+_FROM_SUBSCRIPT = str.maketrans(_SUBSCRIPTS, "0123456789+-")
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\{[^{}]*\})|([0-9]+|[A-Za-z]))")
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_DROPPED = re.compile(
+    r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|Biggl?|Biggr|middle)(?![A-Za-z])\.?"
+    r"|\\(?:displaystyle|textstyle|limits|nolimits)(?![A-Za-z])"
+    r"|(?<!\\)\\!|\*\*|\$"
+)
+# Not the second half of a line break in a matrix.
+_SPACE = re.compile(
+    r"(?<!\\)\\[,;: ]|\\(?:quad|qquad|enspace|thinspace|hspace\{[^{}]*\})(?![A-Za-z])|~"
+)
+_STYLE = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|mathit|textit|textbf|textrm|mathsf|emph|mathrm|operatorname)"
+    r"\s*\{([^{}]*)\}"
+)
+_WHOLE_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_LEADING_TEXT = re.compile(
+    r"^\\text\s*\{[^{}]*(?:[:=]|\bis)\s*\}|^(?:final\s+)?answer\s*:\s*", re.I
+)
+_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,|\{,\}|\s)[0-9]{3})+(?:\.[0-9]+)?")
+_DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degrees?\b)$")
+_ANGLE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
+_TRIGONOMETRY = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_EMPTY_SET = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}")
+_PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:%|percent)\s*\}|\bpercent)$")
+# Units by what they measure: two of one row that differ are two answers. Single letters only count
+# inside \text{}: "5m" may be a product.
+_UNITS = {
+    name: (measure, canonical)
+    for measure, names in {
+        "length": "mm millimeter millimetre|cm centimeter centimetre|dm|m meter metre|km kilometer "
+        "kilometre|in inch inche|ft foot feet|yd yard|mi mile",
+        "time": "s sec second|min minute|h hr hour|day|week|month|year",
+        "mass": "mg|g gram|kg kilogram|lb pound|oz ounce|ton",
+        "money": "dollar usd|cent",
+        "angle": "degree|rad radian",
+        "volume": "ml|l liter litre|gallon",
+        "": "unit|mph|people|student|way|time|apple|point|hz|mol|pa|n|j|w|v|k",
+    }.items()
+    for canonical, *others in (row.split() for row in names.split("|"))
+    for name in (canonical, *others)
+}
+_WORDS = "|".join(sorted((f"{name}s?" for name in _UNITS if len(name) > 1), key=len, reverse=True))
+_UNIT_POWER = r"(?:\s*\^\s*\{?\s*-?[0-9]\s*\}?)?"
+_BARE_UNIT = re.compile(
+    rf"(?<=[0-9}}])\s*((?:(?:square|sq|cubic)\s)?(?:{_WORDS})(?:\s?(?:/|per)\s?(?:{_WORDS}))?)"
+    rf"{_UNIT_POWER}$",
+    re.I,
+)
+_TEXT_UNIT = re.compile(rf"\s*\\text\s*\{{\s*([A-Za-z./ ]+?)\s*\}}{_UNIT_POWER}$")
+_CURRENCY = re.compile(r"^\\?[$€£]\s*(?=[0-9.])")
+_JOINER = re.compile(r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\(?:lor|land|vee)\b")
+_OPENING, _CLOSING = "([{", ")]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """An answer in plain form. `unit` is what was cut off its end, such as "cm^2"; `text` = it was
+    written as words, in \\text{} or a font.
+    """
+
+    body: str
+    unit: str = ""
+    is_percent: bool = False
+    is_text: bool = False
+
+
+def read_notation(answer: str) -> Notation:
+    r"""The answer without marks that mean nothing, its unit apart.
+
+    "$1{,}037.$" -> 1037; "90^\circ" -> 90, unit degree; "5\text{ cm}" -> 5, unit cm;
+    "\dfrac12" -> \frac12; "√6" -> \sqrt{6}; "50\%" -> 50, percent.
+    """
+    text = " ".join(to_ascii(answer).split())
+    text = _CURRENCY.sub("", text.strip())
+    # Thousands before spacing goes: "1\,037" and "1 037" are one number, "1 2" is not twelve.
+    text = _SPACE.sub(" ", _DROPPED.sub("", text)).strip()
+    text = _trim(_LEADING_TEXT.sub("", text))
+    if _THOUSANDS.fullmatch(text):
+        return Notation(re.sub(r"[\s,{}]", "", text))
+    is_text = False
+    while match := _WHOLE_TEXT.fullmatch(text) or _STYLE.fullmatch(text):
+        text, is_text = _trim(match[1]), True
+    text = _STYLE.sub(r"\\text{\1}" if not is_text else r"\1", text)
+    text, unit, is_percent = _split_unit(text)
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = _ANGLE.sub(r"(\\frac{\1 \\pi}{180})", text)
+    text = _EMPTY_SET.sub(r"\\emptyset", text)
+    if _THOUSANDS.fullmatch(text):
+        text = re.sub(r"[\s,{}]", "", text)
+    return Notation(_without_braces(text), unit, is_percent, is_text)
+
+
+def to_ascii(text: str) -> str:
+    """Unicode signs as LaTeX, compatibility forms as their plain letters.
+
+    Digits of other scripts stay what they are: no answer in them is accepted.
+    """
+    if text.isascii():
+        return text
+    text = _ROOT.sub(lambda m: "\\sqrt{" + (m[1] or (m[2] or "").strip("{}") or m[3]) + "}", text)
+    text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]) + " ", text)
+    text = _SUPERSCRIPT_RUN.sub(lambda m: "^{" + m[0].translate(_FROM_SUPERSCRIPT) + "}", text)
+    text = _SUBSCRIPT_RUN.sub(lambda m: "_{" + m[0].translate(_FROM_SUBSCRIPT) + "}", text)
+    return unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
+
+
+def split_list(text: str) -> tuple[str, list[str], str]:
+    r"""(opening, items, closing) of a set, tuple, interval or bare list; one item for all else.
+
+    "(1, 2]" -> ("(", ["1", "2"], "]"); "\{1,2\}" -> ("{", ["1", "2"], "}");
+    "1, 2" -> ("", ["1", "2"], ""); "x+1" -> ("", ["x+1"], "").
+    """
+    text = text.strip()
+    if text.startswith("\\{") and text.endswith("\\}") and _encloses(text, 2):
+        return "{", split_top(text[2:-2]), "}"
+    if text.startswith("\\langle") and text.endswith("\\rangle"):
+        return "(", split_top(text[7:-7]), ")"
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _encloses(text, 1):
+        items = split_top(text[1:-1])
+        if len(items) > 1:
+            return text[0], items, text[-1]
+        if text[0] == "(" and text[-1] == ")" and items:
+            return "", items, ""
+    return "", split_top(text), ""
+
+
+def split_top(text: str) -> list[str]:
+    """The parts between commas, semicolons and words such as "or" outside all brackets."""
+    text = _JOINER.sub(",", text)
+    parts, start, depth = [], 0, 0
+    for i, character in enumerate(text):
+        if character in _OPENING:
+            depth += 1
+        elif character in _CLOSING:
+            depth -= 1
+        elif character in ",;" and depth == 0:
+            parts.append(text[start:i].strip())
+            start = i + 1
+    parts.append(text[start:].strip())
+    return [part for part in parts if part]
+
+
+def _encloses(text: str, width: int) -> bool:
+    """The first bracket, `width` characters wide, is closed by the last one."""
+    depth = 0
+    for i, character in enumerate(text):
+        depth += (character in _OPENING) - (character in _CLOSING)
+        if depth == 0:
+            return i == len(text) - 1
+    return False
+
+
+def _split_unit(text: str) -> tuple[str, str, bool]:
+    """The text without unit, the unit, and whether it is a percentage."""
+    if match := _PERCENT.search(text):
+        return text[: match.start()].rstrip(), "", True
+    if not _TRIGONOMETRY.search(text) and (match := _DEGREES.search(text)):
+        return text[: match.start()].rstrip(), "degree", False
+    match = _TEXT_UNIT.search(text) or _BARE_UNIT.search(text)
+    if match is None or not text[: match.start()].strip():
+        return text, "", False
+    return text[: match.start()].rstrip(), match[1].lower(), False
+
+
+def units_differ(first: str, second: str) -> bool:
+    """Both are units of one quantity, such as cm and m, but not the same; unknown ones never
+    differ.
+    """
+    ours, theirs = _measures(first), _measures(second)
+    return any(measure in theirs and theirs[measure] != unit for measure, unit in ours.items())
+
+
+def _measures(unit: str) -> dict[str, str]:
+    words = re.findall(r"[a-z]+", unit)
+    known = [_UNITS.get(word) or _UNITS.get(word.removesuffix("s")) for word in words]
+    return {measure: name for measure, name in filter(None, known) if measure}
+
+
+def _trim(text: str) -> str:
+    return text.strip().rstrip(".,;:").strip() if not text.endswith("\\,") else text.strip()
+
+
+def _without_braces(text: str) -> str:
+    """ "{204}" -> "204"; "{1}+{2}" stays."""
+    while text.startswith("{") and text.endswith("}") and _encloses(text, 1):
+        text = text[1:-1].strip()
+    return text

@@ -1,0 +1,162 @@
+r"""Equality of two expressions by math-verify's parser and sympy, in a process that may be killed.
+
+math-verify reads the LaTeX; what it rounds or chops is not left to it: decimals are taken as exact
+rationals, and numbers are equal if 60 digits agree to 40. Nothing here has a time limit: its alarm
+needs the main thread, cancels the alarms of others, and can be swallowed.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sympy
+from latex2sympy2_extended.logic import And
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
+
+DIGITS = 60
+AGREEING_DIGITS = 40
+# Variables are tried at points of both signs; a formula of more variables is left to math-verify.
+NUM_POINTS = 5
+MAX_SYMBOLS = 8
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
+_CONFIG = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
+
+# It warns that there is no time limit, which is the pool's.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+
+def equal_symbolically(given: str, gold: str) -> bool | str:
+    """Whether two answers are equal; else why that cannot be said.
+
+    What cannot be read as mathematics is no answer: False.
+    """
+    expected = _parse(gold)
+    if expected is None:
+        return f"the gold {gold[:80]!r} cannot be read"
+    value = _parse(given)
+    if value is None:
+        return False
+    try:
+        return _equal(value, expected)
+    except MemoryError:
+        raise
+    except Exception as error:  # sympy raises anything on what has no meaning
+        return f"sympy cannot compare ({type(error).__name__})"
+
+
+def can_parse(answer: str) -> bool:
+    """Whether it can be read as mathematics."""
+    return _parse(answer) is not None
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(content: str) -> Any:
+    """The answer as a sympy object with exact numbers; None if it cannot be read."""
+    parsed = parse(
+        f"\\boxed{{{content}}}",
+        extraction_config=[_CONFIG],
+        fallback_mode="no_fallback",
+        extraction_mode="first_match",
+        parsing_timeout=None,  # pyright: ignore[reportArgumentType]
+    )
+    if not parsed or isinstance(parsed[0], str):
+        return None
+    return _exact(parsed[0])
+
+
+def _exact(value: Any) -> Any:
+    """The object with every decimal as the rational that was written, and i as the unit."""
+    if isinstance(value, sympy.MatrixBase):
+        return value.applyfunc(_exact)
+    exact = {x: sympy.Rational(str(x)) for x in value.atoms(sympy.Float)}
+    # The parser marks it as not real where it takes the text for complex.
+    unit = {x: sympy.I for x in value.free_symbols if x.name == "i" and x.is_real is False}
+    return value.xreplace(exact | unit)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a == b:
+        return True
+    if isinstance(a, sympy.MatrixBase) or isinstance(b, sympy.MatrixBase):
+        return (
+            isinstance(a, sympy.MatrixBase)
+            and isinstance(b, sympy.MatrixBase)
+            and a.shape == b.shape
+            and all(map(_equal, a.flat(), b.flat()))
+        )
+    if _is_number_like(a) and _is_number_like(b):
+        return _equal_expressions(a.doit(), b.doit())
+    if isinstance(a, Relational | And) != isinstance(b, Relational | And):
+        return False
+    return bool(
+        verify(
+            [b], [a], float_rounding=DIGITS, numeric_precision=DIGITS, timeout_seconds=None,
+            raise_on_error=True,
+        )
+    )  # fmt: skip
+
+
+def _is_number_like(value: Any) -> bool:
+    return isinstance(value, sympy.Expr) and not value.has(
+        AppliedUndef, sympy.Integral, sympy.Sum, sympy.Product, sympy.MatrixExpr
+    )
+
+
+def _equal_expressions(a: Any, b: Any) -> bool:
+    """Equal at every point at which both have a value; by rewriting if there is no such point."""
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    if len(symbols) > MAX_SYMBOLS:
+        return sympy.simplify(a - b) == 0
+    num_compared = 0
+    for point in _points(symbols):
+        at_a, at_b = a.xreplace(point), b.xreplace(point)
+        agree = _agree(at_a, at_b)
+        if agree is False:
+            return False
+        num_compared += agree is True
+    return num_compared > 0 or sympy.simplify(a - b) == 0
+
+
+def _points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
+    """Points of distinct fractions of both signs; one empty point if there are no variables."""
+    for number in range(NUM_POINTS if symbols else 1):
+        yield {
+            symbol: sympy.Rational(
+                _PRIMES[(number + 2 * i) % len(_PRIMES)] * (-1) ** (number * (i + 1)),
+                _PRIMES[(3 * number + i + 4) % len(_PRIMES)] + 1,
+            )
+            for i, symbol in enumerate(symbols)
+        }
+
+
+def _agree(a: Any, b: Any) -> bool | None:
+    """Whether two constants are equal to AGREEING_DIGITS; None if either has no value."""
+    if a == b:
+        return True
+    x, y = sympy.N(a, DIGITS, maxn=2 * DIGITS), sympy.N(b, DIGITS, maxn=2 * DIGITS)
+    for value in (x, y):
+        if not value.is_number or value.has(sympy.nan, sympy.zoo):
+            return None
+    if not (x.is_finite and y.is_finite):
+        return bool(x == y)
+    size = max(abs(x), abs(y))
+    if size == 0:
+        return True
+    if size > sympy.Float(10) ** -DIGITS:
+        return bool(abs(x - y) <= size * sympy.Float(10) ** -AGREEING_DIGITS)
+    # Both tiny: either truly, with all their digits, or what is left of a sum that cancels.
+    return (
+        _is_zero(a) and _is_zero(b)
+        if _is_zero(a) or _is_zero(b)
+        else bool(abs(x - y) <= size * sympy.Float(10) ** -AGREEING_DIGITS)
+    )
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether a constant is zero, as far as sympy can tell."""
+    return value.equals(0) is True
