@@ -15,6 +15,7 @@ RESULT: dict[str, Any] = {
     "subdomains": {"number": {"num_problems": 3, "pass_at_1": 0.5, "pass_at_k": {"4": 1.0}}},
     "truncated": 0.125,
     "unverifiable": 0.0,
+    "verifier_failures": 0,
     "mean_tokens": 10.25,
     "data": {"sha256": "0123456789abcdef0123", "num_problems": 3},
 }

@@ -65,6 +65,8 @@ def evaluation_notes(result: dict[str, Any]) -> list[str]:
         f"{result['truncated']:.1%} cut off, {result['unverifiable']:.1%} unverifiable, "
         f"{result['mean_tokens']:.1f} tokens on average"
     )
+    if result["verifier_failures"]:
+        lines.append(f"the verifier failed on {result['verifier_failures']} samples")
     if "letters" in result:
         shares = ", ".join(f"{letter} {share:.1%}" for letter, share in result["letters"].items())
         lines.append(f"letters chosen: {shares}")

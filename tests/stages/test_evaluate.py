@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -12,14 +13,18 @@ import pytest
 
 import vibelite.stages.evaluation_samples
 from tests.policies import tiny_policy
-from vibelite.errors import Interrupted
+from vibelite.errors import Interrupted, VibeLiteError
 from vibelite.recipe.stage_section import EvaluateStage, Sampling
+from vibelite.rewards.answer_key import answer_key
+from vibelite.rewards.failures import failed
+from vibelite.rewards.pool import VerifierPool
+from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import append_jsonl, read_jsonl
 from vibelite.stages.context import StageContext
 from vibelite.stages.evaluate import summarise
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples, repair
 from vibelite.standalone import standalone_context
-from vibelite.types import Problem
+from vibelite.types import Completion, Problem, Verdict
 
 NUM_SAMPLES = 4
 
@@ -206,3 +211,90 @@ def test_a_torn_last_line_is_dropped_and_a_whole_one_kept(tmp_path: Path) -> Non
     repair(path)
     assert json.loads(path.read_text()) == {"a": 1}
     repair(tmp_path / "none")
+
+
+CHOICE = "Which is a prime?\n\nA. {}\nB. 4\nC. 6\nD. 8\n\nPut your choice letter in \\boxed{{}}."
+
+
+def choice_request(request: SampleRequest, num_samples: int) -> SampleRequest:
+    problems = [
+        Problem(f"q{n}", "all", ({"role": "user", "content": CHOICE.format(n)},), "A", "choice")
+        for n in (2, 3, 5)
+    ]
+    return replace(request, problems=problems, num_samples=num_samples)
+
+
+def test_every_sample_of_a_choice_has_its_own_order_and_resumes_with_it(
+    request_: SampleRequest, context: StageContext, tmp_path: Path
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    request = choice_request(request_, num_samples=16)
+    samples = collect_samples(request, path, context, {})
+    rows = list(read_jsonl(path))
+    orders = {tuple(row["permutation"]) for row in rows}
+    assert len(orders) > 12
+    for row in rows:
+        shown = "ABCD"[row["permutation"].index(0)]
+        assert f"{shown}. {row['problem_id'].removeprefix('q')}\n" in row["prompt"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[5:20]))
+    assert collect_samples(request, path, context, {}) == samples
+    assert list(read_jsonl(path)) == rows
+
+
+def test_a_policy_that_always_says_a_scores_one_quarter(
+    request_: SampleRequest, context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gold stands at A in the file, as in the public file of GPQA."""
+
+    def always_a(self: Any, prompts: Any, settings: Any, *, seed: int, skip: Any) -> Iterator[Any]:
+        for prompt in range(len(prompts)):
+            yield prompt, 0, Completion((1, 2), (0.0, 0.0), "stop", "So \\boxed{A}")
+
+    monkeypatch.setattr(TransformersEngine, "stream", always_a)
+    request = choice_request(request_, num_samples=400)
+    samples = collect_samples(request, tmp_path / "samples.jsonl", context, {})
+    result = summarise(samples, [1], num_bootstrap=100, seed=0)
+    assert result["letters"] == {"A": 1.0}
+    assert result["pass_at_1"] == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 1200) ** 0.5)
+    # Votes are for options: the same letter is another option in every sample.
+    votes = dict.fromkeys("ABCD", 0)
+    for sample in samples:
+        votes[sample["answer"]] += 1
+    assert min(votes.values()) > 230
+
+
+def test_too_many_failures_of_the_verifier_stop_and_are_verified_again(
+    request_: SampleRequest, context: StageContext, tmp_path: Path
+) -> None:
+    path = tmp_path / "samples.jsonl"
+
+    class Broken(VerifierPool):
+        def submit(self, problem: Problem, completion: Completion) -> Future[Verdict]:
+            future: Future[Verdict] = Future()
+            future.set_result(failed("crash", "gone"))
+            return future
+
+    with pytest.raises(VibeLiteError, match="20 of 20 completions could not be verified"):
+        collect_samples(request_, path, replace(context, verifiers=Broken()), {})
+    assert len(list(read_jsonl(path))) == 20
+    samples = collect_samples(request_, path, context, {})
+    assert summarise(samples, [1], num_bootstrap=100, seed=0)["verifier_failures"] == 0
+
+
+@pytest.mark.parametrize(
+    ("verifier", "text", "key"),
+    [
+        ("math", "so \\boxed{\\frac{2}{4}}", "1/2"),
+        ("math", "so \\boxed{0.50}", "1/2"),
+        ("math", "<think>\\boxed{3}</think> \\boxed{025}", "25"),
+        ("math", "so \\boxed{\\sqrt{2}}", "\\sqrt{2}"),
+        ("math", "so 7", None),
+        ("procedural", "it is 7", "7"),
+        ("choice", "\\boxed{b}", "D"),
+        ("choice", "\\boxed{maybe}", None),
+    ],
+)
+def test_a_vote_is_for_what_an_answer_means(verifier: str, text: str, key: str | None) -> None:
+    problem = Problem("1", "all", (), "1", verifier, metadata={"permutation": [2, 3, 0, 1]})
+    assert answer_key(problem, Completion((1,), (0.0,), "stop", text)) == key
+    assert answer_key(problem, Completion((1,), (0.0,), "length", text)) is None

@@ -17,6 +17,7 @@ from vibelite.algorithms.statistics import mean_with_interval, sampling_error
 from vibelite.data.benchmarks import describe_benchmark
 from vibelite.models.load import load_policy
 from vibelite.recipe.stage_section import BASE, EvaluateStage, Sampling
+from vibelite.rewards.choice import letter_shares
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
@@ -157,9 +158,17 @@ def summarise(
         **consensus(groups, estimate),
         "subdomains": by_subdomain(groups, scores, ks),
         "truncated": fmean(sample["finish_reason"] == "length" for sample in samples),
+        "verifier_failures": sum(bool(sample.get("failure")) for sample in samples),
         "unverifiable": fmean(sample["correct"] is None for sample in samples),
         "mean_tokens": fmean(sample["num_tokens"] for sample in samples),
+        **letters_of(samples),
     }
+
+
+def letters_of(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The share of each letter among the answers to multiple choice; nothing for other problems."""
+    chosen = [sample["letter"] for sample in samples if "letter" in sample]
+    return {"letters": letter_shares(chosen)} if chosen else {}
 
 
 def consensus(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +20,16 @@ from typing import Any
 from vibelite.data.chat import prompt_ids
 from vibelite.errors import RunStopped
 from vibelite.models.load import load_policy
+from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import Sampling
-from vibelite.rewards.answer_key import answer_key
-from vibelite.rewards.verifier import verify
+from vibelite.rewards.answer_key import answer_key, shown_letter
+from vibelite.rewards.choice import shuffled
+from vibelite.rewards.failures import require_reliable
+from vibelite.rollout.engine import RolloutEngine
 from vibelite.run_dir import append_jsonl, read_jsonl, write_jsonl_atomic
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
 from vibelite.stages.rollout import sample_rows
-from vibelite.types import Group, Problem
+from vibelite.types import Completion, Group, Problem, Verdict
 
 # What is not needed to compute a result; a benchmark's texts may exceed memory.
 TEXTS = ("prompt", "completion")
@@ -46,6 +51,15 @@ class SampleRequest:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Sample number `sample` of a problem, as it was put to the model."""
+
+    problem: Problem
+    sample: int
+    completion: Completion
+
+
 def collect_samples(
     request: SampleRequest, path: Path, context: StageContext, labels: Mapping[str, str]
 ) -> list[dict[str, Any]]:
@@ -55,6 +69,7 @@ def collect_samples(
     of every row.
     """
     repair(path)
+    forget_failures(path, context.recipe.verification.max_failure_rate)
     places = {problem.id: place for place, problem in enumerate(request.problems)}
     done = {(places[row["problem_id"]], row["sample"]) for row in read_jsonl(path)}
     if len(done) < len(request.problems) * request.num_samples:
@@ -97,33 +112,77 @@ def draw_missing(
 def draw_samples(
     request: SampleRequest, done: set[tuple[int, int]], context: StageContext
 ) -> Generator[dict[str, Any], None, None]:
-    """The rows of all samples but `done`, as they end; counts tokens and time."""
+    """The rows of all samples but `done`, as their verdicts come; counts tokens and time.
+
+    Raises VibeLiteError where the verifier fails more often than the recipe allows.
+    """
     meter = context.meter
     with meter.span("load"):
         policy = load_policy(request.model)
     engine = build_engine(context.recipe, policy, request.sampling)
+    drawing = draw_completions(request, done, context, policy, engine)
+    verdicts: list[Verdict] = []
+    waiting: deque[tuple[Drawn, Future[Verdict]]] = deque()
+    with closing(engine), closing(drawing):
+        for drawn in drawing:
+            waiting.append((drawn, context.verifiers.submit(drawn.problem, drawn.completion)))
+            while waiting and waiting[0][1].done():
+                first, future = waiting.popleft()
+                verdicts.append(future.result())
+                yield sample_row(first, verdicts[-1])
+        for drawn, future in waiting:
+            with meter.span("verify"):
+                verdicts.append(future.result())
+            yield sample_row(drawn, verdicts[-1])
+    require_reliable(verdicts, context.recipe.verification.max_failure_rate)
+
+
+def draw_completions(
+    request: SampleRequest,
+    done: set[tuple[int, int]],
+    context: StageContext,
+    policy: Policy,
+    engine: RolloutEngine,
+) -> Generator[Drawn, None, None]:
+    """The completions of all samples but `done`, as they end. The options of a multiple choice
+    stand in another order for every sample, so that each has a prompt of its own.
+    """
+    problems, num_samples, per_prompt = request.problems, request.num_samples, request.num_samples
+    if any(problem.verifier == "choice" for problem in problems):
+        per_prompt = 1
+        problems = [
+            shuffled(problem, request.seed, sample)
+            for problem in problems
+            for sample in range(num_samples)
+        ]
     prompts = [
         prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt)
-        for problem in request.problems
+        for problem in problems
     ]
-    settings = sampling_settings(request.sampling, request.num_samples)
+    skip = {divmod(place * num_samples + sample, per_prompt) for place, sample in done}
+    settings = sampling_settings(request.sampling, per_prompt)
     started: set[int] = set()
-    with meter.span("rollout"):
-        for place, sample, completion in engine.stream(
-            prompts, settings, seed=request.seed, skip=done
+    with context.meter.span("rollout"):
+        for prompt, number, completion in engine.stream(
+            prompts, settings, seed=request.seed, skip=skip
         ):
-            num_read = 0 if place in started else len(prompts[place])
-            started.add(place)
-            meter.add_tokens(prompt=num_read, generated=len(completion.token_ids))
-            problem = request.problems[place]
-            with meter.span("verify"):
-                verdict = verify(problem, completion)
-                answer = answer_key(problem, completion)
-            group = Group(problem, tuple(prompts[place]), (completion,), (verdict,))
-            (row,) = sample_rows([group])
-            comparable = {} if problem.verifier in WITHOUT_ANSWER else {"answer": answer}
-            yield {**row, "sample": sample, **comparable}
-    engine.close()
+            num_read = 0 if prompt in started else len(prompts[prompt])
+            started.add(prompt)
+            context.meter.add_tokens(prompt=num_read, generated=len(completion.token_ids))
+            sample = (prompt * per_prompt + number) % num_samples
+            yield Drawn(problems[prompt], sample, completion)
+
+
+def sample_row(drawn: Drawn, verdict: Verdict) -> dict[str, Any]:
+    """What is kept of a sample: the row of every stage's samples.jsonl, and what a vote needs."""
+    problem = drawn.problem
+    (row,) = sample_rows([Group(problem, (), (drawn.completion,), (verdict,))])
+    row["sample"] = drawn.sample
+    if problem.verifier not in WITHOUT_ANSWER:
+        row["answer"] = answer_key(problem, drawn.completion)
+    if problem.verifier == "choice":
+        row["letter"] = shown_letter(drawn.completion)
+    return row
 
 
 def repair(path: Path) -> None:
@@ -134,6 +193,15 @@ def repair(path: Path) -> None:
             is_torn = file.read(1) != b"\n"
         if is_torn:
             write_jsonl_atomic(path, list(read_jsonl(path)))
+
+
+def forget_failures(path: Path, max_failure_rate: float) -> None:
+    """Drops the samples that the verifier failed on, where these are too many: an earlier call
+    stopped because of them, and once the cause is mended they are to be verified.
+    """
+    failed = [bool(row.get("failure")) for row in read_jsonl(path)]
+    if sum(failed) > max_failure_rate * len(failed):
+        write_jsonl_atomic(path, [row for row in read_jsonl(path) if not row.get("failure")])
 
 
 def sort_rows(path: Path, places: Mapping[str, int]) -> None:
