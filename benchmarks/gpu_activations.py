@@ -141,8 +141,8 @@ def seconds_kept(rows: Sequence[Mapping[str, Any]], offloaded: Mapping[str, Any]
 
 def release(device: torch.device) -> None:
     """Gives cached memory back, so that one setting's fragments are not the next one's peak."""
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
