@@ -196,3 +196,61 @@ def test_worked_traces_of_other_problems_are_refused(tmp_path):
 def generated(split) -> GeneratedProblems:
     tasks = {"geometry": GeneratedTask(dataset="simple_geometry", config={"max_sides": 3})}
     return GeneratedProblems(source="reasoning_gym", split=split, num_problems=6, tasks=tasks)
+
+
+def test_a_multiple_choice_is_made_from_the_columns_of_its_options(tmp_path):
+    row = {"q": "Which?", "good": "salt", "bad 1": "sugar", "bad 2": 7}
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    columns = {"prompt": "q", "answer": "good", "incorrect": ["bad 1", "bad 2"]}
+    (problem,) = load(tmp_path / "rows.jsonl", columns=columns, verifier="choice")
+    (message,) = problem.messages
+    assert message["content"].startswith("Which?\n\nA. salt\nB. sugar\nC. 7\n\n")
+    assert (problem.answer, problem.verifier) == ("A", "choice")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "message"),
+    [
+        ("Which?\nA. salt\nB. sugar", "C", "the answer 'C' is none of the letters A, B"),
+        ("Which?\nA. salt\nB. sugar", "AB", "the answer 'AB' is none of the letters A, B"),
+        ("Which, A or B?", "A", "no options in lines"),
+    ],
+)
+def test_a_choice_without_its_gold_among_the_options_is_an_error(tmp_path, prompt, answer, message):
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": prompt, "answer": answer}])
+    with pytest.raises(DataError, match=f"rows.jsonl:1: answer: .*{message}"):
+        load(tmp_path / "rows.jsonl", verifier="choice")
+
+
+def test_problems_of_a_custom_reward_know_its_file_and_their_row(tmp_path):
+    (tmp_path / "reward.py").write_text("def score(problem, text):\n    return 1.0\n")
+    row = {"prompt": "?", "answer": "x", "hardness": 3}
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    reward = {"file": "reward.py"}
+    (problem,) = load(tmp_path / "rows.jsonl", verifier="custom", reward=reward)
+    assert problem.metadata == {
+        "reward_file": str(tmp_path / "reward.py"),
+        "reward_function": "score",
+        "row": row,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "def other(problem, text): ...\n",
+            "defines no 'score' at its top level; there are: other",
+        ),
+        ("def score(:\n", "not a Python file"),
+        (None, "there is no such file"),
+    ],
+)
+def test_a_reward_file_that_cannot_be_used_is_an_error_before_anything_runs(
+    tmp_path, text, message
+):
+    if text is not None:
+        (tmp_path / "reward.py").write_text(text)
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "?", "answer": "x"}])
+    with pytest.raises(DataError, match=f"reward.py: {message}"):
+        load(tmp_path / "rows.jsonl", verifier="custom", reward={"file": "reward.py"})

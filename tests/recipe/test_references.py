@@ -126,6 +126,21 @@ WRONG_REFERENCES = {
         "recipe.yaml:14:26: data.problems.test.path: 'aime.csv' must end in .jsonl, .json, "
         ".parquet",
     ),
+    "a reward file that is not there": (
+        {"line_14": "    test: {source: hub, path: a/b, verifier: custom, reward: {file: r.py}}"},
+        "recipe.yaml:14:63: data.problems.test.reward.file: there is no file r.py (paths are "
+        "relative to the recipe)",
+    ),
+    "a custom verifier without a reward": (
+        {"line_14": "    test: {source: hub, path: a/b, verifier: custom}"},
+        "recipe.yaml:14:36: data.problems.test.verifier: verifier: custom needs a reward (file, "
+        "function), and no other has one",
+    ),
+    "wrong options of no choice": (
+        {"line_14": "    test: {source: hub, path: a/b, columns: {incorrect: [b]}}"},
+        "recipe.yaml:14:46: data.problems.test.columns.incorrect: only for verifier: choice, and "
+        "this one is math",
+    ),
     "a trace file that is not there": (
         {"line_17": "      source: file", "line_18": "      path: traces.jsonl"},
         "recipe.yaml:18:7: data.traces.traces.path: there is no file traces.jsonl (paths are "

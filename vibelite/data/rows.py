@@ -15,6 +15,8 @@ from typing import Any
 
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, TraceHub
+from vibelite.rewards.choice import LETTERS, check_question, question_text
+from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION
 from vibelite.types import Message, Problem, Trace
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -55,7 +57,9 @@ def read_rows(path: Path) -> Rows:
 def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, index: int) -> Problem:
     """Row `index` (0-based) as a problem.
 
-    A gold that no answer could be compared with is an error here already, never a lost reward.
+    A gold that no answer could be compared with is an error here already, never a lost reward. Of
+    a choice made from columns the right option is A; it is shuffled when it is sampled. A custom
+    reward finds the whole row in metadata["row"].
     """
     columns, where = source.columns, rows.at(index)
     messages = _messages(_cell(row, columns.prompt, where), f"{where}: {columns.prompt}")
@@ -64,20 +68,38 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
             f"{where}: {columns.prompt} ends with an answer of the assistant, not with a question"
         )
     answer = _answer(_cell(row, columns.answer, where), f"{where}: {columns.answer}")
-    if source.verifier == "math":
-        from vibelite.rewards.math_answer import check_gold
-
-        try:
-            check_gold(answer)
-        except DataError as error:
-            raise DataError(f"{where}: {columns.answer}: {error}") from error
+    if columns.incorrect:
+        incorrect = [
+            _answer(_cell(row, name, where), f"{where}: {name}") for name in columns.incorrect
+        ]
+        content = question_text(messages[-1]["content"], [answer, *incorrect])
+        messages, answer = (*messages[:-1], {**messages[-1], "content": content}), LETTERS[0]
+    try:
+        _check_answer(source.verifier, messages, answer)
+    except DataError as error:
+        raise DataError(f"{where}: {columns.answer}: {error}") from error
     subdomain = source.subdomain
     if columns.subdomain is not None:
         subdomain = _name(_cell(row, columns.subdomain, where), f"{where}: {columns.subdomain}")
     problem_id = f"{Path(rows.name).stem}/{index}"
     if columns.id is not None:
         problem_id = str(_cell(row, columns.id, where))
-    return Problem(problem_id, subdomain, messages, answer, source.verifier)
+    metadata = {}
+    if source.reward is not None:
+        metadata = {REWARD_FILE: source.reward.file, REWARD_FUNCTION: source.reward.function}
+        metadata["row"] = row
+    return Problem(problem_id, subdomain, messages, answer, source.verifier, metadata=metadata)
+
+
+def _check_answer(verifier: str, messages: tuple[Message, ...], answer: str) -> None:
+    """Raises DataError for an answer that no completion could be compared with."""
+    match verifier:
+        case "math":
+            from vibelite.rewards.math_answer import check_gold
+
+            check_gold(answer)
+        case "choice":
+            check_question(messages[-1]["content"], answer)
 
 
 def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: int) -> Trace:

@@ -23,6 +23,7 @@ from vibelite.recipe.data_section import (
     TraceSource,
     WorkedTraces,
 )
+from vibelite.rewards.custom import check_reward_file
 from vibelite.types import Problem, Trace
 
 
@@ -49,6 +50,7 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
             rows = read_rows(recipe_dir / source.path)
         case ProblemHub():
             rows = hub_rows(source)
+    source = _with_absolute_reward(source, recipe_dir)
     problems = [
         problem_from_row(row, source, rows, index) for index, row in _top(rows, source.num_problems)
     ]
@@ -122,6 +124,18 @@ def hub_rows(source: ProblemHub | TraceHub) -> Rows:
             ".jsonl file"
         ) from error
     return Rows(name, table)
+
+
+def _with_absolute_reward(
+    source: ProblemFile | ProblemHub, recipe_dir: Path
+) -> ProblemFile | ProblemHub:
+    """The source with its reward's file as workers find it, which was seen to have the function."""
+    if source.reward is None:
+        return source
+    path = (recipe_dir / Path(source.reward.file).expanduser()).resolve()
+    check_reward_file(path, source.reward.function)
+    reward = source.reward.model_copy(update={"file": str(path)})
+    return source.model_copy(update={"reward": reward})
 
 
 def _top(rows: Rows, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:

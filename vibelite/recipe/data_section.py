@@ -37,8 +37,20 @@ class Columns(Section):
     prompt: str = "prompt"
     answer: str = "answer"
     """A dotted path reaches into structs, for instance reward_model.ground_truth."""
+    incorrect: list[str] = Field(default_factory=list)
+    """Of a multiple choice: the columns of the wrong options; `answer` is then the text of the
+    right one. Empty = the prompt lists its options in lines "A. ..." and `answer` is a letter."""
     subdomain: str | None = None
     id: str | None = None
+
+
+class RewardFunction(Section):
+    """A user's own verifier: `(problem, completion_text) -> float | Verdict`, the float in 0..1
+    and 1 for a right answer. It runs in the verifier's processes, within their deadline."""
+
+    file: str
+    """A Python file, relative to the recipe."""
+    function: str = "score"
 
 
 class ProblemFile(Section):
@@ -48,7 +60,9 @@ class ProblemFile(Section):
     path: str
     """Relative to the recipe."""
     columns: Columns = Columns()
-    verifier: Literal["math", "exact"] = "math"
+    verifier: Literal["math", "exact", "choice", "custom"] = "math"
+    reward: RewardFunction | None = None
+    """What judges completions under `verifier: custom`, and only there."""
     subdomain: Name = "all"
     """Used where `columns.subdomain` is not set."""
     num_problems: PositiveInt | None = None
@@ -64,7 +78,8 @@ class ProblemHub(Section):
     split: str = "train"
     revision: str = "main"
     columns: Columns = Columns()
-    verifier: Literal["math", "exact"] = "math"
+    verifier: Literal["math", "exact", "choice", "custom"] = "math"
+    reward: RewardFunction | None = None
     subdomain: Name = "all"
     num_problems: PositiveInt | None = None
 

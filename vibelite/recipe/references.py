@@ -68,6 +68,7 @@ def check_references(parts: RecipeParts, source: RecipeSource, directory: Path) 
         if isinstance(traces, WorkedTraces):
             checker.check_worked_traces(name, traces)
     _check_decontaminate(parts, source)
+    _check_rewards(parts, source, directory)
     _check_files(parts, source, directory)
 
 
@@ -255,6 +256,25 @@ def _check_decontaminate(parts: RecipeParts, source: RecipeSource) -> None:
             source.report((*location, position), f"there is no {name!r} in data.problems{hint}")
         elif name in trained:
             source.report((*location, position), f"{name!r} is what a stage trains on")
+
+
+def _check_rewards(parts: RecipeParts, source: RecipeSource, directory: Path) -> None:
+    """A reward function where it is used, and only there; wrong options only of a choice."""
+    for name, problems in parts.problems.items():
+        if not isinstance(problems, ProblemFile | ProblemHub):
+            continue
+        location = ("data", "problems", name)
+        if problems.columns.incorrect and problems.verifier != "choice":
+            message = f"only for verifier: choice, and this one is {problems.verifier}"
+            source.report((*location, "columns", "incorrect"), message)
+        if (problems.reward is not None) != (problems.verifier == "custom"):
+            message = "verifier: custom needs a reward (file, function), and no other has one"
+            source.report((*location, "reward" if problems.reward else "verifier"), message)
+        elif problems.reward is not None:
+            path = directory / Path(problems.reward.file).expanduser()
+            if not path.is_file():
+                message = f"there is no file {path} (paths are relative to the recipe)"
+                source.report((*location, "reward", "file"), message)
 
 
 def _check_files(parts: RecipeParts, source: RecipeSource, directory: Path) -> None:
