@@ -19,6 +19,7 @@ import typer
 from vibelite import __version__
 from vibelite.commands.decontaminate import decontaminate
 from vibelite.commands.plan import plan
+from vibelite.commands.verify import verify
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
 
 if TYPE_CHECKING:
@@ -249,6 +250,7 @@ def fuse(
 
 
 app.command()(plan)
+app.command()(verify)
 app.command()(decontaminate)
 
 

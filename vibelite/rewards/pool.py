@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -36,6 +37,12 @@ _BOOT = (
 )
 
 
+class PendingVerdict(Future[Verdict]):
+    """A verdict, now or later; `seconds` is how long its verification took, once it is done."""
+
+    seconds: float = 0.0
+
+
 class VerifierPool:
     """Worker processes that verify completions, each within its deadline.
 
@@ -50,28 +57,30 @@ class VerifierPool:
         """`num_workers` 0 = one per processor, at most 8; `seconds` is the deadline of one
         completion, counted from when a worker takes it up.
         """
-        self._num_workers = num_workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
+        self.num_workers = num_workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
         self._seconds = seconds
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
         self._is_closed = False
 
-    def submit(self, problem: Problem, completion: Completion) -> Future[Verdict]:
+    def submit(self, problem: Problem, completion: Completion) -> PendingVerdict:
         """The verdict on a completion, now or later.
 
         The future raises VibeLiteError only where verification cannot work at all: a worker that
         does not start, or a reward file that cannot be used.
         """
         assert not self._is_closed, "the pool is closed"
-        future: Future[Verdict] = Future()
+        future = PendingVerdict()
+        started = time.perf_counter()
         if (verdict := _verify_at_once(problem, completion)) is not None:
+            future.seconds = time.perf_counter() - started
             future.set_result(verdict)
             return future
         # A verifier reads the text; a long completion's token ids would only be copied.
         bare = replace(completion, token_ids=(), sampler_logprobs=())
         deadline = min(self._seconds, DEADLINE_SECONDS.get(problem.verifier, self._seconds))
         self._tasks.put(_Task(problem, bare, deadline, future))
-        if len(self._workers) < self._num_workers:
+        if len(self._workers) < self.num_workers:
             self._workers.append(_Worker(self._tasks))
         return future
 
@@ -111,7 +120,7 @@ class _Task:
     __slots__ = ("problem", "completion", "deadline", "future")
 
     def __init__(
-        self, problem: Problem, completion: Completion, deadline: float, future: Future[Verdict]
+        self, problem: Problem, completion: Completion, deadline: float, future: PendingVerdict
     ) -> None:
         self.problem, self.completion = problem, completion
         self.deadline, self.future = deadline, future
@@ -147,7 +156,9 @@ class _Worker:
 
     def _verify(self, task: _Task) -> Verdict:
         process = self._hand_over(task)
+        started = time.perf_counter()
         message = process.receive(task.deadline)
+        task.future.seconds = time.perf_counter() - started
         if message is _NOTHING:
             process.kill()
             return failed("timeout", f"no verdict within {task.deadline:g} s")

@@ -1,0 +1,202 @@
+"""`vibelite verify`: the verdict of a verifier on each row of a file, to try a reward before
+training on it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vibelite.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from vibelite.rewards.pool import PendingVerdict, VerifierPool
+    from vibelite.types import Completion, Problem, Verdict
+
+# Rows of a file; generated problems bring their own verifier.
+KINDS = ("math", "choice", "exact", "code")
+# Rows under way for each worker: enough that none of them waits.
+ROWS_PER_WORKER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the file: what was asked, and what a model wrote."""
+
+    where: str
+    problem: Problem
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One row's verdict and how long it took."""
+
+    row: Row
+    verdict: Verdict
+    seconds: float
+
+    @property
+    def outcome(self) -> str:
+        if self.verdict.failure is not None:
+            return self.verdict.failure
+        return {True: "correct", False: "wrong", None: "unverifiable"}[self.verdict.correct]
+
+
+def verify(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", help="Rows of predictions or programs.")
+    ],
+    custom: Annotated[
+        str, typer.Option(metavar="FILE.py:FUNCTION", help="Judge every row by this function.")
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Deadline of one row.")] = 10.0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per processor.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
+) -> None:
+    """Judge each row of a file as in training.
+
+    Rows: {"prediction", "answer", "verifier": "math" | "choice" | "exact"}, or {"code", "tests",
+    "verifier": "code"}. A prediction is a whole completion: its last \\boxed{} counts.
+    """
+    from vibelite.rewards.pool import VerifierPool
+
+    rows = read_rows_to_verify(file, custom)
+    started = time.perf_counter()
+    judged = []
+    with VerifierPool(num_workers=workers, seconds=seconds) as pool:
+        for result in judge_rows(rows, pool):
+            judged.append(result)
+            if as_json:
+                print(json.dumps(as_line(result), ensure_ascii=False), flush=True)
+    if not as_json:
+        print(summary(file, judged, time.perf_counter() - started))
+
+
+def read_rows_to_verify(path: Path, custom: str) -> list[Row]:
+    """The rows of the file; DataError, with the line, for one that cannot be judged."""
+    from vibelite.data.rows import read_rows
+
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such file")
+    if path.suffix != ".jsonl":
+        raise RecipeError(f"{path}: must be a .jsonl file, one row a line")
+    reward = _custom_metadata(custom) if custom else {}
+    rows = read_rows(path)
+    return [_row(row, rows.at(index), reward) for index, row in enumerate(rows.table)]
+
+
+def judge_rows(rows: list[Row], pool: VerifierPool) -> Iterator[Judged]:
+    """The verdicts in the order of the rows; later rows are under way while earlier ones take
+    their time.
+    """
+    waiting: deque[tuple[Row, PendingVerdict]] = deque()
+    for row in rows:
+        waiting.append((row, pool.submit(row.problem, row.completion)))
+        while waiting and (
+            waiting[0][1].done() or len(waiting) > ROWS_PER_WORKER * pool.num_workers
+        ):
+            yield _judged(*waiting.popleft())
+    for row, pending in waiting:
+        yield _judged(row, pending)
+
+
+def as_line(judged: Judged) -> dict[str, Any]:
+    """A row of the output of --json."""
+    verdict = judged.verdict
+    line: dict[str, Any] = {"correct": verdict.correct, "reason": verdict.detail}
+    if judged.row.problem.verifier == "custom":
+        line["reward"] = verdict.reward
+    return {**line, "seconds": round(judged.seconds, 6)}
+
+
+def summary(path: Path, judged: list[Judged], wall_seconds: float) -> str:
+    """Outcomes by verifier, throughput, the slowest row, and the first that was not judged."""
+    if not judged:
+        return f"{path}: no rows"
+    lines = []
+    for kind in dict.fromkeys(result.row.problem.verifier for result in judged):
+        counts = Counter(r.outcome for r in judged if r.row.problem.verifier == kind)
+        parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+        lines.append(f"{kind}: {counts.total()} rows: {parts}")
+    slowest = max(judged, key=lambda result: result.seconds)
+    rate = len(judged) / wall_seconds
+    lines.append(f"{len(judged)} rows in {wall_seconds:.2f} s ({rate:,.0f} rows/s)")
+    lines.append(f"slowest: {slowest.row.where}, {slowest.seconds:.3f} s")
+    unknown = [result for result in judged if result.verdict.correct is None]
+    if unknown and unknown[0].row.problem.verifier != "custom":
+        lines.append(f"not judged: {unknown[0].row.where}: {unknown[0].verdict.detail}")
+    return "\n".join(lines)
+
+
+def _judged(row: Row, pending: PendingVerdict) -> Judged:
+    verdict = pending.result()
+    return Judged(row, verdict, pending.seconds)
+
+
+def _custom_metadata(custom: str) -> dict[str, Any]:
+    from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION, check_reward_file
+
+    file, colon, function = custom.rpartition(":")
+    if not (file and colon and function):
+        raise RecipeError(f"--custom {custom}: must be FILE.py:FUNCTION")
+    try:
+        check_reward_file(Path(file), function)
+    except DataError as error:
+        raise RecipeError(f"--custom {error}") from error
+    return {REWARD_FILE: str(Path(file).resolve()), REWARD_FUNCTION: function}
+
+
+def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object, found {type(row).__name__}")
+    if reward:
+        answer = str(row.get("answer", ""))
+        return _make_row(
+            where, "custom", _text(row, "prediction", where), answer, reward | {"row": row}
+        )
+    kind = row.get("verifier")
+    if kind not in KINDS:
+        raise DataError(f"{where}: verifier is {kind!r}; choose among {', '.join(KINDS)}")
+    prediction = _text(row, "prediction", where)
+    answer = row.get("answer")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise DataError(f"{where}: answer is {answer!r}; it must be a text or a number")
+    answer = str(answer).strip()
+    try:
+        _check_answer(kind, answer)
+    except DataError as error:
+        raise DataError(f"{where}: answer: {error}") from error
+    return _make_row(where, kind, prediction, answer, {})
+
+
+def _check_answer(kind: str, answer: str) -> None:
+    """DataError for an answer that no prediction could be compared with."""
+    from vibelite.rewards.choice import LETTERS
+    from vibelite.rewards.math_answer import check_gold
+
+    if kind == "math":
+        check_gold(answer)
+    elif kind == "choice" and (len(answer) != 1 or answer not in LETTERS):
+        raise DataError(f"{answer!r} is no letter of {LETTERS[0]} to {LETTERS[-1]}")
+
+
+def _text(row: dict[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {key} is {str(value)[:60]!r}; it must be a text")
+    return value
+
+
+def _make_row(where: str, kind: str, text: str, answer: str, metadata: dict[str, Any]) -> Row:
+    from vibelite.types import Completion, Problem
+
+    problem = Problem(where, "", (), answer, kind, metadata=metadata)
+    return Row(where, problem, Completion((), (), "stop", text))
