@@ -49,6 +49,13 @@ def test_the_next_pass_does_not_go_on_from_the_last():
     assert first.previous is None and last is not first
 
 
+def test_the_host_copy_is_no_part_of_the_graph():
+    inputs = HostInputs()
+    inputs.start()
+    hidden = torch.zeros(1, 2, 2, requires_grad=True) * 2
+    assert not save(inputs, hidden).host.requires_grad
+
+
 def test_copies_live_as_long_as_the_graph_that_saved_them():
     inputs = HostInputs()
     inputs.start()
@@ -87,9 +94,12 @@ def distance(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     return (difference / sum(e.square().sum().item() for e in expected)) ** 0.5
 
 
-def slow_copies(inputs: HostInputs, device: torch.device, usual) -> torch.cuda.Stream:
+USUAL_COPIES = HostInputs._copies
+
+
+def slow_copies(inputs: HostInputs, device: torch.device) -> torch.cuda.Stream:
     """The stream of copies, with some milliseconds of work before whatever is asked of it next."""
-    stream = usual(inputs, device)
+    stream = USUAL_COPIES(inputs, device)
     with torch.cuda.stream(stream):
         torch.cuda._sleep(5_000_000)
     return stream
@@ -107,8 +117,7 @@ def test_offloaded_gradients_on_a_gpu_are_those_kept(dtype, tile_tokens, slow, m
     exact = gpu_gradients(Training(), dtype=torch.float32)
     kept = gpu_gradients(Training(), dtype=dtype)
     if slow:
-        usual = HostInputs._copies
-        monkeypatch.setattr(HostInputs, "_copies", lambda *given: slow_copies(*given, usual))
+        monkeypatch.setattr(HostInputs, "_copies", slow_copies)
     training = Training(activations="checkpoint_offload", mlp_tile_tokens=tile_tokens)
     moved = gpu_gradients(training, dtype=dtype)
     assert distance(moved, exact) < 1.2 * distance(kept, exact) + 1e-5

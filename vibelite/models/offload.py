@@ -27,9 +27,9 @@ class HostInputs:
     """Keeps the inputs of a model's layers on the host; `save` and `load` are hooks of autograd.
 
     Lifetimes are those of the graph: it alone holds the `HostInput`s, and torch's pinned-memory
-    cache takes a buffer back once the graph has let go of it and the copies are done. On the device
-    are at most two inputs: the one in use, and the one that leaves or arrives. On a CPU the hooks
-    copy, which makes no sense but for tests.
+    cache takes a buffer back once the graph has let go of it and the copies are done; it rounds
+    each up to a power of two. On the device are at most two inputs: the one in use, and the one
+    that leaves or arrives. On a CPU the hooks copy, which makes no sense but for tests.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class HostInputs:
         """Starts the copy of a layer's input to the host."""
         if hidden.numel() == 0:
             return hidden  # torch 2.11 saves an empty tensor beside the input
-        is_gpu = hidden.device.type == "cuda"
+        hidden, is_gpu = hidden.detach(), hidden.device.type == "cuda"
         host = torch.empty(hidden.shape, dtype=hidden.dtype, device="cpu", pin_memory=is_gpu)
         saved = HostInput(host, hidden.device, self._last)
         self._last = weakref.ref(saved)
