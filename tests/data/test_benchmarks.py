@@ -143,6 +143,67 @@ def test_every_preset_samples_as_the_report() -> None:
         assert (preset.top_p, preset.max_new_tokens) == (0.95, 40_960)
 
 
+def lcb_row(number: int, date: str, **values: Any) -> dict[str, Any]:
+    """A row with the columns of LiveCodeBench."""
+    tests = json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}])
+    row = {
+        "question_title": "t",
+        "question_content": f"Add {number}.",
+        "platform": "atcoder",
+        "question_id": f"abc{number}",
+        "contest_date": f"{date}T00:00:00",
+        "starter_code": "",
+        "difficulty": "easy",
+        "public_test_cases": tests,
+        "private_test_cases": "eJx...",
+        "metadata": "{}",
+    }
+    return row | values
+
+
+def test_only_contests_of_the_window_count_its_ends_included(tmp_path: Path) -> None:
+    dates = ["2025-01-31", "2025-02-01", "2025-03-01", "2025-05-01", "2025-05-02"]
+    path = write_jsonl(tmp_path / "a.jsonl", [lcb_row(n, date) for n, date in enumerate(dates)])
+    assert [problem.id for problem in load("lcb-v6", path)] == ["abc1", "abc2", "abc3"]
+    assert [problem.id for problem in load("lcb-v5", path)] == ["abc0", "abc1"]
+    with pytest.raises(DataError, match="no rows in the window"):
+        load("lcb-v5", write_jsonl(path, [lcb_row(0, "2024-07-31")]))
+    with pytest.raises(DataError, match=r"a.jsonl:1: no contest_date"):
+        load("lcb-v5", write_jsonl(path, [lcb_row(0, "")]))
+
+
+def test_a_directory_holds_the_files_of_all_releases_up_to_the_benchmarks(tmp_path: Path) -> None:
+    names = ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7))]
+    for number, name in enumerate(names):
+        write_jsonl(tmp_path / name, [lcb_row(number, "2025-02-01")])
+    assert [problem.id for problem in load("lcb-v6", tmp_path)] == [f"abc{n}" for n in range(6)]
+    assert [problem.id for problem in load("lcb-v5", tmp_path)] == [f"abc{n}" for n in range(5)]
+    (tmp_path / "test3.jsonl").unlink()
+    with pytest.raises(DataError, match="test3.jsonl: there is no such file"):
+        load("lcb-v6", tmp_path)
+    with pytest.raises(DataError, match="is a directory; aime25 is one file"):
+        load("aime25", tmp_path)
+
+
+def test_a_program_is_asked_for_as_the_benchmark_does_and_keeps_its_tests(tmp_path: Path) -> None:
+    function = {"starter_code": "class Solution:", "metadata": json.dumps({"func_name": "add"})}
+    rows = [lcb_row(0, "2025-03-01"), lcb_row(1, "2025-03-01", **function)]
+    first, second = load("lcb-v6", write_jsonl(tmp_path / "a.jsonl", rows))
+    assert "### Question:\nAdd 0.\n\n### Format: Read" in first.messages[0]["content"]
+    assert "```python\n# YOUR CODE HERE\n```" in first.messages[0]["content"]
+    assert "```python\nclass Solution:\n```" in second.messages[0]["content"]
+    assert (first.metadata["func_name"], second.metadata["func_name"]) == ("", "add")
+    assert (first.verifier, first.subdomain) == ("code", "easy")
+    assert first.metadata["private_test_cases"] == "eJx..."
+    other = load(
+        "lcb-v6",
+        write_jsonl(tmp_path / "b.jsonl", [row | {"private_test_cases": "x"} for row in rows]),
+    )
+    assert content_hash([first, second]) != content_hash(other)
+    with pytest.raises(DataError, match=r"c.jsonl:1: no text in question_id"):
+        load("lcb-v6", write_jsonl(tmp_path / "c.jsonl", [{"contest_date": "2025-03-01"}]))
+
+
 @needs_benchmark_files
 @pytest.mark.parametrize(("name", "file"), FILE_OF.items())
 def test_the_public_files_load_whole(name: str, file: str) -> None:

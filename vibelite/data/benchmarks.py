@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vibelite.data.livecodebench import is_in_window, problem_from_lcb_row
 from vibelite.data.published_scores import SOURCE, published_scores
 from vibelite.data.rows import Rows, problem_from_row, read_rows
 from vibelite.errors import DataError
@@ -130,7 +131,7 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
         where = rows.at(index)
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected an object, found {type(row).__name__}")
-        if benchmark.window is None or _is_within(row, benchmark.window, where):
+        if benchmark.window is None or is_in_window(row, benchmark.window, where):
             problems.append(_problem(source.name, benchmark, row, rows, index))
     if not problems:
         raise DataError(f"{rows.name}: no rows" + (" in the window" if benchmark.window else ""))
@@ -158,32 +159,27 @@ def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> di
 
 
 def content_hash(problems: Sequence[Problem]) -> str:
-    """SHA-256 over ids, messages and answers."""
+    """SHA-256 over ids, messages and answers, of programs over their tests."""
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(json.dumps([problem.id, problem.messages, problem.answer]).encode())
+        gold = problem.metadata if problem.verifier == "code" else problem.answer
+        digest.update(json.dumps([problem.id, problem.messages, gold]).encode())
     return digest.hexdigest()
-
-
-def _is_within(row: dict[str, Any], window: tuple[str, str], where: str) -> bool:
-    date = str(row.get("contest_date", ""))[:10]
-    if len(date) != 10:
-        raise DataError(f"{where}: no contest_date, and only problems of {window} count")
-    return window[0] <= date <= window[1]
 
 
 def _problem(
     name: str, benchmark: Benchmark, row: dict[str, Any], rows: Rows, index: int
 ) -> Problem:
+    if benchmark.kind == "code":
+        return problem_from_lcb_row(row, rows.at(index))
     if benchmark.kind == "choice" and GPQA_OPTIONS[0] in row:
         row = _gpqa_row(row, rows.at(index))
     elif benchmark.kind == "math" and isinstance(row.get("problem"), str):
         content = f"{row['problem'].strip()} {MATH_FORMAT}"
         row = {"prompt": content, "reward_model": {"ground_truth": row.get("answer")}}
-    verifier = "math" if benchmark.kind == "math" else "exact"
-    source = ProblemFile(source="file", path=name, columns=REPORT_COLUMNS, verifier=verifier)
+    source = ProblemFile(source="file", path=name, columns=REPORT_COLUMNS, verifier=benchmark.kind)
     problem = problem_from_row(row, source, rows, index)
-    return replace(problem, id=f"{name}/{index}", verifier=benchmark.kind)
+    return replace(problem, id=f"{name}/{index}")
 
 
 def _gpqa_row(row: dict[str, Any], where: str) -> dict[str, Any]:
