@@ -8,9 +8,10 @@ buffers: once for the peak of resident memory, once for the peak of all that tor
 out (torch.profiler sees every allocation, those inside kernels too, so that one is exact). Both are
 above what the process held before: model and gradients.
 
-Each setting's allocated bytes are held against `vibelite.planning.activation_memory`, and fitted by
-a + b T + c T^2: c is what a T x T matrix would show up in. The last two cases look for one where it
-could hide, in a single sequence of all T tokens, and for T x V, in another vocabulary.
+Each setting's allocated bytes are held against `vibelite.planning.activation_memory`, which knows
+no term in T x T or T x V: what it leaves unexplained is fitted by a + b T + c T^2, and c T^2 given
+as a share of the peak. The last two cases look for such terms where they could hide: in a single
+sequence of all T tokens, and in another vocabulary, whose bytes per token must be the same.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ def predicted_bytes(
 
 CASES = (
     Case("keep", "keep"),
-    Case("keep, tiled", "keep", 512),
-    Case("checkpoint", "checkpoint"),
+    Case("keep, tiled", "keep", 512, measures_resident=False),
+    Case("checkpoint", "checkpoint", measures_resident=False),
     Case("checkpoint, tiled", "checkpoint", 512),
     Case("checkpoint_offload, tiled", "checkpoint_offload", 512),
     Case("one sequence", "checkpoint", 512, longest=TOKENS[-1], measures_resident=False),
@@ -165,34 +166,31 @@ def in_fresh_process(case: Case, tokens: int) -> dict[str, Any]:
         process.join()
 
 
-def fit(rows: Sequence[dict[str, Any]], key: str) -> dict[str, float]:
-    """a + b T by least squares over the larger half of the points, where one moment is the peak,
-    and what c T^2 adds at the largest T when it is allowed, as a share of the peak there.
+def slope(rows: Sequence[dict[str, Any]], key: str) -> float:
+    """Bytes per token between the two largest points: below, the head's fixed work is the peak."""
+    before, last = sorted(rows, key=lambda row: row["tokens"])[-2:]
+    return (last[key] - before[key]) / (last["tokens"] - before["tokens"])
+
+
+def unexplained_square(rows: Sequence[dict[str, Any]]) -> float:
+    """c T^2 of the allocated bytes that are not predicted, as a share of the peak at the largest
+    T.
     """
-    large = sorted(rows, key=lambda row: row["tokens"])[-4:]
-    tokens = np.array([row["tokens"] for row in large], dtype=np.float64)
-    values = np.array([row[key] for row in large], dtype=np.float64)
-    slope, constant = np.polyfit(tokens, values, 1)
-    quadratic = np.polyfit(tokens, values, 2)[0]
-    return {
-        "bytes": float(constant),
-        "bytes_per_token": float(slope),
-        "quadratic_share": float(quadratic * tokens[-1] ** 2 / values[-1]),
-        "largest_residual": float(np.abs(slope * tokens + constant - values).max() / values[-1]),
-    }
+    tokens = np.array([row["tokens"] for row in rows], dtype=np.float64)
+    missing = [row["allocated_bytes"] - row["predicted_bytes"] for row in rows]
+    quadratic = np.polyfit(tokens, missing, 2)[0]
+    return float(quadratic * tokens.max() ** 2 / max(row["allocated_bytes"] for row in rows))
 
 
 def summary(cases: Sequence[Case], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fits of every case, beside the slope that is predicted."""
+    """Per case: bytes per token, allocated, predicted and resident, and what looks like T^2."""
     found = []
     for case in cases:
         own = [row for row in rows if row["case"] == case.name]
-        largest = max(row["tokens"] for row in own)
-        predicted = case.predicted_bytes(largest) - case.predicted_bytes(largest // 2)
-        fits = {"case": case.name, "predicted_bytes_per_token": predicted / (largest / 2)}
-        fits["allocated"] = fit(own, "allocated_bytes")
-        if case.measures_resident:
-            fits["resident"] = fit(own, "resident_bytes")
+        keys = ["allocated_bytes", "predicted_bytes"]
+        keys += ["resident_bytes"] if case.measures_resident else []
+        slopes = {key: slope(own, key) for key in keys}
+        fits = {"case": case.name, "per_token": slopes, "square_share": unexplained_square(own)}
         found.append(fits)
     return found
 
@@ -213,16 +211,14 @@ def report(rows: Sequence[dict[str, Any]], fits: Sequence[dict[str, Any]]) -> st
     slopes = [
         [
             each["case"],
-            f"{each['allocated']['bytes_per_token']:.0f}",
-            f"{each['predicted_bytes_per_token']:.0f}",
-            f"{each['allocated']['bytes'] / 1e6:.1f}",
-            f"{100 * each['allocated']['quadratic_share']:+.2f}",
-            f"{each['resident']['bytes_per_token']:.0f}" if "resident" in each else "",
+            *(f"{each['per_token'][key]:.0f}" for key in ("allocated_bytes", "predicted_bytes")),
+            f"{100 * each['square_share']:+.3f}",
+            f"{each['per_token'].get('resident_bytes', float('nan')):.0f}",
         ]
         for each in fits
     ]
     header = ["setting", "tokens", "allocated MB", "predicted", "error %", "resident MB"]
-    fitted = ["setting", "B/token", "predicted", "constant MB", "T^2 share %", "resident B/token"]
+    fitted = ["setting", "B/token", "predicted", "unexplained T^2 %", "resident B/token"]
     return format_table(header, points) + "\n\n" + format_table(fitted, slopes)
 
 

@@ -17,14 +17,16 @@ import torch
 from vibelite.algorithms.advantages import group_advantages, maxent_weight
 from vibelite.data.batching import TrainingSequence
 from vibelite.data.chat import prompt_ids, trace_ids
+from vibelite.models.activations import apply_activations
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
+from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.stages import mgpo, sft
 from vibelite.telemetry.hardware import resident_bytes
-from vibelite.telemetry.memory import take_peak_bytes
+from vibelite.telemetry.memory import return_freed_tensors, take_peak_bytes
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import Group, Problem, Verdict
 
@@ -96,7 +98,9 @@ def main(path: str) -> None:
     work = json.loads(Path(path).read_text())
     torch.set_num_threads(work["num_threads"])
     torch.set_float32_matmul_precision("medium" if work["bf16"] else "highest")
+    return_freed_tensors()
     policy = load_policy(work["model"], dtype="float32")
+    apply_activations(policy.model, Training(activations=work["activations"]))
     for parameter in policy.model.parameters():
         parameter.detach().sum()  # the weights are in memory, not only mapped from the file
     bare = resident_bytes()

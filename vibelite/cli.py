@@ -353,7 +353,7 @@ def _columns(text: str) -> Columns:
     from vibelite.recipe.data_section import Columns
     from vibelite.recipe.suggest import did_you_mean
 
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for pair in filter(None, text.split(",")):
         name, equals, column = pair.partition("=")
         if name not in Columns.model_fields or not (equals and column):

@@ -20,7 +20,7 @@ def lap(seconds, checkpoint=0.0):
     return Lap(nanoseconds, {}, {})
 
 
-def make_guard(tmp_path, usd=None, hours=None, usd_per_hour=3600.0):
+def make_guard(tmp_path, usd=None, hours=None, usd_per_hour: float | None = 3600.0):
     """At that price a second costs a dollar."""
     cost = Cost(usd_per_hour=usd_per_hour)
     return RunGuard(Budget(usd=usd, hours=hours), cost, tmp_path / "ledger.jsonl")

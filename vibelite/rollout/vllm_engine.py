@@ -1,0 +1,343 @@
+"""The vLLM engine: samples in the trainer's process, sleeps while the trainer works, and proves
+that its weights are the trainer's.
+
+How vLLM is started is in vllm_start.py, how weights are shared in vllm_weights.py, what is kept
+apart in vllm_side_effects.py, and what may be sampled when in readiness.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from vibelite.errors import EngineError
+from vibelite.models.policy import Policy
+from vibelite.rollout.engine import SamplingSettings
+from vibelite.rollout.fingerprint import Fingerprint, difference
+from vibelite.rollout.readiness import Readiness
+from vibelite.rollout.vllm_side_effects import (
+    has_process_group,
+    isolated_random_state,
+    isolated_settings,
+    shut_down,
+)
+from vibelite.rollout.vllm_start import (
+    VLLMSettings,
+    load_with_vllm,
+    model_of,
+    num_preemptions,
+    sampling_params,
+    scheduler_of,
+    start_vllm,
+)
+from vibelite.rollout.vllm_weights import WeightSync
+from vibelite.types import Completion, FinishReason
+
+# A loop that is cut off is a truncated completion; how many there were is in the metrics.
+FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "repetition": "length",
+}
+
+
+@dataclass(slots=True)
+class _Counters:
+    """What happened since `VLLMEngine.metrics` was last asked."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completions: int = 0
+    loops: int = 0
+    kv_use: float = 0.0
+    sync: dict[str, float] = field(default_factory=dict)
+
+
+class VLLMEngine:
+    """Samples with vLLM on the policy's device.
+
+    A completion ends with the first of `settings.stop_ids`, or truncated: after `max_new_tokens`,
+    where prompt and completion fill `settings.max_model_len`, or in a loop where the settings say
+    so.
+    """
+
+    def __init__(self, policy: Policy, settings: VLLMSettings) -> None:
+        self._policy = policy
+        self._settings = settings
+        self._readiness = Readiness()
+        self._counters = _Counters()
+        self._found_process_group = has_process_group()
+        self._directory = TemporaryDirectory(prefix="vibelite-vllm-")
+        self._initial: Fingerprint | None = None
+        self._synced: Fingerprint = {}
+        self._weights_version = 0
+        self._open: set[str] = set()
+        self._num_streams = 0
+        self._mean_tokens: dict[bytes, float] = {}
+        device = policy.device
+        if settings.sync in ("auto", "alias"):
+            # The engine's weights take the place of the trainer's; never both on the device.
+            torch.nn.Module.to(policy.model, "cpu")
+        try:
+            self._llm = start_vllm(policy, settings, Path(self._directory.name))
+            self._weights = self._share_weights()
+        finally:
+            torch.nn.Module.to(policy.model, device)
+        self._num_preemptions = num_preemptions(self._llm)
+        self.load_weights(0)
+
+    def _share_weights(self) -> WeightSync:
+        parameters = dict(self._policy.model.named_parameters())
+        weights = WeightSync(
+            model_of(self._llm),
+            self._policy.model.named_parameters,
+            lambda tensors: load_with_vllm(self._llm, tensors),
+        )
+        weights.load_first()
+        match self._settings.sync:
+            case "auto" if weights.obstacle_to_alias(parameters):
+                weights.way = "copy"
+            case "auto" | "alias":
+                weights.alias(parameters)
+            case "copy" | "reload" as way:
+                weights.way = way
+        return weights
+
+    @property
+    def sync_way(self) -> str:
+        """How weights come from the trainer: alias, copy or reload."""
+        return self._weights.way
+
+    def load_weights(self, version: int) -> None:
+        """Brings the engine's weights up to the policy's, wakes them before if they sleep, and
+        compares both sides' checksums. EngineError where they differ.
+        """
+        self._readiness.require_open()
+        self._drain()
+        self._wake_weights()
+        self._readiness.require_weights()
+        start = time.perf_counter()
+        with isolated_random_state():
+            num_bytes = self._weights.push()
+        self._readiness.weights_are_whole = True
+        if not self._llm.llm_engine.reset_prefix_cache():
+            raise EngineError("vLLM kept cached prefixes of the old weights: some are still in use")
+        pushed = time.perf_counter()
+        self._synced = self._weights.trainer_fingerprint()
+        self._require(self._weights.engine_fingerprint())
+        self._weights_version = version
+        self._counters.sync = {
+            "sync/seconds": pushed - start,
+            "sync/check_seconds": time.perf_counter() - pushed,
+            "sync/copied_bytes": float(num_bytes),
+            "sync/is_aliased": float(self._weights.way == "alias"),
+        }
+        if self._initial is None:
+            self._initial = self._synced
+
+    def sleep(self) -> None:
+        """Frees the KV cache, and the engine's weights where it has its own; running completions
+        are dropped.
+        """
+        self._readiness.require_open()
+        self._drain()
+        level = self._settings.sleep_level
+        if not level or not self._readiness.kv_cache_is_awake:
+            return
+        with isolated_random_state():
+            self._llm.sleep(level=level)
+        has_own_weights = self._weights.way != "alias"
+        self._readiness.fall_asleep(weights=has_own_weights, keep_weights=level == 1)
+
+    def wake(self) -> None:
+        """Undoes `sleep`: weights, then a push if they were dropped, then the KV cache."""
+        self._readiness.require_open()
+        self._wake_weights()
+        if not self._readiness.weights_are_whole:
+            self.load_weights(self._weights_version)
+        if not self._readiness.kv_cache_is_awake:
+            with isolated_random_state():
+                self._llm.wake_up(tags=["weights", "kv_cache"])
+            self._readiness.kv_cache_is_awake = True
+
+    def _wake_weights(self) -> None:
+        if not self._readiness.weights_are_awake:
+            with isolated_random_state():
+                self._llm.wake_up(tags=["weights"])
+            self._readiness.weights_are_awake = True
+
+    def close(self) -> None:
+        """Ends the engine; shared weights stay with the trainer."""
+        if self._readiness.is_closed:
+            return
+        self._drain()
+        self._readiness.is_closed = True
+        with isolated_random_state(), isolated_settings():
+            shut_down(self._llm, keep_process_group=self._found_process_group)
+        del self._llm, self._weights
+        gc.collect()
+        self._directory.cleanup()
+
+    def metrics(self) -> dict[str, float]:
+        """What was measured since the last call: rollout/... of sampling, sync/... of the last
+        sync. Shares are 0..1.
+        """
+        counted, self._counters = self._counters, _Counters()
+        metrics = dict(counted.sync)
+        if counted.completions:
+            preempted = num_preemptions(self._llm)
+            metrics |= {
+                "rollout/tokens_per_second": counted.tokens / counted.seconds,
+                "rollout/kv_use_max": counted.kv_use,
+                "rollout/preemptions": preempted - self._num_preemptions,
+                "rollout/prefix_hit_share": counted.cached_tokens / counted.prompt_tokens,
+            }
+            self._num_preemptions = preempted
+            if self._settings.loop_tokens:
+                metrics["rollout/looped"] = counted.loops / counted.completions
+        return metrics
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        skip: Collection[tuple[int, int]] = (),
+    ) -> Iterator[tuple[int, int, Completion]]:
+        """Yields (prompt, sample, completion) as completions end, but for those in `skip`.
+
+        Everything is queued at once, longest expected first, so that few stragglers are left alone;
+        samples of a prompt share its cached prefix. Before the first token both sides' weights are
+        compared with what was last synced.
+        """
+        self._readiness.require_all()
+        self._check_prompts(prompts)
+        self._check_weights()
+        self._drain()
+        self._num_streams += 1
+        pairs = {}
+        for prompt in admission_order(prompts, self._mean_tokens):
+            for sample in range(settings.num_completions):
+                if (prompt, sample) not in skip:
+                    request = f"{self._num_streams}-{prompt}-{sample}"
+                    self._submit(request, prompts[prompt], settings, _seed(seed, prompt, sample))
+                    pairs[request] = (prompt, sample)
+        try:
+            for output in self._outputs():
+                prompt, sample = pairs[output.request_id]
+                yield prompt, sample, self._completion(output, settings)
+        finally:
+            self._drain()
+
+    def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
+        window = self._settings.max_model_len
+        for prompt in prompts:
+            if not prompt:
+                raise EngineError("a prompt has no tokens; check the chat template of the model")
+            if len(prompt) >= window:
+                raise EngineError(
+                    f"a prompt has {len(prompt)} tokens and leaves no room in the window of "
+                    f"{window}; drop it, or raise rollout.vllm.max_model_len"
+                )
+
+    def _check_weights(self) -> None:
+        if self._weights.trainer_fingerprint() != self._synced:
+            raise EngineError(
+                "the trainer's weights have changed since the engine last took them over "
+                f"(version {self._weights_version}): a sync was skipped; call load_weights after "
+                "every update"
+            )
+        self._require(self._weights.engine_fingerprint())
+
+    def _require(self, engine: Fingerprint) -> None:
+        if wrong := difference(engine, self._synced, self._initial):
+            raise EngineError(f"{wrong} (weights version {self._weights_version})")
+
+    def _submit(
+        self, request: str, prompt: Sequence[int], settings: SamplingSettings, seed: int
+    ) -> None:
+        params = sampling_params(
+            self._settings, settings.max_new_tokens, settings.temperature, settings.top_p, seed
+        )
+        inputs = {"prompt_token_ids": list(prompt)}
+        self._llm.llm_engine.add_request(request, inputs, params)
+        self._open.add(request)
+
+    def _outputs(self) -> Iterator[Any]:
+        """Finished requests as vLLM works them off."""
+        engine, scheduler = self._llm.llm_engine, scheduler_of(self._llm)
+        while self._open:
+            start = time.perf_counter()
+            with isolated_random_state():
+                outputs = engine.step()
+            self._counters.seconds += time.perf_counter() - start
+            self._counters.kv_use = max(self._counters.kv_use, scheduler.kv_cache_manager.usage)
+            for output in outputs:
+                if output.finished:
+                    self._open.discard(output.request_id)
+                    yield output
+
+    def _completion(self, output: Any, settings: SamplingSettings) -> Completion:
+        (sampled,) = output.outputs
+        token_ids = tuple(sampled.token_ids)
+        if sampled.finish_reason not in FINISH_REASONS:
+            raise EngineError(f"vLLM ended a completion with {sampled.finish_reason!r}")
+        greedy = settings.temperature == 0  # vLLM reports those at temperature 1
+        logprobs = (0.0,) * len(token_ids) if greedy else tuple(sampled.logprobs.logprobs)
+        assert len(logprobs) == len(token_ids), "one log-prob for each token"
+        counted = self._counters
+        counted.completions += 1
+        counted.tokens += len(token_ids)
+        counted.prompt_tokens += len(output.prompt_token_ids)
+        counted.cached_tokens += output.num_cached_tokens or 0
+        counted.loops += sampled.finish_reason == "repetition"
+        key = _key(output.prompt_token_ids)
+        seen = self._mean_tokens.get(key, float(len(token_ids)))
+        self._mean_tokens[key] = 0.5 * (seen + len(token_ids))
+        (text,) = self._policy.tokenizer.batch_decode([list(token_ids)], skip_special_tokens=True)
+        reason = FINISH_REASONS[sampled.finish_reason]
+        return Completion(token_ids, logprobs, reason, text, self._weights_version)
+
+    def _drain(self) -> None:
+        """Ends what an abandoned stream left running."""
+        if not self._open:
+            return
+        engine = self._llm.llm_engine
+        engine.abort_request(sorted(self._open))
+        self._open.clear()
+        with isolated_random_state():
+            while engine.has_unfinished_requests():
+                engine.step()
+
+
+def admission_order(
+    prompts: Sequence[Sequence[int]], mean_tokens: dict[bytes, float]
+) -> Iterable[int]:
+    """The prompts' indices, those with the longest completions so far first.
+
+    A prompt that was never sampled counts as the mean of all.
+    """
+    usual = sum(mean_tokens.values()) / len(mean_tokens) if mean_tokens else 0.0
+    expected = [mean_tokens.get(_key(prompt), usual) for prompt in prompts]
+    return sorted(range(len(prompts)), key=lambda index: -expected[index])
+
+
+def _key(prompt: Sequence[int]) -> bytes:
+    return hashlib.blake2b(repr(tuple(prompt)).encode(), digest_size=8).digest()
+
+
+def _seed(seed: int, prompt: int, sample: int) -> int:
+    """A seed of its own for each completion, whatever else is sampled; below 2^63."""
+    digest = hashlib.blake2b(f"{seed} {prompt} {sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -1,0 +1,96 @@
+"""vLLM runs in the trainer's process and changes its settings; here they are kept apart.
+
+Isolated: the global random states (reseeded when the engine starts, consumed when it samples),
+torch's number of threads and `torch.set_num_threads` itself, the matmul precision, the cuDNN
+attention switch, and what `gc.freeze` hides. The default process group is left as it was found when
+the engine closes. Not undone: variables of the environment that only vLLM reads, and the memory
+binding of the CPU worker.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+ALLOCATOR_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
+ALLOCATOR_ALIAS = "PYTORCH_ALLOC_CONF"
+
+
+@contextmanager
+def isolated_random_state() -> Iterator[None]:
+    """Afterwards the random states of Python, numpy and torch are what they were."""
+    import numpy
+
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    cpu_state = torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
+        torch.set_rng_state(cpu_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextmanager
+def isolated_settings() -> Iterator[None]:
+    """Afterwards torch's process-wide settings and the garbage collector are what they were."""
+    set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
+    precision = torch.get_float32_matmul_precision()
+    cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()
+    num_frozen = gc.get_freeze_count()
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_num_threads
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
+        if gc.get_freeze_count() and not num_frozen:
+            gc.unfreeze()
+
+
+def announce_expandable_segments() -> None:
+    """Lets vLLM see that torch's allocator uses expandable segments.
+
+    Its sleeping pool cannot live with them and switches them off around itself, but it looks for
+    the setting under the old name of the variable only.
+    """
+    settings = os.environ.get(ALLOCATOR_ALIAS, "")
+    if "expandable_segments:True" in settings and ALLOCATOR_VARIABLE not in os.environ:
+        os.environ[ALLOCATOR_VARIABLE] = settings
+
+
+def has_process_group() -> bool:
+    """Is there a default process group? Whoever started it ends it."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def shut_down(llm: Any, *, keep_process_group: bool) -> None:
+    """Ends an engine in this process.
+
+    vLLM's own shutdown ends the default process group, whoever made it; with `keep_process_group`
+    only vLLM's groups within it end.
+    """
+    core = llm.llm_engine.engine_core.engine_core
+    if not keep_process_group:
+        core.shutdown()
+        return
+    from vllm.distributed import parallel_state  # pyright: ignore[reportMissingImports]
+
+    core.structured_output_manager.clear_backend()
+    core.model_executor.shutdown()
+    core.scheduler.shutdown()
+    gc.unfreeze()
+    parallel_state.destroy_model_parallel()
+    # The world group of vLLM wraps the trainer's; only the wrapper is forgotten.
+    parallel_state._WORLD = None

@@ -1,0 +1,211 @@
+"""Starts vLLM in this process over a model that is not on disk, and knows where versions and
+platforms differ. Run: 0.30.0 (built for the CPU); written against 0.26.0 too.
+
+Nothing but this file and `vllm_side_effects.py` names vLLM's arguments, variables and private
+parts.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vibelite.errors import EngineError, RecipeError
+from vibelite.models.policy import Policy
+from vibelite.rollout.vllm_side_effects import (
+    announce_expandable_segments,
+    isolated_random_state,
+    isolated_settings,
+)
+
+# Multiples of 32 tokens are what the CPU's attention can page; on a GPU vLLM chooses.
+CPU_BLOCK_TOKENS = 32
+# Only passes vLLM's check at start, which reads a share of the whole card as its own: the size of
+# the KV cache is given in bytes.
+SHARE_FOR_CHECK = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class VLLMSettings:
+    """How vLLM runs; all sizes are those of one engine.
+
+    `sync` auto = alias where possible, else copy. `sleep_level` 0 = everything stays in memory; 1 =
+    the KV cache goes and weights of the engine's own wait in the host's memory; 2 = those are
+    dropped and pushed again. `loop_tokens` 0 = loops run on; else a completion ends when a pattern
+    of at most so many tokens has come `loop_repeats` times in a row.
+    """
+
+    stop_ids: tuple[int, ...]
+    max_sequences: int
+    max_model_len: int
+    kv_cache_bytes: int
+    dtype: str
+    sync: Literal["auto", "alias", "copy", "reload"] = "auto"
+    sleep_level: Literal[0, 1, 2] = 1
+    max_batched_tokens: int = 8192
+    cuda_graphs: Literal["off", "decode", "full"] = "decode"
+    batch_invariant: bool = False
+    loop_tokens: int = 0
+    loop_repeats: int = 8
+
+
+def is_vllm_installed() -> bool:
+    """By import, not by name: builds of vLLM go under several names of distributions."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
+    """vLLM's `LLM` with the policy's architecture and random weights, in this process.
+
+    `directory` receives the configuration and must outlive the engine. The trainer's random states
+    and torch's settings are left as they were. RecipeError where vLLM is not installed, EngineError
+    where it does not start.
+    """
+    if not is_vllm_installed():
+        raise RecipeError(
+            "rollout.engine is vllm, which is not installed; pip install 'vibelite[gpu]', or use "
+            "rollout.engine: transformers"
+        )
+    on_gpu = torch.cuda.is_available()
+    _prepare_environment(on_gpu, settings)
+    config = copy.deepcopy(policy.model.config)
+    config.architectures = [type(policy.model).__name__]
+    config.save_pretrained(directory)
+    with isolated_random_state(), isolated_settings():
+        from vllm import LLM  # pyright: ignore[reportMissingImports]
+
+        if not on_gpu:
+            _keep_weights_unpacked()
+        try:
+            return LLM(str(directory), **_arguments(settings, on_gpu))
+        except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
+            reason = str(error).strip() or type(error).__name__
+            raise EngineError(
+                f"vLLM did not start: {reason}; lower stages.*.sampling.max_sequences or "
+                "rollout.vllm.max_model_len where memory is the reason, or use rollout.engine: "
+                "transformers"
+            ) from error
+
+
+def _prepare_environment(on_gpu: bool, settings: VLLMSettings) -> None:
+    """Variables that vLLM reads when it is imported; what the user has set is kept."""
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    if on_gpu:
+        announce_expandable_segments()
+        if importlib.util.find_spec("flashinfer") is None:
+            defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+    else:
+        # Binding threads to cores loses on a machine that does anything else: 250 against 4,000
+        # tokens/s (0.4M parameters, 2 shared cores); the compiler costs 20 s at the first sample.
+        defaults |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    # The engine lives in this process: weights are shared, and nothing is pickled.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_BATCH_INVARIANT"] = "1" if settings.batch_invariant else "0"
+
+
+def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "load_format": "dummy",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_sequences,
+        "max_num_batched_tokens": max(settings.max_batched_tokens, settings.max_sequences),
+        "kv_cache_memory_bytes": settings.kv_cache_bytes,
+        "gpu_memory_utilization": SHARE_FOR_CHECK,
+        "enable_prefix_caching": True,
+        "enable_chunked_prefill": True,
+        # Of the sampled token, after temperature: what importance weights need.
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": False,
+    }
+    if not on_gpu:
+        return arguments | {"block_size": CPU_BLOCK_TOKENS, "enforce_eager": True}
+    if settings.sleep_level:
+        arguments["enable_sleep_mode"] = True
+        if settings.sync in ("auto", "alias"):
+            arguments["worker_cls"] = "vibelite.rollout.vllm_worker.ResidentWeightsWorker"
+    if importlib.util.find_spec("flashinfer") is None and settings.dtype != "float32":
+        arguments["attention_backend"] = "FLASH_ATTN"
+    match settings.cuda_graphs:
+        case "off":
+            arguments["enforce_eager"] = True
+        case "decode":  # without the compiler, whose first start takes minutes
+            arguments["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
+        case "full":
+            pass
+    return arguments
+
+
+def _keep_weights_unpacked() -> None:
+    """On a CPU vLLM packs weights for oneDNN, which leaves a tied head stale after a push and no
+    tensor to share; without it they stay as they are.
+    """
+    import vllm._custom_ops as operators  # pyright: ignore[reportMissingImports]
+
+    operators._supports_onednn = False
+
+
+def sampling_params(
+    settings: VLLMSettings, max_new_tokens: int, temperature: float, top_p: float, seed: int
+) -> Any:
+    """vLLM's parameters of one completion. EngineError for what vLLM would change silently."""
+    from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+    from vllm.sampling_params import (  # pyright: ignore[reportMissingImports]
+        RepetitionDetectionParams,
+        RequestOutputKind,
+    )
+
+    if temperature > 2 or 0 < temperature < 0.01:
+        raise EngineError(
+            f"temperature {temperature}: vLLM samples at 0 or from 0.01 to 2; change it, or use "
+            "rollout.engine: transformers"
+        )
+    loops = None
+    if settings.loop_tokens:
+        loops = RepetitionDetectionParams(
+            max_pattern_size=settings.loop_tokens, min_count=settings.loop_repeats
+        )
+    return SamplingParams(
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_new_tokens,
+        seed=seed,
+        # The engine's own stop tokens, not those of the model's configuration.
+        ignore_eos=True,
+        stop_token_ids=list(settings.stop_ids),
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        repetition_detection=loops,
+    )
+
+
+def model_of(llm: Any) -> Any:
+    """vLLM's torch module."""
+    return llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+
+
+def scheduler_of(llm: Any) -> Any:
+    return llm.llm_engine.engine_core.engine_core.scheduler
+
+
+def load_with_vllm(llm: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Loads by vLLM's own loader, into the tensors that are there."""
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+
+
+def num_preemptions(llm: Any) -> float:
+    """Requests that lost their KV cache to others and were read again, since the process began."""
+    return sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
