@@ -185,7 +185,8 @@ def test_an_interrupted_run_ends_with_code_75(number: signal.Signals, tmp_path: 
     """The pipeline is replaced by a long sleep, in a process of its own."""
     write_recipe(tmp_path)
     program = (
-        "import sys, time, types\n"
+        "import signal, sys, time, types\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
         "pipeline = types.ModuleType('vibelite.pipeline')\n"
         "def run_pipeline(*_, **__):\n"
         "    print('started', flush=True)\n"

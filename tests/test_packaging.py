@@ -26,6 +26,7 @@ COVERED_BY = {
     "gpu": "gpu",
     "unsloth": "gpu",
     "track": "gpu",
+    "dedup": "cpu",
 }
 # Import name -> distribution, where the two differ.
 DISTRIBUTIONS = {"ruamel": "ruamel-yaml"}
@@ -49,7 +50,7 @@ def pins(path: Path) -> dict[str, Version]:
     for line in path.read_text().splitlines():
         if line.startswith("#") or not line:
             continue
-        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.]*)", line)
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.]*(?:\+cpu)?)", line)
         assert match, f"{path.name}: {line!r} is not name==version"
         assert canonicalize_name(match[1]) not in found, line
         found[canonicalize_name(match[1])] = Version(match[2])
