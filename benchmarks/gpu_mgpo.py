@@ -1,0 +1,226 @@
+"""Peak memory and seconds of a full-parameter MGPO update of a 1.5B model, under a cap of memory.
+
+    python -m benchmarks.gpu_mgpo [--out FILE.json] [--tiny]
+
+Random weights of Qwen2.5-1.5B's exact dimensions; one completion of T tokens (a 64-token prompt
+before it) goes through `stages.mgpo.accumulate_gradient` and the optimizer, twice: the first update
+makes the optimizer's state, the second is timed. The cap holds for everything that torch takes from
+the GPU; `context_bytes`, what CUDA itself takes beside it, is within the cap too. Generation is not
+in here: weights alone are shared with it, and the planner adds its cache.
+A setting that does not fit is a row with `out_of_memory`, and longer completions are not tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from benchmarks.gpu_activations import QWEN_1_5B, TINY, release
+from benchmarks.random_policy import random_policy
+from vibelite.data.batching import TrainingSequence, pack
+from vibelite.errors import RecipeError
+from vibelite.models.activations import apply_activations
+from vibelite.models.policy import Policy
+from vibelite.recipe.model_section import Training
+from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
+from vibelite.stages import mgpo
+from vibelite.tables import format_table
+from vibelite.telemetry.hardware import describe_hardware
+from vibelite.telemetry.memory import take_peak_bytes
+from vibelite.training.optim import PolicyOptimizer
+from vibelite.types import TokenBatch
+
+TOKENS = (4096, 16384, 32768, 40960)
+PROMPT_TOKENS = 64
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A card and what is chosen on it."""
+
+    cap_gb: int
+    optimizer: str
+    dtype: str
+    gradient_dtype: str
+    activations: str
+    mlp_tile_tokens: int
+
+
+CASES = (
+    Case(24, "adamw_cpu", "bfloat16", "bfloat16", "checkpoint_offload", 4096),
+    Case(24, "adamw_8bit", "float32", "bfloat16", "checkpoint_offload", 4096),
+    Case(80, "adamw", "bfloat16", "float32", "checkpoint", 4096),
+    Case(80, "adamw", "float32", "float32", "checkpoint", 4096),
+)
+
+
+def measure(
+    config: Mapping[str, Any] = QWEN_1_5B,
+    *,
+    tokens: Sequence[int] = TOKENS,
+    cases: Sequence[Case] = CASES,
+    device: torch.device | None = None,
+) -> list[dict[str, Any]]:
+    """One row per case and number of tokens."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows: list[dict[str, Any]] = []
+    for case in cases:
+        settings = asdict(case)
+        context_bytes = set_cap(device, case.cap_gb)
+        try:
+            trainer = make_trainer(config, case, device)
+            for count in tokens:
+                row = settings | {"tokens": count, "context_bytes": context_bytes}
+                rows.append(row | measure_one(trainer, config["vocab_size"], count, device))
+                if "out_of_memory" in rows[-1]:
+                    break
+            del trainer
+        except RecipeError as error:  # bitsandbytes is not there, or there is no GPU
+            rows.append(settings | {"left_out": str(error)})
+        gc.collect()
+        release(device)
+    set_cap(device, None)
+    return rows
+
+
+def set_cap(device: torch.device, gigabytes: int | None) -> int:
+    """Caps what torch may take; the bytes that CUDA's context takes, 0 on a CPU."""
+    if device.type == "cpu":
+        return 0
+    torch.zeros(1, device=device)
+    release(device)
+    free, total = torch.cuda.mem_get_info(device)
+    context_bytes = total - free - torch.cuda.memory_reserved(device)
+    share = 1.0 if gigabytes is None else min(1.0, (gigabytes * 1e9 - context_bytes) / total)
+    torch.cuda.set_per_process_memory_fraction(share, device)
+    return context_bytes
+
+
+def make_trainer(config: Mapping[str, Any], case: Case, device: torch.device) -> mgpo.Trainer:
+    """The stage's own trainer around random weights; it has no engine and no run."""
+    training = Training.model_validate(
+        {
+            "dtype": case.dtype,
+            "gradient_dtype": case.gradient_dtype,
+            "activations": case.activations,
+            "mlp_tile_tokens": case.mlp_tile_tokens,
+        }
+    )
+    optimizer = Optimizer.model_validate({"kind": case.optimizer, "lr": 1e-6})
+    stage = MGPOStage(
+        kind="mgpo", num_steps=2, optimizer=optimizer, tokens_per_micro_batch=1 << 20,
+        sampling=Sampling(max_new_tokens=16),
+    )  # fmt: skip
+    policy = random_policy(config, dtype=DTYPES[case.dtype], device=device)
+    apply_activations(policy.model, training)
+    updates = PolicyOptimizer(policy, optimizer, num_steps=2 * len(TOKENS), training=training)
+    nothing = cast(Any, None)
+    return mgpo.Trainer(stage, nothing, policy, None, nothing, updates)
+
+
+def measure_one(
+    trainer: mgpo.Trainer, vocab_size: int, tokens: int, device: torch.device
+) -> dict[str, Any]:
+    """Peak bytes of two updates on one completion, and the seconds of the second."""
+    batch = completion_batch(trainer.policy, vocab_size, tokens, device)
+    seconds: dict[str, float] = {}
+    reset_peak(device)
+    try:
+        for update in range(2):
+            start = now(device)
+            mgpo.accumulate_gradient(trainer, batch, None, None)
+            middle = now(device)
+            trainer.optimizer.step(update)
+            trainer.optimizer.finish()
+            seconds = {"gradient_seconds": middle - start, "update_seconds": now(device) - middle}
+    except torch.OutOfMemoryError:
+        return {"out_of_memory": True}
+    return seconds | peaks(device)
+
+
+def completion_batch(
+    policy: Policy, vocab_size: int, tokens: int, device: torch.device
+) -> TokenBatch:
+    """One sequence of `tokens` random tokens with an advantage."""
+    generator = torch.Generator().manual_seed(tokens)
+    ids = torch.randint(vocab_size, (tokens,), generator=generator).tolist()
+    prompt = min(PROMPT_TOKENS, tokens // 2)
+    completion = tokens - prompt
+    sequence = TrainingSequence(
+        token_ids=ids,
+        completion_mask=[False] * prompt + [True] * completion,
+        token_weight=1 / completion,
+        advantage=1.0,
+        sampler_logprobs=(-12.0,) * completion,
+    )
+    return pack([sequence], device)
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        take_peak_bytes()
+
+
+def peaks(device: torch.device) -> dict[str, int]:
+    """What tensors took at most, and with torch's cache; on a CPU, resident memory."""
+    if device.type == "cuda":
+        return {
+            "allocated_bytes": torch.cuda.max_memory_allocated(device),
+            "peak_bytes": torch.cuda.max_memory_reserved(device),
+        }
+    return {"peak_bytes": take_peak_bytes()}
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows for reading: GB and seconds."""
+    cells = [
+        [
+            f"{row['cap_gb']} GB",
+            f"{row['optimizer']}, {row['dtype']}, gradients {row['gradient_dtype']}",
+            row["activations"],
+            str(row.get("tokens", "")),
+            f"{(row['peak_bytes'] + row['context_bytes']) / 1e9:.1f}" if "peak_bytes" in row
+            else "left out" if "left_out" in row else "does not fit",
+            f"{row['gradient_seconds']:.2f}" if "peak_bytes" in row else "",
+            f"{row['update_seconds']:.2f}" if "peak_bytes" in row else "",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    header = ["cap", "optimizer", "activations", "tokens", "peak GB", "gradient s", "update s"]
+    return format_table(header, cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="MGPO updates of a 1.5B model under a cap.")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
+    arguments = parser.parse_args()
+    if arguments.tiny:
+        rows = measure(TINY, tokens=(64, 128), device=torch.device("cpu"))
+    else:
+        rows = measure()
+    print(table(rows))
+    if arguments.out is not None:
+        result = {"rows": rows, "torch": torch.__version__, "hardware": describe_hardware()}
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
