@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_mgpo [--out FILE.json] [--tiny]
 
 Random weights of Qwen2.5-1.5B's exact dimensions; one completion of T tokens (a 64-token prompt
-before it) goes through `stages.mgpo.accumulate_gradient` and the optimizer, twice: the first update
-makes the optimizer's state, the second is timed. The cap holds for everything that torch takes from
+before it) goes through `stages.mgpo.accumulate_gradient` and the optimizer, after an update on a
+few tokens that makes the optimizer's state. The cap holds for everything that torch takes from
 the GPU; `context_bytes`, what CUDA itself takes beside it, is within the cap too. Generation is not
 in here: weights alone are shared with it, and the planner adds its cache.
 A setting that does not fit is a row with `out_of_memory`, and longer completions are not tried.
@@ -78,10 +78,15 @@ def measure(
         context_bytes = set_cap(device, case.cap_gb)
         try:
             trainer = make_trainer(config, case, device)
-            for count in tokens:
+            for update, count in enumerate((2 * PROMPT_TOKENS, *tokens)):
                 row = settings | {"tokens": count, "context_bytes": context_bytes}
-                rows.append(row | measure_one(trainer, config["vocab_size"], count, device))
-                if "out_of_memory" in rows[-1]:
+                batch = completion_batch(trainer.policy, config["vocab_size"], count, device)
+                row |= measure_one(trainer, batch, update, device)
+                if update == 0 and "out_of_memory" not in row:
+                    continue
+                rows.append(row)
+                print(table([row]).splitlines()[-1], flush=True)
+                if "out_of_memory" in row:
                     break
             del trainer
         except RecipeError as error:  # bitsandbytes is not there, or there is no GPU
@@ -101,7 +106,7 @@ def set_cap(device: torch.device, gigabytes: int | None) -> int:
     free, total = torch.cuda.mem_get_info(device)
     context_bytes = total - free - torch.cuda.memory_reserved(device)
     share = 1.0 if gigabytes is None else min(1.0, (gigabytes * 1e9 - context_bytes) / total)
-    torch.cuda.set_per_process_memory_fraction(share, device)
+    torch.cuda.set_per_process_memory_fraction(share)
     return context_bytes
 
 
@@ -117,33 +122,30 @@ def make_trainer(config: Mapping[str, Any], case: Case, device: torch.device) ->
     )
     optimizer = Optimizer.model_validate({"kind": case.optimizer, "lr": 1e-6})
     stage = MGPOStage(
-        kind="mgpo", num_steps=2, optimizer=optimizer, tokens_per_micro_batch=1 << 20,
+        kind="mgpo", num_steps=1, optimizer=optimizer, tokens_per_micro_batch=1 << 20,
         sampling=Sampling(max_new_tokens=16),
     )  # fmt: skip
     policy = random_policy(config, dtype=DTYPES[case.dtype], device=device)
     apply_activations(policy.model, training)
-    updates = PolicyOptimizer(policy, optimizer, num_steps=2 * len(TOKENS), training=training)
+    updates = PolicyOptimizer(policy, optimizer, num_steps=1 + len(TOKENS), training=training)
     nothing = cast(Any, None)
     return mgpo.Trainer(stage, nothing, policy, None, nothing, updates)
 
 
 def measure_one(
-    trainer: mgpo.Trainer, vocab_size: int, tokens: int, device: torch.device
+    trainer: mgpo.Trainer, batch: TokenBatch, update: int, device: torch.device
 ) -> dict[str, Any]:
-    """Peak bytes of two updates on one completion, and the seconds of the second."""
-    batch = completion_batch(trainer.policy, vocab_size, tokens, device)
-    seconds: dict[str, float] = {}
+    """Peak bytes and seconds of one update on one completion."""
     reset_peak(device)
     try:
-        for update in range(2):
-            start = now(device)
-            mgpo.accumulate_gradient(trainer, batch, None, None)
-            middle = now(device)
-            trainer.optimizer.step(update)
-            trainer.optimizer.finish()
-            seconds = {"gradient_seconds": middle - start, "update_seconds": now(device) - middle}
+        start = now(device)
+        mgpo.accumulate_gradient(trainer, batch, None, None)
+        middle = now(device)
+        trainer.optimizer.step(update)
+        trainer.optimizer.finish()
     except torch.OutOfMemoryError:
         return {"out_of_memory": True}
+    seconds = {"gradient_seconds": middle - start, "update_seconds": now(device) - middle}
     return seconds | peaks(device)
 
 
