@@ -42,6 +42,11 @@ class HostAdamW:
             fused=True,
         )
         self._sums: list[torch.Tensor | None] = [None] * len(parameters)
+        # Where gradients of another type are widened: fresh pages for each would cost more than the
+        # update itself.
+        sizes = [parameter.numel() for parameter in parameters]
+        largest = max(sum(sizes[index] for index in bucket) for bucket in buckets(sizes))
+        self._widened = torch.empty(0 if gradient_dtype == torch.float32 else largest)
         self._has_gradient = [False] * len(parameters)
         self._update: Future[None] | None = None
         device = parameters[0].device
@@ -128,11 +133,16 @@ class HostAdamW:
     @torch.no_grad()
     def _apply(self, factor: float) -> None:
         for bucket in buckets(parameter.numel() for parameter in self.parameters):
+            free = self._widened
             for index in bucket:
                 total = self._sums[index]
-                if self._has_gradient[index] and total is not None:
-                    gradient = total.to(torch.float32)
-                    self._masters[index].grad = gradient if factor == 1.0 else gradient.mul_(factor)
+                if not self._has_gradient[index] or total is None:
+                    continue
+                gradient = total
+                if total.dtype != torch.float32:
+                    used, free = free[: total.numel()], free[total.numel() :]
+                    gradient = used.view_as(total).copy_(total)
+                self._masters[index].grad = gradient if factor == 1.0 else gradient.mul_(factor)
             self._optimizer.step()
             for index in bucket:
                 self._masters[index].grad = None
