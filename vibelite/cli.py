@@ -19,6 +19,7 @@ import typer
 from vibelite import __version__
 from vibelite.commands.decontaminate import decontaminate
 from vibelite.commands.plan import plan
+from vibelite.commands.samples import samples
 from vibelite.commands.verify import verify
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
 
@@ -252,6 +253,7 @@ def fuse(
 app.command()(plan)
 app.command()(verify)
 app.command()(decontaminate)
+app.command()(samples)
 
 
 @app.command()
