@@ -45,3 +45,7 @@ class EngineError(VibeLiteError):
 
 class CheckpointError(VibeLiteError):
     """A checkpoint is missing, damaged, or does not belong to this run."""
+
+
+class SandboxError(VibeLiteError):
+    """Programs cannot be run here, because nothing on this machine would confine them."""

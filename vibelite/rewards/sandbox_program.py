@@ -1,0 +1,113 @@
+"""What a forked and confined process does: it is a Python program, as `python main.py` would run
+it, or one call of a function of it. Everything here shares its process with hostile code, so that
+nothing it reports is more than that program's own claim.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import io
+import json
+import os
+import sys
+import threading
+import traceback
+from types import ModuleType, TracebackType
+from typing import Any, NoReturn
+
+# The exit status of a program that ended with MemoryError.
+EXIT_MEMORY = 101
+_SOURCE, _RESULT = 4, 3
+_CHUNK = 1 << 20
+
+
+def become_program(function: str) -> NoReturn:
+    """Runs the source of descriptor 4, then ends the process with the program's exit status.
+
+    With `function`, that function is called with the JSON values in the lines of standard input,
+    and its value is written to descriptor 3 as JSON.
+    """
+    status = 1
+    try:
+        source = _read_all(_SOURCE)
+        os.close(_SOURCE)
+        _open_standard_streams()
+        status = _run(source, function)
+        threading._shutdown()  # type: ignore[attr-defined]  # joins threads, as at a normal end
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except MemoryError:
+        status = EXIT_MEMORY
+    except BaseException:
+        traceback.print_exc()
+        status = status or 1
+    finally:
+        os._exit(status)
+
+
+def _run(source: bytes, function: str) -> int:
+    """The exit status of the program, its uncaught exception printed as Python prints it."""
+    try:
+        code = compile(source, "main.py", "exec", dont_inherit=True)
+        module = ModuleType("solution" if function else "__main__")
+        module.__dict__["__builtins__"] = builtins
+        sys.modules[module.__name__] = module
+        sys.argv[:] = ["main.py"]
+        exec(code, module.__dict__)
+        if function:
+            _call(module, function)
+    except SystemExit as error:
+        return _exit_status(error.code)
+    except MemoryError:
+        return EXIT_MEMORY
+    except BaseException as error:
+        sys.excepthook(type(error), error, _own_frames(error.__traceback__))
+        return 1
+    return 0
+
+
+def _call(module: ModuleType, function: str) -> None:
+    arguments = [json.loads(line) for line in sys.stdin if line.strip()]
+    solution = getattr(module, "Solution", None)
+    if hasattr(solution, function):
+        called: Any = getattr(solution(), function)  # type: ignore[misc]
+    else:
+        called = getattr(module, function)
+    result = json.dumps(called(*arguments)).encode()
+    while result:
+        result = result[os.write(_RESULT, result) :]
+
+
+def _exit_status(code: object) -> int:
+    """What `sys.exit(code)` means: None is 0, a number is itself, anything else is printed."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the program's first line on."""
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+def _open_standard_streams() -> None:
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), "utf-8")
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), "utf-8")
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(2, "w")), "utf-8", "backslashreplace", line_buffering=True
+    )
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def _read_all(descriptor: int) -> bytes:
+    chunks = []
+    while chunk := os.read(descriptor, _CHUNK):
+        chunks.append(chunk)
+    return b"".join(chunks)

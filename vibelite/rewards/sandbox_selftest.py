@@ -1,0 +1,74 @@
+"""Hostile programs that a sandbox must withstand before it is used: attempts, not version numbers.
+
+Each attempt is one thing that a program must not be able to do. It runs as a call of `probe` in the
+sandbox under test; what it reports is compared here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vibelite.rewards.sandbox import Execution
+
+
+_PROBES = """
+import ctypes, os, signal, socket
+
+def read_secret(): return open(SECRET).read()
+def write_file(): return open(SCRATCH, "w").write("x")
+def delete_file(): return os.unlink(SECRET)
+def rename_file(): return os.rename(SECRET, SECRET + "2")
+def truncate_file(): return os.truncate(SECRET, 0)
+def chmod_file(): return os.chmod(SECRET, 0)
+def read_process_of_others(): return open(f"/proc/{PARENT}/environ", "rb").read()
+def read_own_environment(): return open("/proc/self/environ", "rb").read()
+def list_root(): return os.listdir("/etc")
+def internet_socket(): return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def unix_socket(): return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def signal_sandbox(): return os.kill(PARENT, 0)
+def signal_server(): return os.kill(os.getppid(), 0)
+def signal_all(): return os.kill(-1, 0)
+def fork(): return os.fork() or os._exit(0)
+def execute(): return os.execv("/bin/true", ["true"])
+def trace(): return 1 / (ctypes.CDLL(None).ptrace(16, PARENT, 0, 0) + 1)
+def memory_file(): return os.memfd_create("x")
+
+def probe():
+    done = []
+    for attempt in (read_secret, write_file, delete_file, rename_file, truncate_file, chmod_file,
+                    read_process_of_others, read_own_environment, list_root, internet_socket,
+                    unix_socket, signal_sandbox, signal_server, signal_all, fork, trace,
+                    memory_file, execute):
+        try:
+            attempt()
+        except (OSError, ZeroDivisionError):
+            continue
+        done.append(attempt.__name__)
+    return done
+"""
+
+
+def self_test(call_probe: Callable[[str], Execution]) -> str:
+    """What the sandbox under test failed to prevent, or ""; `call_probe` calls `probe()` of a
+    program in it.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)  # it is the sandbox that has to keep programs out
+        secret = Path(directory, "secret")
+        secret.write_text("secret")
+        os.chmod(secret, 0o666)
+        head = f"SECRET, SCRATCH, PARENT = {str(secret)!r}, {directory!r} + '/new', {os.getpid()}\n"
+        execution = call_probe(head + _PROBES)
+        left = sorted(path.name for path in Path(directory).iterdir())
+        if left != ["secret"] or secret.read_text() != "secret":
+            return f"a program changed files: {left}"
+    if execution.outcome != "exit":
+        return f"the self-test ended with {execution.outcome}: {execution.detail}"
+    done = json.loads(execution.result)
+    return f"a program could {', '.join(done)}" if done else ""
