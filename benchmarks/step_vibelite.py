@@ -37,7 +37,7 @@ def sft_steps(work: dict[str, Any], policy: Policy):
     """One SFT step per iteration."""
     stage = SFTStage(
         kind="sft", num_steps=work["num_steps"], checkpoint_every=1, optimizer=OPTIMIZER,
-        tokens_per_micro_batch=work["tokens_per_micro_batch"],
+        tokens_per_micro_batch=work["ours"]["tokens_per_micro_batch"],
     )  # fmt: skip
     optimizer = PolicyOptimizer(policy, OPTIMIZER, num_steps=stage.num_steps)
     sequences = [
@@ -60,7 +60,8 @@ def mgpo_steps(work: dict[str, Any], policy: Policy):
     sampling = Sampling(max_new_tokens=work["max_new_tokens"])
     stage = MGPOStage(
         kind="mgpo", num_steps=work["num_steps"], optimizer=OPTIMIZER, sampling=sampling,
-        group_size=work["group_size"], tokens_per_micro_batch=work["tokens_per_micro_batch"],
+        group_size=work["group_size"],
+        tokens_per_micro_batch=work["ours"]["tokens_per_micro_batch"],
     )  # fmt: skip
     optimizer = PolicyOptimizer(policy, OPTIMIZER, num_steps=stage.num_steps)
     engine = TransformersEngine(policy, stop_ids=(), max_sequences=sampling.max_sequences)
@@ -100,7 +101,7 @@ def main(path: str) -> None:
     torch.set_float32_matmul_precision("medium" if work["bf16"] else "highest")
     return_freed_tensors()
     policy = load_policy(work["model"], dtype="float32")
-    apply_activations(policy.model, Training(activations=work["activations"]))
+    apply_activations(policy.model, Training(activations=work["ours"]["activations"]))
     for parameter in policy.model.parameters():
         parameter.detach().sum()  # the weights are in memory, not only mapped from the file
     bare = resident_bytes()

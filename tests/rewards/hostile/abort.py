@@ -1,0 +1,4 @@
+# outcome: runtime_error
+import os
+
+os.abort()

@@ -1,0 +1,3 @@
+# outcome: time_limit
+while True:
+    pass

@@ -1,0 +1,6 @@
+# outcome: time_limit
+import threading
+
+lock = threading.Lock()
+lock.acquire()
+lock.acquire()

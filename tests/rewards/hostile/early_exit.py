@@ -1,0 +1,7 @@
+# outcome: exit
+# function: f
+import os
+
+
+def f():
+    os._exit(0)

@@ -1,0 +1,3 @@
+# outcome: exit
+# function: f
+raise SystemExit(0)

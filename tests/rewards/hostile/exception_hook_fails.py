@@ -1,0 +1,10 @@
+# outcome: runtime_error
+import sys
+
+
+def hook(*_):
+    raise RuntimeError
+
+
+sys.excepthook = hook
+raise ValueError

@@ -1,0 +1,7 @@
+# outcome: exit
+# function: f
+import sys
+
+
+def f():
+    sys.exit(0)

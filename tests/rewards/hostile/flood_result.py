@@ -1,0 +1,4 @@
+# outcome: output_limit
+# function: f
+def f():
+    return "x" * (1 << 24)

@@ -1,0 +1,10 @@
+# outcome: output_limit
+import os
+import signal
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+while True:
+    try:
+        os.write(1, bytes(1 << 16))
+    except OSError:
+        pass

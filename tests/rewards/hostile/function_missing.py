@@ -1,0 +1,4 @@
+# outcome: runtime_error
+# function: f
+def g():
+    return 1

@@ -1,0 +1,5 @@
+# outcome: time_limit
+import atexit
+import time
+
+atexit.register(time.sleep, 3600)

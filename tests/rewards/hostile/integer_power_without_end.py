@@ -1,0 +1,2 @@
+# outcome: time_limit
+pow(7, 10**9)

@@ -1,0 +1,11 @@
+# outcome: exit
+# stdout: refused
+import json
+import os
+
+world = json.loads(input())
+try:
+    os.mkdir(world["directory"] + "/vibelite-hostile")
+    print("made")
+except OSError:
+    print("refused")

@@ -1,0 +1,2 @@
+# outcome: memory_limit
+bytearray(1 << 40)

@@ -1,0 +1,4 @@
+# outcome: memory_limit
+text = "x"
+while True:
+    text += text

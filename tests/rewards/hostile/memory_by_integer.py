@@ -1,0 +1,2 @@
+# outcome: memory_limit
+1 << (1 << 40)

@@ -1,0 +1,4 @@
+# outcome: memory_limit
+chunks = []
+while True:
+    chunks.append(bytes(1 << 20))

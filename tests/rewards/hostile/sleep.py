@@ -1,0 +1,4 @@
+# outcome: time_limit
+import time
+
+time.sleep(3600)

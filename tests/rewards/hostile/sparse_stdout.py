@@ -1,0 +1,4 @@
+# outcome: output_limit
+import os
+
+os.ftruncate(1, 1 << 40)

@@ -1,0 +1,5 @@
+# outcome: time_limit
+import os
+import signal
+
+os.kill(os.getpid(), signal.SIGSTOP)

@@ -1,0 +1,11 @@
+# outcome: exit
+# stdout: refused
+import json
+import socket
+
+world = json.loads(input())
+try:
+    socket.socket(socket.AF_UNIX).connect("\0" + world["abstract"])
+    print("connected")
+except OSError:
+    print("refused")
