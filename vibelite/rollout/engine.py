@@ -62,6 +62,12 @@ class RolloutEngine(Protocol):
         """Frees everything; the engine cannot be used afterwards."""
         ...
 
+    def metrics(self) -> dict[str, float]:
+        """What was measured since the last call, for StepRecord: rollout/... of sampling, and
+        sync/... where weights are brought over.
+        """
+        ...
+
 
 def generate(
     engine: RolloutEngine,

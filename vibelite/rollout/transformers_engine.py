@@ -7,6 +7,7 @@ of each. Rows that have ended leave the batch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -36,6 +37,8 @@ class TransformersEngine:
         self._max_sequences = max_sequences
         self._weights_version = 0
         self._is_awake = True
+        self._num_tokens = 0
+        self._seconds = 0.0
 
     def load_weights(self, version: int) -> None:
         """The module is shared with the trainer, so only the version changes."""
@@ -49,6 +52,12 @@ class TransformersEngine:
 
     def close(self) -> None:
         self._is_awake = False
+
+    def metrics(self) -> dict[str, float]:
+        """Tokens of the completions that ended since the last call, per second of sampling."""
+        num_tokens, seconds = self._num_tokens, self._seconds
+        self._num_tokens, self._seconds = 0, 0.0
+        return {"rollout/tokens_per_second": num_tokens / seconds} if num_tokens else {}
 
     @torch.inference_mode()
     def stream(
@@ -74,9 +83,14 @@ class TransformersEngine:
             wanted = [row for row, pair in enumerate(pairs) if pair not in skip]
             if not wanted:
                 continue
+            resumed = time.perf_counter()
             for index, row in self._generate_chunk(chunk, settings, generator, wanted):
                 prompt, sample = divmod(index, settings.num_completions)
-                yield start + prompt, sample, self._completion(row)
+                completion = self._completion(row)
+                self._num_tokens += len(completion.token_ids)
+                self._seconds += time.perf_counter() - resumed
+                yield start + prompt, sample, completion
+                resumed = time.perf_counter()
 
     def _completion(self, row: _Row) -> Completion:
         (text,) = self._policy.tokenizer.batch_decode([row.token_ids], skip_special_tokens=True)
