@@ -16,8 +16,12 @@ TAIL_CHARS = 50_000
 MAX_DIGITS = 400
 NO_BOX = "no boxed answer"
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-# What stands between two boxes that are one answer: "\boxed{1} and \boxed{2}".
-_JOINT = re.compile(r"[\s$]*(?:,|;|and|or|\\text\{\s*(?:and|or)\s*\})[\s$]*(?:and|or)?[\s$]*")
+# What stands between two boxes that are one answer: "\boxed{1} and $x = \boxed{2}".
+_GAP = r"(?:[\s$~]|\\(?:quad|qquad|[,;: ()]))*"
+_JOINT = re.compile(
+    rf"{_GAP}(?:,|;|and|or|\\text\{{\s*(?:and|or)\s*\}}){_GAP}(?:and|or)?{_GAP}"
+    rf"(?:[A-Za-z](?:_\{{?[0-9A-Za-z]\}}?)?\s*=\s*)?"
+)
 MAX_JOINT_CHARS = 40
 # Of chat templates: a model that writes them into its answer has lost the thread.
 _SPECIAL_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>|<\uff5c")

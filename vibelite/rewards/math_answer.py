@@ -9,6 +9,7 @@ workers.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -16,11 +17,12 @@ from fractions import Fraction
 from vibelite.errors import DataError
 from vibelite.rewards.answer_text import boxed_answer, judge, parse_rational
 from vibelite.rewards.math_guard import MAX_CHARS, too_expensive
+from vibelite.rewards.math_intervals import as_union
 from vibelite.rewards.math_notation import (
     Notation,
     read_notation,
+    split_equation,
     split_list,
-    split_top,
     units_differ,
 )
 from vibelite.types import Verdict
@@ -32,11 +34,11 @@ Outcome = bool | str | None
 Leaf = Callable[[str, str], Outcome]
 
 _VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\s*\([A-Za-z, ]{1,20}\))?'?")
-_SINGLE = re.compile(r"\\?[A-Za-z]+")
+# What a point or a set is called: "P", "(x, y)".
+_NAMES = re.compile(r"\\?[A-Za-z]+'?|\([A-Za-z](?:_\{?\w\}?)?(?:\s*,\s*[A-Za-z](?:_\{?\w\}?)?)+\)")
+_RATIO = re.compile(r"[0-9.]+(?:\s*:\s*[0-9.]+)+")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|ne|neq)(?![A-Za-z])")
-_INEQUALITY = re.compile(r"<=|>=|<|>|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z])")
-_BELOW = ("<", "<=", "\\le", "\\leq", "\\lt", "\\leqslant")
-_EQUALS = re.compile(r"(?<![<>!:])=")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s*")
 _MINUS_PLUS = re.compile(r"\\mp(?![A-Za-z])\s*")
 # "204_8": a number in another base, which is no other number of the same digits.
@@ -142,13 +144,14 @@ def _compare_lists(given: str, gold: str, leaf: Leaf) -> Outcome:
     """Sets and bare lists in any order, tuples and intervals in theirs; unions of intervals in any
     order. A bare list may stand for a set or a tuple, on either side.
     """
-    union, gold_union = _as_union(given), _as_union(gold)
+    union, gold_union = as_union(given), as_union(gold)
     if union and gold_union and (union != [given] or gold_union != [gold]):
         return _match(union, gold_union, lambda a, b: _compare_brackets(a, b, leaf))
     return _compare_brackets(given, gold, leaf)
 
 
 def _compare_brackets(given: str, gold: str, leaf: Leaf) -> Outcome:
+    given, gold = _unnamed_brackets(given, gold)
     opening, items, closing = split_list(given)
     gold_opening, gold_items, gold_closing = split_list(gold)
     brackets = {opening + closing, gold_opening + gold_closing}
@@ -164,6 +167,19 @@ def _compare_brackets(given: str, gold: str, leaf: Leaf) -> Outcome:
     return _all(_compare_one(a, b, leaf) for a, b in zip(items, gold_items, strict=True))
 
 
+def _unnamed_brackets(given: str, gold: str) -> tuple[str, str]:
+    """ "(x,y) = (1,2)" is (1,2) and "P = (1,2)" too, unless the two have different names."""
+    names, contents = [], []
+    for text in (given, gold):
+        parts = split_equation(text)
+        is_named = len(parts) == 2 and _NAMES.fullmatch(parts[0]) and split_list(parts[1])[0]
+        names.append(re.sub(r"\s", "", parts[0]) if is_named else "")
+        contents.append(parts[1] if is_named else text)
+    if all(names) and names[0] != names[1]:
+        return given, gold
+    return contents[0], contents[1]
+
+
 def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
     """Two elements: numbers exactly, equations by their parts, everything else by `leaf`."""
     if given == gold:
@@ -171,10 +187,13 @@ def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
     if split_list(gold)[0] or split_list(given)[0]:  # a tuple in a list
         return _compare_brackets(given, gold, leaf)
     given = _before_approximation(given)
-    if "=" in given or "=" in gold:
-        return _compare_equations(given, gold, leaf)
+    parts, gold_parts = split_equation(given), split_equation(gold)
+    if len(parts) > 1 or len(gold_parts) > 1:
+        return _compare_equations(parts, gold_parts, leaf)
     if _RELATION.search(given) and not _RELATION.search(gold):
         return False
+    if _RATIO.fullmatch(gold):
+        return _equal_ratios(given, gold)
     given, gold = _without_base(given, gold)
     value, expected = _value(given), _value(gold)
     if value is not None and expected is not None:
@@ -188,22 +207,40 @@ def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
     return _ask(given, gold, leaf)
 
 
+def _equal_ratios(given: str, gold: str) -> bool:
+    """Proportional numbers, "6:8" or "3/4" for "3:4"; a gold that is not in lowest terms is a time
+    of day or a score, which only its own numbers are equal to.
+    """
+    values = [x for part in given.split(":") if (x := _value(part)) is not None]
+    expected = [x for part in gold.split(":") if (x := _value(part)) is not None]
+    if values == expected:
+        return True
+    if any(x.denominator > 1 for x in expected) or math.gcd(*(int(x) for x in expected)) > 1:
+        return False
+    if len(expected) == 2 and ":" not in given:
+        values.append(Fraction(1))
+    return len(values) == len(expected) and all(
+        a * expected[0] == b * values[0] != 0 for a, b in zip(values, expected, strict=True)
+    )
+
+
 def _ask(given: str, gold: str, leaf: Leaf) -> Outcome:
     """The outcome of `leaf`, unless it could take for ever."""
     return too_expensive(given, gold) or too_expensive(gold, gold) or leaf(given, gold)
 
 
-def _compare_equations(given: str, gold: str, leaf: Leaf) -> Outcome:
+def _compare_equations(parts: Sequence[str], gold_parts: Sequence[str], leaf: Leaf) -> Outcome:
     """ "x = 5" is 5; in "a = b = c" every part must be the answer; other equations are compared
     whole.
     """
-    parts = [part.strip() for part in _EQUALS.split(given)]
-    gold_parts = [part.strip() for part in _EQUALS.split(gold)]
     name, gold_name = _named(parts), _named(gold_parts)
     if len(gold_parts) == 1:
-        return _all(_compare_one(part, gold, leaf) for part in (parts[1:] if name else parts))
+        # "m + n = 204" says what 204 is; a part without letters has to be 204 itself.
+        gold = gold_parts[0]
+        is_said = bool(name) or (_has_letters(parts[0]) and not _has_letters(gold))
+        return _all(_compare_one(part, gold, leaf) for part in (parts[1:] if is_said else parts))
     if not gold_name or (len(parts) > 1 and not name):
-        return _ask(given, gold, leaf)
+        return _ask(" = ".join(parts), " = ".join(gold_parts), leaf)
     if name and name != gold_name:
         return False
     values = parts[1:] if name else parts
@@ -213,6 +250,10 @@ def _compare_equations(given: str, gold: str, leaf: Leaf) -> Outcome:
 def _named(parts: Sequence[str]) -> str:
     """The variable or function that an equation defines; "" if it defines none."""
     return parts[0] if len(parts) > 1 and _VARIABLE.fullmatch(parts[0]) else ""
+
+
+def _has_letters(text: str) -> bool:
+    return bool(re.search("[A-Za-z]", _COMMAND.sub("", text)))
 
 
 def _all(outcomes: Iterable[Outcome]) -> Outcome:
@@ -273,40 +314,6 @@ def _without_repeats(items: Sequence[str]) -> list[str]:
     )
 
 
-def _as_union(text: str) -> list[str]:
-    r"""The intervals of a union, also where inequalities in one variable say the same; the text
-    itself where it is neither.
-
-    "x<2 \text{ or } 3\le x<5" -> ["(-\infty,2)", "[3,5)"]; "(1,2) \cup (3,4)" -> the two.
-    """
-    text = re.sub(r"^\\?[A-Za-z]+\s*\\in(?![A-Za-z])", "", text).strip()
-    parts = [part.strip() for part in re.split(r"\\cup(?![A-Za-z])", text)]
-    if len(parts) == 1:
-        parts = split_top(text) if _INEQUALITY.search(text) else parts
-    return [_interval(part) or part for part in parts]
-
-
-def _interval(text: str) -> str:
-    """An inequality in one variable as an interval; "" for anything else."""
-    signs = _INEQUALITY.findall(text)
-    sides = [side.strip() for side in _INEQUALITY.split(text)]
-    if len(signs) not in (1, 2) or not all(sides):
-        return ""
-    upward = [sign in _BELOW for sign in signs]
-    if len(set(upward)) > 1:
-        return ""
-    if not upward[0]:
-        signs, sides = signs[::-1], sides[::-1]
-    closed = [len(sign) > 1 and sign not in ("\\lt", "\\gt") for sign in signs]
-    if len(sides) == 3 and _SINGLE.fullmatch(sides[1]):
-        return f"{'[' if closed[0] else '('}{sides[0]},{sides[2]}{']' if closed[1] else ')'}"
-    if len(sides) == 2 and _SINGLE.fullmatch(sides[0]):
-        return f"(-\\infty,{sides[1]}{']' if closed[0] else ')'}"
-    if len(sides) == 2 and _SINGLE.fullmatch(sides[1]):
-        return f"{'[' if closed[0] else '('}{sides[0]},\\infty)"
-    return ""
-
-
 def _before_approximation(text: str) -> str:
     r""" "\frac13 \approx 0.333" answers \frac13; "x \approx 0.333" answers 0.333."""
     first, sign, second = text.partition("\\approx")
@@ -329,7 +336,7 @@ def _without_base(given: str, gold: str) -> tuple[str, str]:
 
 def _strip_assignment(text: str) -> str:
     """ "x = 5" -> "5", "f(x)=2x" -> "2x"; other equations stay."""
-    parts = [part.strip() for part in _EQUALS.split(text)]
+    parts = split_equation(text)
     return parts[1] if len(parts) == 2 and _named(parts) else text
 
 

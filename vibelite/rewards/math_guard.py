@@ -20,8 +20,16 @@ _OPERATORS = re.compile(
     r"|\\begin\s*\{[vV]matrix\}"
 )
 _FACTORIAL = re.compile(r"([0-9]*)\s*([A-Za-z]?)\s*!(\s*!)?")
-_BINOMIAL = re.compile(r"\\[dt]?binom(?![A-Za-z])")
+_BINOMIAL = re.compile(r"\\(?:[dt]?binom|choose)(?![A-Za-z])")
 _PLAIN_BINOMIAL = re.compile(r"\\[dt]?binom\s*\{\s*([0-9]{1,6})\s*\}\s*\{\s*([0-9]{1,6})\s*\}")
+# Of variables and small numbers: "\binom{2n+1}{n}".
+_FORMAL_BINOMIAL = re.compile(
+    r"\\[dt]?binom\s*\{(?=[^{}]*[A-Za-z])[A-Za-z0-9+\- ]{1,20}\}\s*\{[A-Za-z0-9+\- ]{1,20}\}"
+)
+_MAX_FORMAL_DIGITS = 2
+# Their values need all digits of a large argument.
+_PERIODIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+MAX_PERIODIC_EXPONENT = 1_000
 _NUMBER = re.compile(r"[0-9]+")
 _OPENING, _CLOSING = "{([", "})]"
 
@@ -60,7 +68,12 @@ def _large_factorial(text: str) -> str:
 
 def _large_binomial(text: str) -> str:
     plain = _PLAIN_BINOMIAL.findall(text)
-    if len(plain) < len(_BINOMIAL.findall(text)):
+    formal = [
+        binomial
+        for binomial in _FORMAL_BINOMIAL.findall(text)
+        if all(len(number) <= _MAX_FORMAL_DIGITS for number in _NUMBER.findall(binomial))
+    ]
+    if len(plain) + len(formal) < len(_BINOMIAL.findall(text)):
         return "" if not _NUMBER.search(text) else "a binomial that is not of two numbers"
     if any(int(number) > MAX_BINOMIAL for pair in plain for number in pair):
         return "a binomial too large to compute"
@@ -91,6 +104,8 @@ def _large_power(text: str) -> str:
         position = text.find("^", position + 1)
     largest = max((product for product, _ in exponents), default=1)
     outer = max((product for product, is_group in exponents if is_group), default=1)
+    if _PERIODIC.search(text) and largest > MAX_PERIODIC_EXPONENT:
+        return "a periodic function of a number too large"
     if max(largest, outer) > MAX_EXPONENT or (
         len(exponents) > 1 and outer * largest > MAX_EXPONENT
     ):

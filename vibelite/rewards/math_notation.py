@@ -49,6 +49,8 @@ _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,|\{,\}|\s)[0-9]{3})+(?:\.[0-9]+)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degrees?\b)$")
 _ANGLE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
 _TRIGONOMETRY = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
+_BRACE_NAMES = re.compile(r"\\([lr])brace(?![A-Za-z])\s?")
 _EMPTY_SET = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:%|percent)\s*\}|\bpercent)$")
 # Units by what they measure: two of one row that differ are two answers. Single letters only count
@@ -113,6 +115,8 @@ def read_notation(answer: str) -> Notation:
     text, unit, is_percent = _split_unit(text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = _ANGLE.sub(r"(\\frac{\1 \\pi}{180})", text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = _BRACE_NAMES.sub(lambda m: "\\{" if m[1] == "l" else "\\}", text)
     text = _EMPTY_SET.sub(r"\\emptyset", text)
     if _THOUSANDS.fullmatch(text):
         text = re.sub(r"[\s,{}]", "", text)
@@ -169,10 +173,21 @@ def split_top(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
+def split_equation(text: str) -> list[str]:
+    """The sides of an equation or of a chain of them; "=" inside brackets divides nothing."""
+    parts, start, depth = [], 0, 0
+    for i, character in enumerate(text):
+        depth += (character in _OPENING) - (character in _CLOSING)
+        if character == "=" and depth == 0 and text[i - 1 : i] not in ("<", ">", "!", ":"):
+            parts.append(text[start:i].strip())
+            start = i + 1
+    return [*parts, text[start:].strip()]
+
+
 def _encloses(text: str, width: int) -> bool:
     """The first bracket, `width` characters wide, is closed by the last one."""
     depth = 0
-    for i, character in enumerate(text):
+    for i, character in enumerate(text[width - 1 :], width - 1):
         depth += (character in _OPENING) - (character in _CLOSING)
         if depth == 0:
             return i == len(text) - 1

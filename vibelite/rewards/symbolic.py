@@ -74,8 +74,7 @@ def _exact(value: Any) -> Any:
     if isinstance(value, sympy.MatrixBase):
         return value.applyfunc(_exact)
     exact = {x: sympy.Rational(str(x)) for x in value.atoms(sympy.Float)}
-    # The parser marks it as not real where it takes the text for complex.
-    unit = {x: sympy.I for x in value.free_symbols if x.name == "i" and x.is_real is False}
+    unit = {x: sympy.I for x in value.free_symbols if x.name == "i"}
     return value.xreplace(exact | unit)
 
 
@@ -89,8 +88,10 @@ def _equal(a: Any, b: Any) -> bool:
             and a.shape == b.shape
             and all(map(_equal, a.flat(), b.flat()))
         )
-    if _is_number_like(a) and _is_number_like(b):
-        return _equal_expressions(a.doit(), b.doit())
+    if isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr):
+        a, b = a.doit(), b.doit()
+        if _is_number_like(a) and _is_number_like(b):
+            return _equal_expressions(a, b)
     if isinstance(a, Relational | And) != isinstance(b, Relational | And):
         return False
     return bool(
