@@ -1,15 +1,16 @@
-"""Time, tokens and money by stage and by span, from the lines of a ledger."""
+"""Time, tokens, energy and money by stage and by span, from a ledger."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 from vibelite.report.charts import Point
+from vibelite.telemetry.entries import Entry, cost_by_currency, lost_entries
+from vibelite.telemetry.money import MILLIJOULES_PER_KWH, known_sum
+from vibelite.telemetry.unit_costs import UnitCosts, unit_costs
 
 NANOSECONDS = 1e9
 
@@ -28,10 +29,11 @@ OTHER_SPAN_COLOR = 6
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some ledger lines add up to. `usd` is None when a line has no price.
+    """What some entries of a ledger add up to. `usd` and `kwh` are None where a part is unknown;
+    `by_currency` holds what is known, whatever it was paid in.
 
-    `redone_seconds`: of steps that were done again later, because a process died after them and
-    before its next checkpoint.
+    Lost: steps that were done again later, because a process died after them and before its next
+    checkpoint, and what a killed process had not written down.
     """
 
     name: str
@@ -39,7 +41,13 @@ class Cost:
     seconds_by_span: dict[str, float]
     tokens: dict[str, int]
     usd: Decimal | None
-    redone_seconds: float
+    by_currency: dict[str, Decimal]
+    kwh: float | None
+    lost_seconds: float
+    lost_usd: Decimal | None
+    prices: list[str]
+    """Every price that was paid, in words."""
+    units: UnitCosts
 
     @property
     def spans(self) -> list[tuple[str, float, int]]:
@@ -52,64 +60,68 @@ class Cost:
             if self.seconds_by_span.get(span)
         ]
 
-    def usd_per_million(self, use: str) -> Decimal | None:
-        """All that was spent, per million tokens of one use; None where unknown or without any."""
-        count = self.tokens.get(use, 0)
-        return None if self.usd is None or not count else self.usd * 1_000_000 / count
+
+def stage_costs(ledger: Sequence[Entry]) -> list[Cost]:
+    """One sum per stage, in the order in which they first ran."""
+    lost = lost_entries(ledger)
+    return [
+        sum_entries(
+            name,
+            [entry for entry in ledger if entry.stage == name],
+            [entry for entry in lost if entry.stage == name],
+        )
+        for name in dict.fromkeys(entry.stage for entry in ledger)
+    ]
 
 
-def stage_costs(ledger: Sequence[Mapping[str, Any]]) -> list[Cost]:
-    """One entry per stage, in the order in which they first ran."""
-    names = dict.fromkeys(line["stage"] for line in ledger)
-    return [add_up(name, [line for line in ledger if line["stage"] == name]) for name in names]
+def add_up(name: str, ledger: Sequence[Entry]) -> Cost:
+    """The sum of a whole ledger under the name `name`."""
+    return sum_entries(name, ledger, lost_entries(ledger))
 
 
-def add_up(name: str, lines: Sequence[Mapping[str, Any]]) -> Cost:
-    """The sum of `lines` under the name `name`."""
+def sum_entries(name: str, entries: Sequence[Entry], lost: Sequence[Entry]) -> Cost:
+    """The sum of `entries`, of which `lost` came to nothing."""
     spans: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
-    for line in lines:
-        spans.update(line["nanoseconds"])
-        tokens.update(line["tokens"])
-    prices = [Decimal(line["usd"]) for line in lines if line["usd"] is not None]
-    is_priced = bool(lines) and len(prices) == len(lines)
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        spans.update(entry.nanoseconds)
+        tokens.update(entry.tokens)
+        counts.update(entry.counts)
+    usd = known_sum(entry.usd for entry in entries)
+    energies = [entry.millijoules for entry in entries if entry.millijoules is not None]
+    is_measured = bool(entries) and len(energies) == len(entries)
     return Cost(
         name=name,
         seconds=sum(spans.values()) / NANOSECONDS,
         seconds_by_span={span: value / NANOSECONDS for span, value in spans.items()},
         tokens=dict(tokens),
-        usd=sum(prices, Decimal(0)) if is_priced else None,
-        redone_seconds=redone_nanoseconds(lines) / NANOSECONDS,
+        usd=usd,
+        by_currency=cost_by_currency(entries),
+        kwh=sum(energies) / MILLIJOULES_PER_KWH if is_measured else None,
+        lost_seconds=sum(entry.wall_nanoseconds for entry in lost) / NANOSECONDS,
+        lost_usd=known_sum(entry.usd for entry in lost),
+        prices=[*dict.fromkeys(str(entry.price) for entry in entries if entry.price is not None)],
+        units=unit_costs(usd, spans, tokens, counts),
     )
 
 
-def redone_nanoseconds(lines: Sequence[Mapping[str, Any]]) -> int:
-    """Time of all but the last line of every step."""
-    last: dict[tuple[str, int], int] = {}
-    total = 0
-    for line in lines:
-        if line["step"] is None:
-            continue
-        key = (line["stage"], line["step"])
-        total += last.get(key, 0)
-        last[key] = sum(line["nanoseconds"].values())
-    return total
-
-
-def cumulative_usd(ledger: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """(seconds since the first line began, USD so far) per line; [] when a line has no price.
+def cumulative_usd(ledger: Sequence[Entry]) -> list[Point]:
+    """(seconds since the first entry began, USD so far) per entry; [] where a price is unknown.
 
     The seconds are those of the clock on the wall: an interruption is a flat stretch.
     """
-    if any(line["usd"] is None for line in ledger):
-        return []
     total = Decimal(0)
+    started = 0.0
     points: list[Point] = []
-    for line in ledger:
-        ended = datetime.fromisoformat(line["utc"]).timestamp()
+    for entry in ledger:
+        usd = entry.usd
+        if usd is None:
+            return []
+        ended = entry.ended.timestamp()
         if not points:
-            started = ended - sum(line["nanoseconds"].values()) / NANOSECONDS
+            started = ended - entry.wall_nanoseconds / NANOSECONDS
             points.append((0.0, 0.0))
-        total += Decimal(line["usd"])
+        total += usd
         points.append((ended - started, float(total)))
     return points

@@ -1,103 +1,164 @@
-"""The ledger: one line for every step and every piece of other work, appended and never rewritten.
+"""The ledger's writer: where every second of a run went, appended and never rewritten.
 
-Time is integer nanoseconds, money a decimal string; null is unknown, never 0. A step that is done
-again after an interruption has two lines, and both were paid for.
+A directory with one file per start of the run, so that nothing is ever appended to another
+process's file and files of several machines are merged by copying. `telemetry.entries` reads it.
+
+    ledger/0001-3f2a9c01d2e4.jsonl      lines of JSON, in the order of "seq"
+      open    which start of the run this is, and on what
+      price   what holds from here on; null = no price
+      time    a step or another piece of work: time by span, tokens, counts, energy
+      beat    the process lives, and so long ago was its last line of time
+      close   why it ended; a file without it belongs to a process that was killed
+
+Time and energy are integers (ns, mJ), money is a decimal string; null is unknown, never 0. No sum
+is stored: money is computed from time and price by the reader.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vibelite.run_dir import append_jsonl, read_jsonl
-from vibelite.telemetry.meter import NANOSECONDS, Lap
+from vibelite.telemetry.meter import Lap
+from vibelite.telemetry.money import NANOSECONDS, Price
 
-CURRENCY = "USD"
-# One billionth of a dollar: fine enough that rounding a step's price never shows in a sum.
-MONEY_QUANTUM = Decimal("1e-9")
-
-
-@cache
-def process_start_id() -> str:
-    """Names this process in every ledger line that it writes."""
-    return uuid.uuid4().hex[:12]
-
-
-def price_of(nanoseconds: int, usd_per_hour: Decimal | None) -> Decimal | None:
-    """USD for the machine's time, to MONEY_QUANTUM; None without a price."""
-    if usd_per_hour is None:
-        return None
-    return (usd_per_hour * nanoseconds / (3600 * NANOSECONDS)).quantize(MONEY_QUANTUM)
+VERSION = 1
+# A killed process loses what it had not yet written down: at most half a percent of its time, and
+# at most 10 seconds of it.
+BEAT_SHARE = 0.005
+SHORTEST_BEAT, LONGEST_BEAT = 0.05, 10.0
 
 
 class Ledger:
-    """Appends to one run's ledger."""
+    """Writes one file, which begins with its first entry."""
 
-    def __init__(self, path: Path, usd_per_hour: float | None) -> None:
-        self.path = path
-        # Through str: the price as the recipe has it, not its binary neighbour.
-        self.usd_per_hour = None if usd_per_hour is None else Decimal(str(usd_per_hour))
-        drop_torn_line(path)
+    def __init__(
+        self,
+        directory: Path,
+        price: Price | None,
+        *,
+        num_gpus: int = 0,
+        watts_beside_gpus: float | None = None,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        """`clock` returns monotonic nanoseconds, and tells how long ago the last entry was."""
+        self.directory = directory
+        self.price = price
+        self.num_gpus = num_gpus
+        self.watts_beside_gpus = watts_beside_gpus
+        self.segment = uuid.uuid4().hex[:12]
+        self._clock = clock
+        self._since = clock()
+        self._stage = ""
+        self._sequence = 0
+        self._path: Path | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self._path is not None
+
+    def open(self) -> None:
+        """Begins the file, if that has not been done."""
+        if self._path is not None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        number = 1 + max(map(segment_number, self.directory.glob("*.jsonl")), default=0)
+        self._path = self.directory / f"{number:04d}-{self.segment}.jsonl"
+        machine = {"num_gpus": self.num_gpus, "watts_beside_gpus": self.watts_beside_gpus}
+        self._write({"kind": "open", "version": VERSION, "number": number, **machine})
+        self._write_price()
 
     def append(
         self, lap: Lap, *, stage: str, step: int | None, what: str, details: dict[str, Any]
-    ) -> Decimal | None:
-        """Writes one line for `lap`; its price."""
-        usd = price_of(lap.wall_nanoseconds, self.usd_per_hour)
+    ) -> None:
+        """Writes one line for `lap`, paid at the present price, and makes sure it is on disk."""
+        self.open()
+        self._stage = stage
         line = {
-            "utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "process": process_start_id(),
+            "kind": "time",
             "stage": stage,
             "step": step,
             "what": what,
             "nanoseconds": lap.nanoseconds,
+            "gpu_millijoules": lap.gpu_millijoules,
             "tokens": lap.tokens,
-            "usd": None if usd is None else f"{usd:f}",
-            "usd_per_hour": None if self.usd_per_hour is None else f"{self.usd_per_hour:f}",
-            "currency": CURRENCY,
+            "counts": lap.counts,
             "details": details,
         }
-        append_jsonl(self.path, [line])
-        return usd
+        self._write(line, is_synced=True)
+        self._since = self._clock()
+
+    def change_price(self, price: Price | None) -> None:
+        """What is appended from now on costs `price`. What has passed already keeps the price
+        before it: the caller appends that first.
+        """
+        self.price = price
+        if self.is_open:
+            self._write_price()
+
+    def beat(self) -> None:
+        """Notes that the process lives, and for how long no time has been written down."""
+        if self.is_open:
+            nanoseconds = self._clock() - self._since
+            self._write({"kind": "beat", "stage": self._stage, "nanoseconds": nanoseconds})
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beats from another thread, often at first and every LONGEST_BEAT seconds later."""
+        ended = threading.Event()
+        started = self._clock()
+
+        def beat_until_ended() -> None:
+            while not ended.wait(beat_seconds((self._clock() - started) / NANOSECONDS)):
+                self.beat()
+
+        thread = threading.Thread(target=beat_until_ended, name="ledger", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def close(self, reason: str, exit_code: int) -> None:
+        """The last line: the process ended as it should; "done" or the reason it stopped."""
+        if self.is_open:
+            self._write({"kind": "close", "reason": reason, "exit_code": exit_code}, is_synced=True)
+
+    def _write_price(self) -> None:
+        price = None if self.price is None else self.price.as_json()
+        self._write({"kind": "price", "price": price})
+
+    def _write(self, line: dict[str, Any], *, is_synced: bool = False) -> None:
+        assert self._path is not None, "the file is open"
+        with self._lock, open(self._path, "a", encoding="utf-8") as file:
+            name = {"segment": self.segment, "seq": self._sequence, "utc": utc_now()}
+            file.write(json.dumps(name | line, ensure_ascii=False, allow_nan=False) + "\n")
+            self._sequence += 1
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
 
 
-def drop_torn_line(path: Path) -> None:
-    """Removes what follows the last line end: a process died while writing it, and the next line
-    would be glued to it.
-    """
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        with open(path, "r+b") as file:
-            file.truncate(complete)
+def beat_seconds(age: float) -> float:
+    """Time until the next beat of a process that is `age` seconds old."""
+    return min(LONGEST_BEAT, max(SHORTEST_BEAT, BEAT_SHARE * age))
 
 
-def read_ledger(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines in the order written; a torn last line is left out."""
-    return read_jsonl(path)
+def segment_number(path: Path) -> int:
+    """The number in a file's name, 0 where there is none: files may have been renamed."""
+    number, dash, _ = path.name.partition("-")
+    return int(number) if dash and number.isdecimal() else 0
 
 
-def run_cost(path: Path, stage: str | None = None) -> tuple[float, Decimal | None]:
-    """Seconds and USD of all lines, or of one stage's, steps that were redone included.
-
-    USD is None when there is no line or a line without a price: a sum with an unknown part is
-    unknown.
-    """
-    lines = [line for line in read_ledger(path) if stage is None or line["stage"] == stage]
-    nanoseconds = sum(sum(line["nanoseconds"].values()) for line in lines)
-    prices = [Decimal(line["usd"]) for line in lines if line["usd"] is not None]
-    is_priced = bool(lines) and len(prices) == len(lines)
-    return nanoseconds / NANOSECONDS, sum(prices, Decimal(0)) if is_priced else None
-
-
-def stage_cost(path: Path, stage: str) -> tuple[float, float | None]:
-    """Seconds and USD of one stage; see `run_cost`."""
-    seconds, usd = run_cost(path, stage)
-    return seconds, None if usd is None else float(usd)
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

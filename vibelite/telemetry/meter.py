@@ -1,5 +1,9 @@
 """Where the time of a run goes: exclusive spans that add up to wall time, the memory each of them
-needed, and token counts.
+needed, energy, and counts of tokens and completions.
+
+The spans: boot (the process starts and loads libraries), load, rollout (sampling), verify, train,
+optimizer, sync (weights to the engine), checkpoint, eval (sampling of an evaluation), fuse, export,
+report, and idle: what no span claims.
 
 Time is kept in integer nanoseconds, so that nothing is lost in sums. The meter does not wait for a
 GPU: work that was only queued counts for the span in which the program waits for it.
@@ -8,15 +12,17 @@ GPU: work that was only queued counts for the span in which the program waits fo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from vibelite.telemetry.energy import ReadEnergy, no_energy
 from vibelite.telemetry.memory import take_peak_bytes
+from vibelite.telemetry.money import NANOSECONDS
 
+BOOT = "boot"
 # What no span claims.
 IDLE = "idle"
-NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,10 @@ class Lap:
     """By use: prompt, generated, trained."""
     peak_bytes: dict[str, int]
     """By span, the most memory in use while it ran."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What was made, such as completions; see `Meter.add_counts`."""
+    gpu_millijoules: int | None = None
+    """Energy of the GPUs; None = unknown."""
 
     @property
     def wall_nanoseconds(self) -> int:
@@ -60,15 +70,23 @@ class Meter:
         self,
         clock: Callable[[], int] = time.perf_counter_ns,
         take_peak: Callable[[], int] = take_peak_bytes,
+        *,
+        read_energy: ReadEnergy = no_energy,
+        boot_nanoseconds: int = 0,
     ) -> None:
         """`clock` returns monotonic nanoseconds; `take_peak` the most bytes used since its last
-        call.
+        call; `read_energy` the GPUs' millijoules so far. `boot_nanoseconds` passed before the meter
+        was made and belong to it.
         """
         self._clock = clock
         self._take_peak = take_peak
+        self._read_energy = read_energy
         self._running = [IDLE]
         self._since = clock()
+        self._energy_before = read_energy()
         self._reset()
+        if boot_nanoseconds:
+            self._nanoseconds[BOOT] = boot_nanoseconds
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
@@ -87,10 +105,21 @@ class Meter:
         self._tokens["generated"] += generated
         self._tokens["trained"] += trained
 
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Adds to the lap's counts: num_completions, num_correct, num_useful, zero_signal_tokens
+        (`telemetry.unit_costs`).
+        """
+        for name, count in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + count
+
     def lap(self) -> Lap:
         """Everything since the last lap, or since the meter was made; spans that are open go on."""
         self._settle()
-        lap = Lap(self._nanoseconds, self._tokens, self._peak_bytes)
+        before, self._energy_before = self._energy_before, self._read_energy()
+        energy = None
+        if before is not None and self._energy_before is not None:
+            energy = self._energy_before - before
+        lap = Lap(self._nanoseconds, self._tokens, self._peak_bytes, self._counts, energy)
         self._reset()
         return lap
 
@@ -106,3 +135,13 @@ class Meter:
         self._nanoseconds: dict[str, int] = {IDLE: 0}
         self._peak_bytes: dict[str, int] = {}
         self._tokens = {"prompt": 0, "generated": 0, "trained": 0}
+        self._counts: dict[str, int] = {}
+
+
+def process_nanoseconds() -> int:
+    """How long ago this process was started (to 10 ms on Linux): what the interpreter and imports
+    took before a meter could be made.
+    """
+    import psutil
+
+    return max(0, round((time.time() - psutil.Process().create_time()) * NANOSECONDS))

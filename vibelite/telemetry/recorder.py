@@ -8,20 +8,16 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from vibelite.errors import RunStopped, VibeLiteError
-from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import StageDir, append_jsonl
 from vibelite.telemetry.guard import RunGuard
-from vibelite.telemetry.ledger import Ledger, run_cost, stage_cost
 from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter
+from vibelite.telemetry.projection import project
+from vibelite.telemetry.unit_costs import unit_costs
 from vibelite.types import StepRecord
-
-__all__ = ["Recorder", "stage_cost"]
 
 # Metrics on the console, with the names used there; those a step does not have are left out.
 CONSOLE_METRICS = {
@@ -41,21 +37,22 @@ class Recorder:
         self,
         stage: str,
         stage_dir: StageDir,
-        ledger_path: Path,
-        cost: Cost,
         meter: Meter,
-        guard: RunGuard | None = None,
+        guard: RunGuard,
+        *,
+        num_steps: int | None = None,
     ) -> None:
-        """`guard` ends the run early; None = nothing does."""
+        """`num_steps` of the whole stage, for the projection; None = it has no steps."""
         self._stage = stage
         self._stage_dir = stage_dir
         self._meter = meter
-        self._leak_watch = LeakWatch()
-        self._ledger = Ledger(ledger_path, cost.usd_per_hour)
-        seconds, usd = run_cost(ledger_path)
-        self._usd_spent = usd if seconds else Decimal(0)
-        self._guard = guard or RunGuard(Budget(), cost, ledger_path)
+        self._guard = guard
         self._guard.new_stage()
+        self._leak_watch = LeakWatch()
+        self._num_steps = num_steps
+        # USD of each step with the work since the step before it, such as checkpoints.
+        self._step_usd: list[float] = []
+        self._usd_at_last_step = guard.usd_spent
 
     def record_step(self, step: int, metrics: Mapping[str, float]) -> StepRecord:
         """Closes step `step` (1-based): one line in steps.jsonl, one in the ledger, one on stderr.
@@ -64,7 +61,8 @@ class Recorder:
         """
         self._require_finite(step, metrics)
         lap = self._meter.lap()
-        usd = self._append_to_ledger(lap, step, "step", {})
+        usd = self._guard.record(lap, stage=self._stage, step=step)
+        costs = unit_costs(usd, lap.nanoseconds, lap.tokens, lap.counts)
         record = StepRecord(
             stage=self._stage,
             step=step,
@@ -72,10 +70,17 @@ class Recorder:
             seconds=lap.seconds,
             tokens=lap.tokens,
             peak_bytes=lap.peak_bytes,
-            usd=usd,
+            counts=lap.counts,
+            joules=None if lap.gpu_millijoules is None else lap.gpu_millijoules / 1000,
+            usd=None if usd is None else float(usd),
+            usd_so_far=None if self._guard.usd_spent is None else float(self._guard.usd_spent),
+            usd_at_end_of_stage=self._project(step),
+            costs={
+                name: float(value) for name, value in asdict(costs).items() if value is not None
+            },
         )
         append_jsonl(self._stage_dir.steps_path, [asdict(record)])
-        self._print(f"{self._stage} {step}", metrics, lap)
+        self._print_step(record, lap)
         self._leak_watch.check(step)
         return record
 
@@ -86,9 +91,9 @@ class Recorder:
     def record_work(self, what: str, **details: Any) -> Lap:
         """One ledger line for time that belongs to no step: load, probe, evaluate, checkpoint."""
         lap = self._meter.lap()
-        self._append_to_ledger(lap, None, what, details)
+        self._guard.record(lap, stage=self._stage, what=what, details=details)
         label = " ".join([self._stage, what, *(f"{key}={value}" for key, value in details.items())])
-        self._print(label, {}, lap)
+        self._print([label, f"{lap.wall_seconds:.2f} s"])
         return lap
 
     def reason_to_stop(self) -> RunStopped | None:
@@ -103,17 +108,20 @@ class Recorder:
         """Asked between completions: raises BudgetReached when time is up within a step."""
         self._guard.check_deadline()
 
-    def _append_to_ledger(
-        self, lap: Lap, step: int | None, what: str, details: dict[str, Any]
-    ) -> float | None:
-        """Writes the line and adds to what is spent; the lap's price in USD."""
-        usd = self._ledger.append(lap, stage=self._stage, step=step, what=what, details=details)
-        if usd is None or self._usd_spent is None:
-            self._usd_spent = None
-        else:
-            self._usd_spent += usd
-        self._guard.record(lap, is_step=step is not None)
-        return None if usd is None else float(usd)
+    def _project(self, step: int) -> tuple[float, float, float] | None:
+        """USD of the run at the end of this stage, and the ends of its interval; None where the
+        price is unknown or too few steps are done to say.
+        """
+        before, self._usd_at_last_step = self._usd_at_last_step, self._guard.usd_spent
+        if before is None or self._usd_at_last_step is None or self._num_steps is None:
+            return None
+        self._step_usd.append(float(self._usd_at_last_step - before))
+        # The first step of a process also paid for loading.
+        ahead = project(self._step_usd[1:], self._num_steps - step, seed=step)
+        if ahead is None:
+            return None
+        spent = float(self._usd_at_last_step)
+        return spent + ahead.ahead, spent + ahead.low, spent + ahead.high
 
     def _require_finite(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -123,12 +131,23 @@ class Recorder:
                     "Lower optimizer.lr, or look at the last samples of this stage"
                 )
 
-    def _print(self, label: str, metrics: Mapping[str, float], lap: Lap) -> None:
-        parts = [label]
+    def _print_step(self, record: StepRecord, lap: Lap) -> None:
+        parts = [f"{record.stage} {record.step}"]
         parts += [
-            f"{name} {metrics[key]:.4g}" for key, name in CONSOLE_METRICS.items() if key in metrics
+            f"{name} {record.metrics[key]:.4g}"
+            for key, name in CONSOLE_METRICS.items()
+            if key in record.metrics
         ]
         parts.append(f"{lap.wall_seconds:.2f} s")
-        if self._usd_spent is not None:
-            parts.append(f"${self._usd_spent:.4f} so far")
+        if record.usd is not None:
+            parts.append(f"${record.usd:.4g}")
+        self._print(parts, record.usd_at_end_of_stage)
+
+    def _print(self, parts: list[str], projected: tuple[float, float, float] | None = None) -> None:
+        spent = self._guard.usd_spent
+        if self._guard.ledger.price is not None and spent is not None:
+            parts.append(f"${spent:.4f} so far")
+        if projected is not None:
+            total, low, high = projected
+            parts.append(f"${total:.4f} ({low:.4f} to {high:.4f}) after {self._stage}")
         print("  ".join(parts), file=sys.stderr)
