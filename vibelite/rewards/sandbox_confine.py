@@ -1,9 +1,9 @@
 """The kernel's means of confining a process: Landlock, seccomp, namespaces, capabilities, limits.
 
 Hand-made system calls, in this one file, because the bindings that pip can install do not do on a
-fresh machine: pyseccomp loads a libseccomp.so that only the system's administrator can install, and
-`landlock` 1.0.0.dev5 knows files only, neither TCP nor signals. Imports the standard library alone:
-the fork server runs it in an interpreter without site-packages.
+fresh machine: pyseccomp 0.1.2 loads a libseccomp.so that only the system's administrator can
+install, and `landlock` 1.0.0.dev5 knows files only, neither TCP nor signals. Imports the standard
+library alone: the fork server runs it in an interpreter without site-packages.
 """
 
 from __future__ import annotations
@@ -134,11 +134,14 @@ def drop_privileges() -> None:
 # Landlock: system call numbers are the same on all architectures.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+# Not the standard library, though below it.
+_INSTALLED = ("site-packages", "dist-packages")
 
 
-def landlock_ruleset(readable: Iterable[str]) -> int:
-    """A descriptor of the rule that files below some directories may be read, and nothing else: no
-    other file, no write, no TCP (kernel 6.7), no signal to and no abstract socket of others (6.12).
+def landlock_ruleset(library: str) -> int:
+    """A descriptor of the rule that the standard library in this directory may be read, and nothing
+    else: no other file, installed packages neither, no write, no TCP (kernel 6.7), no signal to and
+    no abstract socket of others (6.12).
 
     Raises OSError on a kernel without Landlock.
     """
@@ -153,12 +156,23 @@ def landlock_ruleset(readable: Iterable[str]) -> int:
         _libc.syscall(_CREATE_RULESET, handled, ctypes.c_size_t(size), 0),
         "landlock_create_ruleset",
     )
-    for path in readable:
-        directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        rule = struct.pack("=Qi", _READ_FILE | _READ_DIR, directory)
-        _checked(_libc.syscall(_ADD_RULE, ruleset, 1, rule, 0), "landlock_add_rule")
-        os.close(directory)
+    _allow(ruleset, library, _READ_DIR)
+    with os.scandir(library) as entries:
+        for entry in entries:
+            if entry.name in _INSTALLED or entry.is_symlink():
+                continue
+            _allow(ruleset, entry.path, _READ_FILE | (_READ_DIR if entry.is_dir() else 0))
     return ruleset
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    """Adds a rule for a file, or for a directory and all below it."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    rule = struct.pack("=Qi", rights, descriptor)
+    try:
+        _checked(_libc.syscall(_ADD_RULE, ruleset, 1, rule, 0), "landlock_add_rule")
+    finally:
+        os.close(descriptor)
 
 
 def landlock_restrict_self(ruleset: int) -> None:

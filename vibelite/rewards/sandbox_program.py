@@ -12,12 +12,13 @@ import json
 import os
 import sys
 import threading
-import traceback
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
 # The exit status of a program that ended with MemoryError.
 EXIT_MEMORY = 101
+# What Python itself ends with when it cannot write what was printed.
+_EXIT_LOST_OUTPUT = 120
 _SOURCE, _RESULT = 4, 3
 _CHUNK = 1 << 20
 
@@ -28,23 +29,61 @@ def become_program(function: str) -> NoReturn:
     With `function`, that function is called with the JSON values in the lines of standard input,
     and its value is written to descriptor 3 as JSON.
     """
-    status = 1
+    end, finish, status = os._exit, _Finish(), 1  # found now: a program may remove them
     try:
         source = _read_all(_SOURCE)
         os.close(_SOURCE)
         _open_standard_streams()
         status = _run(source, function)
-        threading._shutdown()  # type: ignore[attr-defined]  # joins threads, as at a normal end
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
     except MemoryError:
         status = EXIT_MEMORY
     except BaseException:
-        traceback.print_exc()
-        status = status or 1
+        status = 1  # the program's own hook for exceptions has failed
+    try:
+        status = finish(status)
+    except MemoryError:
+        status = EXIT_MEMORY
     finally:
-        os._exit(status)
+        end(status)
+
+
+class _Finish:
+    """What the interpreter does at a normal end, in its order."""
+
+    def __init__(self) -> None:
+        self._join_threads = threading._shutdown  # type: ignore[attr-defined]
+        self._call_exit_functions = atexit._run_exitfuncs
+
+    def __call__(self, status: int) -> int:
+        """The exit status: as it was, unless output is lost."""
+        for step in (self._join_threads, self._call_exit_functions):
+            try:
+                step()
+            except MemoryError:
+                raise
+            except BaseException as error:
+                sys.excepthook(type(error), error, error.__traceback__)
+        is_complete = _flush()
+        for name in ("__main__", "solution"):  # frees, and so writes, files left open
+            if name in sys.modules:
+                sys.modules[name].__dict__.clear()
+        return status if is_complete else status or _EXIT_LOST_OUTPUT
+
+
+def _flush() -> bool:
+    """Whether all that was printed has been written, also to a stream that was replaced; what is
+    lost of standard error does not count.
+    """
+    is_complete = True
+    for stream in (sys.stderr, sys.__stdout__, sys.stdout):
+        try:
+            if not getattr(stream, "closed", False):
+                stream.flush()  # type: ignore[union-attr]
+        except MemoryError:
+            raise
+        except BaseException:
+            is_complete = stream is sys.stderr
+    return is_complete
 
 
 def _run(source: bytes, function: str) -> int:

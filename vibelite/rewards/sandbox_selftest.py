@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from vibelite.rewards.sandbox import Execution
-
+from vibelite.rewards.sandbox_execution import Limits, Outcome
+from vibelite.rewards.sandbox_slot import Slot
 
 _PROBES = """
 import ctypes, os, signal, socket
@@ -54,21 +52,44 @@ def probe():
 """
 
 
-def self_test(call_probe: Callable[[str], Execution]) -> str:
-    """What the sandbox under test failed to prevent, or ""; `call_probe` calls `probe()` of a
-    program in it.
-    """
+# A quarter of GiB, and no more output than a few pages.
+_LIMITS = Limits(seconds=0.2, memory_bytes=1 << 28, output_bytes=1 << 14)
+# Reserving memory and one large write take no time, so that only the last one is in a hurry.
+_EXCESSES: dict[Outcome, str] = {
+    "memory_limit": "bytes(1 << 30)",
+    "output_limit": "import os; os.write(1, bytes(1 << 16)); os.write(1, bytes(1 << 16))",
+    "time_limit": "while True: pass",
+}
+
+
+def self_test(slot: Slot) -> str:
+    """What the slot's layers failed to prevent, or ""; raises SandboxError if it runs nothing."""
+    return _broken_walls(slot) or _broken_limits(slot)
+
+
+def _broken_walls(slot: Slot) -> str:
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o777)  # it is the sandbox that has to keep programs out
         secret = Path(directory, "secret")
         secret.write_text("secret")
         os.chmod(secret, 0o666)
         head = f"SECRET, SCRATCH, PARENT = {str(secret)!r}, {directory!r} + '/new', {os.getpid()}\n"
-        execution = call_probe(head + _PROBES)
+        execution = slot.run(head + _PROBES, b"", "probe", Limits())
         left = sorted(path.name for path in Path(directory).iterdir())
         if left != ["secret"] or secret.read_text() != "secret":
             return f"a program changed files: {left}"
     if execution.outcome != "exit":
         return f"the self-test ended with {execution.outcome}: {execution.detail}"
+    if not execution.result:
+        return "a program could execute another program"
     done = json.loads(execution.result)
     return f"a program could {', '.join(done)}" if done else ""
+
+
+def _broken_limits(slot: Slot) -> str:
+    for expected, source in _EXCESSES.items():
+        limits = _LIMITS if expected == "time_limit" else replace(_LIMITS, seconds=10.0)
+        execution = slot.run(source, b"", "", limits)
+        if execution.outcome != expected:
+            return f"a program beyond its {expected} ended with {execution.outcome}"
+    return ""

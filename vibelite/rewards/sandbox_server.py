@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ _PRELOAD = """
 abc argparse array ast base64 bisect bz2 calendar cmath codecs collections collections.abc
 concurrent.futures concurrent.futures.thread contextlib copy csv ctypes ctypes.util dataclasses
 datetime decimal difflib enum fractions functools glob hashlib heapq hmac html inspect io itertools
-json linecache locale logging lzma math multiprocessing numbers operator os pathlib pickle platform
-pprint queue random re resource secrets select selectors shlex shutil signal site socket sqlite3
-statistics string stringprep struct subprocess tempfile textwrap threading time timeit traceback
-types typing unicodedata uuid warnings weakref zipfile zlib _strptime encodings.idna
+json linecache locale logging lzma math mmap multiprocessing numbers operator os pathlib pickle
+platform pprint queue random re resource secrets select selectors shlex shutil signal site socket
+sqlite3 statistics string stringprep struct subprocess tempfile textwrap threading time timeit
+traceback types typing unicodedata uuid warnings weakref zipfile zlib _strptime encodings.idna
 encodings.latin_1 encodings.ascii graphlib contextvars ipaddress tokenize
 """
 
@@ -52,6 +53,7 @@ def serve(descriptor: int, layers: list[str]) -> None:
     The report is {"ready": what is in force} or {"error": why a layer cannot be had}.
     """
     connection = socket.socket(fileno=descriptor)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever its parent's was
     try:
         server = _Server(connection, layers)
     except OSError as error:
@@ -78,15 +80,18 @@ class _Server:
         confine.become_subreaper()
         _preload()
         library = os.path.dirname(os.__file__)
-        self._ruleset = confine.landlock_ruleset([library]) if "landlock" in layers else None
+        self._ruleset = confine.landlock_ruleset(library) if "landlock" in layers else None
         self._filter = (
             confine.Filter(allow_reading=self._ruleset is not None) if "seccomp" in layers else None
         )
-        self._user = self._spare_user()
-        self._root = os.path.dirname(library) if self._user is not None else ""
+        self._user = _spare_user()
+        self._root = ""
         if self._user is not None:
-            self.layers.append("own user and root directory")
-            _move_imports(os.path.dirname(library))
+            self.layers.append("own user")
+        if _succeeds(lambda: os.chroot("/")):
+            self.layers.append("own root directory")
+            self._root = os.path.dirname(library)
+            _move_imports(self._root)
         self._own_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * (
             os.sysconf("SC_PAGE_SIZE")
         )
@@ -95,25 +100,6 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         gc.collect()
         gc.freeze()
-
-    def _spare_user(self) -> int | None:
-        """A user id that nobody has, if this process may become it and change its root."""
-        if os.geteuid() != 0:
-            return None
-        for first, count in _SPARE_USERS:
-            user = first + random.SystemRandom().randrange(count)
-            pid = os.fork()
-            if pid == 0:
-                with contextlib.suppress(OSError):
-                    os.chroot("/")
-                    os.setgroups([])
-                    os.setresgid(user, user, user)
-                    os.setresuid(user, user, user)
-                    os._exit(0)
-                os._exit(1)
-            if os.waitpid(pid, 0)[1] == 0:
-                return user
-        return None
 
     def run(self) -> None:
         """Runs one program for each request; returns when the sandbox lets go."""
@@ -232,9 +218,6 @@ class _Server:
         if self._root:
             os.chroot(self._root)
         os.chdir("/")
-        if self._user is not None:
-            os.setgroups([])
-            os.setresgid(self._user, self._user, self._user)
         confine.limit_resources(
             seconds=request["cpu_seconds"],
             address_space=self._own_bytes + request["memory_bytes"],
@@ -242,7 +225,7 @@ class _Server:
             max_processes=max_processes,
         )
         if self._user is not None:
-            os.setresuid(self._user, self._user, self._user)
+            _become_user(self._user)
         confine.die_with_parent(signal.SIGKILL)
         confine.drop_privileges()
         if ruleset is not None:
@@ -270,6 +253,35 @@ def _arrange(descriptors: list[int], *, keeps_result: bool) -> tuple[int, int | 
     return 5, 6 if ruleset else None
 
 
+def _spare_user() -> int | None:
+    """A user id that nobody has, if this process may become it."""
+    if os.geteuid() != 0:
+        return None
+    for first, count in _SPARE_USERS:
+        user = first + random.SystemRandom().randrange(count)
+        if _succeeds(lambda user=user: _become_user(user)):
+            return user
+    return None
+
+
+def _become_user(user: int) -> None:
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def _succeeds(attempt: Callable[[], None]) -> bool:
+    """Whether the kernel permits it; tried in a process that ends with it."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with contextlib.suppress(OSError):
+            attempt()
+            status = 0
+        os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def _continue_in_new_process_namespace() -> None:
     """Returns in a child that is the first process of the new namespace: with it, all end."""
     pid = os.fork()
@@ -294,5 +306,7 @@ def _preload() -> None:
 
 def _move_imports(root: str) -> None:
     """Lets imports find the standard library once `root` is the root directory."""
-    sys.path[:] = [path.removeprefix(root) for path in sys.path if path.startswith(root)]
+    packages = [vars(module).get("__path__") for module in sys.modules.values()]
+    for paths in (sys.path, *(paths for paths in packages if isinstance(paths, list))):
+        paths[:] = [path.removeprefix(root) for path in paths if path.startswith(root)]
     sys.path_importer_cache.clear()

@@ -1,4 +1,5 @@
 # outcome: output_limit
+# seconds: 0.5
 import os
 import signal
 

@@ -5,5 +5,5 @@ import multiprocessing
 try:
     multiprocessing.get_context("fork").Process(target=print).start()
     print("started")
-except OSError:
+except (OSError, ImportError):
     print("refused")

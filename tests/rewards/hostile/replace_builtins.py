@@ -9,4 +9,3 @@ builtins.__dict__.clear()
 os.__dict__.clear()
 sys.modules.clear()
 write(1, b"fine\n")
-write.__self__ = None

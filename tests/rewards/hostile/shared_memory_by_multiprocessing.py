@@ -1,9 +1,9 @@
 # outcome: exit
 # stdout: refused
-from multiprocessing import shared_memory
-
 try:
+    from multiprocessing import shared_memory
+
     shared_memory.SharedMemory("vibelite-hostile", create=True, size=4096)
     print("created")
-except OSError:
+except (OSError, ImportError):
     print("refused")

@@ -1,8 +1,5 @@
 # outcome: runtime_error
-import sys
-
-sys.setrecursionlimit(1 << 30)
-nested = []
-for _ in range(3_000_000):
-    nested = [nested]
-repr(nested)
+nested = iter(())
+for _ in range(800_000):
+    nested = map(abs, nested)
+list(nested)

@@ -1,9 +1,9 @@
 # outcome: exit
 # stdout: refused
-import urllib.request
-
 try:
+    import urllib.request
+
     urllib.request.urlopen("http://127.0.0.1:80/", timeout=1)
     print("answered")
-except OSError:
+except (OSError, ImportError):
     print("refused")
