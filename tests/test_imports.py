@@ -13,8 +13,8 @@ PACKAGE = ROOT / "vibelite"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
-# What everything may import: values, errors, the layout of a run.
-BASE_LAYER = {"errors", "types", "run_dir"}
+# What everything may import: values, errors, the layout of a run, and what disks do to it.
+BASE_LAYER = {"errors", "types", "storage", "run_dir"}
 DATA_MODEL = BASE_LAYER | {"recipe"}
 # Area (a directory or module right under vibelite) -> the areas that it may import beside itself.
 ALLOWED = {
@@ -22,10 +22,12 @@ ALLOWED = {
     "__main__": {"cli"},
     "errors": set(),
     "types": set(),
-    "run_dir": {"errors", "types"},
-    "run_lock": {"errors"},
+    "storage": {"errors"},
+    "run_dir": {"errors", "types", "storage"},
+    "run_lock": {"errors", "storage", "run_dir"},
     "recipe": BASE_LAYER,
-    "algorithms": {"types", "errors"},
+    # storage: the checksums of a fused model are not those of its first source.
+    "algorithms": {"types", "errors", "storage"},
     "kernels": {"types"},
     "models": DATA_MODEL | {"kernels"},
     "data": DATA_MODEL | {"rewards"},
@@ -34,7 +36,8 @@ ALLOWED = {
     "training": DATA_MODEL | {"models"},
     "telemetry": DATA_MODEL,
     "planning": DATA_MODEL | {"models", "telemetry"},
-    "report": DATA_MODEL | {"telemetry"},
+    # algorithms: the intervals of differences between runs.
+    "report": DATA_MODEL | {"telemetry", "algorithms"},
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"},
     # rewards: the verifiers' processes live as long as a stage.
@@ -49,7 +52,7 @@ ALLOWED = {
     | {"__init__", "commands", "pipeline", "standalone", "stages", "report", "doctor", "tables"},
 }
 # Torch is never needed to read what a run left behind, or to judge a text.
-WITHOUT_TORCH = ("recipe", "rewards", "report", "errors", "types", "run_dir", "cli", "__init__")
+WITHOUT_TORCH = ("recipe", "rewards", "report", "errors", "types", "storage", "run_dir", "cli", "__init__")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

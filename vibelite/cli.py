@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vibelite import __version__
+from vibelite.commands.compare import compare
 from vibelite.commands.decontaminate import decontaminate
 from vibelite.commands.plan import plan
 from vibelite.commands.samples import samples
 from vibelite.commands.verify import verify
+from vibelite.commands.watch import watch
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
 
 if TYPE_CHECKING:
@@ -113,12 +115,19 @@ def run(
     if until is not None and until not in names:
         raise RecipeError(f"--until {until}: no such stage{did_you_mean(until, names)}")
     from vibelite.pipeline import run_pipeline
+    from vibelite.telemetry.meter import process_nanoseconds
 
     directory = run_dir or Path("runs") / loaded.name
     # Until the run listens itself, which it does once it has something to save.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        run_pipeline(loaded, recipe_path=recipe, run_dir=directory, until=until)
+        run_pipeline(
+            loaded,
+            recipe_path=recipe,
+            run_dir=directory,
+            until=until,
+            boot_nanoseconds=process_nanoseconds(),
+        )
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the same command goes on in {directory}") from None
     except BudgetReached as reason:
@@ -254,6 +263,8 @@ app.command()(plan)
 app.command()(verify)
 app.command()(decontaminate)
 app.command()(samples)
+app.command()(watch)
+app.command()(compare)
 
 
 @app.command()

@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from vibelite.report.charts import Series, line_chart, short_number
+from vibelite.report.compare import HEADER, Difference, compare_runs, difference_cells
 from vibelite.report.cost import Cost, add_up, cumulative_usd, stage_costs
 from vibelite.report.curves import stage_charts
 from vibelite.report.run_data import RunData, StageData, load_run
@@ -26,10 +27,16 @@ from vibelite.run_dir import write_text_atomic
 
 def write_report(run_dirs: Sequence[Path], output: Path) -> Path:
     """Writes the page about `run_dirs`, whatever exists of them, to `output`; returns `output`."""
+    write_text_atomic(output, page_of(run_dirs))
+    return output
+
+
+def page_of(run_dirs: Sequence[Path], *, is_live: bool = False) -> str:
+    """The page about `run_dirs` as text; a live one asks its server for what is new."""
     names = unique_names([path.resolve().name for path in run_dirs])
     runs = [load_run(path, name) for path, name in zip(run_dirs, names, strict=True)]
-    write_text_atomic(output, render(runs))
-    return output
+    differences = compare_runs(dict(zip(names, run_dirs, strict=True)))
+    return render(runs, differences, is_live=is_live)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -42,7 +49,9 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def render(runs: Sequence[RunData]) -> str:
+def render(
+    runs: Sequence[RunData], differences: Sequence[Difference] = (), *, is_live: bool = False
+) -> str:
     """The page as text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vibelite.report", "."),
@@ -62,10 +71,13 @@ def render(runs: Sequence[RunData]) -> str:
     return environment.get_template("template.html.j2").render(
         title=" vs ".join(run.name for run in runs),
         runs=runs,
+        is_live=is_live,
         costs={run.name: stage_costs(run.ledger) for run in runs},
         totals={run.name: add_up("all", run.ledger) for run in runs},
         spending={run.name: spending_chart(run) for run in runs},
         benchmarks=benchmark_blocks(runs),
+        difference_header=HEADER,
+        differences=difference_cells(differences),
         charts=stage_charts(runs),
         stage_state=stage_state,
         longest_stage=longest_stage,

@@ -52,6 +52,9 @@ PLANS = (
     ChartPlan("Tokens of a step", {"sft/tokens": "tokens"}),
 )
 
+# What runs are compared by when they are to have used as much: the first that a stage records.
+PROGRESS = ("reward/mean", "sft/loss")
+
 # Facts of a step that are not metrics.
 FACTS: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None]], ...] = (
     ("Seconds per step", lambda step: sum(step["seconds"].values())),
@@ -68,8 +71,47 @@ def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, list[Markup]]]:
         steps = {
             run.name: stage.steps for run in runs for stage in run.stages if stage.name == name
         }
-        charts.append((name, [chart for chart in draw_stage(steps) if chart]))
+        drawn = draw_stage(steps) + (draw_equal_cost(steps) if len(runs) > 1 else [])
+        charts.append((name, [chart for chart in drawn if chart]))
     return charts
+
+
+def draw_equal_cost(steps: Mapping[str, list[dict[str, Any]]]) -> list[Markup]:
+    """The stage's progress over tokens (generated and trained) and over USD since its start."""
+    recorded = {key for lines in steps.values() for line in lines for key in line["metrics"]}
+    progress = next((key for key in PROGRESS if key in recorded), None)
+    if progress is None:
+        return []
+    (plan,) = [plan for plan in PLANS if progress in plan.metrics]
+    tokens = [
+        Series(run, running_total(lines, progress, used_tokens), color)
+        for color, (run, lines) in enumerate(steps.items())
+    ]
+    usd = [
+        Series(run, running_total(lines, progress, lambda line: float(line["usd"])), color)
+        for color, (run, lines) in enumerate(steps.items())
+        if all(line["usd"] is not None for line in lines)
+    ]
+    return [
+        line_chart(f"{plan.title}, at equal tokens", tokens, x_label="tokens"),
+        line_chart(f"{plan.title}, at equal cost", usd, x_label="USD"),
+    ]
+
+
+def used_tokens(line: Mapping[str, Any]) -> float:
+    return line["tokens"].get("generated", 0) + line["tokens"].get("trained", 0)
+
+
+def running_total(
+    lines: Sequence[Mapping[str, Any]], metric: str, amount: Callable[[Mapping[str, Any]], float]
+) -> list[tuple[float, float]]:
+    """(sum of `amount` up to and with the step, the step's metric) for the steps that have it."""
+    total, points = 0.0, []
+    for line in lines:
+        total += amount(line)
+        if metric in line["metrics"]:
+            points.append((total, line["metrics"][metric]))
+    return points
 
 
 def draw_stage(steps: Mapping[str, list[dict[str, Any]]]) -> list[Markup]:
