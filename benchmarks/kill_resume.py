@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vibelite.telemetry.ledger import run_cost
+from vibelite.telemetry.entries import run_cost
 
 RESULT_KEYS = ("stage", "benchmark", "pass_at_1", "pass_at_1_ci", "pass_at_k")
 
@@ -82,7 +82,7 @@ def main() -> int:
         log = work_dir / "log.txt"
         whole, killed = work_dir / "whole", work_dir / "killed"
         run_to_end(command(arguments.recipe, whole, arguments.overrides), log)
-        seconds, _ = run_cost(whole / "ledger.jsonl")
+        seconds, _ = run_cost(whole / "ledger")
         draw = random.Random(arguments.seed)
         moments = sorted(draw.uniform(0, seconds) for _ in range(arguments.kills))
         attempt = command(arguments.recipe, killed, arguments.overrides)

@@ -23,6 +23,7 @@ from vibelite.run_dir import (
 from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext
 from vibelite.stages.decontaminate import dropped_counts
+from vibelite.telemetry.energy import gpu_energy_reader, num_gpus
 from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
@@ -31,9 +32,15 @@ from vibelite.telemetry.recorder import Recorder
 
 
 def run_pipeline(
-    recipe: Recipe, *, recipe_path: Path, run_dir: Path, until: str | None = None
+    recipe: Recipe,
+    *,
+    recipe_path: Path,
+    run_dir: Path,
+    until: str | None = None,
+    boot_nanoseconds: int = 0,
 ) -> None:
     """Runs `recipe` in `run_dir`, resuming what is there; stops after stage `until`.
+    `boot_nanoseconds` passed before this call and belong to the run.
 
     Raises RecipeError when the directory holds a run of a different recipe.
     """
@@ -42,31 +49,37 @@ def run_pipeline(
     from vibelite.report.build import write_report
     from vibelite.report.summary import print_summary, write_summary
 
+    meter = Meter(read_energy=gpu_energy_reader(), boot_nanoseconds=boot_nanoseconds)
     return_freed_tensors()
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
     run = open_run(recipe, recipe_path, run_dir)
-    guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path)
-    with locked(run.path), guard.listen():
+    guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path, gpus=num_gpus())
+    with locked(run.path), guard.listen(), guard.paying(meter):
         reason = None
         try:
-            run_stages(recipe, recipe_path, run, guard, until)
+            run_stages(recipe, recipe_path, run, guard, until, meter=meter)
         except RunStopped as stopped:  # what was paid for is shown all the same
             reason = stopped
         summary = write_summary(run.path)
         report = write_report([run.path], run.path / "report.html")
-    print_summary(summary)
-    print(f"report: {report}")
-    if reason is not None:
-        raise reason
+        print_summary(summary)
+        print(f"report: {report}")
+        if reason is not None:
+            raise reason
 
 
 def run_stages(
-    recipe: Recipe, recipe_path: Path, run: RunDir, guard: RunGuard, until: str | None
+    recipe: Recipe,
+    recipe_path: Path,
+    run: RunDir,
+    guard: RunGuard,
+    until: str | None,
+    *,
+    meter: Meter,
 ) -> None:
     """The base model and every stage that is not finished, up to stage `until`."""
-    meter = Meter()
     base = make_context(recipe, recipe_path, run, "base", StageDir(run.path), meter, guard)
     prepare_base_model(base)
     for index, stage in enumerate(recipe.stages):
@@ -89,7 +102,9 @@ def make_context(
     guard: RunGuard | None = None,
 ) -> StageContext:
     """The context of one stage, with a recorder that writes to its directory."""
-    recorder = Recorder(name, stage_dir, run.ledger_path, recipe.cost, meter, guard)
+    guard = guard or RunGuard(recipe.budget, recipe.cost, run.ledger_path)
+    steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
+    recorder = Recorder(name, stage_dir, meter, guard, num_steps=steps.get(name))
     settings = recipe.verification
     verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
     directory = recipe_path.resolve().parent

@@ -2,7 +2,7 @@
 run's seed.
 
     runs/<name>/  recipe.yaml  recipe.resolved.yaml  manifest.json  base/  export/
-        summary.json  ledger.jsonl  report.html
+        summary.json  ledger/<NNNN>-<start>.jsonl  report.html
         stages/<NN>-<stage>/  status.json  steps.jsonl  samples.jsonl  checkpoints/  ...
 
 A stage is finished when its status.json exists; nothing in it is written afterwards.
@@ -187,7 +187,8 @@ class RunDir:
 
     @property
     def ledger_path(self) -> Path:
-        return self.path / "ledger.jsonl"
+        """A directory: one file per start of the run."""
+        return self.path / "ledger"
 
     @property
     def export_path(self) -> Path:

@@ -137,8 +137,11 @@ class StepRecord:
 
     `seconds` by span, exclusive and adding up to the step's wall time; `tokens` by use (generated,
     trained, prompt); `peak_bytes` by span, the most memory used in it (of the
-    GPU where there is one, else resident); `joules` and `usd` are None where
-    unknown, never a guess.
+    GPU where there is one, else resident); `counts` of completions (`telemetry.unit_costs`).
+    `joules` of the GPUs and everything in USD are None where unknown, never a guess.
+    `usd_so_far` is the whole run's, `usd_at_end_of_stage` is it projected with the two ends of its
+    80% interval (`telemetry.projection`); `costs` holds those of `telemetry.unit_costs.UnitCosts`
+    that are known.
     """
 
     stage: str
@@ -147,5 +150,9 @@ class StepRecord:
     seconds: dict[str, float]
     tokens: dict[str, int]
     peak_bytes: dict[str, int]
+    counts: dict[str, int] = field(default_factory=dict)
     joules: float | None = None
     usd: float | None = None
+    usd_so_far: float | None = None
+    usd_at_end_of_stage: tuple[float, float, float] | None = None
+    costs: dict[str, float] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from vibelite.errors import Interrupted as StoppedBySignal
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.run_dir import read_jsonl
-from vibelite.telemetry.ledger import run_cost
+from vibelite.telemetry.entries import read_ledger, run_cost
 from vibelite.telemetry.recorder import Recorder
 
 RECIPE = Path(__file__).parent / "nano.yaml"
@@ -97,7 +97,6 @@ def test_the_run_directory_has_what_the_report_needs(finished):
         "recipe.resolved.yaml",
         "manifest.json",
         "report.html",
-        "ledger.jsonl",
     ):
         assert (finished / name).stat().st_size > 0, name
     steps = list(read_jsonl(next(finished.glob("stages/*-mgpo/steps.jsonl"))))
@@ -113,11 +112,11 @@ def test_the_run_directory_has_what_the_report_needs(finished):
 
 
 def test_the_ledger_holds_the_time_of_every_stage(finished):
-    lines = list(read_jsonl(finished / "ledger.jsonl"))
-    assert {line["stage"] for line in lines} == {
-        "base", "sft", "probe", "fuse", "mgpo", "evaluate", "export"
+    entries = read_ledger(finished / "ledger")
+    assert {entry.stage for entry in entries} == {
+        "base", "sft", "probe", "fuse", "mgpo", "evaluate", "export", "report"
     }  # fmt: skip
-    generated = sum(line["tokens"]["generated"] for line in lines if line["stage"] == "mgpo")
+    generated = sum(entry.tokens["generated"] for entry in entries if entry.stage == "mgpo")
     samples = read_jsonl(next(finished.glob("stages/*-mgpo/samples.jsonl")))
     assert generated == sum(row["num_tokens"] for row in samples)
 
@@ -150,9 +149,9 @@ def test_the_export_loads_with_transformers_alone(finished):
 
 
 def test_a_finished_run_is_not_run_again(finished):
-    before = (finished / "ledger.jsonl").read_bytes()
+    before = read_ledger(finished / "ledger")
     run(finished)
-    assert (finished / "ledger.jsonl").read_bytes() == before
+    assert read_ledger(finished / "ledger") == before
 
 
 def test_another_recipe_in_the_same_directory_is_refused(finished):
@@ -206,7 +205,7 @@ def test_a_run_with_half_its_budget_stops_before_it_and_ends_the_same_when_it_is
 ):
     price = "cost.usd_per_hour=3600"  # a second costs a dollar
     run(tmp_path / "known", price)  # the first run of a process is slower: it imports
-    known, _ = run_cost(tmp_path / "known" / "ledger.jsonl")
+    known, _ = run_cost(tmp_path / "known" / "ledger")
     limit = known / 2
     directory = tmp_path / "run"
     stops = 0
@@ -216,7 +215,7 @@ def test_a_run_with_half_its_budget_stops_before_it_and_ends_the_same_when_it_is
             break
         except BudgetReached:
             stops += 1
-            seconds, usd = run_cost(directory / "ledger.jsonl")
+            seconds, usd = run_cost(directory / "ledger")
             assert usd is not None and float(usd) == pytest.approx(seconds, rel=1e-6)
             assert (directory / "export").exists() is False
             assert (directory / "report.html").exists()

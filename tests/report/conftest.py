@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vibelite.recipe.run_section import Cost
+from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import RunDir, StageDir, append_jsonl, write_json_atomic, write_text_atomic
+from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 
@@ -54,7 +55,9 @@ class RunBuilder:
 
     def recorder(self, name: str, stage_dir: StageDir) -> Recorder:
         cost = Cost(usd_per_hour=self.usd_per_hour)
-        return Recorder(name, stage_dir, self.run.ledger_path, cost, self.meter)
+        guard = RunGuard(Budget(), cost, self.run.ledger_path)
+        steps = {"sft": self.sft_steps, "mgpo": self.mgpo_steps}.get(name)
+        return Recorder(name, stage_dir, self.meter, guard, num_steps=steps)
 
     def spend(self, **seconds: float) -> None:
         for span, amount in seconds.items():

@@ -24,6 +24,7 @@ from vibelite.stages.context import StageContext
 from vibelite.stages.evaluate import summarise
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples, repair
 from vibelite.standalone import standalone_context
+from vibelite.telemetry.entries import read_ledger
 from vibelite.types import Completion, Problem, Verdict
 
 NUM_SAMPLES = 4
@@ -199,8 +200,7 @@ def test_a_request_to_stop_keeps_what_has_ended(
     with pytest.raises(Interrupted):
         collect_samples(request_, path, context, {})
     assert len(list(read_jsonl(path))) == 3
-    ledger = list(read_jsonl(context.run.ledger_path))
-    assert ledger[-1]["details"]["samples"] == "3/20"
+    assert read_ledger(context.run.ledger_path)[-1].details["samples"] == "3/20"
 
 
 def test_a_torn_last_line_is_dropped_and_a_whole_one_kept(tmp_path: Path) -> None:

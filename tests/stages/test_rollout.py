@@ -6,12 +6,13 @@ import pytest
 
 from tests.policies import tiny_policy
 from vibelite.errors import DataError
-from vibelite.recipe.run_section import Cost, Verification
+from vibelite.recipe.run_section import Budget, Cost, Verification
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import StageDir, read_json
 from vibelite.stages.context import StageContext
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
+from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.types import Completion, Problem
@@ -45,7 +46,8 @@ def answer(name: str, is_right: bool) -> Completion:
 def make_context(tmp_path) -> StageContext:
     meter = Meter()
     stage_dir = StageDir(tmp_path)
-    recorder = Recorder("mgpo", stage_dir, tmp_path / "ledger.jsonl", Cost(), meter)
+    guard = RunGuard(Budget(), Cost(), tmp_path / "ledger")
+    recorder = Recorder("mgpo", stage_dir, meter, guard)
 
     class Data:
         system_prompt = ""

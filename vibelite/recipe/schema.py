@@ -39,8 +39,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _dollars_need_a_price(self) -> Recipe:
-        if self.budget.usd is not None and self.cost.usd_per_hour is None:
-            raise ValueError("budget.usd needs cost.usd_per_hour, the price of the machine")
+        if self.budget.usd is not None and not self.cost.is_in_usd:
+            raise ValueError(
+                "budget.usd needs the price of the machine: cost.usd_per_hour, or cost.price or "
+                "cost.electricity in USD or with its usd_rate"
+            )
         return self
 
     def stage_named(self, name: str) -> AnyStage:

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from vibelite.errors import VibeLiteError
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import read_json
+from vibelite.telemetry.entries import Entry, read_ledger
 
 # Keep the page under 2 MB whatever the run: about 400 kB of samples a stage at most.
 SAMPLES_PER_STAGE = 120
@@ -48,7 +49,7 @@ class RunData:
     name: str
     stages: list[StageData]
     results: list[dict[str, Any]]
-    ledger: list[dict[str, Any]]
+    ledger: list[Entry]
     manifest: dict[str, Any] | None
     recipe_text: str | None
 
@@ -71,7 +72,7 @@ def load_run(run_dir: Path, name: str) -> RunData:
         name=name,
         stages=load_stages(run_dir, recipe_text),
         results=collect_results(run_dir),
-        ledger=list(stream_jsonl(run_dir / "ledger.jsonl")),
+        ledger=read_ledger(run_dir / "ledger"),
         manifest=read_json(manifest) if manifest.exists() else None,
         recipe_text=recipe_text,
     )

@@ -22,7 +22,7 @@ from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
 from vibelite.stages.rollout import sample_groups
-from vibelite.telemetry.recorder import stage_cost
+from vibelite.telemetry.entries import stage_cost
 from vibelite.types import Group, Problem
 
 
