@@ -52,7 +52,17 @@ ALLOWED = {
     | {"__init__", "commands", "pipeline", "standalone", "stages", "report", "doctor", "tables"},
 }
 # Torch is never needed to read what a run left behind, or to judge a text.
-WITHOUT_TORCH = ("recipe", "rewards", "report", "errors", "types", "storage", "run_dir", "cli", "__init__")
+WITHOUT_TORCH = (
+    "recipe",
+    "rewards",
+    "report",
+    "errors",
+    "types",
+    "storage",
+    "run_dir",
+    "cli",
+    "__init__",
+)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

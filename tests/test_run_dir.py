@@ -10,12 +10,14 @@ from vibelite.run_dir import (
     StageDir,
     append_jsonl,
     derive_seed,
+    new_directory,
     read_json,
     read_jsonl,
     replace_directory,
     write_json_atomic,
     write_jsonl_atomic,
 )
+from vibelite.storage import CHECKSUMS_NAME
 
 
 def test_rows_with_every_kind_of_line_break_survive(tmp_path):
@@ -62,8 +64,9 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.txt").write_text(name)
     replace_directory(tmp_path / "new", tmp_path / "target")
-    assert [path.name for path in (tmp_path / "target").iterdir()] == ["new.txt"]
-    assert not (tmp_path / "new").exists()
+    names = sorted(path.name for path in (tmp_path / "target").iterdir())
+    assert names == [CHECKSUMS_NAME, "new.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 def test_a_stage_is_finished_once_it_says_which_models_it_made(tmp_path):
@@ -71,11 +74,45 @@ def test_a_stage_is_finished_once_it_says_which_models_it_made(tmp_path):
     stage = run.stage(3, "sft")
     assert not stage.is_finished
     last = stage.checkpoints / "step-000002"
+    for name in ("step-000001", "step-000002"):
+        (stage.checkpoints / name).mkdir(parents=True)
     stage.finish(models={"early": stage.checkpoints / "step-000001", "sft": last})
     assert run.find_stage("sft").is_finished
     assert list(run.find_stage("sft").models()) == ["early", "sft"]
     assert run.find_stage("sft").models()["sft"] == last.resolve()
     assert str(tmp_path) not in json.dumps(read_json(stage.status_path)), "a run can be moved"
+    last.rmdir()
+    with pytest.raises(CheckpointError, match=r"step-000002: is missing; restore it"):
+        run.find_stage("sft").models()
+
+
+def test_a_stage_names_the_checkpoint_it_has_lost(tmp_path):
+    stage = StageDir(tmp_path)
+    for name in ("step-000001", "step-000002"):
+        (stage.checkpoints / name).mkdir(parents=True)
+    stage.finish(models={}, checkpoints=["step-000001", "step-000002"])
+    assert [path.name for path in stage.kept_checkpoints()] == ["step-000001", "step-000002"]
+    (stage.checkpoints / "step-000001").rmdir()
+    with pytest.raises(CheckpointError, match=r"step-000001: is missing; restore it"):
+        stage.kept_checkpoints()
+
+
+def test_a_new_directory_that_fails_leaves_the_old_one(tmp_path):
+    with new_directory(tmp_path / "model") as directory:
+        (directory / "weights").write_text("old")
+    with pytest.raises(KeyError), new_directory(tmp_path / "model") as directory:
+        (directory / "weights").write_text("new")
+        raise KeyError
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_truncation_counts_the_steps_that_were_recorded(tmp_path):
+    stage = StageDir(tmp_path)
+    assert stage.truncate_after(0) == 0
+    append_jsonl(stage.steps_path, [{"step": step} for step in (1, 2, 3)])
+    assert stage.truncate_after(2) == 3
+    assert stage.truncate_after(2) == 2
 
 
 def test_a_stage_that_has_not_run_is_named(tmp_path):

@@ -47,5 +47,15 @@ class CheckpointError(VibeLiteError):
     """A checkpoint is missing, damaged, or does not belong to this run."""
 
 
+class StorageError(VibeLiteError):
+    """The file system of the run directory refuses to be written."""
+
+
+class DiskFull(StorageError):
+    """What is to be written does not fit; what was complete before is untouched."""
+
+    exit_code = 5
+
+
 class SandboxError(VibeLiteError):
     """Programs cannot be run here, because nothing on this machine would confine them."""

@@ -16,7 +16,7 @@ from vibelite.rewards.pool import VerifierPool
 from vibelite.run_dir import (
     RunDir,
     StageDir,
-    replace_directory,
+    new_directory,
     write_json_atomic,
     write_text_atomic,
 )
@@ -129,9 +129,12 @@ def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
 
 
 def without_money(resolved: str) -> dict[str, Any]:
-    """A resolved recipe without what may change while a run goes on: its budget and its price."""
+    """A resolved recipe without what may change while a run goes on: its budget, its price, and
+    how it is saved.
+    """
     values = YAML(typ="safe").load(resolved)
-    return {key: value for key, value in values.items() if key not in ("budget", "cost")}
+    free_to_change = ("budget", "cost", "checkpoint")
+    return {key: value for key, value in values.items() if key not in free_to_change}
 
 
 def prepare_base_model(context: StageContext) -> None:
@@ -144,21 +147,20 @@ def prepare_base_model(context: StageContext) -> None:
     with context.meter.span("load"):
         traces = [trace for name in recipe.data.traces for trace in context.traces(name)]
         texts = [message["content"] for trace in traces for message in trace.messages]
-        temporary = run.base_model.with_name(".base.tmp")
-        write_base_model(
-            recipe.model,
-            temporary,
-            recipe_dir=context.recipe_dir,
-            texts=texts,
-            seed=context.seed("weights"),
-            dtype=recipe.training.dtype,
-        )
-        write_json_atomic(
-            run.path / "manifest.json",
-            environment_manifest(recipe, data_hashes=data_hashes(context))
-            | {"decontamination": dropped_counts(run.path)},
-        )
-        replace_directory(temporary, run.base_model)
+        with new_directory(run.base_model) as temporary:
+            write_base_model(
+                recipe.model,
+                temporary,
+                recipe_dir=context.recipe_dir,
+                texts=texts,
+                seed=context.seed("weights"),
+                dtype=recipe.training.dtype,
+            )
+            write_json_atomic(
+                run.path / "manifest.json",
+                environment_manifest(recipe, data_hashes=data_hashes(context))
+                | {"decontamination": dropped_counts(run.path)},
+            )
     context.recorder.record_work("load")
 
 

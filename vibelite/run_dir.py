@@ -15,11 +15,18 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vibelite.errors import CheckpointError
+from vibelite.storage import CHECKSUMS_NAME, require_unchanged, seal_directory, sync_file
+
+REMAKE_MODEL = (
+    "restore it from a copy, or remove the directory of the stage that made it and run the same "
+    "command, which makes it again"
+)
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
@@ -36,11 +43,16 @@ def write_text_atomic(path: Path, text: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk keeps no half of it
+        raise
     os.replace(temporary, path)
+    sync_file(path.parent)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -84,25 +96,56 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Moves a completely written directory to its final name; an older one of that name is dropped
-    first.
+    """Seals a completely written directory and moves it to its final name, whole on the disk when
+    this returns; an older one of that name is dropped.
     """
-    for file in source.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
+    seal_directory(source)
+    aside = target.with_name(f".{target.name}.old")
+    drop_directory(aside)
     if target.exists():
-        shutil.rmtree(target)
+        os.replace(target, aside)
     os.replace(source, target)
+    sync_file(target.parent)
+    drop_directory(aside)
 
 
 def copy_directory(source: Path, target: Path) -> None:
-    """Copies a directory to `target`, whole or not at all."""
+    """Copies a sealed directory to `target`, whole or not at all."""
+    require_unchanged(source, remedy="it cannot be copied; make it again or restore it")
+    with new_directory(target) as temporary:
+        shutil.copytree(
+            source, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CHECKSUMS_NAME)
+        )
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """An empty directory that becomes `target` where the block ends, and is dropped where it fails.
+
+    What a killed process left of an earlier attempt is dropped first.
+    """
     temporary = target.with_name(f".{target.name}.tmp")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    shutil.copytree(source, temporary)
-    replace_directory(temporary, target)
+    drop_directory(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        replace_directory(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # the first error is the one to report
+        raise
+
+
+def drop_directory(path: Path) -> None:
+    """Removes a directory, if there is one."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def existing_model(path: Path) -> Path:
+    """`path`, or CheckpointError if there is no such directory."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path.resolve()}: is missing; {REMAKE_MODEL}")
+    return path.resolve()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +190,36 @@ class StageDir:
             shutil.rmtree(self.resume)
 
     def models(self) -> dict[str, Path]:
-        """What `finish` was told; the last one is what `start_from` means."""
+        """What `finish` was told; the last one is what `start_from` means. CheckpointError if one
+        is gone.
+        """
         return {
-            name: (self.path / path).resolve()
+            name: existing_model(self.path / path)
             for name, path in read_json(self.status_path)["models"].items()
         }
 
-    def truncate_after(self, step: int) -> None:
-        """Drops the steps and samples after `step`, so that a resumed stage writes them anew
-        exactly once.
+    def kept_checkpoints(self) -> list[Path]:
+        """Every model that a finished training stage kept, in order of training; CheckpointError if
+        one is gone.
         """
+        names = read_json(self.status_path)["checkpoints"]
+        return [existing_model(self.checkpoints / name) for name in names]
+
+    def truncate_after(self, step: int) -> int:
+        """Drops the steps and samples after `step`, so that a resumed stage writes them anew
+        exactly once; how many steps were recorded before.
+        """
+        num_steps = sum(1 for _ in read_jsonl(self.steps_path))
         for path in (self.steps_path, self.samples_path):
             if path.exists():
                 write_jsonl_atomic(path, [row for row in read_jsonl(path) if row["step"] <= step])
+        return num_steps
+
+    def sync_records(self) -> None:
+        """Returns when the steps and samples written so far are on the disk."""
+        for path in (self.steps_path, self.samples_path):
+            if path.exists():
+                sync_file(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,26 @@
 """A resumed run goes on bit for bit; what a killed process left behind is never used."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
+import vibelite.storage
+import vibelite.training.checkpoint
 from tests.policies import tiny_policy
 from tests.training.gradients import set_gradients, weights_of
-from vibelite.errors import CheckpointError
+from vibelite.errors import CheckpointError, DiskFull
+from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
+from vibelite.storage import CHECKSUMS_NAME
 from vibelite.training.checkpoint import (
+    HEADER_BYTES,
     OPTIMIZER_NAME,
+    WEIGHTS_NAME,
     load_training_state,
+    save_model,
     save_training_state,
     saved_steps,
 )
@@ -82,13 +92,14 @@ def test_the_state_of_another_kind_is_refused(tmp_path):
         load_training_state(tmp_path, policy, other)
 
 
-def test_only_the_newest_state_is_kept(tmp_path):
+@pytest.mark.parametrize(("keep_last", "kept"), [(1, [6]), (2, [4, 6]), (9, [2, 4, 6])])
+def test_the_newest_states_are_kept(tmp_path, keep_last, kept):
     policy = tiny_policy()
     optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    settings = Checkpoint(keep_last=keep_last)
     for step in (2, 4, 6):
-        train(policy, optimizer, [step])
-        save_training_state(tmp_path, step, policy, optimizer)
-    assert saved_steps(tmp_path) == [6]
+        save_training_state(tmp_path, step, policy, optimizer, settings=settings)
+    assert saved_steps(tmp_path) == kept
 
 
 def test_a_half_written_state_is_not_seen_and_does_not_disturb(tmp_path):
@@ -110,7 +121,7 @@ def test_no_state_means_step_zero(tmp_path):
     assert load_training_state(tmp_path, policy, optimizer) == 0
 
 
-def test_a_damaged_state_and_another_models_state_are_named(tmp_path):
+def test_the_state_of_another_model_is_refused(tmp_path):
     policy = tiny_policy()
     optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
     train(policy, optimizer, [0])
@@ -118,6 +129,135 @@ def test_a_damaged_state_and_another_models_state_are_named(tmp_path):
     other = tiny_policy(num_layers=1)
     with pytest.raises(CheckpointError, match="another model"):
         load_training_state(tmp_path, other, PolicyOptimizer(other, CONFIG, num_steps=1))
-    (tmp_path / "step-000001" / "weights.safetensors").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="step-000001: damaged"):
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def remove_directory(path):
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+
+
+DAMAGES = [flip_a_byte, truncate, Path.unlink, remove_directory]
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_NAME, OPTIMIZER_NAME, CHECKSUMS_NAME])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_skipped_by_name_for_the_one_before(tmp_path, capsys, damage, name):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    train(policy, optimizer, [0])
+    save_training_state(tmp_path, 1, policy, optimizer)
+    expected = [weight.clone() for weight in weights_of(policy)]
+    train(policy, optimizer, [1])
+    save_training_state(tmp_path, 2, policy, optimizer)
+    damage(tmp_path / "step-000002" / name)
+    assert load_training_state(tmp_path, policy, optimizer) == 1
+    assert all(map(torch.equal, expected, weights_of(policy)))
+    (warning,) = capsys.readouterr().err.splitlines()
+    named = CHECKSUMS_NAME if damage is remove_directory else name
+    assert warning.startswith("warning: ") and "the state after step 2 is skipped" in warning
+    assert f"step-000002/{named}" in warning or name == CHECKSUMS_NAME, warning
+
+    # The state that replaces it is resumed from, and the damaged one does not outlive that.
+    train(policy, optimizer, [1])
+    save_training_state(tmp_path, 2, policy, optimizer)
+    assert load_training_state(tmp_path, policy, optimizer) == 2
+
+
+def test_a_damaged_state_of_a_later_step_is_gone_after_the_next_save(tmp_path):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    for step in (1, 5):
+        save_training_state(tmp_path, step, policy, optimizer)
+    truncate(tmp_path / "step-000005" / WEIGHTS_NAME)
+    assert load_training_state(tmp_path, policy, optimizer) == 1
+    save_training_state(tmp_path, 3, policy, optimizer)
+    assert saved_steps(tmp_path) == [1, 3]
+
+
+def test_nothing_starts_over_by_itself_when_every_state_is_damaged(tmp_path):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    for step in (1, 2):
+        save_training_state(tmp_path, step, policy, optimizer)
+        truncate(tmp_path / f"step-{step:06d}" / WEIGHTS_NAME)
+    with pytest.raises(CheckpointError, match=r"none of the saved states \(2\) is whole"):
         load_training_state(tmp_path, policy, optimizer)
+
+
+@pytest.fixture
+def free(monkeypatch, tmp_path):
+    """A disk of 100 MB on which only what is under tmp_path takes room; `free[0]` may be set."""
+    size = [100_000_000]
+
+    def free_bytes(path):
+        return size[0] - sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+
+    monkeypatch.setattr(vibelite.storage, "free_bytes", free_bytes)
+    monkeypatch.setattr(vibelite.training.checkpoint, "free_bytes", free_bytes)
+    return size
+
+
+def state_bytes(tmp_path, step):
+    return sum(file.stat().st_size for file in (tmp_path / f"step-{step:06d}").iterdir())
+
+
+def test_what_does_not_fit_is_not_begun_and_superseded_states_go_first(tmp_path, free):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    train(policy, optimizer, [0])
+    settings = Checkpoint(keep_last=3, free_gib=0)
+    for step in (1, 2):
+        save_training_state(tmp_path, step, policy, optimizer, settings=settings)
+    free[0] = 2 * state_bytes(tmp_path, 1) + HEADER_BYTES
+    save_training_state(tmp_path, 3, policy, optimizer, settings=settings)
+    assert saved_steps(tmp_path) == [2, 3], "step 1 made room"
+    free[0] = state_bytes(tmp_path, 3) + HEADER_BYTES
+    with pytest.raises(DiskFull, match=r"no room for a training state: it needs [\d,]+ bytes"):
+        save_training_state(tmp_path, 4, policy, optimizer, settings=settings)
+    assert saved_steps(tmp_path) == [3], "the last one stays"
+    assert load_training_state(tmp_path, policy, optimizer) == 3
+    with pytest.raises(DiskFull, match="no room for a model"):
+        save_model(policy, tmp_path / "model", settings=Checkpoint(free_gib=1))
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_last_whole_state_stays_when_a_newer_one_is_damaged(tmp_path, free):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    settings = Checkpoint(keep_last=3, free_gib=0)
+    for step in (1, 2, 3):
+        save_training_state(tmp_path, step, policy, optimizer, settings=settings)
+    flip_a_byte(tmp_path / "step-000003" / WEIGHTS_NAME)
+    free[0] = 0
+    with pytest.raises(DiskFull):
+        save_training_state(tmp_path, 4, policy, optimizer, settings=settings)
+    assert saved_steps(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("save", [save_model, save_training_state])
+def test_the_prediction_is_at_least_what_is_written_and_little_more(
+    tmp_path, free, save, monkeypatch
+):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    train(policy, optimizer, [0])
+    predicted = []
+    monkeypatch.setattr(
+        vibelite.training.checkpoint, "require_free", lambda _, size, **__: predicted.append(size)
+    )
+    if save is save_model:
+        save_model(policy, tmp_path / "model")
+    else:
+        save_training_state(tmp_path, 1, policy, optimizer)
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert written <= predicted[0] <= written + HEADER_BYTES

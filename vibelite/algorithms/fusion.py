@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vibelite.errors import CheckpointError
+from vibelite.storage import CHECKSUMS_NAME
 
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -80,7 +81,8 @@ def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Pa
             )
     output.mkdir(parents=True, exist_ok=True)
     for path in model_dirs[0].iterdir():
-        if path.is_file() and path.suffix != ".safetensors":
+        is_weights = path.suffix == ".safetensors"
+        if path.is_file() and not is_weights and path.name != CHECKSUMS_NAME:
             shutil.copy2(path, output / path.name)
     for file_name in sorted(set(layouts[0].values())):
         names = [name for name, file in layouts[0].items() if file == file_name]

@@ -10,6 +10,8 @@ import torch
 from vibelite.errors import RecipeError
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
+from vibelite.run_dir import REMAKE_MODEL
+from vibelite.storage import require_unchanged
 
 
 def default_device() -> torch.device:
@@ -52,13 +54,15 @@ def load_policy(
     """The model at `path` (a directory or a hub name), on the GPU where there is one, ready to
     train.
 
-    `dtype` None keeps the stored one. Raises RecipeError when there is no such model.
+    `dtype` None keeps the stored one. Raises RecipeError when there is no such model, and
+    CheckpointError when a run made it and its bytes have changed since.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     from vibelite.models.attention import ATTENTION
 
+    require_unchanged(Path(path), remedy=REMAKE_MODEL)
     disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)

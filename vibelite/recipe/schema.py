@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.recipe.data_section import Data
 from vibelite.recipe.model_section import Adapter, Model, Training
 from vibelite.recipe.run_section import Budget, Cost, Rollout, Verification
@@ -30,6 +31,7 @@ class Recipe(Section):
     verification: Verification = Verification()
     cost: Cost = Cost()
     budget: Budget = Budget()
+    checkpoint: Checkpoint = Checkpoint()
     num_threads: NonNegativeInt = 0
     """CPU threads of torch; 0 = torch's own choice. Bitwise repeatable for a fixed number."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"

@@ -10,8 +10,9 @@ from pathlib import Path
 from vibelite.algorithms.fusion import fuse_models
 from vibelite.errors import RecipeError
 from vibelite.recipe.stage_section import FuseStage, ProbeStage
-from vibelite.run_dir import replace_directory, write_json_atomic
+from vibelite.run_dir import REMAKE_MODEL, new_directory, write_json_atomic
 from vibelite.stages.context import StageContext
+from vibelite.storage import require_unchanged
 
 
 def run(stage: FuseStage, context: StageContext) -> None:
@@ -51,28 +52,27 @@ def sft_checkpoints(stage: FuseStage, context: StageContext) -> list[Path]:
     """All checkpoints that the probe chose from, in order of training."""
     probe = context.recipe.stage_named(stage.start_from)
     assert isinstance(probe, ProbeStage), "validated with the recipe"
-    return sorted(context.run.find_stage(probe.start_from).checkpoints.glob("step-[0-9]*"))
+    return context.run.find_stage(probe.start_from).kept_checkpoints()
 
 
 def write_fused(
     sources: Sequence[Path], names: Sequence[str], weights: Sequence[float], target: Path
 ) -> None:
     """The weighted mean of `sources` in `target`, whole or not at all, with what it was made of."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    fuse_models(sources, weights, temporary)
+    for source in sources:
+        require_unchanged(source, remedy=REMAKE_MODEL)
     total = sum(weights)
-    write_json_atomic(
-        temporary / "lineage.json",
-        {
-            "method": "weighted mean in float32",
-            "sources": [
-                {
-                    "name": name,
-                    "checkpoint": f"{path.parent.parent.name}/{path.name}",
-                    "weight": weight / total,
-                }
-                for name, path, weight in zip(names, sources, weights, strict=True)
-            ],
-        },
-    )
-    replace_directory(temporary, target)
+    lineage = {
+        "method": "weighted mean in float32",
+        "sources": [
+            {
+                "name": name,
+                "checkpoint": f"{path.parent.parent.name}/{path.name}",
+                "weight": weight / total,
+            }
+            for name, path, weight in zip(names, sources, weights, strict=True)
+        ],
+    }
+    with new_directory(target) as temporary:
+        fuse_models(sources, weights, temporary)
+        write_json_atomic(temporary / "lineage.json", lineage)

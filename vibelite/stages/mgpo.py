@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NoReturn
 
 import torch
 
@@ -23,6 +24,7 @@ from vibelite.algorithms.policy_loss import (
 )
 from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
 from vibelite.data.prompt_sampler import indices_for_step
+from vibelite.errors import RunStopped
 from vibelite.models.activations import apply_activations
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
@@ -31,7 +33,8 @@ from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
 from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
-from vibelite.training.checkpoint import load_training_state, save_model, save_training_state
+from vibelite.training.checkpoint import TrainingStates, save_model
+from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import Group, Problem, TokenBatch
 
@@ -77,29 +80,45 @@ def run(stage: MGPOStage, context: StageContext) -> None:
     # Before the resume state is loaded: problems are chosen under the stage's starting weights.
     problems = select_learnable(problems, engine, policy, stage, context)
     with context.meter.span("load"):
-        start = load_training_state(context.stage_dir.resume, policy, optimizer)
-        context.stage_dir.truncate_after(start)
+        settings = context.recipe.checkpoint
+        every = stage.checkpoint_every
+        schedule = SaveSchedule(settings, every=every, num_steps=stage.num_steps)
+        states = TrainingStates(
+            context.stage_dir, policy, optimizer, settings=settings, schedule=schedule
+        )
+        start = states.load()
     engine.load_weights(start)
     trainer = Trainer(stage, context, policy, reference, engine, optimizer)
     for step in range(start, stage.num_steps):
-        mgpo_step(trainer, problems, step)
+        try:
+            mgpo_step(trainer, problems, step)
+        except RunStopped as reason:  # within the rollout: no weight has changed
+            stop(trainer, states, step, reason)
         is_last = step + 1 == stage.num_steps
         if is_last or (stage.keep_every and (step + 1) % stage.keep_every == 0):
             with context.meter.span("checkpoint"):
-                save_model(policy, context.stage_dir.checkpoints / f"step-{step + 1:06d}")
+                path = context.stage_dir.checkpoints / f"step-{step + 1:06d}"
+                save_model(policy, path, settings=settings)
         reason = context.recorder.reason_to_stop()
-        if is_last or reason or (step + 1) % stage.checkpoint_every == 0:
-            with context.meter.span("checkpoint"):
-                save_training_state(context.stage_dir.resume, step + 1, policy, optimizer)
         if reason:
-            engine.close()
-            context.recorder.record_work("checkpoint")
-            raise reason
+            stop(trainer, states, step + 1, reason)
+        if states.is_due(step + 1):
+            with context.meter.span("checkpoint"):
+                states.save(step + 1)
     engine.close()
     context.recorder.record_work("checkpoint")
     kept = sorted(context.stage_dir.checkpoints.glob("step-[0-9]*"))
     names = [f"{stage.name}-{path.name}" for path in kept[:-1]] + [stage.name]
     context.stage_dir.finish(models=dict(zip(names, kept, strict=True)), num_problems=len(problems))
+
+
+def stop(trainer: Trainer, states: TrainingStates, step: int, reason: RunStopped) -> NoReturn:
+    """Saves the state after `step` finished steps, then raises `reason`."""
+    trainer.engine.close()
+    with trainer.context.meter.span("checkpoint"):
+        states.save(step)
+    trainer.context.recorder.record_work("checkpoint")
+    raise reason
 
 
 def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:

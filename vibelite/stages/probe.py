@@ -28,7 +28,7 @@ def run(stage: ProbeStage, context: StageContext) -> None:
     checkpoint_root = context.run.find_stage(stage.start_from).checkpoints
     scores = [
         score_checkpoint(stage, context, problems, checkpoint)
-        for checkpoint in sorted(checkpoint_root.glob("step-[0-9]*"))
+        for checkpoint in context.run.find_stage(stage.start_from).kept_checkpoints()
     ]
     subdomains = subdomains_of(problems)
     specialists = {subdomain: choose_specialist(scores, subdomain) for subdomain in subdomains}

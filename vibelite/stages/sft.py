@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -17,8 +18,10 @@ from vibelite.models.activations import apply_activations
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import SFTStage
+from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
-from vibelite.training.checkpoint import load_training_state, save_model, save_training_state
+from vibelite.training.checkpoint import TrainingStates, save_model
+from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
 
 
@@ -35,8 +38,13 @@ def run(stage: SFTStage, context: StageContext) -> None:
         optimizer = PolicyOptimizer(
             policy, stage.optimizer, num_steps=stage.num_steps, training=training
         )
-        start = load_training_state(context.stage_dir.resume, policy, optimizer)
-        context.stage_dir.truncate_after(start)
+        settings = context.recipe.checkpoint
+        every = stage.checkpoint_every
+        schedule = SaveSchedule(settings, every=every, num_steps=stage.num_steps)
+        states = TrainingStates(
+            context.stage_dir, policy, optimizer, settings=settings, schedule=schedule
+        )
+        start = states.load()
     context.recorder.record_work("load", num_sequences=len(sequences), num_dropped=num_dropped)
 
     for step in range(start, stage.num_steps):
@@ -54,26 +62,37 @@ def run(stage: SFTStage, context: StageContext) -> None:
             metrics = optimizer.step(step)
             optimizer.finish()
         meter.add_tokens(trained=num_tokens)
-        is_checkpoint = (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.num_steps
-        if is_checkpoint:
+        if step + 1 in checkpoint_steps(stage):
             with meter.span("checkpoint"):
-                save_model(policy, context.stage_dir.checkpoints / f"step-{step + 1:06d}")
+                save_model(policy, checkpoint_path(context, step + 1), settings=settings)
         context.recorder.record_step(
             step + 1, {"sft/loss": loss, "sft/tokens": num_tokens, **metrics}
         )
         reason = context.recorder.reason_to_stop()
-        if is_checkpoint or reason:
+        if reason or states.is_due(step + 1):
             with meter.span("checkpoint"):
-                save_training_state(context.stage_dir.resume, step + 1, policy, optimizer)
+                states.save(step + 1)
         if reason:
             context.recorder.record_work("checkpoint")
             raise reason
     context.recorder.record_work("checkpoint")
+    checkpoints = [checkpoint_path(context, step) for step in checkpoint_steps(stage)]
     context.stage_dir.finish(
-        models={stage.name: context.stage_dir.checkpoints / f"step-{stage.num_steps:06d}"},
+        models={stage.name: existing_model(checkpoints[-1])},
+        checkpoints=[existing_model(path).name for path in checkpoints],
         num_sequences=len(sequences),
         num_dropped=num_dropped,
     )
+
+
+def checkpoint_steps(stage: SFTStage) -> list[int]:
+    """After which steps a model is kept: every `checkpoint_every`, and the last."""
+    every = stage.checkpoint_every
+    return [*range(every, stage.num_steps, every), stage.num_steps]
+
+
+def checkpoint_path(context: StageContext, step: int) -> Path:
+    return context.stage_dir.checkpoints / f"step-{step:06d}"
 
 
 def tokenize(

@@ -1,15 +1,18 @@
-"""Resumable training state: weights and optimizer at a step. Randomness and data order are
-functions of the step.
+"""Models, and resumable training states: weights and optimizer at a step. Learning rate, random
+numbers and data order are functions of the seed and the step; what a probe found is in its stage.
 
-A checkpoint is a directory that appears under its final name only when it is complete; a process
-killed at any moment leaves the one before.
+Both are directories that appear under their final name, with checksums, only when they are complete
+and on the disk; a process killed at any moment leaves the one before. The newest whole state is
+resumed from.
 """
 
 from __future__ import annotations
 
-import shutil
+import sys
+import time
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,50 +20,173 @@ from safetensors.torch import load_file, save_file
 
 from vibelite.errors import CheckpointError
 from vibelite.models.policy import Policy
-from vibelite.run_dir import replace_directory
+from vibelite.recipe.checkpoint_section import Checkpoint
+from vibelite.run_dir import StageDir, drop_directory, new_directory
+from vibelite.storage import damage_of, free_bytes, require_free, storage_errors
+from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
 
 WEIGHTS_NAME = "weights.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
+GIB = 2**30
+# Headers and names beside the tensors; a tokenizer beside a model is within the recipe's margin.
+HEADER_BYTES = 2**20
+NO_SETTINGS = Checkpoint()
 
 
-def save_model(policy: Policy, directory: Path) -> None:
-    """Writes the policy as a Hugging Face directory, whole or not at all."""
-    temporary = _fresh(directory)
-    policy.save(temporary)
-    replace_directory(temporary, directory)
+class TrainingStates:
+    """The states of one training stage: when one is saved, and which one it resumes from."""
+
+    def __init__(
+        self,
+        stage_dir: StageDir,
+        policy: Policy,
+        optimizer: PolicyOptimizer,
+        *,
+        settings: Checkpoint,
+        schedule: SaveSchedule,
+    ) -> None:
+        self._stage_dir = stage_dir
+        self._policy = policy
+        self._optimizer = optimizer
+        self._settings = settings
+        self._schedule = schedule
+
+    def load(self) -> int:
+        """Loads the newest whole state in place and drops the records of later steps; the number
+        of finished steps, 0 if none was saved.
+        """
+        for path in self._stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
+            drop_directory(path)
+        step = load_training_state(self._stage_dir.resume, self._policy, self._optimizer)
+        num_recorded = self._stage_dir.truncate_after(step)
+        if num_recorded and not step:
+            warn(
+                f"{self._stage_dir.resume}: holds no saved state, though {num_recorded} steps were "
+                "recorded: the stage starts again from its first step"
+            )
+        return step
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after `step` finished steps."""
+        return self._schedule.is_due(step)
+
+    def save(self, step: int) -> None:
+        """Saves the state after `step` finished steps; the records of those steps are on disk
+        before it is.
+        """
+        start = time.monotonic()
+        self._stage_dir.sync_records()
+        save_training_state(
+            self._stage_dir.resume, step, self._policy, self._optimizer, settings=self._settings
+        )
+        self._schedule.saved(time.monotonic() - start)
 
 
-def save_training_state(root: Path, step: int, policy: Policy, optimizer: PolicyOptimizer) -> None:
-    """Saves the state after `step` finished steps under `root`, then removes the older ones."""
-    target = root / f"step-{step:06d}"
-    temporary = _fresh(target)
+def save_model(policy: Policy, directory: Path, *, settings: Checkpoint = NO_SETTINGS) -> None:
+    """Writes the policy as a Hugging Face directory, whole or not at all. DiskFull, with nothing
+    written, where it does not fit.
+    """
+    require_free(
+        directory,
+        sum(parameter.nbytes for parameter in policy.model.parameters()) + HEADER_BYTES,
+        margin_bytes=int(settings.free_gib * GIB),
+        what="a model",
+    )
+    with storage_errors(directory), new_directory(directory) as temporary:
+        policy.save(temporary)
+
+
+def save_training_state(
+    root: Path,
+    step: int,
+    policy: Policy,
+    optimizer: PolicyOptimizer,
+    *,
+    settings: Checkpoint = NO_SETTINGS,
+) -> None:
+    """Saves the state after `step` finished steps under `root`, then removes what it supersedes.
+
+    Where it does not fit, superseded states go first, never the newest whole one; where even that
+    is not enough, DiskFull with nothing written.
+    """
     optimizer.finish()
     # Trainable parameters once each: a tied head is its embedding.
     weights = {name: parameter.detach() for name, parameter in policy.model.named_parameters()}
-    save_file(weights, temporary / WEIGHTS_NAME)
-    torch.save(optimizer.state_dict(), temporary / OPTIMIZER_NAME)
-    replace_directory(temporary, target)
-    for older in saved_steps(root):
-        if older < step:
-            shutil.rmtree(root / f"step-{older:06d}")
+    state = optimizer.state_dict()
+    num_bytes = tensor_bytes(weights) + tensor_bytes(state) + HEADER_BYTES
+    margin_bytes = int(settings.free_gib * GIB)
+    make_room(root, num_bytes + margin_bytes)
+    require_free(root, num_bytes, margin_bytes=margin_bytes, what="a training state")
+    with storage_errors(root), new_directory(state_directory(root, step)) as temporary:
+        save_file(weights, temporary / WEIGHTS_NAME)
+        # A file of Python's, because errors of PyTorch's own do not say that the disk is full.
+        with open(temporary / OPTIMIZER_NAME, "wb") as file:
+            torch.save(state, file)
+    # A later one is damaged, or it would have been resumed from.
+    kept = [saved for saved in saved_steps(root) if saved <= step][-settings.keep_last :]
+    for saved in saved_steps(root):
+        if saved not in kept:
+            drop_directory(state_directory(root, saved))
+
+
+def make_room(root: Path, num_bytes: int) -> None:
+    """Drops leftovers and then superseded states, oldest first, until `num_bytes` are free or only
+    the newest whole state is left.
+    """
+    for path in root.glob(".step-*"):  # of a killed process
+        drop_directory(path)
+    if free_bytes(root) >= num_bytes:
+        return
+    last = newest_whole(root)
+    for step in saved_steps(root):
+        if free_bytes(root) >= num_bytes:
+            return
+        if step != last:
+            drop_directory(state_directory(root, step))
+
+
+def newest_whole(root: Path) -> int | None:
+    """The last step whose state has all its bytes; None if there is none."""
+    for step in reversed(saved_steps(root)):
+        if not damage_of(state_directory(root, step)):
+            return step
+    return None
 
 
 def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) -> int:
-    """Loads the newest state under `root` in place; the number of finished steps, 0 if there is
-    none.
+    """Loads the newest whole state under `root` in place; the number of finished steps, 0 if none
+    was saved.
+
+    A damaged one is skipped with a warning that names the file. CheckpointError if all are damaged:
+    starting over is for the user to decide.
     """
     steps = saved_steps(root)
-    if not steps:
-        return 0
-    directory = root / f"step-{steps[-1]:06d}"
+    for step in reversed(steps):
+        directory = state_directory(root, step)
+        if damage := damage_of(directory):
+            warn(f"{damage}; the state after step {step} is skipped")
+            continue
+        restore(directory, policy, optimizer)
+        return step
+    if steps:
+        raise CheckpointError(
+            f"{root}: none of the saved states ({len(steps)}) is whole; restore one from a copy, "
+            "or remove this directory to start the stage again"
+        )
+    return 0
+
+
+def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer) -> None:
+    """Loads a whole state in place; CheckpointError if it is that of another model or optimizer."""
     try:
         weights = load_file(directory / WEIGHTS_NAME)
         # On the host: the optimizer knows which of its state belongs on the device.
         saved = torch.load(directory / OPTIMIZER_NAME, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(
-            f"{directory}: damaged ({error}); remove it to resume from an older one"
+            f"{directory}: cannot be read ({error}), though its bytes are those that were written; "
+            "it may be that of another version"
         ) from error
     parameters = dict(policy.model.named_parameters())
     if parameters.keys() != weights.keys():
@@ -71,20 +197,31 @@ def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) 
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     optimizer.load_state_dict(saved)
-    return steps[-1]
+
+
+def state_directory(root: Path, step: int) -> Path:
+    return root / f"step-{step:06d}"
 
 
 def saved_steps(root: Path) -> list[int]:
-    """Steps of the complete checkpoints under `root`, ascending."""
+    """Steps of the states under `root`, ascending."""
     return sorted(
         int(path.name.removeprefix("step-")) for path in root.glob("step-[0-9]*") if path.is_dir()
     )
 
 
-def _fresh(target: Path) -> Path:
-    """An empty directory beside `target`; what a killed process left there is dropped."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    return temporary
+def tensor_bytes(state: Any) -> int:
+    """Bytes of all tensors in nested dictionaries and lists."""
+    match state:
+        case torch.Tensor():
+            return state.nbytes
+        case dict():
+            return sum(map(tensor_bytes, state.values()))
+        case list() | tuple():
+            return sum(map(tensor_bytes, state))
+        case _:
+            return 0
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,165 @@
+"""What may go wrong with the disk under a run: no room, no right to write, bytes that changed.
+
+Directories that are complete carry SHA256SUMS, which `sha256sum -c SHA256SUMS` understands too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from vibelite.errors import CheckpointError, DiskFull, StorageError
+
+CHECKSUMS_NAME = "SHA256SUMS"
+# SHA-256 runs at 1.6 GB/s on one core with SHA instructions (crc32: 2.3, BLAKE2b: 1.05), about the
+# rate of a good disk, and every system has a program that checks it.
+HASH_THREADS = 4
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
+OTHER_FAULTS = (errno.EIO, errno.ESTALE, errno.EFBIG)
+
+
+def free_bytes(path: Path) -> int:
+    """What this user may still write to the file system of `path`, which need not exist yet."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def require_free(path: Path, num_bytes: int, *, margin_bytes: int, what: str) -> None:
+    """DiskFull, with nothing written, unless `num_bytes` fit and leave `margin_bytes` free."""
+    free = free_bytes(path)
+    if free < num_bytes + margin_bytes:
+        raise DiskFull(
+            f"{path}: no room for {what}: it needs {num_bytes:,} bytes and {margin_bytes:,} are "
+            f"to stay free, but only {free:,} are free. Nothing was written and what was complete "
+            "is untouched; free space and run the same command to go on"
+        )
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turns what the disk under `path` refuses inside into DiskFull or StorageError.
+
+    Libraries wrap the system's error in their own; the number is found in what they chain or say.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise_if_storage(error, path)
+        raise
+
+
+def raise_if_storage(error: BaseException, path: Path) -> None:
+    """Raises the error of ours that `error` amounts to, if it is that of the disk under `path`."""
+    number, name = system_error(error)
+    where = name or path
+    reason = os.strerror(number)
+    # Without a name, permission may have been denied for something that is no file.
+    is_ours = number == errno.EROFS or Path(name).is_relative_to(path)
+    if number in NO_ROOM:
+        raise DiskFull(
+            f"{where}: the disk is full ({reason}; {free_bytes(path):,} bytes free). What was "
+            "complete before is untouched; free space and run the same command to go on"
+        ) from error
+    if number in NO_RIGHT and is_ours:
+        raise StorageError(
+            f"{where}: cannot be written ({reason}). What was complete is untouched; make it "
+            "writable, or copy the run to another disk and name it with --run-dir"
+        ) from error
+    if number in OTHER_FAULTS:
+        raise StorageError(
+            f"{where}: the file system refuses ({reason}). What was complete before is untouched; "
+            "mend the cause and run the same command to go on"
+        ) from error
+
+
+def system_error(error: BaseException) -> tuple[int, str]:
+    """The system's error number and file name in a chain of exceptions; (0, "") without one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno:
+            return seen.errno, str(seen.filename or "")
+        if said := re.search(r"os error (\d+)", str(seen)):  # Rust's wording
+            return int(said[1]), ""
+        seen = seen.__cause__ or seen.__context__
+    return 0, ""
+
+
+def sync_file(path: Path) -> None:
+    """Returns when the content of a file, or the entries of a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_under(directory: Path) -> list[Path]:
+    """Every file of a directory but its checksums, sorted."""
+    return sorted(
+        path for path in directory.rglob("*") if path.is_file() and path.name != CHECKSUMS_NAME
+    )
+
+
+def seal_directory(directory: Path) -> None:
+    """Adds SHA256SUMS to a completely written directory and returns when all of it is on disk."""
+    files = files_under(directory)
+    for path in files:
+        sync_file(path)
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        hashes = list(pool.map(sha256_of, files))
+    lines = [
+        f"{digest}  {path.relative_to(directory)}\n"
+        for digest, path in zip(hashes, files, strict=True)
+    ]
+    (directory / CHECKSUMS_NAME).write_text("".join(lines), encoding="utf-8")
+    sync_file(directory / CHECKSUMS_NAME)
+    for path in {directory, *(path.parent for path in files)}:
+        sync_file(path)
+
+
+def damage_of(directory: Path) -> str:
+    """What is wrong with a sealed directory, with the file's name; empty if nothing is."""
+    if not directory.is_dir():
+        return f"{directory}: is missing"
+    try:
+        lines = (directory / CHECKSUMS_NAME).read_text(encoding="utf-8").splitlines()
+        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError):
+        return f"{directory / CHECKSUMS_NAME}: is missing or unreadable"
+    paths = [directory / name for name in expected]
+    if missing := [path for path in paths if not path.is_file()]:
+        return f"{missing[0]}: is missing"
+    try:
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            found = list(pool.map(sha256_of, paths))
+    except OSError as error:
+        return f"{error.filename or directory}: cannot be read ({error.strerror})"
+    for path, digest in zip(paths, found, strict=True):
+        if digest != expected[str(path.relative_to(directory))]:
+            return f"{path}: is damaged (its SHA-256 is not the one in {CHECKSUMS_NAME})"
+    return ""
+
+
+def require_unchanged(directory: Path, *, remedy: str) -> None:
+    """CheckpointError that names the file if a directory that was sealed lost one or has one
+    changed; one without checksums, such as a downloaded model, is taken as it is.
+    """
+    is_sealed = (directory / CHECKSUMS_NAME).exists()
+    if is_sealed and (damage := damage_of(directory)):
+        raise CheckpointError(f"{damage}; {remedy}")
