@@ -57,21 +57,31 @@ def verify(
     custom: Annotated[
         str, typer.Option(metavar="FILE.py:FUNCTION", help="Judge every row by this function.")
     ] = "",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Deadline of one row.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Deadline of one row of text.")] = 10.0,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per processor.")] = 0,
+    allow_weak_sandbox: Annotated[
+        bool, typer.Option(help="Run programs even where nothing would confine them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
 ) -> None:
     """Judge each row of a file as in training.
 
     Rows: {"prediction", "answer", "verifier": "math" | "choice" | "exact"}, or {"code", "tests",
-    "verifier": "code"}. A prediction is a whole completion: its last \\boxed{} counts.
+    "verifier": "code", "limits"}. A prediction is a whole completion: its last \\boxed{} counts,
+    or, in place of "code", its last block of Python.
+
+    Tests: {"type": "stdin", "input", "output"} or {"type": "functional", "fn_name", "input": one
+    JSON value a line, "output": JSON}. Limits of a test: {"seconds", "memory_bytes",
+    "output_bytes"}, and "total_seconds" of all.
     """
     from vibelite.rewards.pool import VerifierPool
 
     rows = read_rows_to_verify(file, custom)
     started = time.perf_counter()
     judged = []
-    with VerifierPool(num_workers=workers, seconds=seconds) as pool:
+    with VerifierPool(
+        num_workers=workers, seconds=seconds, allow_weak_sandbox=allow_weak_sandbox
+    ) as pool:
         for result in judge_rows(rows, pool):
             judged.append(result)
             if as_json:
@@ -110,8 +120,12 @@ def judge_rows(rows: list[Row], pool: VerifierPool) -> Iterator[Judged]:
 
 def as_line(judged: Judged) -> dict[str, Any]:
     """A row of the output of --json."""
+    from vibelite.rewards.code_tests import reason_of
+
     verdict = judged.verdict
     line: dict[str, Any] = {"correct": verdict.correct, "reason": verdict.detail}
+    if judged.row.problem.verifier == "code" and verdict.failure is None:
+        line["reason"] = reason_of(verdict)
     if judged.row.problem.verifier == "custom":
         line["reward"] = verdict.reward
     return {**line, "seconds": round(judged.seconds, 6)}
@@ -165,6 +179,8 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
     kind = row.get("verifier")
     if kind not in KINDS:
         raise DataError(f"{where}: verifier is {kind!r}; choose among {', '.join(KINDS)}")
+    if kind == "code":
+        return _code_row(row, where)
     prediction = _text(row, "prediction", where)
     answer = row.get("answer")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
@@ -175,6 +191,18 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
     except DataError as error:
         raise DataError(f"{where}: answer: {error}") from error
     return _make_row(where, kind, prediction, answer, {})
+
+
+def _code_row(row: dict[str, Any], where: str) -> Row:
+    from vibelite.rewards.code_problem import row_metadata
+    from vibelite.rewards.code_tests import IS_BARE
+
+    text = _text(row, "code" if "code" in row else "prediction", where)
+    try:
+        metadata = row_metadata(row.get("tests"), row.get("limits"))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return _make_row(where, "code", text, "", metadata | {IS_BARE: "code" in row})
 
 
 def _check_answer(kind: str, answer: str) -> None:

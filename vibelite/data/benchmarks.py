@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from vibelite.data.livecodebench import is_in_window, problem_from_lcb_row
 from vibelite.data.published_scores import SOURCE, published_scores
-from vibelite.data.rows import Rows, problem_from_row, read_rows
+from vibelite.data.rows import Rows, problem_from_row, read_rows, stream_jsonl
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
@@ -109,12 +109,13 @@ def read_file(source: BenchmarkProblems, recipe_dir: Path) -> Rows:
     """The rows of the benchmark's local file, or of the directory of LiveCodeBench's files."""
     benchmark = BENCHMARKS[source.name]
     path = recipe_dir / Path(source.path).expanduser()
+    if benchmark.num_files and path.suffix == ".jsonl":
+        return stream_jsonl(str(path), [path])
     if not path.is_dir():
         return read_rows(path)
     if not benchmark.num_files:
         raise DataError(f"{path}: is a directory; {source.name} is one file")
-    parts = [read_rows(path / name) for name in LCB_FILES[: benchmark.num_files]]
-    return Rows(str(path), [row for part in parts for row in part.table])
+    return stream_jsonl(str(path), [path / name for name in LCB_FILES[: benchmark.num_files]])
 
 
 def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:

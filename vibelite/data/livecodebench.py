@@ -1,13 +1,13 @@
 """Rows of LiveCodeBench as problems: the prompt that the VibeThinker report's evaluation used, and
-the tests as they stand in the file. Decoding the tests is the verifier's: they are large.
+the tests as they stand in the file. Decoding the private tests is the verifier's: they are large.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from vibelite.errors import DataError
+from vibelite.rewards.code_problem import PRIVATE_TESTS, PUBLIC_TESTS, lcb_metadata
 from vibelite.types import Problem
 
 # The words of LiveCodeBench's generic prompt: scores with another one are not comparable.
@@ -26,7 +26,7 @@ WITHOUT_STARTER_CODE = (
 )
 NO_CODE = "# YOUR CODE HERE"
 ANSWER = "### Answer: (use the provided format with backticks)\n\n"
-TEXT_COLUMNS = ("question_id", "question_content", "public_test_cases", "private_test_cases")
+TEXT_COLUMNS = ("question_id", "question_content", PUBLIC_TESTS, PRIVATE_TESTS)
 
 
 def is_in_window(row: dict[str, Any], window: tuple[str, str], where: str) -> bool:
@@ -40,15 +40,17 @@ def is_in_window(row: dict[str, Any], window: tuple[str, str], where: str) -> bo
 def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:
     """The problem of one row; its metadata holds `public_test_cases` and `private_test_cases` as in
     the file, and `func_name`, "" for programs that read stdin. Sub-domains are the difficulties.
+
+    Raises DataError for missing columns and public tests that cannot be run.
     """
     missing = [name for name in TEXT_COLUMNS if not isinstance(row.get(name), str)]
     if missing:
         there = ", ".join(map(str, row))
         raise DataError(f"{where}: no text in {', '.join(missing)}; there are: {there}")
     try:
-        function = json.loads(row.get("metadata") or "{}").get("func_name") or ""
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{where}: metadata is no JSON object ({error})") from error
+        metadata = lcb_metadata(row)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
     starter = row.get("starter_code") or ""
     task = WITH_STARTER_CODE if starter else WITHOUT_STARTER_CODE
     content = (
@@ -61,9 +63,5 @@ def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:
         messages=({"role": "user", "content": content},),
         answer="",
         verifier="code",
-        metadata={
-            "public_test_cases": row["public_test_cases"],
-            "private_test_cases": row["private_test_cases"],
-            "func_name": function,
-        },
+        metadata=metadata,
     )

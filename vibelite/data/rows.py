@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, TraceHub
 from vibelite.rewards.choice import LETTERS, check_question, question_text
+from vibelite.rewards.code_problem import LIMITS, PRIVATE_TESTS, lcb_metadata, row_metadata
 from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION
 from vibelite.types import Message, Problem, Trace
 
@@ -24,14 +25,16 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A table and what to call its rows in messages; `lines[i]` is the line of row i, if any."""
+    """A table and what to call its rows in messages; `places[i]` is file and line of row i, where
+    it has a line.
+    """
 
     name: str
     table: Iterable[Any]
-    lines: list[int] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
 
     def at(self, index: int) -> str:
-        return f"{self.name}:{self.lines[index]}" if self.lines else f"{self.name}: row {index + 1}"
+        return self.places[index] if self.places else f"{self.name}: row {index + 1}"
 
 
 def read_rows(path: Path) -> Rows:
@@ -40,7 +43,8 @@ def read_rows(path: Path) -> Rows:
         raise DataError(f"{path}: there is no such file (paths are relative to the recipe)")
     match path.suffix:
         case ".jsonl":
-            return _read_jsonl(path)
+            rows = stream_jsonl(str(path), [path])
+            return Rows(rows.name, list(rows.table), rows.places)
         case ".json":
             table = _parse_json(path.read_text(encoding="utf-8"), str(path))
             if not isinstance(table, list):
@@ -54,12 +58,32 @@ def read_rows(path: Path) -> Rows:
             )
 
 
+def stream_jsonl(name: str, paths: Sequence[Path]) -> Rows:
+    """The rows of .jsonl files, one file after the other, to be gone through once: only the row in
+    hand is in memory. Raises DataError for a file that is not there.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file")
+    places: list[str] = []
+
+    def table() -> Iterator[Any]:
+        for path in paths:
+            with open(path, encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        places.append(f"{path}:{number}")
+                        yield _parse_json(line, places[-1])
+
+    return Rows(name, table(), places)
+
+
 def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, index: int) -> Problem:
     """Row `index` (0-based) as a problem.
 
-    A gold that no answer could be compared with is an error here already, never a lost reward. Of
-    a choice made from columns the right option is A; it is shuffled when it is sampled. A custom
-    reward finds the whole row in metadata["row"].
+    A gold that no answer could be compared with, and a test that cannot be run, is an error here
+    already, never a lost reward. Of a choice made from columns the right option is A; it is
+    shuffled when it is sampled. A custom reward finds the whole row in metadata["row"].
     """
     columns, where = source.columns, rows.at(index)
     messages = _messages(_cell(row, columns.prompt, where), f"{where}: {columns.prompt}")
@@ -67,7 +91,11 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
         raise DataError(
             f"{where}: {columns.prompt} ends with an answer of the assistant, not with a question"
         )
-    answer = _answer(_cell(row, columns.answer, where), f"{where}: {columns.answer}")
+    metadata, answer = {}, ""
+    if source.verifier == "code":
+        metadata = _tests(row, columns.tests, where)
+    else:
+        answer = _answer(_cell(row, columns.answer, where), f"{where}: {columns.answer}")
     if columns.incorrect:
         incorrect = [
             _answer(_cell(row, name, where), f"{where}: {name}") for name in columns.incorrect
@@ -84,11 +112,20 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
     problem_id = f"{Path(rows.name).stem}/{index}"
     if columns.id is not None:
         problem_id = str(_cell(row, columns.id, where))
-    metadata = {}
     if source.reward is not None:
         metadata = {REWARD_FILE: source.reward.file, REWARD_FUNCTION: source.reward.function}
         metadata["row"] = row
     return Problem(problem_id, subdomain, messages, answer, source.verifier, metadata=metadata)
+
+
+def _tests(row: Any, column: str, where: str) -> dict[str, Any]:
+    """What a program is judged by: the tests of column `column`, or of LiveCodeBench's columns."""
+    try:
+        if column not in row and isinstance(row.get(PRIVATE_TESTS), str):
+            return lcb_metadata(row)
+        return row_metadata(_cell(row, column, where), row.get(LIMITS))
+    except DataError as error:
+        raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
 
 
 def _check_answer(verifier: str, messages: tuple[Message, ...], answer: str) -> None:
@@ -118,16 +155,6 @@ def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: in
             _cell(row, source.subdomain_column, where), f"{where}: {source.subdomain_column}"
         )
     return Trace(f"{Path(rows.name).stem}/{index}", subdomain, messages)
-
-
-def _read_jsonl(path: Path) -> Rows:
-    table, lines = [], []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                table.append(_parse_json(line, f"{path}:{number}"))
-                lines.append(number)
-    return Rows(str(path), table, lines)
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:

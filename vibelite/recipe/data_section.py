@@ -40,6 +40,10 @@ class Columns(Section):
     incorrect: list[str] = Field(default_factory=list)
     """Of a multiple choice: the columns of the wrong options; `answer` is then the text of the
     right one. Empty = the prompt lists its options in lines "A. ..." and `answer` is a letter."""
+    tests: str = "tests"
+    """Under `verifier: code`, in place of `answer`: the tests, a list as `vibelite verify` reads it
+    or its JSON text; a column `limits` may say what a program may take. Rows in LiveCodeBench's
+    own columns need neither."""
     subdomain: str | None = None
     id: str | None = None
 
@@ -60,7 +64,7 @@ class ProblemFile(Section):
     path: str
     """Relative to the recipe."""
     columns: Columns = Columns()
-    verifier: Literal["math", "exact", "choice", "custom"] = "math"
+    verifier: Literal["math", "exact", "choice", "code", "custom"] = "math"
     reward: RewardFunction | None = None
     """What judges completions under `verifier: custom`, and only there."""
     subdomain: Name = "all"
@@ -78,7 +82,7 @@ class ProblemHub(Section):
     split: str = "train"
     revision: str = "main"
     columns: Columns = Columns()
-    verifier: Literal["math", "exact", "choice", "custom"] = "math"
+    verifier: Literal["math", "exact", "choice", "code", "custom"] = "math"
     reward: RewardFunction | None = None
     subdomain: Name = "all"
     num_problems: PositiveInt | None = None

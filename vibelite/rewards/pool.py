@@ -24,7 +24,7 @@ from typing import Any
 
 from vibelite.errors import VibeLiteError
 from vibelite.rewards.failures import describe, failed
-from vibelite.rewards.verifier import DEADLINE_SECONDS, verify_cheaply
+from vibelite.rewards.verifier import deadline_seconds, verify_cheaply
 from vibelite.types import Completion, Problem, Verdict
 
 MAX_DEFAULT_WORKERS = 8
@@ -33,7 +33,8 @@ START_SECONDS = 60.0
 # The worker's import path is the parent's, wherever that came from.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from vibelite.rewards.pool_worker import serve; serve(int(sys.argv[2]))"
+    "from vibelite.rewards.pool_worker import serve; "
+    "serve(int(sys.argv[2]), allow_weak_sandbox='weak' in sys.argv[3:])"
 )
 
 
@@ -53,12 +54,16 @@ class VerifierPool:
     ...     verdict = pool.submit(problem, completion).result()
     """
 
-    def __init__(self, *, num_workers: int = 0, seconds: float = 10.0) -> None:
+    def __init__(
+        self, *, num_workers: int = 0, seconds: float = 10.0, allow_weak_sandbox: bool = False
+    ) -> None:
         """`num_workers` 0 = one per processor, at most 8; `seconds` is the deadline of one
-        completion, counted from when a worker takes it up.
+        completion, counted from when a worker takes it up; programs have the limits of their
+        tests. `allow_weak_sandbox`: see `Sandbox`, of which every worker has one.
         """
         self.num_workers = num_workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
         self._seconds = seconds
+        self._allow_weak_sandbox = allow_weak_sandbox
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
         self._is_closed = False
@@ -78,10 +83,10 @@ class VerifierPool:
             return future
         # A verifier reads the text; a long completion's token ids would only be copied.
         bare = replace(completion, token_ids=(), sampler_logprobs=())
-        deadline = min(self._seconds, DEADLINE_SECONDS.get(problem.verifier, self._seconds))
+        deadline = deadline_seconds(problem, self._seconds)
         self._tasks.put(_Task(problem, bare, deadline, future))
         if len(self._workers) < self.num_workers:
-            self._workers.append(_Worker(self._tasks))
+            self._workers.append(_Worker(self._tasks, self._allow_weak_sandbox))
         return future
 
     def close(self) -> None:
@@ -129,8 +134,9 @@ class _Task:
 class _Worker:
     """A thread that takes tasks and has them done by a process, which it kills and replaces."""
 
-    def __init__(self, tasks: queue.SimpleQueue[_Task | None]) -> None:
+    def __init__(self, tasks: queue.SimpleQueue[_Task | None], allow_weak_sandbox: bool) -> None:
         self._tasks = tasks
+        self._allow_weak_sandbox = allow_weak_sandbox
         self._process: _Process | None = None
         self._is_ending = False
         self._thread = threading.Thread(target=self._work, name="verifier", daemon=True)
@@ -171,7 +177,8 @@ class _Worker:
         """The process that works on the task from now on."""
         if self._process is not None and self._process.is_alive and self._process.begin(task):
             return self._process
-        self._process = process = _Process()  # the last one was killed, or died while it was idle
+        process = _Process(self._allow_weak_sandbox)
+        self._process = process  # the last one was killed, or died while it was idle
         if self._is_ending:
             process.kill()
         if not process.begin(task):
@@ -187,11 +194,12 @@ _NOTHING, _ENDED = object(), object()
 class _Process:
     """One worker process and the connection to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, allow_weak_sandbox: bool) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._popen = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())],
+                [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())]
+                + ["weak"] * allow_weak_sandbox,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # standard output is for results
                 pass_fds=[theirs.fileno()],

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 
 from vibelite.errors import VibeLiteError
 from vibelite.rewards.failures import describe
+from vibelite.rewards.sandbox import Sandbox
 from vibelite.rewards.verifier import prepare, verify
 
 # For sympy: an answer must not take the machine's memory.
@@ -18,12 +19,13 @@ MATH_MEMORY_BYTES = 4 << 30
 ORPHAN_SECONDS = 5.0
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, *, allow_weak_sandbox: bool) -> None:
     """Answers every (problem, completion, seconds) with ("started", None), once all imports are
     done, and then with ("verdict", Verdict) or ("exception", why); ("unusable", why) instead of
     both where nothing of the kind can be verified.
     """
     connection = Connection(descriptor)
+    sandbox = None
     while True:
         try:
             problem, completion, seconds = connection.recv()
@@ -31,6 +33,8 @@ def serve(descriptor: int) -> None:
             return
         try:
             prepare(problem)
+            if problem.verifier == "code" and sandbox is None:
+                sandbox = Sandbox(allow_weak=allow_weak_sandbox)
         except VibeLiteError as error:
             connection.send(("unusable", str(error)))
             continue
@@ -40,7 +44,7 @@ def serve(descriptor: int) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds + ORPHAN_SECONDS)
         try:
-            answer = ("verdict", verify(problem, completion))
+            answer = ("verdict", verify(problem, completion, sandbox))
         except (Exception, SystemExit) as error:
             answer = ("exception", describe(error))
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -7,19 +7,40 @@ sandbox.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vibelite.errors import DataError
 from vibelite.types import Completion, Problem, Verdict
 
+if TYPE_CHECKING:
+    from vibelite.rewards.sandbox import Sandbox
+
 VERIFIERS = ("procedural", "math", "exact", "choice", "code", "custom")
-# Verifiers with a deadline of their own, below what the recipe allows.
-DEADLINE_SECONDS = {"math": 3.0}
+MATH_SECONDS = 3.0
+# Beyond the time of a problem's tests: the sandbox's own processes, on a busy machine.
+CODE_SLACK_SECONDS = 30.0
 
 
-def verify(problem: Problem, completion: Completion) -> Verdict:
+def deadline_seconds(problem: Problem, seconds: float) -> float:
+    """How long a verification may take where the recipe allows `seconds`. Programs have the limits
+    of their tests instead: to reach those is an answer, and no failure of the verifier.
+    """
+    match problem.verifier:
+        case "math":
+            return min(seconds, MATH_SECONDS)
+        case "code":
+            from vibelite.rewards.code_problem import limits_of
+
+            _, total_seconds = limits_of(problem.metadata)
+            return total_seconds + CODE_SLACK_SECONDS
+    return seconds
+
+
+def verify(problem: Problem, completion: Completion, sandbox: Sandbox | None = None) -> Verdict:
     """The verdict on a completion; one that was cut off by length is wrong unseen.
 
     Has no time limit: a model's answer can keep it busy for ever. Runs verify in a `VerifierPool`.
-    Raises DataError for a verifier that does not exist.
+    Programs need a `sandbox`. Raises DataError for a verifier that does not exist.
     """
     verdict = verify_cheaply(problem, completion)
     if verdict is not None:
@@ -33,6 +54,11 @@ def verify(problem: Problem, completion: Completion) -> Verdict:
             from vibelite.rewards.custom import check_custom
 
             return check_custom(problem, completion.text)
+        case "code":
+            from vibelite.rewards.code_tests import check_code
+
+            assert sandbox is not None, "programs run in a sandbox only"
+            return check_code(problem, completion.text, sandbox)
     raise AssertionError(f"{problem.verifier} is always cheap")
 
 
@@ -57,13 +83,17 @@ def verify_cheaply(problem: Problem, completion: Completion) -> Verdict | None:
             from vibelite.rewards.procedural import check_exact as check
         case "choice":
             from vibelite.rewards.choice import check_choice as check
+        case "code":
+            from vibelite.rewards.code_tests import check_code_cheaply
+
+            return check_code_cheaply(problem, completion.text)
         case _:
             return None
     return check(completion.text, problem.answer)
 
 
 def prepare(problem: Problem) -> None:
-    """Imports what verifying such a problem needs, which is no part of any completion's time.
+    """Imports and reads what verifying such a problem needs: no part of any completion's time.
 
     Raises VibeLiteError where completions of the problem cannot be verified at all.
     """
@@ -74,3 +104,7 @@ def prepare(problem: Problem) -> None:
             from vibelite.rewards.custom import load_reward
 
             load_reward(problem)
+        case "code":
+            from vibelite.rewards.code_problem import tests_of
+
+            tests_of(problem)
