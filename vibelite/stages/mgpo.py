@@ -33,6 +33,7 @@ from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
 from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
+from vibelite.telemetry.unit_costs import completion_counts
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
@@ -154,8 +155,10 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
             metrics |= trainer.optimizer.step(step * stage.updates_per_rollout + update)
             trainer.optimizer.finish()
         metrics |= train_metrics(diagnostics)
-    trainer.engine.load_weights(step + 1)
+    with meter.span("sync"):
+        trainer.engine.load_weights(step + 1)
 
+    meter.add_counts(completion_counts(groups))
     meter.add_tokens(trained=sum(batch.num_tokens for batch in batches))
     flat = chain.from_iterable(advantages)
     rows = [row | {"advantage": a} for row, a in zip(sample_rows(groups), flat, strict=True)]

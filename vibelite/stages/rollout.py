@@ -33,7 +33,7 @@ def sample_groups(
     Completions are verified while others are still sampled; what the span "verify" shows is the
     time that was spent on nothing else. The options of a multiple choice are shuffled, for all
     completions of a group alike. Raises VibeLiteError where the verifier fails more often than the
-    recipe allows.
+    recipe allows, and BudgetReached where the rest of the budget would not pay for a checkpoint.
     """
     meter = context.meter
     problems = [shuffled(problem, seed) for problem in problems]
@@ -49,6 +49,7 @@ def sample_groups(
             meter.add_tokens(generated=len(completion.token_ids))
             with meter.span("verify"):
                 verdicts[prompt][sample] = context.verifiers.submit(problems[prompt], completion)
+            context.recorder.check_deadline()
     meter.add_tokens(prompt=sum(map(len, prompts)))
     with meter.span("verify"):
         samples = range(settings.num_completions)
