@@ -254,3 +254,55 @@ def test_a_reward_file_that_cannot_be_used_is_an_error_before_anything_runs(
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "?", "answer": "x"}])
     with pytest.raises(DataError, match=f"reward.py: {message}"):
         load(tmp_path / "rows.jsonl", verifier="custom", reward={"file": "reward.py"})
+
+
+def part_of(path, part, **options):
+    source = ProblemFile(source="file", path=path.name, verifier="exact", part=part, **options)
+    return load_problems(source, recipe_dir=path.parent, seed=0)
+
+
+def test_the_parts_of_a_table_share_no_prompt_and_leave_none_out(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rows = [{"prompt": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(400)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    train, held_out = part_of(path, "train"), part_of(path, "held-out")
+    assert {p.id for p in train} | {p.id for p in held_out} == {p.id for p in part_of(path, "all")}
+    assert not {p.id for p in train} & {p.id for p in held_out}
+    assert 50 < len(held_out) < 110  # 80 of 400 expected, standard deviation 8
+    assert len(part_of(path, "held-out", held_out=0.5)) > 150
+    assert part_of(path, "train", num_problems=7) == train[:7]
+
+
+def test_a_prompt_s_part_depends_on_its_letters_and_digits_alone(tmp_path):
+    path = tmp_path / "own.jsonl"
+    for i in range(40):
+        prompts = [f"What is {i} + 1?", f"  what IS\n{i}+1 ?"]
+        path.write_text("\n".join(json.dumps({"prompt": p, "answer": "1"}) for p in prompts))
+        parts = [part for part in ("train", "held-out") if not is_empty(path, part)]
+        assert len(parts) == 1 and len(part_of(path, parts[0])) == 2
+
+
+def is_empty(path, part):
+    try:
+        return not part_of(path, part)
+    except DataError as error:
+        assert f"no rows in its part {part}" in str(error)
+        return True
+
+
+def test_an_id_that_occurs_twice_in_a_part_is_named_by_its_line(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rows = [{"prompt": f"Question {i}", "answer": "1", "key": i} for i in range(30)]
+    path.write_text("\n".join(json.dumps(row) for row in [*rows, rows[3]]))
+    last = 31
+    for part in ("train", "held-out"):
+        if any(p.messages[-1]["content"] == "Question 3" for p in load_part(path, part, 30)):
+            with pytest.raises(DataError, match=f":{last}: id '3' was used by .*:4"):
+                load_part(path, part, None)
+
+
+def load_part(path, part, limit):
+    rows = path.read_text().splitlines()[:limit]
+    shorter = path.with_name("shorter.jsonl")
+    shorter.write_text("\n".join(rows))
+    return part_of(shorter, part, columns={"id": "key"})

@@ -6,9 +6,10 @@ is skipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from vibelite.data.rows import Rows, problem_from_row, read_rows, trace_from_row
 from vibelite.errors import DataError
@@ -51,13 +52,14 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
         case ProblemHub():
             rows = hub_rows(source)
     source = _with_absolute_reward(source, recipe_dir)
-    problems = [
-        problem_from_row(row, source, rows, index) for index, row in _top(rows, source.num_problems)
-    ]
+    every = ((i, problem_from_row(row, source, rows, i)) for i, row in enumerate(rows.table))
+    chosen = ((i, problem) for i, problem in every if _is_in_part(problem, source))
+    problems = dict(islice(chosen, source.num_problems))
     if not problems:
-        raise DataError(f"{rows.name}: no rows")
-    _require_unique(rows, (problem.id for problem in problems))
-    return problems
+        which = "" if source.part == "all" else f" in its part {source.part}"
+        raise DataError(f"{rows.name}: no rows{which}")
+    _require_unique(rows, problems)
+    return list(problems.values())
 
 
 def load_traces(
@@ -75,7 +77,7 @@ def load_traces(
             rows = read_rows(recipe_dir / source.path)
         case TraceHub():
             rows = hub_rows(source)
-    traces = [trace_from_row(row, source, rows, index) for index, row in _top(rows, None)]
+    traces = [trace_from_row(row, source, rows, index) for index, row in enumerate(rows.table)]
     if not traces:
         raise DataError(f"{rows.name}: no rows")
     return traces
@@ -138,18 +140,25 @@ def _with_absolute_reward(
     return source.model_copy(update={"reward": reward})
 
 
-def _top(rows: Rows, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index, row in enumerate(rows.table):
-        if limit is not None and index >= limit:
-            return
-        yield index, row
+def _is_in_part(problem: Problem, source: ProblemFile | ProblemHub) -> bool:
+    """Whether a problem belongs to the part of the table that the source asks for.
+
+    By the SHA-256 of the prompt's letters and digits: the same whatever the order of the rows, and
+    for prompts that differ in nothing else.
+    """
+    if source.part == "all":
+        return True
+    text = "".join(filter(str.isalnum, problem.messages[-1]["content"])).casefold()
+    share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return (share < source.held_out) == (source.part == "held-out")
 
 
-def _require_unique(rows: Rows, ids: Iterable[str]) -> None:
+def _require_unique(rows: Rows, problems: Mapping[int, Problem]) -> None:
+    """Raises DataError for an id of two `problems` (index of the row -> problem)."""
     seen: dict[str, int] = {}
-    for index, problem_id in enumerate(ids):
-        if problem_id in seen:
+    for index, problem in problems.items():
+        if problem.id in seen:
             raise DataError(
-                f"{rows.at(index)}: id {problem_id!r} was used by {rows.at(seen[problem_id])}"
+                f"{rows.at(index)}: id {problem.id!r} was used by {rows.at(seen[problem.id])}"
             )
-        seen[problem_id] = index
+        seen[problem.id] = index

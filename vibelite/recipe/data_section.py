@@ -69,6 +69,11 @@ class ProblemFile(Section):
     """What judges completions under `verifier: custom`, and only there."""
     subdomain: Name = "all"
     """Used where `columns.subdomain` is not set."""
+    part: Literal["all", "train", "held-out"] = "all"
+    """Two problem sets of one table, one to train on and one to test on: the hash of a row's prompt
+    decides, so that a prompt is always in the same one."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the rows that are held out."""
     num_problems: PositiveInt | None = None
     """At most so many, from the top; null = all."""
 
@@ -85,6 +90,8 @@ class ProblemHub(Section):
     verifier: Literal["math", "exact", "choice", "code", "custom"] = "math"
     reward: RewardFunction | None = None
     subdomain: Name = "all"
+    part: Literal["all", "train", "held-out"] = "all"
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     num_problems: PositiveInt | None = None
 
 
