@@ -87,15 +87,15 @@ _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)
 _IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
 
 
-def _checked(result: int, call: str) -> int:
+def _checked(result: int, wish: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{call}: {os.strerror(number)}")
+        raise OSError(number, f"the kernel refuses {wish} ({os.strerror(number)})")
     return result
 
 
 def _prctl(option: int, value: int) -> None:
-    _checked(_libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))), f"prctl({option})")
+    _checked(_libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))), f"prctl {option}")
 
 
 def become_subreaper() -> None:
@@ -116,7 +116,7 @@ def enter_namespaces() -> None:
     """
     uid, gid = os.getuid(), os.getgid()
     user = _NEW_USER if os.geteuid() != 0 else 0
-    _checked(_libc.unshare(_NEW_NAMESPACES | user), "unshare")
+    _checked(_libc.unshare(_NEW_NAMESPACES | user), "namespaces")
     if user:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
@@ -126,7 +126,7 @@ def enter_namespaces() -> None:
 def drop_privileges() -> None:
     """Gives up all capabilities, for good, and access to this process by others of its user."""
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    _checked(_libc.capset(header, bytes(24)), "capset")
+    _checked(_libc.capset(header, bytes(24)), "to drop capabilities")
     _prctl(_PR_SET_DUMPABLE, 0)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
@@ -145,16 +145,14 @@ def landlock_ruleset(library: str) -> int:
 
     Raises OSError on a kernel without Landlock.
     """
-    version = _checked(
-        _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1), "landlock_create_ruleset"
-    )
+    version = _checked(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1), "Landlock")
     files = 0x1FFF | (1 << 13 if version >= 2 else 0) | (1 << 14 if version >= 3 else 0)
     files |= 1 << 15 if version >= 5 else 0
     handled = struct.pack("QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _checked(
         _libc.syscall(_CREATE_RULESET, handled, ctypes.c_size_t(size), 0),
-        "landlock_create_ruleset",
+        "a Landlock ruleset",
     )
     _allow(ruleset, library, _READ_DIR)
     with os.scandir(library) as entries:
@@ -170,14 +168,14 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     rule = struct.pack("=Qi", rights, descriptor)
     try:
-        _checked(_libc.syscall(_ADD_RULE, ruleset, 1, rule, 0), "landlock_add_rule")
+        _checked(_libc.syscall(_ADD_RULE, ruleset, 1, rule, 0), "a Landlock rule")
     finally:
         os.close(descriptor)
 
 
 def landlock_restrict_self(ruleset: int) -> None:
     """Binds this thread and what it starts, for good; needs `drop_privileges` before."""
-    _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
+    _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0), "to apply Landlock")
 
 
 class Filter:
@@ -202,7 +200,7 @@ class Filter:
         program = self._program(os.getpid())
         buffer = ctypes.create_string_buffer(program, len(program))
         head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-        _checked(_libc.prctl(_PR_SET_SECCOMP, 2, head), "prctl(PR_SET_SECCOMP)")
+        _checked(_libc.prctl(_PR_SET_SECCOMP, 2, head), "a seccomp filter")
 
     def _program(self, pid: int) -> bytes:
         instructions = [(_LOAD, 0, 0, _ARCHITECTURE), (_JEQ, 1, 0, self._architecture)]

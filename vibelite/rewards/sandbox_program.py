@@ -102,7 +102,8 @@ def _run(source: bytes, function: str) -> int:
     except MemoryError:
         return EXIT_MEMORY
     except BaseException as error:
-        sys.excepthook(type(error), error, _own_frames(error.__traceback__))
+        error.__traceback__ = _own_frames(error.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 

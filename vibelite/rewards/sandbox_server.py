@@ -57,7 +57,7 @@ def serve(descriptor: int, layers: list[str]) -> None:
     try:
         server = _Server(connection, layers)
     except OSError as error:
-        connection.send(json.dumps({"error": f"{error}"}).encode())
+        connection.send(json.dumps({"error": error.strerror}).encode())
         return
     connection.send(json.dumps({"ready": server.layers}).encode())
     server.run()
@@ -113,7 +113,7 @@ class _Server:
             try:
                 answer = self._run(request, descriptors)
             except OSError as error:
-                answer = {"setup": f"{error}"}
+                answer = {"setup": error.strerror}
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -197,24 +197,23 @@ class _Server:
     ) -> None:
         """In the forked process: confines it and turns it into the program; never returns."""
         try:
-            report = self._confine(request, descriptors, report, max_processes)
+            kept = [*descriptors, report, *([] if self._ruleset is None else [self._ruleset])]
+            report, ruleset = _arrange(kept, keeps_result=bool(request["function"]))
+            self._confine(request, ruleset, max_processes)
             os.write(report, b"ready")
             os.close(report)
         except BaseException as error:
+            reason = error.strerror if isinstance(error, OSError) else repr(error)
             with contextlib.suppress(OSError):
-                os.write(report, f"{type(error).__name__}: {error}".encode())
+                os.write(report, str(reason).encode())
             os._exit(1)
         become_program(request["function"])
 
-    def _confine(
-        self, request: dict[str, Any], descriptors: list[int], report: int, max_processes: int
-    ) -> int:
+    def _confine(self, request: dict[str, Any], ruleset: int | None, max_processes: int) -> None:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
-        kept = [*descriptors, report, *([] if self._ruleset is None else [self._ruleset])]
-        report, ruleset = _arrange(kept, keeps_result=bool(request["function"]))
         if self._root:
             os.chroot(self._root)
         os.chdir("/")
@@ -233,7 +232,6 @@ class _Server:
             os.close(ruleset)
         if self._filter is not None:
             self._filter.install()
-        return report
 
 
 def _arrange(descriptors: list[int], *, keeps_result: bool) -> tuple[int, int | None]:

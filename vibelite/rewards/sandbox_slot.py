@@ -81,7 +81,7 @@ class Slot:
                         os.close(descriptor)
                 reason = answer["setup"] if answer is not None else self._last_words()
                 self._stop()
-        raise SandboxError(f"a program could not be started in the sandbox: {reason}")
+        raise SandboxError(f"programs cannot be started in the sandbox: {reason}")
 
     def close(self) -> None:
         """Ends the server, and with it the program that it runs, for good."""

@@ -1,5 +1,15 @@
 # outcome: runtime_error
-nested = iter(())
-for _ in range(800_000):
-    nested = map(abs, nested)
-list(nested)
+import ctypes
+import os
+import sys
+
+sys.setrecursionlimit(1 << 30)
+
+
+@ctypes.CFUNCTYPE(None)
+def descend():
+    descend()
+
+
+descend()
+os._exit(0)

@@ -1,0 +1,178 @@
+"""Hostile programs as root, as an ordinary user, without user namespaces and without Landlock.
+
+Programs are in hostile/, each with its expected end in its first lines; hostile_run.py runs them.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vibelite
+from tests.rewards.hostile_run import NUM_SLOTS, OUTPUT_BYTES, expectation
+
+PACKAGE = Path(vibelite.__file__).parent
+HOSTILE = Path(__file__).with_name("hostile")
+NOBODY = 65534
+EXPECTED = {path.stem: expectation(path.read_text()) for path in sorted(HOSTILE.glob("*.py"))}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A user, and what the kernel refuses to it; a tier, unless the machine decides."""
+
+    is_root: bool
+    refused: tuple[str, ...] = ()
+    tier: str = ""
+
+
+SETTINGS = {
+    "root": Setting(is_root=True),
+    "user": Setting(is_root=False),
+    "root_in_container": Setting(True, ("namespaces",), "landlock"),
+    "user_without_user_namespaces": Setting(False, ("namespaces",), "landlock"),
+    "user_without_landlock": Setting(False, ("namespaces", "landlock"), "seccomp"),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    setting: Setting
+    token: str
+    text: str
+    content: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[Path]:
+    """The sandbox's files, the programs and the runner, where every user can read them."""
+    directory = Path(tempfile.mkdtemp(prefix="vibelite-sandbox-"))
+    directory.chmod(0o755)
+    (directory / "vibelite/rewards").mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "rewards/__init__.py"):
+        shutil.copyfile(PACKAGE / name, directory / "vibelite" / name)
+    for path in (PACKAGE / "rewards").glob("sandbox*.py"):
+        shutil.copyfile(path, directory / "vibelite/rewards" / path.name)
+    shutil.copyfile(HOSTILE.with_name("hostile_run.py"), directory / "hostile_run.py")
+    shutil.copytree(HOSTILE, directory / "hostile", ignore=shutil.ignore_patterns("__pycache__"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+def interpreter(setting: Setting) -> tuple[str, dict[str, Any]]:
+    """A Python that the setting's user may run, and the options of Popen that make it this user."""
+    own = os.path.realpath(sys.executable)
+    if setting.is_root and os.geteuid() != 0:
+        pytest.skip("needs root")
+    if setting.is_root or os.geteuid() != 0:
+        return own, {}
+    user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    for python in (own, "/usr/local/bin/python3", "/usr/bin/python3"):
+        check = "import sys; sys.exit(sys.version_info < (3, 11))"
+        try:
+            ended = subprocess.run([python, "-c", check], **user, cwd="/", capture_output=True)
+        except OSError:
+            continue
+        if ended.returncode == 0:
+            return python, user
+    pytest.skip("no Python 3.11 that an ordinary user may run")
+
+
+def run_setting(installation: Path, setting: Setting, *, runs: bool) -> Report:
+    python, user = interpreter(setting)
+    token = secrets.token_hex(16)
+    (installation / "pyproject.toml").write_text(token)
+    ended = subprocess.run(
+        [python, "-B", str(installation / "hostile_run.py")]
+        + [json.dumps({"refuse": setting.refused, "runs": runs})],
+        **user,
+        cwd="/",
+        env={"VIBELITE_TEST_TOKEN": token, "HOME": str(Path.home()), "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return Report(setting, token, ended.stdout, json.loads(ended.stdout))
+
+
+@pytest.fixture(scope="module", params=SETTINGS.values(), ids=list(SETTINGS))
+def report(request, installation) -> Report:
+    report = run_setting(installation, request.param, runs=True)
+    assert "refused" not in report.content, report.content
+    return report
+
+
+def test_at_least_sixty_programs_all_say_what_they_expect():
+    assert len(EXPECTED) >= 60
+    assert [name for name, expected in EXPECTED.items() if "outcome" not in expected] == []
+
+
+def test_the_strongest_tier_that_the_setting_allows_is_taken(report):
+    if report.setting.tier:
+        assert report.content["tier"] == report.setting.tier
+    assert ("own user" in report.content["layers"]) == report.setting.is_root
+
+
+def test_every_program_ends_as_expected(report):
+    programs = report.content["programs"]
+    assert programs.keys() == EXPECTED.keys()
+    wrong = {}
+    for name, expected in EXPECTED.items():
+        ended = programs[name]
+        printed = {"outcome": ended["outcome"], "stdout": ended["stdout"].strip()}
+        if any(expected.get(key, value) != value for key, value in printed.items()):
+            wrong[name] = ended
+    assert wrong == {}
+
+
+def test_no_program_has_a_result_without_returning_one(report):
+    results = {
+        name: execution["result"]
+        for name, execution in report.content["programs"].items()
+        if execution["result"] and execution["outcome"] == "exit"
+    }
+    assert results == {}
+
+
+def test_output_is_bounded(report):
+    sizes = [execution["output_bytes"] for execution in report.content["programs"].values()]
+    assert max(sizes) == OUTPUT_BYTES
+
+
+def test_nobody_learns_the_secrets(report):
+    assert report.token not in report.text
+
+
+def test_the_world_is_as_before(report):
+    assert report.content["changes"] == []
+
+
+def test_no_process_is_left(report):
+    num_servers = NUM_SLOTS * (2 if "namespaces" in report.content["layers"] else 1)
+    assert report.content["processes"] == num_servers
+    assert report.content["survivors"] == []
+
+
+def test_programs_in_the_other_slot_are_unharmed(report):
+    siblings = report.content["siblings"]
+    assert len(siblings) >= 10
+    assert set(siblings) == {"fine"}
+
+
+@pytest.mark.parametrize("is_root", [True, False], ids=["root", "user"])
+def test_without_seccomp_programs_are_refused(installation, is_root):
+    setting = Setting(is_root, ("seccomp",))
+    report = run_setting(installation, setting, runs=False).content
+    assert report["refused"].count("the kernel refuses a seccomp filter (Invalid argument)") == 3
+    assert "verification.allow_weak_sandbox: true" in report["refused"]
+    assert report["survivors"] == []
