@@ -47,7 +47,7 @@ class VLLMSettings:
     max_model_len: int
     kv_cache_bytes: int
     dtype: str
-    sync: Literal["auto", "alias", "copy", "reload"] = "auto"
+    sync: Literal["auto", "alias", "copy", "reload", "adapter"] = "auto"
     sleep_level: Literal[0, 1, 2] = 1
     max_batched_tokens: int = 8192
     cuda_graphs: Literal["off", "decode", "full"] = "decode"
@@ -113,6 +113,7 @@ def _prepare_environment(on_gpu: bool, settings: VLLMSettings) -> None:
 
 
 def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
+    batched = max(settings.max_batched_tokens, settings.max_sequences)
     arguments: dict[str, Any] = {
         "load_format": "dummy",
         "skip_tokenizer_init": True,
@@ -120,7 +121,7 @@ def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
         "dtype": settings.dtype,
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_sequences,
-        "max_num_batched_tokens": max(settings.max_batched_tokens, settings.max_sequences),
+        "max_num_batched_tokens": batched,
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
         "gpu_memory_utilization": SHARE_FOR_CHECK,
         "enable_prefix_caching": True,
@@ -130,7 +131,14 @@ def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
         "disable_log_stats": False,
     }
     if not on_gpu:
-        return arguments | {"block_size": CPU_BLOCK_TOKENS, "enforce_eager": True}
+        # A prompt read in parts makes the CPU's runner wind back a random generator, which torch's
+        # generators for the CPU cannot do (RuntimeError in 0.30.0).
+        return arguments | {
+            "block_size": CPU_BLOCK_TOKENS,
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(batched, settings.max_model_len),
+        }
     if settings.sleep_level:
         arguments["enable_sleep_mode"] = True
         if settings.sync in ("auto", "alias"):

@@ -12,7 +12,7 @@ from vibelite.data.chat import end_token_id
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.models.policy import Policy
 from vibelite.recipe.schema import Recipe
-from vibelite.recipe.stage_section import BASE, Sampling
+from vibelite.recipe.stage_section import BASE, Optimizer, Sampling
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
@@ -78,9 +78,11 @@ def sampling_settings(sampling: Sampling, num_completions: int) -> SamplingSetti
     )
 
 
-def build_engine(recipe: Recipe, policy: Policy, sampling: Sampling) -> RolloutEngine:
-    """The recipe's rollout engine over `policy`; completions end where the chat template ends a
-    message.
+def build_engine(
+    recipe: Recipe, policy: Policy, sampling: Sampling, optimizer: Optimizer | None = None
+) -> RolloutEngine:
+    """The recipe's rollout engine over `policy`, which `optimizer` trains between rollouts;
+    completions end where the chat template ends a message.
     """
     match recipe.rollout.engine:
         case "transformers":
@@ -90,6 +92,10 @@ def build_engine(recipe: Recipe, policy: Policy, sampling: Sampling) -> RolloutE
             return TransformersEngine(
                 policy, stop_ids=stop_ids, max_sequences=sampling.max_sequences
             )
+        case "vllm":
+            from vibelite.stages.vllm import build_vllm_engine
+
+            return build_vllm_engine(recipe, policy, sampling, optimizer)
 
 
 def subdomains_of(problems: Sequence[Problem]) -> list[str]:

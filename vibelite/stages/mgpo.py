@@ -71,7 +71,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         apply_activations(policy.model, training)
         if reference is not None:
             apply_activations(reference.model, training)
-        engine = build_engine(context.recipe, policy, stage.sampling)
+        engine = build_engine(context.recipe, policy, stage.sampling, stage.optimizer)
         num_updates = stage.num_steps * stage.updates_per_rollout
         optimizer = PolicyOptimizer(
             policy, stage.optimizer, num_steps=num_updates, training=training
@@ -129,10 +129,14 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
         len(problems), stage.problems_per_step, step, seed=context.seed("order")
     )
     settings = sampling_settings(stage.sampling, stage.group_size)
+    with meter.span("sync"):
+        trainer.engine.wake()
     groups = sample_groups(
         trainer.engine, trainer.policy, [problems[index] for index in indices], settings,
         context=context, seed=context.seed("rollout", step),
     )  # fmt: skip
+    with meter.span("sync"):
+        trainer.engine.sleep()
 
     advantages = [
         [
@@ -157,6 +161,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
         metrics |= train_metrics(diagnostics)
     with meter.span("sync"):
         trainer.engine.load_weights(step + 1)
+    metrics |= trainer.engine.metrics()
 
     meter.add_counts(completion_counts(groups))
     meter.add_tokens(trained=sum(batch.num_tokens for batch in batches))

@@ -1,0 +1,86 @@
+"""How many bytes of keys and values an engine may hold: what the trainer leaves, and no more than
+can be used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from vibelite.errors import EngineError
+
+# CUDA graphs, workspaces and what the allocator cannot use (a share of the whole card).
+MARGIN_SHARE = 0.05
+# Sampling holds logits in their own type, in float32, and a sorted or masked copy.
+BYTES_PER_LOGIT = 12
+# Of the host's memory where there is no GPU: weights, optimizer and verifiers live there too.
+HOST_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class EngineShape:
+    """What an engine reads side by side, and the sizes of its model that memory depends on."""
+
+    max_sequences: int
+    max_model_len: int
+    max_batched_tokens: int
+    bytes_per_token: int
+    """Keys and values of one token in all layers."""
+    activation_bytes: int
+    """Of one token on its way through a layer."""
+    vocab_size: int
+
+
+def engine_shape(
+    config: Any, dtype: torch.dtype, *, max_sequences: int, max_model_len: int, batched: int
+) -> EngineShape:
+    """The shape for a Hugging Face configuration, with everything in `dtype`."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    widest = 4 * config.hidden_size + 3 * config.intermediate_size
+    return EngineShape(
+        max_sequences,
+        max_model_len,
+        batched,
+        bytes_per_token=2 * config.num_hidden_layers * kv_heads * head * dtype.itemsize,
+        activation_bytes=widest * dtype.itemsize,
+        vocab_size=config.vocab_size,
+    )
+
+
+def kv_cache_bytes(shape: EngineShape, *, free_bytes: int, total_bytes: int) -> int:
+    """Bytes for keys and values where `free_bytes` of `total_bytes` are left for the engine beside
+    its weights. EngineError where not even one full sequence fits.
+    """
+    working = (
+        shape.max_batched_tokens * shape.activation_bytes
+        + shape.max_sequences * shape.vocab_size * BYTES_PER_LOGIT
+        + int(MARGIN_SHARE * total_bytes)
+    )
+    # One block more for each sequence: the last one is never full. Blocks hold at most 32 tokens.
+    useful = shape.max_sequences * (shape.max_model_len + 32) * shape.bytes_per_token
+    least = (shape.max_model_len + 32) * shape.bytes_per_token
+    available = free_bytes - working
+    if available < least:
+        raise EngineError(
+            f"vLLM's KV cache needs {_gib(least)} for one sequence of {shape.max_model_len} tokens "
+            f"and {_gib(max(available, 0))} are left ({_gib(free_bytes)} free, {_gib(working)} to "
+            "work with); lower stages.*.sampling.max_new_tokens, max_sequences or "
+            "rollout.vllm.max_prompt_tokens, or shrink the trainer (vibelite plan says how)"
+        )
+    return min(available, useful)
+
+
+def device_memory(device: torch.device) -> tuple[int, int]:
+    """Free and total bytes where the engine would live; of the host's a share."""
+    if device.type != "cuda":
+        return int(HOST_SHARE * psutil.virtual_memory().available), 0
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
