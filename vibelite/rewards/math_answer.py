@@ -9,7 +9,6 @@ workers.
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -25,6 +24,13 @@ from vibelite.rewards.math_notation import (
     split_list,
     units_differ,
 )
+from vibelite.rewards.math_relations import (
+    equal_congruences,
+    equal_ratios,
+    is_congruence,
+    is_ratio,
+    without_modulus,
+)
 from vibelite.types import Verdict
 
 # Comparing elements of two unordered lists symbolically takes the square of this many steps.
@@ -36,7 +42,6 @@ Leaf = Callable[[str, str], Outcome]
 _VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\s*\([A-Za-z, ]{1,20}\))?'?")
 # What a point or a set is called: "P", "(x, y)".
 _NAMES = re.compile(r"\\?[A-Za-z]+'?|\([A-Za-z](?:_\{?\w\}?)?(?:\s*,\s*[A-Za-z](?:_\{?\w\}?)?)+\)")
-_RATIO = re.compile(r"[0-9.]+(?:\s*:\s*[0-9.]+)+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|ne|neq)(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s*")
@@ -45,6 +50,9 @@ _MINUS_PLUS = re.compile(r"\\mp(?![A-Za-z])\s*")
 _BASE = re.compile(r"([0-9A-Fa-f]+)\s*_\s*\{?\s*\(?([0-9]{1,2})\)?\s*\}?")
 _SUBSCRIPTED = re.compile(r"^[0-9]+\s*_")
 _WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
+# "(C) 12": an option's letter and its text.
+_LABEL = re.compile(r"\s*(?:\\text(?:bf)?\s*\{\s*)?\(([A-E])\)")
+_DOTS = re.compile(r"\\(?:l|c)?dots(?![A-Za-z])|\.\.\.")
 _SHORT = ("yes", "no", "odd", "all", "any")
 
 
@@ -76,6 +84,8 @@ def check_gold(answer: str) -> None:
             continue
         if too_expensive(item, item):
             continue  # equal texts are equal; all else is unverifiable
+        if item and is_congruence(item):
+            continue
         if not item or not can_parse(_strip_assignment(item)):
             raise DataError(f"the answer {answer!r} cannot be read as mathematics")
 
@@ -113,6 +123,11 @@ def compare(boxed: str, answer: str, leaf: Leaf) -> Outcome:
         return _equal_percents(given, gold, leaf)
     if given.body == gold.body:
         return True
+    if re.fullmatch("[A-E]", gold.body) and (label := _LABEL.match(boxed)):
+        return label[1] == gold.body
+    if _DOTS.search(given.body) and not _DOTS.search(gold.body):
+        return False
+    given, gold = _in_radians(given, gold.body), _in_radians(gold, given.body)
     if gold.is_text or _is_words(gold.body):
         return _as_words(given.body) == _as_words(gold.body)
     outcome = _compare_lists(given.body, gold.body, leaf)
@@ -120,6 +135,13 @@ def compare(boxed: str, answer: str, leaf: Leaf) -> Outcome:
     if outcome is False and re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", answer.strip()):
         outcome = _compare_lists(given.body, answer.replace(",", ", "), leaf)
     return outcome
+
+
+def _in_radians(angle: Notation, other: str) -> Notation:
+    """Degrees as a multiple of pi, if the other angle is one."""
+    if angle.unit != "degree" or "\\pi" not in other:
+        return angle
+    return Notation(f"\\frac{{({angle.body}) \\pi}}{{180}}")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -192,8 +214,11 @@ def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
         return _compare_equations(parts, gold_parts, leaf)
     if _RELATION.search(given) and not _RELATION.search(gold):
         return False
-    if _RATIO.fullmatch(gold):
-        return _equal_ratios(given, gold)
+    if is_ratio(gold):
+        return equal_ratios(given, gold)
+    if is_congruence(gold):
+        return equal_congruences(given, gold)
+    given = without_modulus(given)
     given, gold = _without_base(given, gold)
     value, expected = _value(given), _value(gold)
     if value is not None and expected is not None:
@@ -205,23 +230,6 @@ def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
     if len(given) == len(gold) == 1 or _SUBSCRIPTED.search(given):
         return False
     return _ask(given, gold, leaf)
-
-
-def _equal_ratios(given: str, gold: str) -> bool:
-    """Proportional numbers, "6:8" or "3/4" for "3:4"; a gold that is not in lowest terms is a time
-    of day or a score, which only its own numbers are equal to.
-    """
-    values = [x for part in given.split(":") if (x := _value(part)) is not None]
-    expected = [x for part in gold.split(":") if (x := _value(part)) is not None]
-    if values == expected:
-        return True
-    if any(x.denominator > 1 for x in expected) or math.gcd(*(int(x) for x in expected)) > 1:
-        return False
-    if len(expected) == 2 and ":" not in given:
-        values.append(Fraction(1))
-    return len(values) == len(expected) and all(
-        a * expected[0] == b * values[0] != 0 for a, b in zip(values, expected, strict=True)
-    )
 
 
 def _ask(given: str, gold: str, leaf: Leaf) -> Outcome:
@@ -297,7 +305,7 @@ def _expand_signs(items: Sequence[str]) -> list[str]:
     r""" "a \pm b" are two items."""
     expanded = []
     for item in items:
-        if "\\pm" in item or "\\mp" in item:
+        if _PLUS_MINUS.search(item) or _MINUS_PLUS.search(item):
             for plus, minus in (("+", "-"), ("-", "+")):
                 expanded.append(
                     _PLUS_MINUS.sub(plus, _MINUS_PLUS.sub(minus, item)).strip().removeprefix("+")
@@ -346,7 +354,9 @@ def _value(text: str) -> Fraction | None:
 
 def _is_words(text: str) -> bool:
     """A text of words, not a product of variables."""
-    return bool(_WORD.fullmatch(text)) and (" " in text or len(text) > 3 or text.lower() in _SHORT)
+    return bool(_WORD.fullmatch(text)) and (
+        " " in text or len(text) > 3 or text.lower() in _SHORT or len(text) > 1 and text.isupper()
+    )
 
 
 def _as_words(text: str) -> str:

@@ -20,6 +20,10 @@ _OPERATORS = re.compile(
     r"|\\begin\s*\{[vV]matrix\}"
 )
 _FACTORIAL = re.compile(r"([0-9]*)\s*([A-Za-z]?)\s*!(\s*!)?")
+# Of a variable and small numbers: "(n-1)!".
+_FORMAL_FACTORIAL = re.compile(
+    r"\((?=[^()]*[A-Za-z])(?:[0-9]{0,2}\s*[A-Za-z])(?:\s*[+-]\s*[0-9A-Za-z]{1,2}){0,2}\)\s*!(?!\s*!)"
+)
 _BINOMIAL = re.compile(r"\\(?:[dt]?binom|choose)(?![A-Za-z])")
 _PLAIN_BINOMIAL = re.compile(r"\\[dt]?binom\s*\{\s*([0-9]{1,6})\s*\}\s*\{\s*([0-9]{1,6})\s*\}")
 # Of variables and small numbers: "\binom{2n+1}{n}".
@@ -31,6 +35,11 @@ _MAX_FORMAL_DIGITS = 2
 _PERIODIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 MAX_PERIODIC_EXPONENT = 1_000
 _NUMBER = re.compile(r"[0-9]+")
+_EXP = re.compile(r"\\exp(?![A-Za-z])")
+# In an exponent, a small power of a variable is no larger than the variable.
+_VARIABLE_POWER = re.compile(r"(?<![A-Za-z0-9])([a-df-zA-Z])\s*\^\s*(?:[2-9]|\{[2-9]\})(?![0-9])")
+MAX_SMALL_POWER = 1_000
+_SMALL_POWER = re.compile(r"\^\s*\{\s*([0-9]{1,2})\s*\^\s*\{?([0-9])\}?\s*\}")
 _OPENING, _CLOSING = "{([", "})]"
 
 
@@ -58,6 +67,7 @@ def _depth(text: str) -> int:
 
 
 def _large_factorial(text: str) -> str:
+    text = _FORMAL_FACTORIAL.sub("x", text)
     for digits, letter, second in _FACTORIAL.findall(text):
         if letter and not digits:
             continue
@@ -82,6 +92,7 @@ def _large_binomial(text: str) -> str:
 
 def _large_power(text: str) -> str:
     """Exponents that are large numbers or hold powers, and powers of powers."""
+    text = _SMALL_POWER.sub(_computed, _VARIABLE_POWER.sub(r"\1", _EXP.sub("e^", text)))
     exponents = []
     position = text.find("^")
     while position >= 0:
@@ -111,6 +122,12 @@ def _large_power(text: str) -> str:
     ):
         return "a power too large to compute"
     return ""
+
+
+def _computed(power: re.Match[str]) -> str:
+    """The exponent "{2^3}" as a number, where that is small."""
+    base, exponent = int(power[1]), int(power[2])
+    return f"^{{{base**exponent}}}" if base**exponent <= MAX_SMALL_POWER else power[0]
 
 
 def _exponent_at(text: str, start: int) -> str:

@@ -10,6 +10,7 @@ import re
 from vibelite.rewards.math_notation import split_top
 
 _SINGLE = re.compile(r"\\?[A-Za-z]+")
+_REALS = re.compile(r"\\mathbb\s*\{?R\}?|\\R|all real(?: number)?s", re.I)
 _INEQUALITY = re.compile(r"<=|>=|<|>|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z])")
 _BELOW = ("<", "<=", "\\le", "\\leq", "\\lt", "\\leqslant")
 
@@ -21,6 +22,8 @@ def as_union(text: str) -> list[str]:
     "x<2 \text{ or } 3\le x<5" -> ["(-\infty,2)", "[3,5)"]; "(1,2) \cup (3,4)" -> the two.
     """
     text = re.sub(r"^\\?[A-Za-z]+\s*\\in(?![A-Za-z])", "", text).strip()
+    if _REALS.fullmatch(text):
+        return ["(-\\infty,\\infty)"]
     parts = [part.strip() for part in re.split(r"\\cup(?![A-Za-z])", text)]
     if len(parts) == 1:
         parts = split_top(text) if _INEQUALITY.search(text) else parts

@@ -18,6 +18,7 @@ _SIGNS = str.maketrans(
         "∪": "\\cup ", "∩": "\\cap ", "∅": "\\emptyset ", "±": "\\pm ", "∓": "\\mp ",
         "°": "^\\circ ", "≈": "\\approx ", "∈": "\\in ", "θ": "\\theta ", "α": "\\alpha ",
         "β": "\\beta ", "ℝ": "\\mathbb{R}", "⟨": "\\langle ", "⟩": "\\rangle ",
+        "∶": ":",
     }
 )  # fmt: skip
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
@@ -26,11 +27,15 @@ _SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
 _SUBSCRIPT_RUN = re.compile(f"[{_SUBSCRIPTS}]+")
 _FROM_SUPERSCRIPT = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
 _FROM_SUBSCRIPT = str.maketrans(_SUBSCRIPTS, "0123456789+-")
+MAX_NESTED_ROOTS = 4
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\{[^{}]*\})|([0-9]+|[A-Za-z]))")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _DROPPED = re.compile(
     r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|Biggl?|Biggr|middle)(?![A-Za-z])\.?"
-    r"|\\(?:displaystyle|textstyle|limits|nolimits)(?![A-Za-z])"
+    r"|\\(?:displaystyle|textstyle|limits|nolimits|[lL]arge|LARGE|small|bf|rm|it|therefore|Rightarrow"
+    r"|implies|checkmark)(?![A-Za-z])"
+    r"|\\(?:[hv]?phantom|tag\*?)\s*\{[^{}]*\}"
+    r"|\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}"
     r"|(?<!\\)\\!|\*\*|\$"
 )
 # Not the second half of a line break in a matrix.
@@ -38,12 +43,22 @@ _SPACE = re.compile(
     r"(?<!\\)\\[,;: ]|\\(?:quad|qquad|enspace|thinspace|hspace\{[^{}]*\})(?![A-Za-z])|~"
 )
 _STYLE = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|mathit|textit|textbf|textrm|mathsf|emph|mathrm|operatorname)"
+    r"\\(?:mathbf|boldsymbol|bm|mathit|textit|textbf|textrm|mathsf|emph|mathrm|operatorname|mathtt"
+    r"|texttt|textsf|textnormal|mbox|hbox|underline)"
     r"\s*\{([^{}]*)\}"
 )
 _WHOLE_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_NUMBER_IN_TEXT = re.compile(r"\\text\s*\{\s*([0-9]+)\s*\}")
+# "\\textbf{(C)}\\ 204": the label that an option had.
+_LABEL = re.compile(r"^(?:\\text\s*\{\s*)?\(([A-E])\)(?:\s*\})?\s+(?=\S)")
+# An array or a display of one line and one column.
+_ONE_LINE = re.compile(
+    r"\\begin\s*\{(aligned|align\*?|gathered|split|array)\}\s*(?:\{[lcr|]*\})?(.*)\\end\s*\{\1\}",
+    re.S,
+)
+_ONE_LETTER_INDEX = re.compile(r"_\{([A-Za-z0-9])\}")
 _LEADING_TEXT = re.compile(
-    r"^\\text\s*\{[^{}]*(?:[:=]|\bis)\s*\}|^(?:final\s+)?answer\s*:\s*", re.I
+    r"^\\text\s*\{[^{}]*(?:[:=]|\bis)\s*\}|^(?:final\s+)?answer\s*:\s*|^=(?!=)", re.I
 )
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,|\{,\}|\s)[0-9]{3})+(?:\.[0-9]+)?")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degrees?\b)$")
@@ -77,7 +92,10 @@ _BARE_UNIT = re.compile(
     rf"{_UNIT_POWER}$",
     re.I,
 )
-_TEXT_UNIT = re.compile(rf"\s*\\text\s*\{{\s*([A-Za-z./ ]+?)\s*\}}{_UNIT_POWER}$")
+_TEXT_UNIT = re.compile(
+    rf"\s*(?:\\text\s*\{{\s*\(?([A-Za-z./ ]+?)\)?\s*\}}{_UNIT_POWER}"
+    r"|\\frac\s*\{\s*\\text\s*\{([A-Za-z ]+)\}\s*\}\s*\{\s*\\text\s*\{[A-Za-z ]+\}[^{}]{0,4}\})$"
+)
 _CURRENCY = re.compile(r"^\\?[$€£]\s*(?=[0-9.])")
 _JOINER = re.compile(r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\(?:lor|land|vee)\b")
 _OPENING, _CLOSING = "([{", ")]}"
@@ -104,14 +122,18 @@ def read_notation(answer: str) -> Notation:
     text = " ".join(to_ascii(answer).split())
     text = _CURRENCY.sub("", text.strip())
     # Thousands before spacing goes: "1\,037" and "1 037" are one number, "1 2" is not twelve.
-    text = _SPACE.sub(" ", _DROPPED.sub("", text)).strip()
+    text = _SPACE.sub(" ", _DROPPED.sub("", f"{text} ")).strip()
     text = _trim(_LEADING_TEXT.sub("", text))
+    if (match := _ONE_LINE.fullmatch(text)) and "\\\\" not in match[2]:
+        text = match[2].replace("&", "").strip()
     if _THOUSANDS.fullmatch(text):
         return Notation(re.sub(r"[\s,{}]", "", text))
     is_text = False
     while match := _WHOLE_TEXT.fullmatch(text) or _STYLE.fullmatch(text):
-        text, is_text = _trim(match[1]), True
+        text, is_text = _trim(_LEADING_TEXT.sub("", match[1])), True
     text = _STYLE.sub(r"\\text{\1}" if not is_text else r"\1", text)
+    text = _LABEL.sub("", _NUMBER_IN_TEXT.sub(r"\1", text))
+    text = _ONE_LETTER_INDEX.sub(r"_\1", text)
     text, unit, is_percent = _split_unit(text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = _ANGLE.sub(r"(\\frac{\1 \\pi}{180})", text)
@@ -130,7 +152,10 @@ def to_ascii(text: str) -> str:
     """
     if text.isascii():
         return text
-    text = _ROOT.sub(lambda m: "\\sqrt{" + (m[1] or (m[2] or "").strip("{}") or m[3]) + "}", text)
+    for _ in range(MAX_NESTED_ROOTS):
+        text = _ROOT.sub(
+            lambda m: "\\sqrt{" + (m[1] or (m[2] or "").strip("{}") or m[3]) + "}", text
+        )
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]) + " ", text)
     text = _SUPERSCRIPT_RUN.sub(lambda m: "^{" + m[0].translate(_FROM_SUPERSCRIPT) + "}", text)
     text = _SUBSCRIPT_RUN.sub(lambda m: "_{" + m[0].translate(_FROM_SUBSCRIPT) + "}", text)
@@ -203,7 +228,8 @@ def _split_unit(text: str) -> tuple[str, str, bool]:
     match = _TEXT_UNIT.search(text) or _BARE_UNIT.search(text)
     if match is None or not text[: match.start()].strip():
         return text, "", False
-    return text[: match.start()].rstrip(), match[1].lower(), False
+    unit = match[1] or match[match.lastindex or 1]
+    return text[: match.start()].rstrip(), unit.lower(), False
 
 
 def units_differ(first: str, second: str) -> bool:

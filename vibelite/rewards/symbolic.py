@@ -9,22 +9,39 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sympy
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from latex2sympy2_extended.logic import And
-from math_verify import LatexExtractionConfig, parse, verify
+from math_verify import verify
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 DIGITS = 60
-AGREEING_DIGITS = 40
+AGREEING_DIGITS = 50
+# Irrational numbers are compared down to the same place after the point, however large they are, up
+# to so many digits; of larger ones only the leading digits count.
+MAX_DIGITS = 20_000
 # Variables are tried at points of both signs; a formula of more variables is left to math-verify.
 NUM_POINTS = 5
 MAX_SYMBOLS = 8
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
-_CONFIG = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
+# Units are taken off in math_notation.py; the reader's own list has "g", "h" and "t", which are
+# variables here, and it does not tell capital letters from small ones.
+_NORMALISATION = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+)
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+_IMAGINARY = re.compile(r"(?<![A-Za-z])i(?![A-Za-z])")
+_FUNCTION = r"\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?![A-Za-z])"
+_ARGUMENT = re.compile(
+    rf"({_FUNCTION}(?:\s*\^\s*(?:[0-9]|\{{-?[0-9]\}}))?)\s*((?:[0-9]{{0,4}}\s*)?(?:[A-Za-z]|\\[a-z]+))"
+    rf"(?=\s*(?:/|\\cdot|\\times|{_FUNCTION}))"
+)
 
 # It warns that there is no time limit, which is the pool's.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -57,16 +74,23 @@ def can_parse(answer: str) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _parse(content: str) -> Any:
     """The answer as a sympy object with exact numbers; None if it cannot be read."""
-    parsed = parse(
-        f"\\boxed{{{content}}}",
-        extraction_config=[_CONFIG],
-        fallback_mode="no_fallback",
-        extraction_mode="first_match",
-        parsing_timeout=None,  # pyright: ignore[reportArgumentType]
-    )
-    if not parsed or isinstance(parsed[0], str):
+    try:
+        parsed = latex2sympy(
+            normalize_latex(_with_arguments_closed(content), _NORMALISATION),
+            is_real=None if _IMAGINARY.search(content) else True,
+            normalization_config=None,
+            conversion_config=_CONVERSION,
+        )
+    except MemoryError:
+        raise
+    except Exception:  # its grammar and its conversion raise anything on what is no mathematics
         return None
-    return _exact(parsed[0])
+    return None if parsed is None or isinstance(parsed, str) else _exact(parsed)
+
+
+def _with_arguments_closed(content: str) -> str:
+    r""" "\sin x / \cos x" -> "\sin(x) / \cos(x)"; the reader has all that follows as argument."""
+    return _ARGUMENT.sub(r"\1(\2)", content)
 
 
 def _exact(value: Any) -> Any:
@@ -139,6 +163,8 @@ def _agree(a: Any, b: Any) -> bool | None:
     """Whether two constants are equal to AGREEING_DIGITS; None if either has no value."""
     if a == b:
         return True
+    if a.is_Rational and b.is_Rational:
+        return False
     x, y = sympy.N(a, DIGITS, maxn=2 * DIGITS), sympy.N(b, DIGITS, maxn=2 * DIGITS)
     for value in (x, y):
         if not value.is_number or value.has(sympy.nan, sympy.zoo):
@@ -148,6 +174,13 @@ def _agree(a: Any, b: Any) -> bool | None:
     size = max(abs(x), abs(y))
     if size == 0:
         return True
+    if (
+        size > sympy.Float(10) ** DIGITS
+        and abs(x - y) <= size * sympy.Float(10) ** -AGREEING_DIGITS
+    ):
+        num_digits = min(DIGITS + int(sympy.log(size, 10).evalf(5)), MAX_DIGITS)
+        x, y = sympy.N(a, num_digits), sympy.N(b, num_digits)
+        return bool(abs(x - y) <= size * sympy.Float(10) ** (DIGITS - AGREEING_DIGITS - num_digits))
     if size > sympy.Float(10) ** -DIGITS:
         return bool(abs(x - y) <= size * sympy.Float(10) ** -AGREEING_DIGITS)
     # Both tiny: either truly, with all their digits, or what is left of a sum that cancels.
