@@ -47,6 +47,10 @@ class Judged:
     def outcome(self) -> str:
         if self.verdict.failure is not None:
             return self.verdict.failure
+        if self.row.problem.verifier == "code":
+            from vibelite.rewards.code_tests import reason_of
+
+            return reason_of(self.verdict)
         return {True: "correct", False: "wrong", None: "unverifiable"}[self.verdict.correct]
 
 
@@ -120,12 +124,10 @@ def judge_rows(rows: list[Row], pool: VerifierPool) -> Iterator[Judged]:
 
 def as_line(judged: Judged) -> dict[str, Any]:
     """A row of the output of --json."""
-    from vibelite.rewards.code_tests import reason_of
-
     verdict = judged.verdict
     line: dict[str, Any] = {"correct": verdict.correct, "reason": verdict.detail}
     if judged.row.problem.verifier == "code" and verdict.failure is None:
-        line["reason"] = reason_of(verdict)
+        line["reason"] = judged.outcome
     if judged.row.problem.verifier == "custom":
         line["reward"] = verdict.reward
     return {**line, "seconds": round(judged.seconds, 6)}

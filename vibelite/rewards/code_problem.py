@@ -5,7 +5,6 @@ from LiveCodeBench's, whose private tests are compressed pickles. No pickle is e
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import json
 import pickletools
@@ -59,7 +58,7 @@ class CodeTests:
     """Programs find LiveCodeBench's imports made: everybody's answers to it rely on them."""
 
 
-def tests_of(problem: Problem) -> CodeTests:
+def read_tests(problem: Problem) -> CodeTests:
     """The tests of a problem with `verifier: code`.
 
     Raises DataError, with the problem's id, for what cannot be read; rows were checked when they
@@ -122,10 +121,13 @@ def lcb_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)  # a group's completions are judged one after the other
 def _lcb_tests(public: str, private: str, function: str) -> tuple[CodeTest, ...]:
-    return (
+    tests = (
         *_lcb_list(_parse(public, PUBLIC_TESTS), PUBLIC_TESTS, function),
         *_lcb_list(decode_private_tests(private), PRIVATE_TESTS, function),
     )
+    if not tests:
+        raise DataError("there are no tests: every program would pass")
+    return tests
 
 
 def decode_private_tests(text: str) -> Any:
@@ -141,7 +143,7 @@ def decode_private_tests(text: str) -> Any:
         packed = base64.b64decode(text.encode(), validate=True)
         stream = zlib.decompressobj()
         pickled = stream.decompress(packed, MAX_TESTS_BYTES)
-    except (binascii.Error, zlib.error) as error:
+    except (ValueError, zlib.error) as error:
         raise DataError(
             f"{PRIVATE_TESTS}: neither JSON nor a compressed pickle ({error})"
         ) from error

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from vibelite.rewards.answer_text import after_thinking
 from vibelite.rewards.code_compare import output_difference, value_difference
-from vibelite.rewards.code_problem import CodeTest, tests_of
+from vibelite.rewards.code_problem import CodeTest, read_tests
 from vibelite.rewards.sandbox import Execution, Sandbox
 from vibelite.types import Problem, Verdict
 
@@ -44,7 +44,7 @@ def check_code(problem: Problem, text: str, sandbox: Sandbox) -> Verdict:
     program, reason = program_of(problem, text)
     if program is None:
         return _wrong("wrong_answer", reason)
-    tests = tests_of(problem)
+    tests = read_tests(problem)
     deadline = time.monotonic() + tests.total_seconds
     for number, test in enumerate(tests.tests, start=1):
         seconds = min(tests.limits.seconds, deadline - time.monotonic())

@@ -105,6 +105,6 @@ def prepare(problem: Problem) -> None:
 
             load_reward(problem)
         case "code":
-            from vibelite.rewards.code_problem import tests_of
+            from vibelite.rewards.code_problem import read_tests
 
-            tests_of(problem)
+            read_tests(problem)

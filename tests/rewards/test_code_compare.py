@@ -1,0 +1,92 @@
+"""Outputs and values compared by LiveCodeBench's rules."""
+
+import time
+
+import pytest
+
+from vibelite.rewards.code_compare import output_difference, value_difference
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual"),
+    [
+        ("1\n2\n", "1\n2"),
+        ("1\n2", "\n 1 \r\n2  \n\n"),
+        ("1.0 2", "1.00  2.0"),
+        ("100", "1e2"),
+        ("-0", "0"),
+        ("inf", "Infinity"),
+        ("", " \n"),
+        ("nan", "nan"),
+        ("0." + "3" * 50, "0." + "3" * 50 + "0"),
+    ],
+)
+def test_equal_outputs(expected: str, actual: str) -> None:
+    assert output_difference(expected, actual) == ""
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "difference"),
+    [
+        ("1\n2", "1\n\n2", "3 lines instead of 2"),
+        ("1\n2", "1 2", "1 line instead of 2"),
+        ("1\n2", "1\n3", "line 2 is '3' instead of '2'"),
+        ("a b", "a  b", "line 1 is 'a  b' instead of 'a b'"),
+        ("YES", "yes", "line 1 is 'yes' instead of 'YES'"),
+        ("0.3333333", "0.3333334", "line 1 is '0.3333334' instead of '0.3333333'"),
+        ("50000000000000000", "50000000000000001", "line 1 is '50000000000000001' instead of"),
+        ("1 2", "1 2 3", "line 1 is '1 2 3' instead of '1 2'"),
+        ("1", "nan", "line 1 is 'nan'"),
+        ("1", "sNaN", "line 1 is 'sNaN'"),
+        ("1", "1/1", "line 1 is '1/1'"),
+        ("NaN", "nan", "line 1 is 'nan'"),
+        ("a" * 50, "b", f"line 1 is 'b' instead of '{'a' * 40}...'"),
+    ],
+)
+def test_different_outputs_and_what_is_said(expected: str, actual: str, difference: str) -> None:
+    assert output_difference(expected, actual).startswith(difference)
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual"),
+    [
+        ("5", b"5.0"),
+        ("true", b"1"),
+        ("[1, [2]]", b"[1,[2]]"),
+        ('{"a": 1, "b": null}', b'{"b": null, "a": 1}'),
+        ('"\\u00e9"', '"é"'.encode()),
+        ("Infinity", b"Infinity"),
+    ],
+)
+def test_equal_values(expected: str, actual: bytes) -> None:
+    assert value_difference(expected, actual) == ""
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "difference"),
+    [
+        ("0", b"", "ended without a value"),
+        ("0", b"null", "'null' instead of '0'"),
+        ("5", b'"5"', "'\"5\"' instead of '5'"),
+        ("[1, 2]", b"[2, 1]", "'[2, 1]' instead of '[1, 2]'"),
+        ("0.3", b"0.30000000000000004", "'0.30000000000000004' instead of"),
+        ("1", b"1 2", "not a value in JSON: '1 2'"),
+        ("1", b"\xff\xfe", "not a value in JSON: "),
+        ("1", b"[" * 100_000, "not a value in JSON: "),
+        ("1", b"1" * 100_000, "not a value in JSON: "),
+    ],
+)
+def test_different_values_and_what_is_said(expected: str, actual: bytes, difference: str) -> None:
+    assert value_difference(expected, actual).startswith(difference)
+
+
+@pytest.mark.parametrize(
+    "actual",
+    ["1e999999999", "9" * 1_000_000, "1 " * 500_000, "1e-999999999 " * 10_000, "\n" * 2_000_000],
+    ids=["exponent", "digits", "words", "exponents", "lines"],
+)
+def test_what_a_program_prints_cannot_make_comparing_slow(actual: str) -> None:
+    started = time.process_time()
+    assert output_difference("10\n" * 3, actual)
+    assert output_difference("10e99999999", actual)
+    assert time.process_time() - started < 2
