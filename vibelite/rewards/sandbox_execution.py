@@ -56,7 +56,7 @@ class Execution:
     alone is no success. Not checked: the program can write there what it likes, for instance
     nested so deeply that `json.loads` raises RecursionError."""
     detail: str
-    """The tail of standard error, or which limit."""
+    """The tail of standard error, or which limit; without characters that steer a terminal."""
     seconds: float
     """Wall-clock time."""
 
@@ -70,7 +70,7 @@ def judge(answer: dict[str, Any], outputs: list[int], limits: Limits) -> Executi
     if not detail:
         size = os.fstat(stderr).st_size
         tail = os.pread(stderr, _DETAIL_BYTES, max(0, size - _DETAIL_BYTES))
-        detail = tail.decode(errors="replace")
+        detail = _without_controls(tail.decode(errors="replace"))
     if outcome == "runtime_error" and answer["status"] < 0:
         detail = f"ended by {_signal_name(-answer['status'])}\n{detail}".strip()
     return Execution(
@@ -96,6 +96,11 @@ def _outcome(answer: dict[str, Any], sizes: list[int], limits: Limits) -> tuple[
     if status == -signal.SIGKILL:
         return "memory_limit", "ended by the kernel, which does that when memory runs out"
     return ("exit" if status == 0 else "runtime_error"), ""
+
+
+def _without_controls(text: str) -> str:
+    """What can be shown: a program's text must not steer the terminal of its reader."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def _signal_name(number: int) -> str:

@@ -77,8 +77,8 @@ def _flush() -> bool:
     is_complete = True
     for stream in (sys.stderr, sys.__stdout__, sys.stdout):
         try:
-            if not getattr(stream, "closed", False):
-                stream.flush()  # type: ignore[union-attr]
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
         except MemoryError:
             raise
         except BaseException:

@@ -31,6 +31,7 @@ from vibelite.rewards.sandbox_program import become_program
 NUM_DESCRIPTORS = 5  # source, stdin, stdout, stderr, result
 # No descriptor of the server is higher, so that closing all of them is quick everywhere.
 _MAX_DESCRIPTORS = 256
+_CONNECTION = 3
 # User ids that systemd's and the distributions' conventions leave free, and one range for
 # containers that have only 16 bits of them.
 _SPARE_USERS = ((65_536, 450_000), (60_600, 500))
@@ -52,7 +53,10 @@ def serve(descriptor: int, layers: list[str]) -> None:
 
     The report is {"ready": what is in force} or {"error": why a layer cannot be had}.
     """
-    connection = socket.socket(fileno=descriptor)
+    if descriptor != _CONNECTION:  # beyond _MAX_DESCRIPTORS where the parent has many
+        os.dup2(descriptor, _CONNECTION, inheritable=False)
+        os.close(descriptor)
+    connection = socket.socket(fileno=_CONNECTION)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever its parent's was
     try:
         server = _Server(connection, layers)
