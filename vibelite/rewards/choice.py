@@ -23,7 +23,10 @@ PERMUTATION = "permutation"
 # Puts the answer where the verifier looks for it.
 INSTRUCTION = "Put the letter of your choice, and nothing else, in \\boxed{} at the end."
 _LABEL = re.compile(r"^([A-J])[.)] ", re.MULTILINE)
-_WRAPPER = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mathit|rm|bf)\s*\{([^{}]*)\}")
+_WRAPPER = re.compile(
+    r"(?:\\(?:text|mathrm|textbf|mathbf|textit|mathit|mathsf|mathtt|texttt|rm|bf)\s*)?\{([^{}]*)\}"
+)
+_MARKS = re.compile(r"[$*]|\\(?:(?:rm|bf|checkmark)(?![A-Za-z])|[,;:! ])")
 _PREFIX = re.compile(r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is\b|:)?\s*", re.I)
 # A letter alone, or as a label before text; a bare letter before text may be a word ("A cat").
 _ANSWER = re.compile(r"(?:\(([A-J])\)|([A-J])[.):])(?:\s*(.*))?|([A-J])", re.I | re.S | re.A)
@@ -63,7 +66,7 @@ def read_letter(boxed: str) -> str | None:
     """
     for _ in range(3):  # \textbf{\text{B}}
         boxed = _WRAPPER.sub(r"\1", boxed)
-    bare = _PREFIX.sub("", boxed.replace("$", "").replace("*", "").strip()).strip()
+    bare = _PREFIX.sub("", _MARKS.sub(" ", boxed).strip()).strip()
     match = _ANSWER.fullmatch(bare)
     if match is None or (match[3] and _SECOND.search(match[3])):
         return None

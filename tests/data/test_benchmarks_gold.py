@@ -1,0 +1,138 @@
+"""The golds of the public files: each verifies against itself in the shapes that a model writes,
+and a file whose right option is always A does not reward saying A.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from tests.benchmark_files import benchmark_file, needs_benchmark_files
+from vibelite.data.sources import load_problems
+from vibelite.errors import DataError
+from vibelite.recipe.data_section import BenchmarkProblems
+from vibelite.rewards.answer_text import parse_rational
+from vibelite.rewards.choice import PERMUTATION, check_choice, shuffled
+from vibelite.rewards.pool import VerifierPool
+from vibelite.types import Completion, Problem
+
+MATH_FILES = {"aime24": "aime", "aime25": "aime25", "hmmt25": "hmmt25"}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[VerifierPool]:
+    with VerifierPool(num_workers=1) as pool:
+        yield pool
+
+
+def load(name: str, path: Path) -> list[Problem]:
+    source = BenchmarkProblems.model_validate(
+        {"source": "benchmark", "name": name, "path": str(path)}
+    )
+    return load_problems(source, recipe_dir=Path.cwd(), seed=0)
+
+
+def shapes(gold: str) -> Iterator[str]:
+    """The gold as models write it."""
+    yield gold
+    yield f"$ {gold} $"
+    yield f"\\displaystyle {gold}."
+    yield gold.replace("\\frac", "\\dfrac")
+    yield gold.replace("\\frac", "\\tfrac").replace(" ", "")
+    yield f"x = {gold}"
+    value = parse_rational(gold)
+    if value is not None and value.denominator == 1:
+        yield from (
+            f"{value.numerator:,}",
+            f"{value}.0",
+            f"{value}\\text{{ cm}}",
+            f"{value}^\\circ",
+        )
+        yield from (f"{value.numerator:03d}", f"\\frac{{{2 * value}}}{{2}}")
+    elif value is not None:
+        n, d = value.numerator, value.denominator
+        yield from (
+            f"{n}/{d}",
+            f"\\frac{{{2 * n}}}{{{2 * d}}}",
+            f"\\frac{{{n}}}{{{d}}}\\text{{ m}}",
+        )
+    elif re.fullmatch(r"[^,=]*\\sqrt\{?[^,=]*", gold):
+        yield from (f"{gold} \\text{{ cm}}", f"1 \\cdot ({gold})", f"{gold} + 0")
+
+
+def wrong_shapes(gold: str) -> Iterator[str]:
+    """Near misses of the gold."""
+    yield from ("", f"\\text{{not }} {gold}", f"{gold}, 17")
+    if "," not in gold:
+        yield from (f"{gold} + 1", f"-({gold})" if parse_rational(gold) != 0 else "1")
+
+
+def wrap(boxed: str) -> str:
+    return f"<think>Is it \\boxed{{7}}?</think>\nThe answer is $\\boxed{{{boxed}}}$."
+
+
+@needs_benchmark_files
+@pytest.mark.parametrize("name", MATH_FILES)
+def test_every_gold_is_right_in_all_shapes_and_its_near_misses_are_wrong(
+    name: str, pool: VerifierPool
+) -> None:
+    expected, pending = [], []
+    for problem in load(name, benchmark_file(MATH_FILES[name])):
+        for right, texts in ((True, shapes(problem.answer)), (False, wrong_shapes(problem.answer))):
+            for text in texts:
+                expected.append((right, problem.answer, text))
+                pending.append(pool.submit(problem, Completion((), (), "stop", wrap(text))))
+    assert len(expected) >= 30 * 9
+    verdicts = [future.result(timeout=60).correct for future in pending]
+    assert [
+        case for case, verdict in zip(expected, verdicts, strict=True) if verdict is not case[0]
+    ] == []
+
+
+@needs_benchmark_files
+def test_a_policy_that_always_says_a_has_a_quarter_of_gpqa() -> None:
+    """198 questions x 16 samples: the standard deviation of the mean is 0.0077 if all samples are
+    independent. The file itself has A as every answer.
+    """
+    problems = load("gpqa", benchmark_file("gpqa"))
+    assert {problem.answer for problem in problems} == {"A"}
+    num_samples = 16
+    shown = [shuffled(problem, 1, sample) for problem in problems for sample in range(num_samples)]
+    right = [check_choice("\\boxed{A}", problem.answer).correct is True for problem in shown]
+    deviation = math.sqrt(0.25 * 0.75 / len(right))
+    assert abs(sum(right) / len(right) - 0.25) < 4 * deviation
+    letters = [problem.answer for problem in shown]
+    assert all(abs(letters.count(x) / len(letters) - 0.25) < 4 * deviation for x in "ABCD")
+    assert all(sorted(problem.metadata[PERMUTATION]) == [0, 1, 2, 3] for problem in shown)
+    assert all(check_choice(f"\\boxed{{{p.answer}}}", p.answer).correct for p in shown)
+
+
+@pytest.mark.parametrize(
+    ("gold", "message"),
+    [
+        ("\\frac{", r"the answer '\\\\frac\{' cannot be read as mathematics"),
+        ("", "answer"),
+        ("\\text{}", "cannot be read as mathematics"),
+        ("x^^2)", "cannot be read as mathematics"),
+    ],
+)
+def test_a_gold_that_cannot_be_read_is_an_error_with_file_and_row(
+    gold: str, message: str, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": [{"role": "user", "content": f"Find it ({index})."}],
+            "reward_model": {"ground_truth": answer, "style": "rule"},
+        }
+        for index, answer in enumerate(["204", gold])
+    ]
+    path = tmp_path / "exam.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(DataError, match=message) as caught:
+        load("aime24", path)
+    assert "exam.parquet: row 2" in str(caught.value)
