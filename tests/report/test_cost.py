@@ -1,66 +1,80 @@
-"""Sums over ledger lines: spans, money, redone steps."""
+"""Sums over ledger entries: spans, money, energy, what was lost."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
+from tests.telemetry.ledgers import make_entry
 from vibelite.report.cost import add_up, cumulative_usd, stage_costs
-
-
-def line(
-    stage="mgpo", step=None, usd: str | None = "1.5", utc="2026-01-01T00:00:10+00:00", **seconds
-):
-    return {
-        "stage": stage,
-        "step": step,
-        "usd": usd,
-        "utc": utc,
-        "nanoseconds": {span: round(value * 1e9) for span, value in seconds.items()},
-        "tokens": {"generated": 1000, "trained": 0},
-    }
+from vibelite.telemetry.money import Price
 
 
 def test_a_stage_adds_up_its_spans_tokens_and_money():
-    ledger = [line(rollout=3, idle=1), line(rollout=2, train=4), line(stage="sft", train=9)]
+    ledger = [
+        make_entry(rollout=3, idle=1),
+        make_entry(rollout=2, train=4),
+        make_entry(stage="sft", train=9),
+    ]
     mgpo, sft = stage_costs(ledger)
-    assert (mgpo.name, mgpo.seconds, mgpo.usd) == ("mgpo", 10.0, Decimal("3.0"))
+    assert (mgpo.name, mgpo.seconds, mgpo.usd) == ("mgpo", 10.0, Decimal(10))
     assert mgpo.seconds_by_span == {"rollout": 5.0, "idle": 1.0, "train": 4.0}
     assert mgpo.tokens["generated"] == 2000
-    assert mgpo.usd_per_million("generated") == 1500
-    assert mgpo.usd_per_million("trained") is None
+    assert mgpo.units.usd_per_million_generated == 5000
+    assert mgpo.units.usd_per_million_trained is None
+    assert mgpo.prices == ["3600 USD/instance_hour (no source)"]
     assert (sft.name, sft.seconds) == ("sft", 9.0)
 
 
 def test_spans_are_listed_in_a_fixed_order_with_idle_last():
-    cost = add_up("x", [line(idle=1, fuse=2, train=3, rollout=4)])
+    cost = add_up("x", [make_entry(idle=1, fuse=2, train=3, rollout=4)])
     assert [span for span, _, _ in cost.spans] == ["rollout", "train", "fuse", "idle"]
 
 
-def test_an_unpriced_line_makes_the_sum_unknown():
-    cost = add_up("x", [line(train=1), line(train=1, usd=None)])
+def test_an_unpriced_entry_makes_the_sum_unknown_and_currencies_stay_apart():
+    euros = Price(Decimal(7200), currency="EUR")
+    ledger = [
+        make_entry(train=1),
+        make_entry(train=1, price=None),
+        make_entry(train=2, price=euros),
+    ]
+    cost = add_up("x", ledger)
     assert cost.usd is None
-    assert cost.usd_per_million("generated") is None
-    assert cumulative_usd([line(train=1), line(train=1, usd=None)]) == []
+    assert cost.units.usd_per_million_generated is None
+    assert cost.by_currency == {"USD": Decimal(1), "EUR": Decimal(4)}
+    assert cumulative_usd(ledger) == []
 
 
-def test_redone_steps_are_all_but_the_last_of_each():
-    ledger = [line(step=step, train=seconds) for step, seconds in [(1, 1), (2, 2), (2, 3), (3, 4)]]
-    ledger.append(line(stage="sft", step=1, train=50))
-    assert add_up("all", ledger).redone_seconds == 2.0
-    ledger += [line(step=2, train=8)]
-    assert add_up("all", ledger).redone_seconds == 5.0
+def test_what_was_lost_is_told_by_stage_and_in_all():
+    ledger = [
+        make_entry(step=step, segment=segment, train=seconds)
+        for segment, step, seconds in [("a", 1, 1), ("a", 2, 2), ("b", 2, 3), ("b", 3, 4)]
+    ]
+    ledger.append(make_entry(stage="sft", step=1, segment="b", train=50))
+    mgpo, sft = stage_costs(ledger)
+    assert (mgpo.lost_seconds, mgpo.lost_usd) == (2.0, Decimal(2))
+    assert (sft.lost_seconds, sft.lost_usd) == (0.0, None)
+    ledger.append(make_entry(step=2, segment="c", train=8))
+    assert add_up("all", ledger).lost_seconds == 5.0
+
+
+def test_energy_is_known_only_where_all_of_it_is():
+    kwh = 3_600_000_000
+    entries = [replace(make_entry(train=1), millijoules=energy) for energy in (kwh, 2 * kwh)]
+    assert add_up("x", entries).kwh == 3.0
+    assert add_up("x", [*entries, make_entry(train=1)]).kwh is None
 
 
 def test_money_is_flat_while_nothing_runs():
     ledger = [
-        line(train=10, utc="2026-01-01T00:00:10+00:00"),
-        line(train=10, utc="2026-01-01T01:00:10+00:00"),
+        make_entry(train=10, ended="2026-01-01T00:00:10+00:00"),
+        make_entry(train=10, ended="2026-01-01T01:00:10+00:00"),
     ]
-    assert cumulative_usd(ledger) == [(0.0, 0.0), (10.0, 1.5), (3610.0, 3.0)]
+    assert cumulative_usd(ledger) == [(0.0, 0.0), (10.0, 10.0), (3610.0, 20.0)]
 
 
 @pytest.mark.parametrize("ledger", [[], ()])
 def test_an_empty_ledger_costs_nothing_known(ledger):
     cost = add_up("all", ledger)
-    assert (cost.seconds, cost.usd, cost.spans) == (0.0, None, [])
+    assert (cost.seconds, cost.usd, cost.kwh, cost.spans) == (0.0, None, None, [])
     assert cumulative_usd(ledger) == []

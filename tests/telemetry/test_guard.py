@@ -1,82 +1,147 @@
 """When a run must stop, for money, hours or a signal, and what it keeps back for a checkpoint."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 
 import pytest
 
-from vibelite.errors import BudgetReached, Interrupted
+from tests.telemetry.ledgers import SECOND, FakeClock
+from vibelite.errors import BudgetReached, Interrupted, RecipeError
 from vibelite.recipe.run_section import Budget, Cost
+from vibelite.telemetry.entries import read_ledger, run_cost
 from vibelite.telemetry.guard import RunGuard, percentile_95
-from vibelite.telemetry.meter import Lap
+from vibelite.telemetry.meter import Lap, Meter
 
-SECOND = 10**9
+A_DOLLAR_A_SECOND = Cost(usd_per_hour=3600.0)
+# Nothing but time and the machine's own 1000 W, at one dollar per kWh: an hour costs a dollar.
+OWNED = Cost.model_validate(
+    {
+        "electricity": {
+            "amount_per_kwh": 1,
+            "watts_beside_gpus": 1000.0,
+            "source": "a bill",
+            "date": "2026-11-20",
+        }
+    }
+)
 
 
-def lap(seconds, checkpoint=0.0):
+def record(guard, seconds, checkpoint=0.0, *, step: int | None = None, joules: int | None = None):
     nanoseconds = {"train": round(seconds * SECOND), "checkpoint": round(checkpoint * SECOND)}
-    return Lap(nanoseconds, {}, {})
+    energy = None if joules is None else joules * 1000
+    return guard.record(Lap(nanoseconds, {}, {}, {}, energy), stage="sft", step=step)
 
 
-def make_guard(tmp_path, usd=None, hours=None, usd_per_hour: float | None = 3600.0):
-    """At that price a second costs a dollar."""
-    cost = Cost(usd_per_hour=usd_per_hour)
-    return RunGuard(Budget(usd=usd, hours=hours), cost, tmp_path / "ledger.jsonl")
+def make_guard(tmp_path, cost=A_DOLLAR_A_SECOND, *, gpus=0, **limits):
+    return RunGuard(Budget(**limits), cost, tmp_path / "ledger", gpus=gpus)
 
 
 def test_the_next_step_and_its_checkpoint_must_fit(tmp_path):
     guard = make_guard(tmp_path, usd=100.0)
-    guard.record(lap(0, checkpoint=5), is_step=False)
+    record(guard, 0, checkpoint=5)
     for _ in range(8):
-        guard.record(lap(10), is_step=True)
+        record(guard, 10, step=1)
         assert guard.reason_to_stop() is None  # up to 85 + 10 + 5
-    guard.record(lap(0.5), is_step=False)
+    record(guard, 0.5)
     reason = guard.reason_to_stop()
     assert isinstance(reason, BudgetReached) and reason.exit_code == 10
     assert "$100" in str(reason) and "$85.5" in str(reason)
 
 
 def test_hours_are_a_limit_without_a_price(tmp_path):
-    guard = make_guard(tmp_path, hours=1.0, usd_per_hour=None)
-    guard.record(lap(1700), is_step=True)
+    guard = make_guard(tmp_path, Cost(), hours=1.0)
+    record(guard, 1700, step=1)
     assert guard.reason_to_stop() is None
-    guard.record(lap(1700), is_step=True)
+    record(guard, 1700, step=1)
     assert isinstance(guard.reason_to_stop(), BudgetReached)
 
 
 def test_without_limits_nothing_stops(tmp_path):
     guard = make_guard(tmp_path)
-    guard.record(lap(10**6), is_step=True)
+    record(guard, 10**6, step=1)
     assert guard.reason_to_stop() is None
     guard.check()
     guard.check_deadline()
 
 
 def test_what_is_spent_counts_over_restarts(tmp_path):
-    (tmp_path / "ledger.jsonl").write_text(
-        '{"stage": "sft", "nanoseconds": {"train": 99000000000}, "usd": "99", "step": 1}\n'
-    )
+    record(make_guard(tmp_path), 99, step=1)
     guard = make_guard(tmp_path, usd=100.0)
     guard.check()
-    guard.record(lap(0.5), is_step=False)
+    record(guard, 0.5)
     guard.check()  # 99.5, and the next piece may cost as much as this one
-    guard.record(lap(0.1), is_step=False)
+    record(guard, 0.1)
     with pytest.raises(BudgetReached):
         guard.check()
+    assert len(list((tmp_path / "ledger").iterdir())) == 2
+
+
+def test_energy_is_a_limit_and_a_price(tmp_path):
+    guard = make_guard(tmp_path, OWNED, kwh=10.0, usd=100.0)
+    record(guard, 4 * 3600, step=1)
+    assert guard.usd_spent == 4
+    assert guard.reason_to_stop() is None  # 4 + 4
+    record(guard, 2 * 3600, step=2)
+    assert guard.reason_to_stop() is None  # 6 + 4
+    record(guard, 1, step=3)
+    assert "10 kWh ends here: 6.0003 are spent" in str(guard.reason_to_stop())
+
+
+def test_the_energy_of_gpus_is_added_to_that_of_the_machine(tmp_path):
+    guard = make_guard(tmp_path, OWNED, gpus=1, usd=3.0)
+    assert record(guard, 3600, step=1, joules=1_800_000) == pytest.approx(Decimal("1.5"))
+    assert isinstance(guard.reason_to_stop(), BudgetReached) is False  # 1.5 + 1.5
+    record(guard, 36, step=2, joules=0)
+    assert "$3 ends here: $1.5100" in str(guard.reason_to_stop())
+
+
+def test_a_limit_on_what_is_unknown_is_an_error_and_never_ignored(tmp_path):
+    guard = make_guard(tmp_path, OWNED, gpus=1, usd=3.0)
+    with pytest.raises(RecipeError, match="budget.usd: what this run has spent in USD is unknown"):
+        record(guard, 1, joules=None)
+    guard = make_guard(tmp_path / "2", Cost(), kwh=3.0)
+    with pytest.raises(RecipeError, match="budget.kwh: the energy of this machine is unknown"):
+        record(guard, 1)
+    record(make_guard(tmp_path / "3", Cost()), 1)
+    with pytest.raises(RecipeError, match="begin a new run"):
+        make_guard(tmp_path / "3", usd=5.0)
+
+
+def test_the_ledger_is_closed_with_what_is_left_and_why(tmp_path):
+    clock = FakeClock()
+    meter = Meter(clock)
+    guard = make_guard(tmp_path)
+    with pytest.raises(BudgetReached), guard.paying(meter):
+        record(guard, 5)
+        clock.now += 2 * SECOND
+        raise BudgetReached("enough")
+    assert [entry.what for entry in read_ledger(tmp_path / "ledger")] == ["step", "report"]
+    assert run_cost(tmp_path / "ledger") == (7.0, 7)
+    (file,) = (tmp_path / "ledger").iterdir()
+    last = json.loads(file.read_text().splitlines()[-1])
+    assert (last["kind"], last["reason"], last["exit_code"]) == ("close", "BudgetReached", 10)
+
+
+def test_a_run_that_did_nothing_leaves_no_ledger(tmp_path):
+    with make_guard(tmp_path).paying(Meter()):
+        pass
+    assert not (tmp_path / "ledger").exists()
 
 
 def test_a_long_rollout_meets_the_deadline(tmp_path):
     guard = make_guard(tmp_path, usd=10.0)
-    guard.record(lap(6, checkpoint=3.9), is_step=True)
+    record(guard, 6, checkpoint=3.9, step=1)
     with pytest.raises(BudgetReached):  # 9.9 spent, 3.9 kept for the checkpoint
         guard.check_deadline()
 
 
 def test_steps_of_the_stage_before_do_not_count(tmp_path):
     guard = make_guard(tmp_path, usd=100.0)
-    guard.record(lap(60), is_step=True)
+    record(guard, 60, step=1)
     assert guard.reason_to_stop() is not None
     guard.new_stage()
     assert guard.reason_to_stop() is None

@@ -1,93 +1,89 @@
-"""The ledger after interruptions: torn lines, redone steps, money that is exact or unknown."""
+"""What the writer leaves on disk: one file per start, integers, decimal strings, beats."""
 
 import json
+import time
 from decimal import Decimal
 
 import pytest
 
-from vibelite.telemetry.ledger import Ledger, price_of, read_ledger, run_cost, stage_cost
+from tests.telemetry.ledgers import SECOND, FakeClock, make_lap
+from vibelite.telemetry.ledger import Ledger, beat_seconds, segment_number
 from vibelite.telemetry.meter import Lap
-
-HOUR = 3600 * 10**9
-
-
-def lap(nanoseconds, **tokens):
-    return Lap({"idle": 0, "train": nanoseconds}, tokens, {})
+from vibelite.telemetry.money import Price
 
 
-def append(ledger, nanoseconds, stage="sft", step=1):
-    return ledger.append(lap(nanoseconds), stage=stage, step=step, what="step", details={})
+def append(ledger, seconds=1.0, step: int | None = 1, stage="sft"):
+    ledger.append(make_lap(seconds), stage=stage, step=step, what="step", details={})
 
 
-def test_a_line_holds_integers_and_decimal_strings(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.jsonl", usd_per_hour=2.1)
-    usd = ledger.append(
-        lap(HOUR // 4, trained=7), stage="sft", step=3, what="step", details={"note": "x"}
-    )
-    assert usd == Decimal("0.525")
-    line = json.loads((tmp_path / "ledger.jsonl").read_text())
-    assert line["nanoseconds"] == {"idle": 0, "train": 900_000_000_000}
-    assert line["tokens"] == {"trained": 7}
-    assert (line["stage"], line["step"], line["what"]) == ("sft", 3, "step")
-    assert (line["usd"], line["usd_per_hour"], line["currency"]) == ("0.525000000", "2.1", "USD")
-    assert line["details"] == {"note": "x"}
-    assert line["utc"].endswith("+00:00")
+def lines_of(directory):
+    (file,) = directory.glob("*.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_prices_of_many_short_steps_add_up_to_the_price_of_the_whole():
-    price = Decimal("2.99")
-    parts = [price_of(HOUR // 1000, price) for _ in range(1000)]
-    assert sum(part for part in parts if part is not None) == Decimal("2.99")
+def test_a_file_begins_with_the_first_entry_and_says_on_what_and_at_what_price(tmp_path):
+    price = Price(Decimal("2.1"), source="list", date="2026-11-20")
+    ledger = Ledger(tmp_path / "ledger", price, num_gpus=2, watts_beside_gpus=80.0)
+    ledger.beat()
+    assert not ledger.is_open and not (tmp_path / "ledger").exists()
+    ledger.append(
+        Lap({"idle": 0, "train": 5}, {"trained": 7}, {}, {"num_correct": 3}, 12_000),
+        stage="sft", step=3, what="step", details={"note": "x"},
+    )  # fmt: skip
+    ledger.close("done", 0)
+    first, paid, spent, last = lines_of(tmp_path / "ledger")
+    assert (first["kind"], first["number"], first["num_gpus"]) == ("open", 1, 2)
+    assert first["watts_beside_gpus"] == 80.0
+    assert (paid["kind"], paid["price"]["amount"], paid["price"]["date"]) == (
+        "price", "2.1", "2026-11-20",
+    )  # fmt: skip
+    assert (spent["stage"], spent["step"], spent["what"]) == ("sft", 3, "step")
+    assert spent["nanoseconds"] == {"idle": 0, "train": 5}
+    assert (spent["tokens"], spent["counts"]) == ({"trained": 7}, {"num_correct": 3})
+    assert spent["gpu_millijoules"] == 12_000
+    assert spent["details"] == {"note": "x"}
+    assert (last["kind"], last["reason"], last["exit_code"]) == ("close", "done", 0)
+    assert [line["seq"] for line in (first, paid, spent, last)] == [0, 1, 2, 3]
+    assert {line["segment"] for line in (first, paid, spent, last)} == {ledger.segment}
+    assert spent["utc"].endswith("+00:00")
 
 
-def test_without_a_price_there_is_time_and_no_money(tmp_path):
-    path = tmp_path / "ledger.jsonl"
-    assert append(Ledger(path, usd_per_hour=None), HOUR) is None
-    assert stage_cost(path, "sft") == (3600.0, None)
+def test_every_start_of_the_run_has_a_file_of_its_own_and_a_higher_number(tmp_path):
+    for _ in range(3):
+        append(Ledger(tmp_path, None))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert [segment_number(tmp_path / name) for name in names] == [1, 2, 3]
+    assert segment_number(tmp_path / "copy of 0001.jsonl") == 0
 
 
-def test_a_sum_with_an_unpriced_part_is_unknown(tmp_path):
-    path = tmp_path / "ledger.jsonl"
-    append(Ledger(path, usd_per_hour=1.0), HOUR)
-    append(Ledger(path, usd_per_hour=None), HOUR)
-    append(Ledger(path, usd_per_hour=1.0), HOUR)
-    assert stage_cost(path, "sft") == (3 * 3600.0, None)
+def test_a_beat_says_how_long_nothing_was_written_down(tmp_path):
+    clock = FakeClock()
+    ledger = Ledger(tmp_path, None, clock=clock)
+    append(ledger)
+    clock.now += 7 * SECOND
+    ledger.beat()
+    clock.now += 2 * SECOND
+    ledger.beat()
+    beats = [line for line in lines_of(tmp_path) if line["kind"] == "beat"]
+    assert [beat["nanoseconds"] for beat in beats] == [7 * SECOND, 9 * SECOND]
+    append(ledger)
+    ledger.beat()
+    assert lines_of(tmp_path)[-1]["nanoseconds"] == 0
 
 
-def test_each_line_keeps_the_price_it_was_paid_at(tmp_path):
-    path = tmp_path / "ledger.jsonl"
-    append(Ledger(path, usd_per_hour=1.0), HOUR)
-    append(Ledger(path, usd_per_hour=2.5), HOUR)
-    assert run_cost(path) == (2 * 3600.0, Decimal("3.5"))
+def test_beats_come_from_another_thread_and_end_with_the_block(tmp_path):
+    ledger = Ledger(tmp_path, None)
+    append(ledger)
+    with ledger.beating():
+        time.sleep(0.3)
+    lines = lines_of(tmp_path)
+    beats = [line["nanoseconds"] for line in lines if line["kind"] == "beat"]
+    assert len(beats) >= 2
+    assert beats == sorted(beats)
+    time.sleep(0.1)
+    assert lines_of(tmp_path) == lines
 
 
-def test_redone_steps_stay_and_other_stages_do_not_count(tmp_path):
-    path = tmp_path / "ledger.jsonl"
-    ledger = Ledger(path, usd_per_hour=1.0)
-    for stage, step in [("sft", 1), ("sft", 2), ("sft", 2), ("mgpo", 1)]:
-        append(ledger, HOUR, stage, step)
-    assert stage_cost(path, "sft") == (3 * 3600.0, 3.0)
-    assert stage_cost(path, "probe") == (0.0, None)
-    assert run_cost(path) == (4 * 3600.0, Decimal(4))
-
-
-@pytest.mark.parametrize("torn", ['{"utc": "2026', '{"stage": "sft"}', "é".encode()[:1]])
-def test_a_torn_last_line_is_neither_read_nor_glued_to_the_next(tmp_path, torn):
-    path = tmp_path / "ledger.jsonl"
-    append(Ledger(path, usd_per_hour=1.0), HOUR)
-    with open(path, "ab") as file:
-        file.write(torn if isinstance(torn, bytes) else torn.encode())
-    append(Ledger(path, usd_per_hour=1.0), 2 * HOUR)
-    assert [sum(line["nanoseconds"].values()) for line in read_ledger(path)] == [HOUR, 2 * HOUR]
-
-
-def test_a_line_torn_by_a_process_that_still_writes_is_left_out(tmp_path):
-    path = tmp_path / "ledger.jsonl"
-    append(Ledger(path, usd_per_hour=1.0), HOUR)
-    with open(path, "ab") as file:
-        file.write(b'{"utc": "2026-01')
-    assert stage_cost(path, "sft") == (3600.0, 1.0)
-
-
-def test_a_missing_ledger_costs_nothing_known(tmp_path):
-    assert run_cost(tmp_path / "ledger.jsonl") == (0.0, None)
+@pytest.mark.parametrize(("age", "seconds"), [(0, 0.05), (20, 0.1), (1000, 5), (10**6, 10)])
+def test_beats_are_half_a_percent_of_a_process_s_age_apart(age, seconds):
+    assert beat_seconds(age) == pytest.approx(seconds)

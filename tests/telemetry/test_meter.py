@@ -1,10 +1,13 @@
 """Spans under a fake clock: exclusive, nested, and adding up to wall time to the nanosecond."""
 
 import random
+import subprocess
+import sys
+import time
 
 import pytest
 
-from vibelite.telemetry.meter import IDLE, Meter
+from vibelite.telemetry.meter import BOOT, IDLE, Meter, process_nanoseconds
 
 
 class FakeClock:
@@ -101,3 +104,40 @@ def test_tokens_are_counted_since_the_last_lap(clock):
     meter.add_tokens(generated=5, trained=7)
     assert meter.lap().tokens == {"prompt": 3, "generated": 15, "trained": 7}
     assert meter.lap().tokens == {"prompt": 0, "generated": 0, "trained": 0}
+
+
+def test_counts_are_added_up_by_name(clock):
+    meter = Meter(clock)
+    meter.add_counts({"num_correct": 3})
+    meter.add_counts({"num_correct": 2, "num_useful": 1})
+    assert meter.lap().counts == {"num_correct": 5, "num_useful": 1}
+    assert meter.lap().counts == {}
+
+
+def test_energy_is_the_difference_of_two_readings_and_unknown_where_one_is(clock):
+    readings: list[int | None] = [1000, 1700, None, 2500, 2600]
+    meter = Meter(clock, read_energy=lambda: readings.pop(0))
+    assert [meter.lap().gpu_millijoules for _ in range(4)] == [700, None, None, 100]
+
+
+def test_what_passed_before_the_meter_was_made_is_in_the_first_lap_alone(clock):
+    meter = Meter(clock, boot_nanoseconds=50)
+    clock.advance(5)
+    assert meter.lap().nanoseconds == {IDLE: 5, BOOT: 50}
+    assert meter.lap().nanoseconds == {IDLE: 0}
+
+
+def test_the_age_of_a_process_is_what_its_parent_measures():
+    program = (
+        "import time; time.sleep(0.5)\n"
+        "from vibelite.telemetry.meter import process_nanoseconds\n"
+        "print(process_nanoseconds(), flush=True)\n"
+    )
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    age = int(process.stdout.readline()) / 1e9
+    measured = time.perf_counter() - started
+    process.wait()
+    assert measured - 0.2 < age <= measured + 0.02
+    assert process_nanoseconds() > 0

@@ -5,19 +5,14 @@ import math
 
 import pytest
 
+from tests.telemetry.ledgers import FakeClock
 from vibelite.errors import VibeLiteError
-from vibelite.recipe.run_section import Cost
+from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import StageDir, read_jsonl
+from vibelite.telemetry.entries import read_ledger, stage_cost
+from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.meter import Meter
-from vibelite.telemetry.recorder import Recorder, stage_cost
-
-
-class FakeClock:
-    def __init__(self):
-        self.now = 0
-
-    def __call__(self):
-        return self.now
+from vibelite.telemetry.recorder import Recorder
 
 
 @pytest.fixture
@@ -27,12 +22,13 @@ def clock():
 
 @pytest.fixture
 def make_recorder(tmp_path, clock):
-    def make(stage="mgpo", usd_per_hour=3.6):
+    def make(stage="mgpo", usd_per_hour=3.6, num_steps=None):
         stage_dir = StageDir(tmp_path / "stages" / f"00-{stage}")
         meter = Meter(clock)
-        ledger_path = tmp_path / "ledger.jsonl"
-        cost = Cost(usd_per_hour=usd_per_hour)
-        return Recorder(stage, stage_dir, ledger_path, cost, meter), meter, stage_dir, ledger_path
+        ledger_path = tmp_path / "ledger"
+        guard = RunGuard(Budget(), Cost(usd_per_hour=usd_per_hour), ledger_path)
+        recorder = Recorder(stage, stage_dir, meter, guard, num_steps=num_steps)
+        return recorder, meter, stage_dir, ledger_path
 
     return make
 
@@ -57,7 +53,7 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     assert row["tokens"] == {"prompt": 0, "generated": 100, "trained": 0}
     assert (row["stage"], row["step"], row["usd"], row["joules"]) == ("mgpo", 1, 0.004, None)
     assert stage_cost(ledger_path, "mgpo") == (4.0, 0.004)
-    line = "mgpo 1  reward 0.25  loss -0.5  4.00 s  $0.0040 so far\n"
+    line = "mgpo 1  reward 0.25  loss -0.5  4.00 s  $0.004  $0.0040 so far\n"
     assert capsys.readouterr().err == line
 
 
@@ -68,7 +64,7 @@ def test_money_so_far_goes_on_after_a_restart(make_recorder, clock, capsys):
     recorder, meter, _, _ = make_recorder("mgpo")
     spend(meter, clock, "train", 1000)
     recorder.record_step(1, {})
-    assert capsys.readouterr().err.endswith("1000.00 s  $2.0000 so far\n")
+    assert capsys.readouterr().err.endswith("1000.00 s  $1  $2.0000 so far\n")
 
 
 def test_no_price_no_money_on_the_console(make_recorder, clock, capsys):
@@ -92,9 +88,9 @@ def test_work_that_is_no_step_is_only_in_the_ledger(make_recorder, clock):
     spend(meter, clock, "load", 2)
     lap = recorder.record_work("probe", checkpoint="step-000010")
     assert lap.wall_seconds == 2.0
-    (line,) = read_jsonl(ledger_path)
-    assert (line["step"], line["what"]) == (None, "probe")
-    assert line["details"] == {"checkpoint": "step-000010"}
+    (entry,) = read_ledger(ledger_path)
+    assert (entry.step, entry.what) == (None, "probe")
+    assert entry.details == {"checkpoint": "step-000010"}
     assert not stage_dir.steps_path.exists()
 
 
@@ -106,8 +102,55 @@ def test_every_nanosecond_is_in_exactly_one_line(make_recorder, clock):
         recorder.record_step(step, {})
         clock.now += 5
         recorder.record_work("checkpoint")
-    total = sum(sum(line["nanoseconds"].values()) for line in read_jsonl(ledger_path))
-    assert total == clock.now
+    assert sum(entry.wall_nanoseconds for entry in read_ledger(ledger_path)) == clock.now
+
+
+def test_a_step_tells_its_cost_the_sum_so_far_and_what_a_unit_costs(make_recorder, clock):
+    recorder, meter, stage_dir, _ = make_recorder(usd_per_hour=3600.0)
+    for step in (1, 2):
+        spend(meter, clock, "rollout", 6)
+        spend(meter, clock, "train", 2)
+        meter.add_tokens(generated=4_000_000, trained=500_000)
+        meter.add_counts({"num_correct": 4, "num_useful": 2})
+        meter.add_counts({"zero_signal_tokens": 1, "group_tokens": 2})
+        recorder.record_step(step, {})
+    row = list(read_jsonl(stage_dir.steps_path))[-1]
+    assert (row["usd"], row["usd_so_far"], row["usd_at_end_of_stage"]) == (8.0, 16.0, None)
+    assert row["counts"]["num_useful"] == 2
+    assert row["costs"] == {
+        "usd_per_million_generated": 2.0,
+        "usd_per_million_trained": 16.0,
+        "usd_per_correct": 2.0,
+        "usd_per_useful": 4.0,
+        "zero_signal_share": 0.375,
+    }
+
+
+def test_the_projection_has_the_work_between_steps_in_it_and_not_what_came_before(
+    make_recorder, clock, capsys
+):
+    recorder, meter, stage_dir, _ = make_recorder(usd_per_hour=3600.0, num_steps=20)
+    spend(meter, clock, "load", 500)
+    recorder.record_work("load")
+    for step in range(1, 13):
+        spend(meter, clock, "train", 2)
+        recorder.record_step(step, {})
+        spend(meter, clock, "checkpoint", 1)
+        recorder.record_work("checkpoint")
+    projected = [row["usd_at_end_of_stage"] for row in read_jsonl(stage_dir.steps_path)]
+    assert projected[:10] == [None] * 10
+    spent = 500 + 12 * 2 + 11 * 1
+    assert projected[-1] == pytest.approx([spent + 8 * 3] * 3)
+    line = "mgpo 12  2.00 s  $2  $535.0000 so far  $559.0000 (559.0000 to 559.0000) after mgpo\n"
+    assert line in capsys.readouterr().err
+
+
+def test_without_a_price_nothing_is_projected(make_recorder, clock):
+    recorder, meter, stage_dir, _ = make_recorder(usd_per_hour=None, num_steps=20)
+    for step in range(1, 15):
+        spend(meter, clock, "train", 1)
+        record = recorder.record_step(step, {})
+    assert (record.usd, record.usd_so_far, record.usd_at_end_of_stage) == (None, None, None)
 
 
 def test_samples_carry_their_step_and_any_text(make_recorder):

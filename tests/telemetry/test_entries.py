@@ -1,0 +1,274 @@
+"""Reading ledgers after everything that can happen to them, and sums that are exact or unknown.
+
+The property tests draw whole histories of a run under a fake clock: any number of processes, each
+ended or killed at any moment, prices that change, steps that are done again; then they shuffle,
+copy, join and cut off the files.
+"""
+
+import json
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.telemetry.ledgers import SECOND, FakeClock, make_entry, make_lap
+from vibelite.errors import CheckpointError
+from vibelite.telemetry.entries import (
+    UNRECORDED,
+    cost_by_currency,
+    lost_entries,
+    read_ledger,
+    run_cost,
+    stage_cost,
+)
+from vibelite.telemetry.ledger import Ledger
+from vibelite.telemetry.meter import Lap
+from vibelite.telemetry.money import MONEY_QUANTUM, Price
+
+DOLLAR_PER_SECOND = Price(Decimal(3600))
+PRICES = [
+    None,
+    DOLLAR_PER_SECOND,
+    Price(Decimal("2.69"), source="list", date="2026-11-20"),
+    Price(Decimal("0.1"), "gpu_hour", num_gpus=3),
+    Price(Decimal("1.7"), currency="EUR"),
+    Price(Decimal("1.7"), currency="EUR", usd_rate=Decimal("1.08")),
+]
+
+
+def append(ledger, seconds, stage="sft", step: int | None = 1):
+    ledger.append(make_lap(seconds), stage=stage, step=step, what="step", details={})
+
+
+def test_money_is_time_times_the_price_at_that_time(tmp_path):
+    ledger = Ledger(tmp_path, Price(Decimal(1)))
+    append(ledger, 3600)
+    ledger.change_price(Price(Decimal("2.5")))
+    append(ledger, 7200)
+    assert run_cost(tmp_path) == (10800.0, Decimal(6))
+    append(Ledger(tmp_path, Price(Decimal(4))), 1800)
+    assert run_cost(tmp_path) == (12600.0, Decimal(8))
+
+
+def test_a_sum_with_an_unpriced_part_is_unknown(tmp_path):
+    append(Ledger(tmp_path, Price(Decimal(1))), 3600)
+    append(Ledger(tmp_path, None), 3600)
+    assert stage_cost(tmp_path, "sft") == (7200.0, None)
+    assert stage_cost(tmp_path, "probe") == (0.0, None)
+
+
+def test_currencies_are_not_added_without_a_rate(tmp_path):
+    append(Ledger(tmp_path, DOLLAR_PER_SECOND), 5)
+    append(Ledger(tmp_path, Price(Decimal(7200), currency="EUR")), 5)
+    assert run_cost(tmp_path) == (10.0, None)
+    sums = {"USD": Decimal(5), "EUR": Decimal(10)}
+    assert cost_by_currency(read_ledger(tmp_path)) == sums
+    append(Ledger(tmp_path, Price(Decimal(3600), currency="EUR", usd_rate=Decimal("1.5"))), 2)
+    assert cost_by_currency(read_ledger(tmp_path)) == sums | {"EUR": Decimal(12)}
+
+
+def test_steps_done_again_by_a_later_process_stay_and_are_lost(tmp_path):
+    for steps in [(1, 2, 3), (2, 3), (3, 4)]:
+        ledger = Ledger(tmp_path, DOLLAR_PER_SECOND)
+        for step in steps:
+            append(ledger, 10 * step, step=step)
+    append(ledger, 1, stage="mgpo", step=2)
+    entries = read_ledger(tmp_path)
+    assert [entry.step for entry in lost_entries(entries)] == [2, 3, 3]
+    assert sum(entry.usd or 0 for entry in lost_entries(entries)) == 80
+    assert run_cost(tmp_path, "sft")[1] == 180
+
+
+def test_two_entries_of_one_step_in_one_process_are_parts_of_it():
+    entries = [make_entry(step=1, segment="a", train=1), make_entry(step=1, segment="a", train=2)]
+    assert lost_entries(entries) == []
+
+
+def test_a_killed_process_is_known_until_its_last_beat(tmp_path):
+    clock = FakeClock()
+    ledger = Ledger(tmp_path, DOLLAR_PER_SECOND, clock=clock)
+    append(ledger, 10, stage="mgpo")
+    clock.now += 4 * SECOND
+    ledger.beat()
+    clock.now += 1 * SECOND
+    ledger.beat()
+    first, unrecorded = read_ledger(tmp_path)
+    assert (unrecorded.what, unrecorded.stage, unrecorded.step) == (UNRECORDED, "mgpo", None)
+    assert unrecorded.nanoseconds == {UNRECORDED: 5 * SECOND}
+    assert unrecorded.usd == 5
+    assert lost_entries([first, unrecorded]) == [unrecorded]
+    ledger.close("done", 0)
+    assert read_ledger(tmp_path) == [first]
+
+
+@pytest.mark.parametrize("torn", [b'{"utc": "2026', b'{"kind": "time"}', "é".encode()[:1]])
+def test_a_torn_last_line_is_left_out(tmp_path, torn):
+    append(Ledger(tmp_path, DOLLAR_PER_SECOND), 5)
+    (file,) = tmp_path.iterdir()
+    with open(file, "ab") as handle:
+        handle.write(torn)
+    append(Ledger(tmp_path, DOLLAR_PER_SECOND), 2)
+    assert run_cost(tmp_path) == (7.0, Decimal(7))
+
+
+def test_a_damaged_line_elsewhere_is_an_error_that_names_it(tmp_path):
+    append(Ledger(tmp_path, None), 5)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"\0\0\0\n" + file.read_bytes())
+    with pytest.raises(CheckpointError, match=rf"{file.name}:1: not a line of a ledger"):
+        read_ledger(tmp_path)
+
+
+def test_files_that_contradict_each_other_are_an_error(tmp_path):
+    append(Ledger(tmp_path, None), 5)
+    (file,) = tmp_path.iterdir()
+    changed = file.read_text().replace("5000000000", "4000000000")
+    (tmp_path / "copy.jsonl").write_text(changed)
+    with pytest.raises(CheckpointError, match="line 2 of segment .* differs"):
+        read_ledger(tmp_path)
+
+
+def test_nothing_there_costs_nothing_known(tmp_path):
+    assert read_ledger(tmp_path / "ledger") == []
+    assert run_cost(tmp_path / "ledger") == (0.0, None)
+
+
+@dataclass
+class History:
+    """What really happened, kept beside the ledger by simpler means."""
+
+    nanoseconds: int = 0
+    unrecorded: int = 0
+    usd: Decimal | None = Decimal(0)
+    by_currency: dict[str, Decimal] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    """Wall time of every entry in the order in which it happened."""
+    by_step: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """step -> (process, wall time) of every time it was done."""
+
+    def spend(self, nanoseconds: int, price: Price | None) -> None:
+        self.nanoseconds += nanoseconds
+        self.order.append(nanoseconds)
+        if price is None:
+            self.usd = None
+            return
+        amount = price.amount * (price.num_gpus or 1) * nanoseconds / 3600 / SECOND
+        before = self.by_currency.get(price.currency, Decimal(0))
+        self.by_currency[price.currency] = before + amount
+        rate = Decimal(1) if price.currency == "USD" else price.usd_rate
+        self.usd = None if rate is None or self.usd is None else self.usd + amount * rate
+
+    @property
+    def lost(self) -> int:
+        redone = 0
+        for times in self.by_step.values():
+            last = times[-1][0]
+            redone += sum(wall for process, wall in times if process != last)
+        return redone + self.unrecorded
+
+
+durations = st.integers(1, 10**14)
+# What a process does: a step, other work, a new price, or nothing but living for a while.
+actions = st.one_of(
+    st.tuples(st.just("step"), durations),
+    st.tuples(st.just("work"), durations),
+    st.tuples(st.just("price"), st.sampled_from(PRICES)),
+    st.tuples(st.just("beat"), durations),
+)
+# Its price, what it does, whether it is killed, and how many steps the next one goes back.
+processes = st.tuples(
+    st.sampled_from(PRICES), st.lists(actions, max_size=12), st.booleans(), st.integers(0, 4)
+)
+
+
+def play(directory: Path, drawn) -> History:
+    """Writes the ledger of the drawn processes; what they really took."""
+    history, step = History(), 0
+    for number, (price, todo, is_killed, num_redone) in enumerate(drawn):
+        clock = FakeClock()
+        ledger = Ledger(directory, price, clock=clock)
+        unwritten = 0
+        for kind, value in todo:
+            if kind == "price":
+                price = value
+                ledger.change_price(value)
+                continue
+            clock.now += value
+            unwritten += value
+            if kind == "beat":
+                ledger.beat()
+                continue
+            step += kind == "step"
+            wall, unwritten = unwritten, 0
+            ledger.append(
+                lap_of(wall),
+                stage="mgpo", step=step if kind == "step" else None, what=kind, details={},
+            )  # fmt: skip
+            history.spend(wall, price)
+            if kind == "step":
+                history.by_step.setdefault(step, []).append((number, wall))
+        if is_killed:
+            ledger.beat()
+            if ledger.is_open and last_kind(directory, ledger) == "beat":
+                history.spend(unwritten, price)
+                history.unrecorded += unwritten
+        else:
+            ledger.close("done", 0)
+        step = max(0, step - num_redone)
+    return history
+
+
+def lap_of(nanoseconds: int) -> Lap:
+    first = nanoseconds // 3
+    return Lap({"rollout": first, "idle": nanoseconds - first}, {}, {})
+
+
+def last_kind(directory: Path, ledger: Ledger) -> str:
+    (file,) = directory.glob(f"*-{ledger.segment}.jsonl")
+    return json.loads(file.read_bytes().splitlines()[-1])["kind"]
+
+
+def scatter(directory: Path, draw) -> None:
+    """Does to the files what copying, merging and dying machines do to them."""
+    files = sorted(directory.glob("*.jsonl"))
+    for number, file in enumerate(files):
+        content = file.read_bytes()
+        file.unlink()
+        # Any name: the order of the names says nothing.
+        name = f"{draw(st.integers(0, 99)):02d}-{number}"
+        (directory / f"{name}.jsonl").write_bytes(content + draw(torn_tails))
+        if draw(st.booleans()):
+            lines = content.splitlines(keepends=True)
+            shown = draw(st.integers(0, len(lines)))
+            copy = b"".join(draw(st.permutations(lines[:shown])))
+            (directory / f"{name}-copy.jsonl").write_bytes(copy)
+
+
+torn_tails = st.sampled_from([b"", b"{", b'{"segment": "x", "seq": 3', b"\xc3", b"{}"])
+
+
+@given(st.lists(processes, max_size=5), st.data())
+@settings(max_examples=40, deadline=None)
+def test_every_history_is_read_as_it_was(drawn, data):
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        history = play(directory, drawn)
+        scatter(directory, data.draw)
+        entries = read_ledger(directory)
+        assert [entry.wall_nanoseconds for entry in entries] == history.order
+        assert sum(entry.wall_nanoseconds for entry in lost_entries(entries)) == history.lost
+        tolerance = MONEY_QUANTUM * max(1, len(entries))
+        sums = cost_by_currency(entries)
+        assert sums.keys() == history.by_currency.keys()
+        for currency, amount in history.by_currency.items():
+            assert abs(sums[currency] - amount) <= tolerance
+        seconds, usd = run_cost(directory)
+        assert seconds == pytest.approx(history.nanoseconds / SECOND)
+        if not entries or history.usd is None:
+            assert usd is None
+        else:
+            assert usd is not None and abs(usd - history.usd) <= tolerance
