@@ -17,12 +17,14 @@ from vibelite.run_dir import (
     RunDir,
     StageDir,
     new_directory,
+    read_json,
     write_json_atomic,
     write_text_atomic,
 )
 from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext
 from vibelite.stages.decontaminate import dropped_counts
+from vibelite.storage import require_writable, storage_errors
 from vibelite.telemetry.energy import gpu_energy_reader, num_gpus
 from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.manifest import environment_manifest
@@ -49,25 +51,27 @@ def run_pipeline(
     from vibelite.report.build import write_report
     from vibelite.report.summary import print_summary, write_summary
 
+    require_writable(run_dir)
     meter = Meter(read_energy=gpu_energy_reader(), boot_nanoseconds=boot_nanoseconds)
     return_freed_tensors()
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
-    run = open_run(recipe, recipe_path, run_dir)
-    guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path, gpus=num_gpus())
-    with locked(run.path), guard.listen(), guard.paying(meter):
-        reason = None
-        try:
-            run_stages(recipe, recipe_path, run, guard, until, meter=meter)
-        except RunStopped as stopped:  # what was paid for is shown all the same
-            reason = stopped
-        summary = write_summary(run.path)
-        report = write_report([run.path], run.path / "report.html")
-        print_summary(summary)
-        print(f"report: {report}")
-        if reason is not None:
-            raise reason
+    with locked(run_dir), storage_errors(run_dir.resolve()):
+        run = open_run(recipe, recipe_path, run_dir)
+        guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path, gpus=num_gpus())
+        with guard.listen(), guard.paying(meter):
+            reason = None
+            try:
+                run_stages(recipe, recipe_path, run, guard, until, meter=meter)
+            except RunStopped as stopped:  # what was paid for is shown all the same
+                reason = stopped
+            summary = write_summary(run.path)
+            report = write_report([run.path], run.path / "report.html")
+            print_summary(summary)
+            print(f"report: {report}")
+            if reason is not None:
+                raise reason
 
 
 def run_stages(
@@ -81,6 +85,9 @@ def run_stages(
 ) -> None:
     """The base model and every stage that is not finished, up to stage `until`."""
     base = make_context(recipe, recipe_path, run, "base", StageDir(run.path), meter, guard)
+    if is_moved(recipe, run):
+        require_same_data(base)
+        save_recipe(recipe, recipe_path, run)
     prepare_base_model(base)
     for index, stage in enumerate(recipe.stages):
         stage_dir = run.stage(index, stage.name)
@@ -112,29 +119,71 @@ def make_context(
 
 
 def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
-    """Creates the run's directory, or checks that it belongs to this recipe."""
-    resolved = dump_resolved(recipe)
-    existing = run_dir / "recipe.resolved.yaml"
-    if existing.exists():
-        if without_money(existing.read_text(encoding="utf-8")) != without_money(resolved):
-            raise RecipeError(
-                f"{run_dir}: holds a run of a different recipe (compare {existing}); "
-                "use --run-dir for another directory, or remove this one"
-            )
-    else:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(run_dir / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
-        write_text_atomic(existing, resolved)
-    return RunDir(run_dir.resolve())
+    """Begins a run in its directory, or checks that the directory belongs to this recipe."""
+    run = RunDir(run_dir.resolve())
+    if not run.resolved_recipe_path.exists():
+        save_recipe(recipe, recipe_path, run)
+        return run
+    saved, given = saved_recipe(run), what_matters(dump_resolved(recipe))
+    if without_paths(saved) != without_paths(given):
+        raise RecipeError(
+            f"{run_dir}: holds a run of a different recipe (compare {run.resolved_recipe_path}); "
+            "use --run-dir for another directory, or remove this one"
+        )
+    return run
 
 
-def without_money(resolved: str) -> dict[str, Any]:
+def save_recipe(recipe: Recipe, recipe_path: Path, run: RunDir) -> None:
+    """Keeps the recipe as it was written, then with everything filled in, which makes the run."""
+    write_text_atomic(run.path / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
+    write_text_atomic(run.resolved_recipe_path, dump_resolved(recipe))
+
+
+def saved_recipe(run: RunDir) -> dict[str, Any]:
+    return what_matters(run.resolved_recipe_path.read_text(encoding="utf-8"))
+
+
+def what_matters(resolved: str) -> dict[str, Any]:
     """A resolved recipe without what may change while a run goes on: its budget, its price, and
     how it is saved.
     """
     values = YAML(typ="safe").load(resolved)
     free_to_change = ("budget", "cost", "checkpoint")
     return {key: value for key, value in values.items() if key not in free_to_change}
+
+
+def without_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """A resolved recipe without where its model and its data are, which another machine may keep
+    elsewhere.
+    """
+    data = dict(values["data"])
+    for kind in ("problems", "traces"):
+        data[kind] = {name: leave_out(source, "path") for name, source in data[kind].items()}
+    return values | {"data": data, "model": leave_out(values["model"], "path")}
+
+
+def leave_out(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
+def is_moved(recipe: Recipe, run: RunDir) -> bool:
+    """Whether the recipe names other places for the run's data than when the run began."""
+    return saved_recipe(run) != what_matters(dump_resolved(recipe))
+
+
+def require_same_data(context: StageContext) -> None:
+    """RecipeError unless the data at their new places are those that the run began with. The model
+    was copied into the run, and may be anywhere.
+    """
+    path = context.run.path / "manifest.json"
+    known = read_json(path)["data_sha256"] if path.exists() else {}
+    found = data_hashes(context) if known else {}
+    if changed := sorted(name for name in known if known[name] != found[name]):
+        raise RecipeError(
+            f"{context.run.path}: the recipe names another place for {', '.join(changed)}, and "
+            "what is there differs from what the run began with; use --run-dir for another "
+            "directory"
+        )
 
 
 def prepare_base_model(context: StageContext) -> None:

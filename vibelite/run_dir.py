@@ -241,6 +241,10 @@ class RunDir:
         raise CheckpointError(f"{self.path}: stage {name!r} has not run yet")
 
     @property
+    def resolved_recipe_path(self) -> Path:
+        return self.path / "recipe.resolved.yaml"
+
+    @property
     def base_model(self) -> Path:
         """The model that the recipe starts with, as a Hugging Face directory."""
         return self.path / "base"

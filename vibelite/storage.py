@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from safetensors import SafetensorError
 
-from vibelite.errors import CheckpointError, DiskFull, StorageError
+from vibelite.errors import CheckpointError, DiskFull, RecipeError, StorageError
 
 CHECKSUMS_NAME = "SHA256SUMS"
 # SHA-256 runs at 1.6 GB/s on one core with SHA instructions (crc32: 2.3, BLAKE2b: 1.05), about the
@@ -44,6 +45,22 @@ def require_free(path: Path, num_bytes: int, *, margin_bytes: int, what: str) ->
             f"to stay free, but only {free:,} are free. Nothing was written and what was complete "
             "is untouched; free space and run the same command to go on"
         )
+
+
+def require_writable(directory: Path) -> None:
+    """Makes the directory if need be; RecipeError unless files can be made in it."""
+    with storage_errors(directory):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=directory):
+                pass
+        except OSError as error:
+            if error.errno not in (*NO_RIGHT, errno.ENOTDIR, errno.EEXIST):
+                raise
+            raise RecipeError(
+                f"{directory}: cannot be written ({error.strerror}); make it writable, or name "
+                "another directory with --run-dir"
+            ) from error
 
 
 @contextmanager

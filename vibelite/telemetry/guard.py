@@ -134,11 +134,12 @@ class RunGuard:
             raise reason
 
     def check_deadline(self) -> None:
-        """Asked within a step, such as between completions: BudgetReached once what is left would
-        no longer pay for a checkpoint. The step is lost; what was trained before it is not.
+        """Asked within a step, such as between completions: Interrupted after a signal, and
+        BudgetReached once what is left would no longer pay for a checkpoint. The step is lost; what
+        was trained before it is not.
         """
-        running = time.monotonic() - self._since
-        reason = self._over(running + percentile_95(self._checkpoints))
+        ahead = time.monotonic() - self._since + percentile_95(self._checkpoints)
+        reason = self.reason_to_stop() if self._signal is not None else self._over(ahead)
         if reason is not None:
             raise reason
 
