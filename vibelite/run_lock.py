@@ -69,9 +69,11 @@ def locked(run_dir: Path, *, wait: Callable[[float], None] = time.sleep) -> Iter
             wait(1.0)
             if read_holder(path) != me:
                 raise in_use(run_dir, read_holder(path))
-        with beating(path, me):
-            yield
-        file.truncate(0)
+        try:
+            with beating(path, me):
+                yield
+        finally:
+            file.truncate(0)
 
 
 def take_system_lock(file: IO[str], run_dir: Path) -> bool:

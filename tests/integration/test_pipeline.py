@@ -60,12 +60,20 @@ def outcome(directory: Path) -> dict:
     for row in summary:
         del row["seconds"], row["usd"]
     steps = {
-        path.parent.name: [(row["step"], row["metrics"], row["tokens"]) for row in read_jsonl(path)]
+        path.parent.name: [
+            (row["step"], computed(row["metrics"]), row["tokens"]) for row in read_jsonl(path)
+        ]
         for path in directory.glob("stages/*/steps.jsonl")
     }
     samples = {p.parent.name: list(read_jsonl(p)) for p in directory.glob("stages/*/samples.jsonl")}
     weights = (directory / "export" / "model.safetensors").read_bytes()
     return {"summary": summary, "steps": steps, "samples": samples, "weights": weights}
+
+
+def computed(metrics: dict) -> dict:
+    """Without what was measured with a clock: how fast was sampled and synchronised."""
+    measured = ("rollout/", "sync/")
+    return {name: value for name, value in metrics.items() if not name.startswith(measured)}
 
 
 def test_every_stage_is_in_the_summary_in_order(finished):
