@@ -192,7 +192,7 @@ def test_tests_that_cannot_be_read_end_the_run_with_the_problems_name(pool: Veri
 def test_closing_ends_the_programs_that_run() -> None:
     before = set(psutil.Process().children(recursive=True))
     pool = VerifierPool(num_workers=1)
-    program = "```python\nimport time\nx = b"x" * 100_000_000\ntime.sleep(60)\n```"
+    program = "```python\nimport time\nx = b'x' * 100_000_000\ntime.sleep(60)\n```"
     pool.submit(problem(("", ""), seconds=60), completion(program))
 
     def ours() -> list[psutil.Process]:
