@@ -18,6 +18,7 @@ from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, Tra
 from vibelite.rewards.choice import LETTERS, check_question, question_text
 from vibelite.rewards.code_problem import LIMITS, PRIVATE_TESTS, lcb_metadata, row_metadata
 from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION
+from vibelite.rewards.instruct import RULES, read_rules
 from vibelite.types import Message, Problem, Trace
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -94,6 +95,8 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
     metadata, answer = {}, ""
     if source.verifier == "code":
         metadata = _tests(row, columns.tests, where)
+    elif source.verifier == "instruct":
+        metadata = _rules(row, columns.rules, where)
     else:
         answer = _answer(_cell(row, columns.answer, where), f"{where}: {columns.answer}")
     if columns.incorrect:
@@ -126,6 +129,15 @@ def _tests(row: Any, column: str, where: str) -> dict[str, Any]:
         return row_metadata(_cell(row, column, where), row.get(LIMITS))
     except DataError as error:
         raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
+
+
+def _rules(row: Any, column: str, where: str) -> dict[str, Any]:
+    """The rules that an answer must follow."""
+    value = _cell(row, column, where)
+    try:
+        return {RULES: read_rules(value)}
+    except DataError as error:
+        raise DataError(f"{where}: {column}: {error}") from error
 
 
 def _check_answer(verifier: str, messages: tuple[Message, ...], answer: str) -> None:

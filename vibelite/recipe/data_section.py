@@ -44,6 +44,8 @@ class Columns(Section):
     """Under `verifier: code`, in place of `answer`: the tests, a list as `vibelite verify` reads it
     or its JSON text; a column `limits` may say what a program may take. Rows in LiveCodeBench's
     own columns need neither."""
+    rules: str = "rules"
+    """Under `verifier: instruct`, in place of `answer`: the rules of rewards/instruct.py."""
     subdomain: str | None = None
     id: str | None = None
 
@@ -64,7 +66,7 @@ class ProblemFile(Section):
     path: str
     """Relative to the recipe."""
     columns: Columns = Columns()
-    verifier: Literal["math", "exact", "choice", "code", "custom"] = "math"
+    verifier: Literal["math", "exact", "choice", "code", "instruct", "custom"] = "math"
     reward: RewardFunction | None = None
     """What judges completions under `verifier: custom`, and only there."""
     subdomain: Name = "all"
@@ -87,7 +89,7 @@ class ProblemHub(Section):
     split: str = "train"
     revision: str = "main"
     columns: Columns = Columns()
-    verifier: Literal["math", "exact", "choice", "code", "custom"] = "math"
+    verifier: Literal["math", "exact", "choice", "code", "instruct", "custom"] = "math"
     reward: RewardFunction | None = None
     subdomain: Name = "all"
     part: Literal["all", "train", "held-out"] = "all"

@@ -15,7 +15,7 @@ from vibelite.types import Completion, Problem, Verdict
 if TYPE_CHECKING:
     from vibelite.rewards.sandbox import Sandbox
 
-VERIFIERS = ("procedural", "math", "exact", "choice", "code", "custom")
+VERIFIERS = ("procedural", "math", "exact", "choice", "code", "instruct", "custom")
 MATH_SECONDS = 3.0
 # Beyond the time of a problem's tests: the sandbox's own processes, on a busy machine.
 CODE_SLACK_SECONDS = 30.0
@@ -87,6 +87,10 @@ def verify_cheaply(problem: Problem, completion: Completion) -> Verdict | None:
             from vibelite.rewards.code_tests import check_code_cheaply
 
             return check_code_cheaply(problem, completion.text)
+        case "instruct":
+            from vibelite.rewards.instruct import check_instructions
+
+            return check_instructions(problem, completion.text)
         case _:
             return None
     return check(completion.text, problem.answer)

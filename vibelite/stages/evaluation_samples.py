@@ -34,7 +34,7 @@ from vibelite.types import Completion, Group, Problem, Verdict
 # What is not needed to compute a result; a benchmark's texts may exceed memory.
 TEXTS = ("prompt", "completion")
 # Verifiers that judge more than one answer, so that there is no majority.
-WITHOUT_ANSWER = ("code", "custom")
+WITHOUT_ANSWER = ("code", "instruct", "custom")
 # Between two lines of the ledger, which are progress on the console: what a killed process spent
 # since the last one is not accounted for.
 SECONDS_PER_NOTE = 60
