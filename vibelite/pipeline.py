@@ -9,10 +9,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError, RunStopped
+from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage
 from vibelite.rewards.pool import VerifierPool
+from vibelite.rewards.sandbox import Sandbox
 from vibelite.run_dir import (
     RunDir,
     StageDir,
@@ -113,7 +115,11 @@ def make_context(
     steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
     recorder = Recorder(name, stage_dir, meter, guard, num_steps=steps.get(name))
     settings = recipe.verification
-    verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
+    verifiers = VerifierPool(
+        num_workers=settings.num_workers,
+        seconds=settings.seconds,
+        allow_weak_sandbox=settings.allow_weak_sandbox,
+    )
     directory = recipe_path.resolve().parent
     return StageContext(recipe, directory, run, name, stage_dir, meter, recorder, verifiers)
 
@@ -193,6 +199,7 @@ def prepare_base_model(context: StageContext) -> None:
         return
     from vibelite.models.load import write_base_model
 
+    sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):
         traces = [trace for name in recipe.data.traces for trace in context.traces(name)]
         texts = [message["content"] for trace in traces for message in trace.messages]
@@ -208,9 +215,20 @@ def prepare_base_model(context: StageContext) -> None:
             write_json_atomic(
                 run.path / "manifest.json",
                 environment_manifest(recipe, data_hashes=data_hashes(context))
-                | {"decontamination": dropped_counts(run.path)},
+                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox},
             )
     context.recorder.record_work("load")
+
+
+def describe_sandbox(recipe: Recipe) -> dict[str, Any] | None:
+    """How the run's programs are confined on this machine; None for a run without programs.
+
+    Raises SandboxError where nothing confines them and the recipe does not allow that.
+    """
+    if not any(has_programs(source) for source in recipe.data.problems.values()):
+        return None
+    with Sandbox(allow_weak=recipe.verification.allow_weak_sandbox) as sandbox:
+        return {"tier": sandbox.tier, "layers": sandbox.layers, "weakness": sandbox.weakness}
 
 
 def data_hashes(context: StageContext) -> dict[str, str]:

@@ -115,6 +115,16 @@ ProblemSource = Annotated[
 ]
 
 
+def has_programs(source: ProblemSource) -> bool:
+    """Whether completions of these problems are programs, which need a sandbox."""
+    match source:
+        case BenchmarkProblems():
+            return source.name.startswith("lcb-")
+        case ProblemFile() | ProblemHub():
+            return source.verifier == "code"
+    return False
+
+
 class WorkedTraces(Section):
     """Worked solutions of generated problems, several paths each, all passed by the verifier."""
 

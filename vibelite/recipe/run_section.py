@@ -76,7 +76,8 @@ class Verification(Section):
     num_workers: NonNegativeInt = 0
     """Processes that verify while others still generate; 0 = one per processor, at most 8."""
     seconds: PositiveFloat = 10.0
-    """Deadline of one completion; a verifier that misses it is killed and the miss is counted."""
+    """Deadline of one completion; a verifier that misses it is killed and the miss is counted.
+    Programs have the limits of their tests instead."""
     max_failure_rate: Fraction = 0.02
     """Share of a step's completions whose verifier may crash, time out or raise; above it the run
     stops."""
