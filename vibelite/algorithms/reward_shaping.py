@@ -13,7 +13,7 @@ LONG2SHORT_STRENGTH = 0.2
 
 
 def long2short(
-    rewards: Sequence[float], lengths: Sequence[int], strength: float = LONG2SHORT_STRENGTH
+    rewards: Sequence[float], lengths: Sequence[int], *, strength: float = LONG2SHORT_STRENGTH
 ) -> list[float]:
     """Rewards [G] in which short correct completions gain what long correct ones lose.
 
@@ -37,7 +37,7 @@ def long2short(
     return shaped
 
 
-def overlong_penalty(length: int, max_length: int, margin: int) -> float:
+def overlong_penalty(length: int, *, max_length: int, margin: int) -> float:
     """What a completion of `length` tokens adds to its reward: 0 up to max_length - margin, then
     falling linearly to -1 at max_length and beyond. (DAPO, arXiv 2503.14476, section 3.4: soft
     overlong punishment)

@@ -116,6 +116,12 @@ class MGPOStage(Stage):
     """Token-entropy bonus, per nat."""
     kl_coef: NonNegativeFloat = 0.0
     """KL penalty (k3) to the stage's starting weights; 0 = no reference model in memory."""
+    long2short: NonNegativeFloat = 0.0
+    """Largest shift of reward among a group's correct completions, from long to short ones; their
+    sum stays (VibeThinker-3B report: 0.2, in a stage of its own); 0 = none."""
+    overlong_margin: NonNegativeInt = 0
+    """Tokens before sampling.max_new_tokens over which the reward falls linearly by 1 (DAPO: 4096
+    of 20480); 0 = no penalty."""
     clip_low: Fraction = 0.2
     clip_high: NonNegativeFloat = 0.2
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
@@ -133,6 +139,15 @@ class MGPOStage(Stage):
     """Steps between resumable checkpoints."""
     keep_every: NonNegativeInt = 0
     """Steps between weights that are kept and can be evaluated; 0 = only the final ones."""
+
+    @model_validator(mode="after")
+    def _margin_within_length(self) -> MGPOStage:
+        if self.overlong_margin > self.sampling.max_new_tokens:
+            raise ValueError(
+                f"overlong_margin ({self.overlong_margin}) must be at most "
+                f"sampling.max_new_tokens ({self.sampling.max_new_tokens})"
+            )
+        return self
 
 
 class EvaluateStage(Stage):

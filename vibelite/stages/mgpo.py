@@ -33,6 +33,7 @@ from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
 from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
+from vibelite.stages.shaped_rewards import shape_rewards, shaping_metrics
 from vibelite.telemetry.unit_costs import completion_counts
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
@@ -138,15 +139,17 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     with meter.span("sync"):
         trainer.engine.sleep()
 
+    rewards = shape_rewards(stage, groups)
     advantages = [
         [
             maxent_weight(group.pass_rate, stage.maxent_lambda) * value
-            for value in group_advantages(group.rewards)
+            for value in group_advantages(values)
         ]
-        for group in groups
+        for group, values in zip(groups, rewards, strict=True)
     ]
     batches = training_batches(trainer, groups, advantages)
     metrics = rollout_metrics(groups, stage.maxent_lambda)
+    metrics |= shaping_metrics(stage, groups, rewards)
     for update in range(stage.updates_per_rollout if batches else 0):
         with meter.span("train"):
             if update == 0:
