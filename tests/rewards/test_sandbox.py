@@ -293,3 +293,20 @@ def test_even_weak_leaves_no_process():
         before = len(servers())
         assert sandbox.run(source).stdout == b"left\n"
         assert len(servers()) == before
+
+
+def test_what_needs_no_filter_holds_in_the_weak_tier_too():
+    """Core dumps, privileges and limits: PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS, capget."""
+    source = """
+import ctypes, resource, struct
+libc = ctypes.CDLL(None)
+data = ctypes.create_string_buffer(24)
+assert libc.capget(struct.pack("Ii", 0x20080522, 0), data) == 0
+print(libc.prctl(3), libc.prctl(39, 0, 0, 0, 0), data.raw == bytes(24))
+print([resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in
+       ("CORE", "MEMLOCK", "MSGQUEUE", "FSIZE", "CPU", "NOFILE")])
+"""
+    with Sandbox(allow_weak=True, tiers=()) as sandbox:
+        execution = sandbox.run(source, limits=Limits(5, 64 * MIB, 1000))
+    limits = [(0, 0), (0, 0), (0, 0), (1001, 1001), (5, 6), (64, 64)]
+    assert execution.stdout.decode() == f"0 1 True\n{limits}\n", execution.detail

@@ -54,10 +54,11 @@ def probe():
 
 # A quarter of GiB, and no more output than a few pages.
 _LIMITS = Limits(seconds=0.2, memory_bytes=1 << 28, output_bytes=1 << 14)
-# Reserving memory and one large write take no time, so that only the last one is in a hurry.
+# Programs that sleep once they are beyond a limit: it must have stopped them, not the clock.
+_SLEEP = "import time; time.sleep(60)"
 _EXCESSES: dict[Outcome, str] = {
-    "memory_limit": "bytes(1 << 30)",
-    "output_limit": "import os; os.write(1, bytes(1 << 16)); os.write(1, bytes(1 << 16))",
+    "memory_limit": f"held = bytes(1 << 30); {_SLEEP}",
+    "output_limit": f"import os; [os.write(1, bytes(1 << 15)) for _ in range(2)]; {_SLEEP}",
     "time_limit": "while True: pass",
 }
 
@@ -90,6 +91,8 @@ def _broken_limits(slot: Slot) -> str:
     for expected, source in _EXCESSES.items():
         limits = _LIMITS if expected == "time_limit" else replace(_LIMITS, seconds=10.0)
         execution = slot.run(source, b"", "", limits)
-        if execution.outcome != expected:
-            return f"a program beyond its {expected} ended with {execution.outcome}"
+        is_late = expected != "time_limit" and execution.seconds >= limits.seconds
+        if execution.outcome != expected or is_late:
+            how = "only its time limit" if is_late else execution.outcome
+            return f"a program beyond its {expected} ended with {how}"
     return ""
