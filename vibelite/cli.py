@@ -114,6 +114,10 @@ def run(
     names = [stage.name for stage in loaded.stages]
     if until is not None and until not in names:
         raise RecipeError(f"--until {until}: no such stage{did_you_mean(until, names)}")
+    if getattr(loaded.model, "loader", "") == "unsloth":
+        from vibelite.models.unsloth_loader import import_unsloth
+
+        import_unsloth()  # before anything below imports transformers
     from vibelite.pipeline import run_pipeline
     from vibelite.telemetry.meter import process_nanoseconds
 
@@ -291,13 +295,13 @@ def export(
         str | None, typer.Option(help="The stage whose model is meant; default: the run's export.")
     ] = None,
 ) -> None:
-    """Copy a run's model to a directory that transformers loads."""
+    """Write a run's model to a directory that transformers loads, adapters merged into it."""
     source = _model_of_run(run_dir, stage)
     if to.exists():
         raise RecipeError(f"{to}: exists already; name a new directory")
-    from vibelite.run_dir import copy_directory
+    from vibelite.stages.export import export_model
 
-    copy_directory(source, to)
+    export_model(source, to)
     print(to)
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 import torch
 
 from vibelite.errors import RecipeError
+from vibelite.models.activations import apply_activations
+from vibelite.models.adapter import attach, merge
+from vibelite.models.adapter_files import below, is_adapter, read_adapter
+from vibelite.models.four_bit import quantise
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
+from vibelite.recipe.schema import Recipe
 from vibelite.run_dir import REMAKE_MODEL
 from vibelite.storage import require_unchanged
 
@@ -52,7 +57,7 @@ def load_policy(
     device: torch.device | None = None,
 ) -> Policy:
     """The model at `path` (a directory or a hub name), on the GPU where there is one, ready to
-    train.
+    train; of an adapter's directory, the model that it makes, merged.
 
     `dtype` None keeps the stored one. Raises RecipeError when there is no such model, and
     CheckpointError when a run made it and its bytes have changed since.
@@ -63,6 +68,11 @@ def load_policy(
     from vibelite.models.attention import ATTENTION
 
     require_unchanged(Path(path), remedy=REMAKE_MODEL)
+    if is_adapter(path):
+        adapter = read_adapter(Path(path))
+        policy = load_policy(adapter.base, dtype=dtype, device=device)
+        merge(policy.model, adapter)
+        return policy
     disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
@@ -78,3 +88,40 @@ def load_policy(
     torch.nn.Module.to(model, device or default_device())
     model.eval()  # no dropout anywhere: training and sampling compute the same function
     return Policy(model, tokenizer)
+
+
+def load_for_training(path: Path, recipe: Recipe, *, seed: int) -> Policy:
+    """The model in directory `path` as a stage of the recipe trains it: whole, or with a new
+    adapter whose factors `seed` draws; its activations as `training` says.
+    """
+    settings, training = recipe.adapter, recipe.training
+    four_bit = settings is not None and settings.kind == "qlora"
+    root, adapters = below(path)
+    if isinstance(recipe.model, PretrainedModel) and recipe.model.loader == "unsloth":
+        from vibelite.models.unsloth_loader import load_with_unsloth
+
+        policy = load_with_unsloth(root, training, four_bit=four_bit, whole=settings is None)
+    elif four_bit:
+        policy = load_policy(root, dtype=training.dtype, device=torch.device("cpu"))
+        quantise(policy.model, default_device())
+    else:
+        policy = load_policy(root, dtype=training.dtype)
+    if not four_bit:  # where they would be lost; there they stay beside the weights
+        for adapter in adapters:
+            merge(policy.model, adapter)
+        adapters = []
+    if settings is not None:
+        policy = attach(policy, settings, start=path, frozen=adapters, seed=seed)
+    apply_activations(policy.model, training)
+    return policy
+
+
+def reference_of(policy: Policy, path: Path, recipe: Recipe) -> Policy:
+    """The policy that a stage starts from, for `starting_weights`: the policy itself under an
+    adapter, which can be left out; else the model in `path` once more.
+    """
+    if policy.adapter is not None:
+        return policy
+    reference = load_policy(path, dtype=recipe.training.dtype)
+    apply_activations(reference.model, recipe.training)
+    return reference

@@ -18,6 +18,14 @@ from vibelite.types import TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedAdapter:
+    """What a policy's adapter is on: the model in directory `start`, in 4 bits or not."""
+
+    start: Path
+    four_bit: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A model and its tokenizer; the only place where token positions are shifted against
     log-probs.
@@ -25,6 +33,8 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    adapter: TrainedAdapter | None = None
+    """Set where only an adapter in `model` is trained (adapter.py)."""
 
     @property
     def device(self) -> torch.device:
@@ -88,5 +98,6 @@ class Policy:
 
     def save(self, directory: Path) -> None:
         """Writes a Hugging Face directory: model, configuration, tokenizer."""
+        assert self.adapter is None, "an adapter is saved by itself, or merged first"
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vibelite.algorithms.fusion import fuse_models
 from vibelite.errors import RecipeError
+from vibelite.models.adapter_files import is_adapter, mean_adapter, write_adapter
 from vibelite.recipe.stage_section import FuseStage, ProbeStage
 from vibelite.run_dir import REMAKE_MODEL, new_directory, write_json_atomic
 from vibelite.stages.context import StageContext
@@ -58,7 +59,11 @@ def sft_checkpoints(stage: FuseStage, context: StageContext) -> list[Path]:
 def write_fused(
     sources: Sequence[Path], names: Sequence[str], weights: Sequence[float], target: Path
 ) -> None:
-    """The weighted mean of `sources` in `target`, whole or not at all, with what it was made of."""
+    """The weighted mean of `sources` in `target`, whole or not at all, with what it was made of.
+
+    That of adapters on one model is an adapter too: the one that merges to the mean of their merged
+    weights.
+    """
     for source in sources:
         require_unchanged(source, remedy=REMAKE_MODEL)
     total = sum(weights)
@@ -74,5 +79,8 @@ def write_fused(
         ],
     }
     with new_directory(target) as temporary:
-        fuse_models(sources, weights, temporary)
+        if all(map(is_adapter, sources)):
+            write_adapter(mean_adapter(sources, weights), temporary)
+        else:
+            fuse_models(sources, weights, temporary)
         write_json_atomic(temporary / "lineage.json", lineage)

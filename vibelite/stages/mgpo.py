@@ -25,8 +25,8 @@ from vibelite.algorithms.policy_loss import (
 from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
 from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.errors import RunStopped
-from vibelite.models.activations import apply_activations
-from vibelite.models.load import load_policy
+from vibelite.models.adapter import starting_weights
+from vibelite.models.load import load_for_training, reference_of
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
@@ -67,11 +67,8 @@ def run(stage: MGPOStage, context: StageContext) -> None:
     with context.meter.span("load"):
         training = context.recipe.training
         start_from = context.model_of(stage.start_from)
-        policy = load_policy(start_from, dtype=training.dtype)
-        reference = load_policy(start_from, dtype=training.dtype) if stage.kl_coef else None
-        apply_activations(policy.model, training)
-        if reference is not None:
-            apply_activations(reference.model, training)
+        policy = load_for_training(start_from, context.recipe, seed=context.seed("adapter"))
+        reference = reference_of(policy, start_from, context.recipe) if stage.kl_coef else None
         engine = build_engine(context.recipe, policy, stage.sampling, stage.optimizer)
         num_updates = stage.num_steps * stage.updates_per_rollout
         optimizer = PolicyOptimizer(
@@ -225,7 +222,8 @@ def frozen_logprobs(
     if trainer.stage.updates_per_rollout > 1:
         old, _ = trainer.policy.logprobs(batch, temperature=temperature)
     if trainer.reference is not None:
-        ref, _ = trainer.reference.logprobs(batch, temperature=temperature)
+        with starting_weights(trainer.reference):
+            ref, _ = trainer.reference.logprobs(batch, temperature=temperature)
     return old, ref
 
 

@@ -14,8 +14,7 @@ from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
 from vibelite.data.chat import trace_ids
 from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.errors import DataError
-from vibelite.models.activations import apply_activations
-from vibelite.models.load import load_policy
+from vibelite.models.load import load_for_training
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import SFTStage
 from vibelite.run_dir import existing_model
@@ -32,8 +31,9 @@ def run(stage: SFTStage, context: StageContext) -> None:
     meter = context.meter
     with meter.span("load"):
         training = context.recipe.training
-        policy = load_policy(context.model_of(stage.start_from), dtype=training.dtype)
-        apply_activations(policy.model, training)
+        policy = load_for_training(
+            context.model_of(stage.start_from), context.recipe, seed=context.seed("adapter")
+        )
         sequences, num_dropped = tokenize(context, stage, policy)
         optimizer = PolicyOptimizer(
             policy, stage.optimizer, num_steps=stage.num_steps, training=training

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vibelite.errors import CheckpointError
+from vibelite.models.adapter import save_adapter
 from vibelite.models.policy import Policy
 from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.run_dir import StageDir, drop_directory, new_directory
@@ -84,17 +85,20 @@ class TrainingStates:
 
 
 def save_model(policy: Policy, directory: Path, *, settings: Checkpoint = NO_SETTINGS) -> None:
-    """Writes the policy as a Hugging Face directory, whole or not at all. DiskFull, with nothing
-    written, where it does not fit.
+    """Writes the policy as a Hugging Face directory, or its adapter alone, whole or not at all.
+    DiskFull, with nothing written, where it does not fit.
     """
     require_free(
         directory,
-        sum(parameter.nbytes for parameter in policy.model.parameters()) + HEADER_BYTES,
+        sum(parameter.nbytes for parameter in policy.trainable_parameters()) + HEADER_BYTES,
         margin_bytes=int(settings.free_gib * GIB),
         what="a model",
     )
     with storage_errors(directory), new_directory(directory) as temporary:
-        policy.save(temporary)
+        if policy.adapter is not None:
+            save_adapter(policy, temporary)
+        else:
+            policy.save(temporary)
 
 
 def save_training_state(
@@ -112,7 +116,7 @@ def save_training_state(
     """
     optimizer.finish()
     # Trainable parameters once each: a tied head is its embedding.
-    weights = {name: parameter.detach() for name, parameter in policy.model.named_parameters()}
+    weights = {name: parameter.detach() for name, parameter in trained(policy).items()}
     state = optimizer.state_dict()
     num_bytes = tensor_bytes(weights) + tensor_bytes(state) + HEADER_BYTES
     margin_bytes = int(settings.free_gib * GIB)
@@ -188,7 +192,7 @@ def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer) -> None
             f"{directory}: cannot be read ({error}), though its bytes are those that were written; "
             "it may be that of another version"
         ) from error
-    parameters = dict(policy.model.named_parameters())
+    parameters = trained(policy)
     if parameters.keys() != weights.keys():
         raise CheckpointError(
             f"{directory}: belongs to another model; remove it or use another run directory"
@@ -197,6 +201,11 @@ def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer) -> None
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     optimizer.load_state_dict(saved)
+
+
+def trained(policy: Policy) -> dict[str, torch.nn.Parameter]:
+    """The parameters that change, by name."""
+    return {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
 
 
 def state_directory(root: Path, step: int) -> Path:

@@ -138,7 +138,7 @@ def adamw_8bit(parameters: list[torch.nn.Parameter], config: Optimizer) -> Part:
     """
     paged = config.kind == "adamw_8bit_paged"
     try:
-        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore
     except ImportError as error:
         raise RecipeError(
             f"optimizer.kind {config.kind} needs bitsandbytes ({error}); pip install "

@@ -1,0 +1,185 @@
+"""unsloth: asked for by one file, and only when a recipe asks; without it, or without a GPU, one
+message that says what to install.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.policies import tiny_policy
+from vibelite.errors import RecipeError
+from vibelite.models import attention, unsloth_loader
+from vibelite.models.policy import Policy
+from vibelite.models.unsloth_loader import (
+    import_unsloth,
+    load_with_unsloth,
+    require_separate_sequences,
+)
+from vibelite.recipe.model_section import Training
+
+ROOT = Path(__file__).parents[2]
+LOADER = ROOT / "vibelite" / "models" / "unsloth_loader.py"
+HAS_GPU = torch.cuda.is_available()
+HAS_PACKAGE = importlib.util.find_spec("unsloth") is not None
+
+
+def names_unsloth(path: Path) -> bool:
+    """Whether a file imports unsloth, by a statement or by name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import(names=names):
+                modules = [alias.name for alias in names]
+            case ast.ImportFrom(module=str(module)):
+                modules = [module]
+            case ast.Call(args=[ast.Constant(value=str(value)), *_]) if "import" in ast.unparse(
+                node.func
+            ):
+                modules = [value]
+            case _:
+                continue
+        if any(module.split(".")[0] in ("unsloth", "unsloth_zoo") for module in modules):
+            return True
+    return False
+
+
+def test_only_the_loader_imports_unsloth(tmp_path):
+    files = [*(ROOT / "vibelite").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    assert [path for path in files if names_unsloth(path)] == [LOADER]
+    for statement in ("from unsloth.models import x", "importlib.import_module('unsloth')"):
+        (tmp_path / "other.py").write_text(statement)
+        assert names_unsloth(tmp_path / "other.py"), statement
+
+
+def fake_unsloth(directory: Path) -> Path:
+    """A package of that name, so that an import would succeed where it is really missing."""
+    (directory / "unsloth").mkdir()
+    (directory / "unsloth" / "__init__.py").write_text("")
+    return directory
+
+
+@pytest.mark.slow
+def test_no_other_path_ever_loads_it(tmp_path):
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted((ROOT / "vibelite").rglob("*.py"))
+        if path.stem != "__main__" and not path.stem.startswith("vllm")
+    ]
+    program = f"""
+import importlib, json, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+from vibelite.cli import app
+try:
+    app(["run", "--help"])
+except SystemExit:
+    pass
+from pathlib import Path
+from vibelite.recipe.load import load_recipe
+from vibelite.pipeline import run_pipeline
+recipe = Path("tests/integration/nano.yaml")
+overrides = ["stages.sft.num_steps=1", "stages.sft.checkpoint_every=1", "adapter.kind=lora"]
+run_pipeline(
+    load_recipe(recipe, overrides), recipe_path=recipe, run_dir=Path({str(tmp_path / "run")!r}),
+    until="sft",
+)
+from vibelite.models.load import load_policy
+load_policy(next(Path({str(tmp_path / "run")!r}).glob("stages/*-sft/checkpoints/step-*")))
+print(json.dumps([name for name in sys.modules if name.split(".")[0].startswith("unsloth")]))
+"""
+    path = f"{fake_unsloth(tmp_path)}:{ROOT}"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT,
+        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1",
+             "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert json.loads(result.stdout.splitlines()[-1]) == []
+
+
+@pytest.mark.skipif(HAS_GPU and HAS_PACKAGE, reason="nothing is missing here")
+def test_what_is_missing_is_named_with_what_to_install():
+    with pytest.raises(RecipeError) as caught:
+        import_unsloth()
+    message = str(caught.value)
+    assert "model.loader: unsloth needs" in message and "loader: transformers" in message
+    assert ("pip install 'vibelite[unsloth]'" in message) == (not HAS_PACKAGE)
+    assert ("NVIDIA GPU" in message) == (not HAS_GPU)
+
+
+def pretend(monkeypatch, policy: Policy) -> dict[str, Any]:
+    """A module unsloth whose FastModel returns `policy`'s model; what it was asked for."""
+    asked: dict[str, Any] = {}
+
+    class FastModel:
+        @staticmethod
+        def from_pretrained(**settings):
+            asked.update(settings)
+            return policy.model, None
+
+    module: Any = types.ModuleType("unsloth")
+    module.FastModel = FastModel
+    monkeypatch.setitem(sys.modules, "unsloth", module)
+    monkeypatch.setattr(unsloth_loader.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return asked
+
+
+def test_it_is_asked_for_the_model_alone_and_gets_our_attention(tmp_path, monkeypatch):
+    policy = tiny_policy()
+    policy.save(tmp_path)
+    policy.model.set_attn_implementation("sdpa")
+    asked = pretend(monkeypatch, policy)
+    training = Training(dtype="float32")
+    loaded = load_with_unsloth(tmp_path, training, four_bit=True, whole=False)
+    assert asked["model_name"] == str(tmp_path) and asked["dtype"] == torch.float32
+    assert asked["load_in_4bit"] and not asked["full_finetuning"]
+    assert not asked["use_gradient_checkpointing"]
+    assert loaded.model.config._attn_implementation == attention.ATTENTION
+    assert not loaded.model.training
+    load_with_unsloth(tmp_path, training, four_bit=False, whole=True)
+    assert asked["full_finetuning"] and not asked["load_in_4bit"] and not asked["load_in_16bit"]
+
+
+def test_an_import_that_fails_says_what_to_do(monkeypatch):
+    pretend(monkeypatch, tiny_policy())
+    monkeypatch.setitem(sys.modules, "unsloth", None)
+    with pytest.raises(RecipeError, match="cannot be imported.*constraints/gpu.txt"):
+        import_unsloth()
+
+
+def test_a_model_whose_packed_sequences_see_each_other_is_refused(monkeypatch):
+    policy = tiny_policy()
+    require_separate_sequences(policy)
+
+    def as_one(cu_seqlens):
+        return attention.packed_layout(cu_seqlens[[0, -1]])
+
+    monkeypatch.setattr("vibelite.models.policy.packed_layout", as_one)
+    with pytest.raises(RecipeError, match="see each other"):
+        require_separate_sequences(policy)
+
+
+@pytest.mark.unsloth
+@pytest.mark.gpu
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_a_real_model_computes_what_transformers_one_does(tmp_path, four_bit):
+    from vibelite.models.load import load_policy
+
+    tiny_policy(hidden_size=64, mlp_size=128).save(tmp_path)
+    training = Training(dtype="bfloat16")
+    loaded = load_with_unsloth(tmp_path, training, four_bit=four_bit, whole=False)
+    plain = load_policy(tmp_path, dtype="bfloat16")
+    batch = unsloth_loader._packed([torch.arange(40) % 250 + 5], loaded.device)
+    with torch.no_grad():
+        difference = (loaded.logprobs(batch)[0] - plain.logprobs(batch)[0]).abs().mean()
+    assert difference < (0.5 if four_bit else 0.1)

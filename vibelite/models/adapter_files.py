@@ -1,0 +1,157 @@
+"""An adapter on disk: its two factors per linear map, and which model they are added to.
+
+    adapter_model.safetensors  adapter_config.json   peft's own format
+    base.json                                        {"path": the model below, "four_bit": bool}
+
+The model below may be an adapter's directory itself; at the bottom is an ordinary one. Paths are
+relative to the adapter's directory, so a run's directory may be moved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vibelite.errors import CheckpointError
+from vibelite.run_dir import read_json, write_json_atomic
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_NAME = "adapter_config.json"
+BASE_NAME = "base.json"
+PREFIX = "base_model.model."
+
+
+class Factors(NamedTuple):
+    """One linear map's part: `down` [r, inputs] (LoRA's A) and `up` [outputs, r] (its B)."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """`scale` up @ down is added to the weight of each linear map in `factors`, given by name, of
+    the model in `base`. `four_bit`: that model's weights are rounded to 4 bits first.
+    """
+
+    base: Path
+    four_bit: bool
+    scale: float
+    factors: dict[str, Factors]
+
+    @property
+    def rank(self) -> int:
+        return next(iter(self.factors.values())).down.shape[0]
+
+
+def is_adapter(path: Path | str) -> bool:
+    return (Path(path) / BASE_NAME).is_file()
+
+
+def added(weight: torch.Tensor, terms: Sequence[tuple[Factors, float]]) -> torch.Tensor:
+    """weight [outputs, inputs] + sum of scale up @ down, summed in at least float32 and rounded to
+    the weight's type once.
+    """
+    total = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    for (down, up), scale in terms:
+        total = torch.addmm(total, up.to(total), down.to(total), alpha=scale)
+    return total.to(weight.dtype)
+
+
+def concatenated(adapters: Sequence[AdapterFile], weights: Sequence[float]) -> AdapterFile:
+    """The adapter that adds sum_i weights[i] times what adapter i adds; its rank is the sum of
+    theirs.
+
+    [w_1 s_1 B_1, w_2 s_2 B_2, ...] @ [A_1; A_2; ...] is that sum exactly, which the average of
+    factors is not. Factors in float32, scale 1. All belong to the first one's base.
+    """
+    first = adapters[0]
+    if any(adapter.factors.keys() != first.factors.keys() for adapter in adapters):
+        raise CheckpointError("the adapters are on different linear maps; they cannot be one")
+    factors = {}
+    for name in first.factors:
+        parts = [adapter.factors[name] for adapter in adapters]
+        scales = [w * adapter.scale for w, adapter in zip(weights, adapters, strict=True)]
+        ups = [part.up.float() * scale for part, scale in zip(parts, scales, strict=True)]
+        factors[name] = Factors(torch.cat([part.down.float() for part in parts]), torch.cat(ups, 1))
+    return AdapterFile(first.base, first.four_bit, 1.0, factors)
+
+
+def mean_adapter(directories: Sequence[Path], weights: Sequence[float]) -> AdapterFile:
+    """The adapter whose merged weights are the weighted mean of those of several on one model:
+    sum_i w_i (W + s B_i A_i) = W + sum_i w_i s B_i A_i, for weights normalised to sum 1.
+
+    A directory that is named several times, or has weight 0, does not add to the rank.
+    """
+    total = sum(weights)
+    shares: dict[Path, float] = {}
+    for directory, weight in zip(directories, weights, strict=True):
+        shares[directory] = shares.get(directory, 0.0) + weight / total
+    used = {directory: share for directory, share in shares.items() if share > 0}
+    adapters = [read_adapter(directory) for directory in used]
+    for directory, adapter in zip(used, adapters, strict=True):
+        if (adapter.base, adapter.four_bit) != (adapters[0].base, adapters[0].four_bit):
+            raise CheckpointError(
+                f"{directory} is an adapter of {adapter.base}, the first one of "
+                f"{adapters[0].base}; export each to an ordinary directory, then fuse those"
+            )
+    return concatenated(adapters, list(used.values()))
+
+
+def below(path: Path) -> tuple[Path, list[AdapterFile]]:
+    """The ordinary model at the bottom of `path`, and the adapters above it, lowest first."""
+    adapters: list[AdapterFile] = []
+    while is_adapter(path):
+        adapters.insert(0, read_adapter(path))
+        path = adapters[0].base
+    return path, adapters
+
+
+def read_adapter(directory: Path) -> AdapterFile:
+    """Raises CheckpointError for a damaged directory, or one whose base has gone."""
+    base, config = read_json(directory / BASE_NAME), read_json(directory / CONFIG_NAME)
+    try:
+        tensors = load_file(directory / WEIGHTS_NAME)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{directory / WEIGHTS_NAME}: cannot be read ({error})") from error
+    path = Path(os.path.normpath(directory.resolve() / base["path"]))
+    if not path.is_dir():
+        raise CheckpointError(f"{directory} is an adapter of {path}, which is not there any more")
+    names = [key.removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
+    factors = {
+        name.removeprefix(PREFIX): Factors(
+            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        )
+        for name in names
+    }
+    return AdapterFile(path, base["four_bit"], config["lora_alpha"] / config["r"], factors)
+
+
+def write_adapter(adapter: AdapterFile, directory: Path) -> None:
+    """Writes the adapter's three files to an existing directory."""
+    base = os.path.relpath(adapter.base, directory.resolve())
+    tensors = {}
+    for name, (down, up) in adapter.factors.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = down.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = up.contiguous()
+    save_file(tensors, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": adapter.rank,
+        "lora_alpha": adapter.scale * adapter.rank,
+        "target_modules": sorted({name.rpartition(".")[2] for name in adapter.factors}),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    (directory / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_json_atomic(directory / BASE_NAME, {"path": base, "four_bit": adapter.four_bit})
