@@ -252,6 +252,8 @@ def run_stage(stage: AnyStage, context: StageContext) -> None:
             from vibelite.stages.fuse import run
         case "mgpo":
             from vibelite.stages.mgpo import run
+        case "distill":
+            from vibelite.stages.distill import run
         case "evaluate":
             from vibelite.stages.evaluate import run
         case "export":

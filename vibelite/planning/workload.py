@@ -4,6 +4,7 @@ of every stage.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from vibelite.recipe.data_section import GeneratedProblems
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import (
     AnyStage,
+    DistillStage,
     EvaluateStage,
     MGPOStage,
     ProbeStage,
@@ -43,13 +45,21 @@ class Assumptions:
     """Share of the memory bandwidth that decoding reaches."""
     decode_step_seconds: float = 0.002
     """Fixed time of one decoding step, beside reading weights and cache."""
+    host_gb_per_second: float = 40.0
+    """Rate at which the host's memory passes through adamw_cpu."""
+    link_gb_per_second: float = 20.0
+    """Rate at which one GPU sends to another: PCIe 4.0; NVLink is 5 to 20 times as fast."""
     context_gib: float = 1.0
     """GPU memory of the CUDA context and of libraries."""
+    program_gib: float = 0.45
+    """Memory of the program itself, on a CPU; measured with torch 2.13 and transformers 5.17."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageWork:
-    """One stage in numbers; what a kind does not do is 0."""
+    """One stage in numbers; what a kind does not do is 0. Times follow from the mean lengths, peaks
+    of memory from the longest.
+    """
 
     stage: str
     kind: str
@@ -61,12 +71,26 @@ class StageWork:
     max_new_tokens: int = 0
     rows: int = 0
     """Sequences decoded side by side."""
+    prompts_at_once: int = 0
+    """Prompts read side by side."""
+    num_updates: int = 0
+    """Updates of the optimizer, over the whole stage."""
     trained_tokens: float = 0.0
-    """Prompts included, over the whole stage."""
+    """Tokens that pass forward and backward, over the whole stage, prompts included."""
+    scored_tokens: float = 0.0
+    """Tokens that pass forward alone, over the whole stage: log-probs before the updates, those of
+    the reference."""
     trained_length: float = 0.0
     """Mean tokens of a trained sequence."""
+    head_share: float = 1.0
+    """Of these the share that reaches the head: all but prompts."""
+    num_micro_batches: float = 0.0
+    """Forward and backward passes, over the whole stage."""
     micro_batch_tokens: int = 0
-    """The largest micro-batch."""
+    """Tokens of the largest micro-batch that can occur."""
+    accumulates: bool = False
+    """Whether a step can have several micro-batches of that size: gradients then exist while
+    activations are largest."""
     kept_models: int = 0
     """Model directories that stay on disk."""
     holds_reference: bool = False
@@ -91,6 +115,9 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assume: Assumpti
             return _sampling_work(
                 stage, stage.sampling, num_models * num_problems, stage.num_samples
             )
+        case DistillStage():
+            num_problems = count_problems(recipe, stage.problems, recipe_dir, assume)
+            return _sampling_work(stage, stage.sampling, num_problems, stage.num_samples)
         case EvaluateStage():
             models = stage.models or ["base", *_model_stages_before(stage, recipe)]
             num_problems = sum(
@@ -105,16 +132,20 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assume: Assumpti
 
 def _sft_work(stage: SFTStage, assume: Assumptions) -> StageWork:
     length = assume.length_fraction * stage.max_tokens
+    num = stage.sequences_per_step
+    largest, accumulates = _largest_micro_batch(num, stage.max_tokens, stage.tokens_per_micro_batch)
     return StageWork(
         stage.name,
         stage.kind,
         num_steps=stage.num_steps,
-        trained_tokens=stage.num_steps * stage.sequences_per_step * length,
+        num_updates=stage.num_steps,
+        trained_tokens=stage.num_steps * num * length,
         trained_length=length,
-        micro_batch_tokens=max(
-            stage.max_tokens,
-            int(min(stage.tokens_per_micro_batch, stage.sequences_per_step * length)),
-        ),
+        head_share=max(0.5, 1 - assume.prompt_tokens / length),
+        num_micro_batches=stage.num_steps
+        * _num_micro_batches(num, length, stage.tokens_per_micro_batch),
+        micro_batch_tokens=largest,
+        accumulates=accumulates,
         kept_models=checkpoints_of(stage),
     )
 
@@ -122,41 +153,73 @@ def _sft_work(stage: SFTStage, assume: Assumptions) -> StageWork:
 def _mgpo_work(
     stage: MGPOStage, recipe: Recipe, recipe_dir: Path, assume: Assumptions
 ) -> StageWork:
-    longest = assume.prompt_tokens + stage.sampling.max_new_tokens
-    length = assume.prompt_tokens + assume.length_fraction * stage.sampling.max_new_tokens
+    budget, num_new = stage.tokens_per_micro_batch, stage.sampling.max_new_tokens
+    longest = math.ceil(assume.prompt_tokens) + num_new
+    length = assume.prompt_tokens + assume.length_fraction * num_new
     per_step = stage.problems_per_step * stage.group_size
     num_prefiltered = 0
     if stage.prefilter_samples:
         num_prefiltered = stage.prefilter_problems or count_problems(
             recipe, stage.problems, recipe_dir, assume
         )
-    trained = assume.trained_fraction * per_step * length * stage.updates_per_rollout
+    acts_on_all = stage.entropy_coef > 0 or stage.kl_coef > 0
+    num_trained = per_step * (1.0 if acts_on_all else assume.trained_fraction)
+    num_scorings = (stage.updates_per_rollout > 1) + (stage.kl_coef > 0)
+    largest, accumulates = _largest_micro_batch(per_step, longest, budget)
+    passes = stage.num_steps * stage.updates_per_rollout
+    at_once = _prompts_at_once(stage.sampling, stage.problems_per_step, stage.group_size)
     return StageWork(
         stage.name,
         stage.kind,
         num_steps=stage.num_steps,
+        num_updates=passes,
         prompts=stage.num_steps * stage.problems_per_step + num_prefiltered,
         completions=stage.num_steps * per_step + num_prefiltered * stage.prefilter_samples,
-        max_new_tokens=stage.sampling.max_new_tokens,
-        rows=min(stage.sampling.max_sequences, per_step),
-        trained_tokens=stage.num_steps * trained,
+        max_new_tokens=num_new,
+        rows=at_once * stage.group_size,
+        prompts_at_once=at_once,
+        trained_tokens=passes * num_trained * length,
+        scored_tokens=stage.num_steps * num_scorings * num_trained * length,
         trained_length=length,
-        micro_batch_tokens=int(max(longest, min(stage.tokens_per_micro_batch, trained))),
+        head_share=1 - assume.prompt_tokens / length,
+        num_micro_batches=passes * _num_micro_batches(num_trained, length, budget),
+        micro_batch_tokens=largest,
+        accumulates=accumulates,
         kept_models=1 + (stage.num_steps // stage.keep_every if stage.keep_every else 0),
         holds_reference=stage.kl_coef > 0 and recipe.adapter is None,
     )
 
 
+def _largest_micro_batch(num: float, longest: int, budget: int) -> tuple[int, bool]:
+    """Tokens of the largest micro-batch of `num` sequences of at most `longest` tokens, and whether
+    a second one of that size can follow.
+    """
+    largest = int(max(longest, min(budget, num * longest)))
+    return largest, num * longest >= 2 * largest
+
+
+def _num_micro_batches(num: float, length: float, budget: int) -> float:
+    """Of `num` sequences of `length` tokens."""
+    return math.ceil(num / max(1, budget // length))
+
+
+def _prompts_at_once(sampling: Sampling, num_prompts: float, num_samples: int) -> int:
+    """Prompts whose completions the transformers engine samples side by side: whole groups."""
+    return int(min(num_prompts, max(1, sampling.max_sequences // num_samples)))
+
+
 def _sampling_work(
     stage: ProbeStage | EvaluateStage, sampling: Sampling, num_prompts: float, num_samples: int
 ) -> StageWork:
+    at_once = _prompts_at_once(sampling, num_prompts, num_samples)
     return StageWork(
         stage.name,
         stage.kind,
         prompts=num_prompts,
         completions=num_prompts * num_samples,
         max_new_tokens=sampling.max_new_tokens,
-        rows=int(min(sampling.max_sequences, num_prompts * num_samples)),
+        rows=at_once * num_samples,
+        prompts_at_once=at_once,
     )
 
 

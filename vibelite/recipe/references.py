@@ -26,6 +26,7 @@ from vibelite.recipe.source import Location, RecipeSource
 from vibelite.recipe.stage_section import (
     BASE,
     AnyStage,
+    DistillStage,
     EvaluateStage,
     ExportStage,
     FuseStage,
@@ -94,7 +95,7 @@ class _Checker:
         match stage:
             case SFTStage():
                 self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
-                self._check_set(("stages", index, "traces"), stage.traces, "traces")
+                self._check_traces(index, stage.traces)
             case ProbeStage():
                 self._check_start(index, stage.start_from, ("sft",), can_be_base=False)
                 self._check_set(("stages", index, "problems"), stage.problems, "problems")
@@ -108,6 +109,12 @@ class _Checker:
                 self._check_split(index, stage.problems, {"probe", "test"}, "training on it")
                 self._check_training_set(index, stage.problems)
                 self._check_rl_sampling(index, stage)
+            case DistillStage():
+                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
+                self._check_start(index, stage.student, MODEL_KINDS, field="student")
+                self._check_set(("stages", index, "problems"), stage.problems, "problems")
+                self._check_split(index, stage.problems, {"probe", "test"}, "training on it")
+                self._check_training_set(index, stage.problems)
             case ExportStage():
                 self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
             case EvaluateStage():
@@ -126,10 +133,22 @@ class _Checker:
             message = f"{traces.problems!r} is a {problems.split!r} set; training on it would spoil"
             self.source.report(location, f"{message} the evaluation: use one with `split: train`")
 
+    def _check_traces(self, index: int, name: str) -> None:
+        """A set of traces, or an earlier stage that makes one."""
+        earlier = zip(self.parts.stage_names[:index], self.parts.stage_kinds, strict=False)
+        if (name, "distill") not in earlier:
+            self._check_set(("stages", index, "traces"), name, "traces")
+
     def _check_start(
-        self, index: int, start_from: str, kinds: tuple[str, ...], *, can_be_base: bool
+        self,
+        index: int,
+        start_from: str,
+        kinds: tuple[str, ...],
+        *,
+        can_be_base: bool = True,
+        field: str = "start_from",
     ) -> None:
-        location = ("stages", index, "start_from")
+        location = ("stages", index, field)
         if start_from == BASE:
             if not can_be_base:
                 self.source.report(location, f"must name a stage of kind {kinds[0]}, not {BASE!r}")
@@ -227,7 +246,7 @@ class _Checker:
             earlier = self._find_earlier(location, index, model, base=True)
             if earlier is None:
                 continue
-            if self.parts.stage_kinds[earlier] in ("evaluate", "export"):
+            if self.parts.stage_kinds[earlier] in ("distill", "evaluate", "export"):
                 self.source.report(location, f"the stage {model!r} makes no model of its own")
 
 
@@ -249,7 +268,7 @@ def _check_decontaminate(parts: RecipeParts, source: RecipeSource) -> None:
     if not source.is_written(location):
         return
     names = source.data["data"]["decontaminate"]["against"]
-    trained = {stage.problems for stage in parts.stages if isinstance(stage, MGPOStage)}
+    trained = {s.problems for s in parts.stages if isinstance(s, MGPOStage | DistillStage)}
     for position, name in enumerate(names if isinstance(names, list) else []):
         if name not in parts.problems:
             hint = did_you_mean(str(name), parts.problems)

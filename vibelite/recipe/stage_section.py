@@ -64,6 +64,7 @@ class SFTStage(Stage):
     kind: Literal["sft"]
     start_from: Name = BASE
     traces: Name = "traces"
+    """A set of data.traces, or a `distill` stage before this one."""
     num_steps: PositiveInt
     sequences_per_step: PositiveInt = 48
     tokens_per_micro_batch: PositiveInt = 4096
@@ -150,6 +151,28 @@ class MGPOStage(Stage):
         return self
 
 
+class DistillStage(Stage):
+    """A trained model's own verified solutions as traces; an `sft` stage after it names it under
+    `traces` (VibeThinker-3B report, offline self-distillation)."""
+
+    kind: Literal["distill"]
+    start_from: Name = "mgpo"
+    """The stage whose model writes the solutions."""
+    student: Name = BASE
+    """Whose log-likelihood scores them: the model that will be trained on them."""
+    problems: Name = "train"
+    num_samples: PositiveInt = 8
+    sampling: Sampling
+    min_tokens: NonNegativeInt = 16
+    """Shorter answers are dropped."""
+    num_length_buckets: PositiveInt = 4
+    keep_from: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    """Share of each sub-domain's length bucket that the student finds easiest, and that is dropped;
+    high outliers are too. Report: "middle to high"; the number is ours."""
+    max_per_problem: PositiveInt = 4
+    tokens_per_micro_batch: PositiveInt = 8192
+
+
 class EvaluateStage(Stage):
     kind: Literal["evaluate"]
     models: list[Name] = Field(default_factory=list)
@@ -177,6 +200,6 @@ class ExportStage(Stage):
 
 
 AnyStage = Annotated[
-    SFTStage | ProbeStage | FuseStage | MGPOStage | EvaluateStage | ExportStage,
+    SFTStage | ProbeStage | FuseStage | MGPOStage | DistillStage | EvaluateStage | ExportStage,
     Field(discriminator="kind"),
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from vibelite.data.chat import end_token_id
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.models.policy import Policy
+from vibelite.recipe.data_section import TraceFile
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, Optimizer, Sampling
 from vibelite.rewards.pool import VerifierPool
@@ -20,6 +21,9 @@ from vibelite.stages.decontaminate import without_evaluation
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.types import Problem, Trace
+
+# What a distill stage leaves for an sft stage.
+DISTILLED = "traces.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,11 @@ class StageContext:
         )
 
     def traces(self, name: str) -> list[Trace]:
-        """The set of traces called `name`, decontaminated."""
-        source = self.recipe.data.traces[name]
+        """The set of traces `name`, or what the distill stage `name` left; decontaminated."""
+        source = self.recipe.data.traces.get(name)
+        if source is None:
+            path = self.run.find_stage(name).path.resolve() / DISTILLED
+            source = TraceFile(source="file", path=str(path), subdomain_column="subdomain")
         rows = load_traces(
             source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )

@@ -27,10 +27,14 @@ FILE_NAME = "decontamination.json"
 
 
 def is_trained_on(recipe: Recipe, kind: Literal["problems", "traces"], name: str) -> bool:
-    """Whether the set is used for training: all traces are, and the problems of MGPO stages."""
+    """Whether the set is used for training: all traces are, and the problems of the stages that
+    learn from answers to them.
+    """
     if kind == "traces":
         return True
-    return any(stage.kind == "mgpo" and stage.problems == name for stage in recipe.stages)
+    return any(
+        stage.kind in ("mgpo", "distill") and stage.problems == name for stage in recipe.stages
+    )
 
 
 def without_evaluation(
