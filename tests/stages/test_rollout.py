@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from tests.policies import tiny_policy
-from vibelite.errors import DataError
+from vibelite.errors import BudgetReached, DataError
 from vibelite.recipe.run_section import Budget, Cost, Verification
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.engine import SamplingSettings
@@ -43,10 +43,10 @@ def answer(name: str, is_right: bool) -> Completion:
     return Completion((7, 8), (-0.5, -0.5), "stop", text)
 
 
-def make_context(tmp_path) -> StageContext:
+def make_context(tmp_path, budget: Budget | None = None) -> StageContext:
     meter = Meter()
     stage_dir = StageDir(tmp_path)
-    guard = RunGuard(Budget(), Cost(), tmp_path / "ledger")
+    guard = RunGuard(budget or Budget(), Cost(), tmp_path / "ledger")
     recorder = Recorder("mgpo", stage_dir, meter, guard)
 
     class Data:
@@ -120,3 +120,23 @@ def test_groups_keep_the_order_and_count_tokens_and_time(tmp_path):
     rows = sample_rows(groups)
     assert [row["problem_id"] for row in rows[::4]] == ["a", "b", "c", "d"]
     assert sum(row["correct"] for row in rows) == 8
+
+
+def test_time_that_is_up_ends_the_sampling_of_a_step(tmp_path):
+    """After the first completion, not after the last."""
+    engine, num_sampled = ScriptedEngine(), 0
+
+    def stream(prompts, settings, *, seed):
+        nonlocal num_sampled
+        for completion in ScriptedEngine.stream(engine, prompts, settings, seed=seed):
+            num_sampled += 1
+            yield completion
+
+    cast(Any, engine).stream = stream
+    context = make_context(tmp_path, Budget(hours=1e-9))
+    with pytest.raises(BudgetReached):
+        sample_groups(
+            cast(Any, engine), tiny_policy(), PROBLEMS, SamplingSettings(4, 8),
+            context=context, seed=0,
+        )  # fmt: skip
+    assert num_sampled == 1

@@ -57,6 +57,15 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     assert capsys.readouterr().err == line
 
 
+def test_failures_of_the_verifier_are_on_the_console_where_there_are_any(make_recorder, capsys):
+    recorder, *_ = make_recorder()
+    metrics = {"verify/failures_timeout": 2, "verify/failures_crash": 0, "verify/unverifiable": 1}
+    recorder.record_step(1, metrics)
+    line = capsys.readouterr().err
+    assert "  verifier timeouts 2  unverifiable 1  " in line
+    assert "crash" not in line
+
+
 def test_money_so_far_goes_on_after_a_restart(make_recorder, clock, capsys):
     recorder, meter, _, _ = make_recorder("sft")
     spend(meter, clock, "train", 1000)

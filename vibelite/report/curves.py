@@ -41,6 +41,16 @@ PLANS = (
     ChartPlan("Policy entropy, nats per token", {"policy/entropy": "entropy"}),
     ChartPlan("Completion length, tokens", {"completion/mean_tokens": "tokens"}),
     ChartPlan("Completions cut off", {"completion/truncated": "share"}, FRACTION),
+    ChartPlan(
+        "Completions without a verdict, by what kept the verifier from it",
+        {
+            "verify/failures_timeout": "timeout",
+            "verify/failures_crash": "crash",
+            "verify/failures_exception": "exception",
+            "verify/unverifiable": "unverifiable",
+        },
+        is_noisy=False,
+    ),
     ChartPlan("Policy loss", {"policy/loss": "loss"}),
     ChartPlan("Tokens clipped", {"policy/clip_fraction": "share"}),
     ChartPlan("KL to the reference, nats per token", {"policy/kl": "kl"}),

@@ -15,6 +15,7 @@ MAX_DEPTH = 25
 MAX_EXPONENT = 100_000
 MAX_FACTORIAL = 2_100
 MAX_BINOMIAL = 10_000
+MAX_ROOT = 1_000
 _OPERATORS = re.compile(
     r"\\(?:sum|prod|coprod|i{1,3}nt|oint|lim|limsup|liminf|det|Gamma|zeta)(?![A-Za-z])"
     r"|\\begin\s*\{[vV]matrix\}"
@@ -34,6 +35,7 @@ _MAX_FORMAL_DIGITS = 2
 # Their values need all digits of a large argument.
 _PERIODIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 MAX_PERIODIC_EXPONENT = 1_000
+_ROOT = re.compile(r"\\sqrt\s*\[[^\]0-9]*([0-9]+)")
 _NUMBER = re.compile(r"[0-9]+")
 _EXP = re.compile(r"\\exp(?![A-Za-z])")
 # In an exponent, a small power of a variable is no larger than the variable.
@@ -53,8 +55,11 @@ def too_expensive(given: str, gold: str) -> str:
         return f"a number of more than {MAX_DIGITS} digits"
     if _depth(given) > MAX_DEPTH:
         return f"nested deeper than {MAX_DEPTH}"
-    if (operator := _OPERATORS.search(given)) and not _OPERATORS.search(gold):
-        return f"{operator[0]} is not computed"
+    operators = set(_OPERATORS.findall(given)) - set(_OPERATORS.findall(gold))
+    if operators:
+        return f"{min(operators)} is not computed"
+    if any(int(number) > MAX_ROOT for number in _ROOT.findall(given)):
+        return "a root too high to compute"
     return _large_factorial(given) or _large_binomial(given) or _large_power(given)
 
 

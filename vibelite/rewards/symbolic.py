@@ -75,17 +75,17 @@ def can_parse(answer: str) -> bool:
 def _parse(content: str) -> Any:
     """The answer as a sympy object with exact numbers; None if it cannot be read."""
     try:
-        parsed = latex2sympy(
+        value = latex2sympy(
             normalize_latex(_with_arguments_closed(content), _NORMALISATION),
             is_real=None if _IMAGINARY.search(content) else True,
             normalization_config=None,
             conversion_config=_CONVERSION,
         )
+        return None if value is None or isinstance(value, str) else _exact(value)
     except MemoryError:
         raise
     except Exception:  # its grammar and its conversion raise anything on what is no mathematics
         return None
-    return None if parsed is None or isinstance(parsed, str) else _exact(parsed)
 
 
 def _with_arguments_closed(content: str) -> str:

@@ -28,6 +28,13 @@ CONSOLE_METRICS = {
     "completion/mean_tokens": "tokens",
     "optimizer/grad_norm": "grad",
 }
+# Numbers of completions that are only shown where there are any: nothing is to be missed in zeros.
+CONSOLE_COUNTS = {
+    "verify/failures_timeout": "verifier timeouts",
+    "verify/failures_crash": "verifier crashes",
+    "verify/failures_exception": "verifier exceptions",
+    "verify/unverifiable": "unverifiable",
+}
 
 
 class Recorder:
@@ -137,6 +144,11 @@ class Recorder:
             f"{name} {record.metrics[key]:.4g}"
             for key, name in CONSOLE_METRICS.items()
             if key in record.metrics
+        ]
+        parts += [
+            f"{name} {record.metrics[key]:.0f}"
+            for key, name in CONSOLE_COUNTS.items()
+            if record.metrics.get(key)
         ]
         parts.append(f"{lap.wall_seconds:.2f} s")
         if record.usd is not None:
