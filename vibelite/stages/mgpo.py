@@ -8,13 +8,14 @@ Reads top to bottom; the loss is `algorithms.policy_loss`, the weight
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NoReturn
 
 import torch
 
 from vibelite.algorithms.advantages import group_advantages, maxent_weight
+from vibelite.algorithms.mismatch import tokens_to_keep
 from vibelite.algorithms.policy_loss import (
     LossInputs,
     LossSettings,
@@ -32,6 +33,7 @@ from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
 from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
+from vibelite.stages.mismatch import probe_mismatch, require_agreement
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
 from vibelite.stages.shaped_rewards import shape_rewards, shaping_metrics
 from vibelite.telemetry.unit_costs import completion_counts
@@ -88,6 +90,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         start = states.load()
     engine.load_weights(start)
     trainer = Trainer(stage, context, policy, reference, engine, optimizer)
+    probe_mismatch(engine, policy, problems, stage.sampling, context)
     for step in range(start, stage.num_steps):
         try:
             mgpo_step(trainer, problems, step)
@@ -155,6 +158,9 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
                 accumulate_gradient(trainer, batch, *known)
                 for batch, known in zip(batches, frozen, strict=True)
             ]
+        require_agreement(
+            [part["mismatch"] for part in diagnostics], context.recipe.rollout.max_mismatch_kl
+        )
         with meter.span("optimizer"):
             metrics |= trainer.optimizer.step(step * stage.updates_per_rollout + update)
             trainer.optimizer.finish()
@@ -219,7 +225,7 @@ def frozen_logprobs(
     """
     temperature = trainer.stage.sampling.temperature
     old, ref = None, None
-    if trainer.stage.updates_per_rollout > 1:
+    if trainer.stage.updates_per_rollout > 1 or trainer.stage.max_sequence_ratio:
         old, _ = trainer.policy.logprobs(batch, temperature=temperature)
     if trainer.reference is not None:
         with starting_weights(trainer.reference):
@@ -243,6 +249,9 @@ def accumulate_gradient(
         sampler_logprobs=batch.sampler_logprobs[mask],
         ref_logprobs=ref_logprobs,
     )
+    rejected = None
+    if old_logprobs is not None and trainer.stage.max_sequence_ratio:
+        inputs, rejected = without_mismatched(inputs, batch, trainer.stage.max_sequence_ratio)
     settings, loss_scale = trainer.loss_settings, trainer.optimizer.loss_scale
     # Scaled here, not the sum afterwards: the head's gradient is computed with the loss.
     loss, logprobs, entropy = trainer.policy.token_loss(
@@ -254,4 +263,20 @@ def accumulate_gradient(
     )
     loss.backward()
     diagnostics = policy_diagnostics(logprobs, inputs, settings)
+    if rejected is not None:
+        diagnostics["rejected"] = rejected
     return diagnostics | {"loss": loss.detach() / loss_scale, "entropy": entropy}
+
+
+def without_mismatched(
+    inputs: LossInputs, batch: TokenBatch, max_ratio: float
+) -> tuple[LossInputs, torch.Tensor]:
+    """The inputs with weight 0 for completions too far from the sampler, and which tokens [M] those
+    are. What is left keeps its weight: the denominator is the step's.
+    """
+    assert inputs.old_logprobs is not None and inputs.sampler_logprobs is not None
+    positions = batch.completion_mask.nonzero().squeeze(1)
+    owners = torch.bucketize(positions, batch.cu_seqlens[1:], right=True)
+    log_ratios = inputs.old_logprobs - inputs.sampler_logprobs
+    keep = tokens_to_keep(log_ratios, owners, batch.num_sequences, max_ratio)
+    return replace(inputs, token_weights=inputs.token_weights * keep), (~keep).float()

@@ -8,6 +8,7 @@ from statistics import fmean
 import torch
 
 from vibelite.algorithms.advantages import maxent_weight
+from vibelite.algorithms.mismatch import mismatch_metrics
 from vibelite.rewards.failures import count_failures
 from vibelite.types import Group
 
@@ -51,21 +52,20 @@ def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, 
 
 
 def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    """Token means over all micro-batches of one update. Mismatch = trainer's minus sampler's
-    log-prob, in nats.
+    """Token means over all micro-batches of one update. mismatch/rejected is the share of tokens
+    left out with their completions.
     """
     joined = {
         key: torch.cat([part[key].reshape(-1) for part in diagnostics]) for key in diagnostics[0]
     }
-    mismatch = joined["mismatch"]
     metrics = {
         "policy/loss": joined["loss"].sum().item(),
         "policy/entropy": joined["entropy"].mean().item(),
         "policy/clip_fraction": joined["clipped"].mean().item(),
-        "mismatch/mean_abs": mismatch.abs().mean().item(),
-        "mismatch/max_abs": mismatch.abs().max().item(),
-        "mismatch/k3": (mismatch.exp() - mismatch - 1).mean().item(),
+        **mismatch_metrics(joined["mismatch"]),
     }
+    if "rejected" in joined:
+        metrics["mismatch/rejected"] = joined["rejected"].mean().item()
     if "kl" in joined:
         metrics["policy/kl"] = joined["kl"].mean().item()
     return metrics

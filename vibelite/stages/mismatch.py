@@ -1,0 +1,98 @@
+"""Is the sampler the policy that is trained? Measured before a stage's first step, and required at
+every step before its update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.data.batching import TrainingSequence, pack
+from vibelite.data.chat import prompt_ids
+from vibelite.errors import EngineError
+from vibelite.models.policy import Policy
+from vibelite.recipe.stage_section import Sampling
+from vibelite.rollout.engine import RolloutEngine, generate
+from vibelite.stages.context import StageContext, sampling_settings
+from vibelite.types import Problem
+
+# What the probe samples: a few hundred tokens tell rounding from wrong weights.
+PROBE_PROBLEMS = 4
+PROBE_COMPLETIONS = 2
+PROBE_TOKENS = 64
+# Share of the limit above which another type is recommended.
+NOTEWORTHY_SHARE = 0.1
+# float16 rounds eight times finer than bfloat16.
+FINER = {"bfloat16": "float16", "float16": "float32"}
+
+
+def probe_mismatch(
+    engine: RolloutEngine,
+    policy: Policy,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    context: StageContext,
+) -> dict[str, float]:
+    """The mismatch of a few completions under the starting weights, noted in the ledger with the
+    dtype to use. EngineError where it is above the recipe's limit.
+    """
+    rollout = context.recipe.rollout
+    settings = sampling_settings(sampling, PROBE_COMPLETIONS)
+    settings = replace(settings, max_new_tokens=min(sampling.max_new_tokens, PROBE_TOKENS))
+    prompts = [
+        prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt)
+        for problem in problems[:PROBE_PROBLEMS]
+    ]
+    with context.meter.span("rollout"):
+        groups = generate(engine, prompts, settings, seed=context.seed("mismatch"))
+    sequences = [
+        TrainingSequence(
+            (*prompt, *completion.token_ids),
+            [False] * len(prompt) + [True] * len(completion.token_ids),
+            sampler_logprobs=completion.sampler_logprobs,
+        )
+        for prompt, group in zip(prompts, groups, strict=True)
+        for completion in group
+    ]
+    with context.meter.span("train"), torch.no_grad():
+        batch = pack(sequences, policy.device)
+        logprobs, _ = policy.logprobs(batch, temperature=sampling.temperature)
+    assert batch.sampler_logprobs is not None, "completions carry the sampler's log-probs"
+    log_ratios = logprobs - batch.sampler_logprobs[batch.completion_mask]
+    metrics = require_agreement([log_ratios], rollout.max_mismatch_kl)
+    dtype = str(policy.head.dtype).removeprefix("torch.")
+    context.recorder.record_work(
+        "mismatch",
+        kl=f"{metrics['mismatch/k3']:.2g}",
+        max_abs=f"{metrics['mismatch/max_abs']:.2g}",
+        advice=advice(metrics["mismatch/k3"], dtype, rollout.max_mismatch_kl),
+    )
+    return metrics
+
+
+def advice(kl: float, dtype: str, limit: float) -> str:
+    """What to make of a measured KL per token with the trainer's weights in `dtype`."""
+    if kl <= NOTEWORTHY_SHARE * limit:
+        return f"{dtype} agrees"
+    if dtype in FINER:
+        return f"use training.dtype {FINER[dtype]}"
+    return "rounding cannot explain it in float32; look for another cause"
+
+
+def require_agreement(log_ratios: Sequence[torch.Tensor], limit: float) -> dict[str, float]:
+    """The mismatch over all tokens; each of `log_ratios` [M] is trainer - sampler. EngineError
+    where the KL is above `limit` nats per token, or no number.
+    """
+    metrics = mismatch_metrics(torch.cat([one.reshape(-1) for one in log_ratios]))
+    kl = metrics["mismatch/k3"]
+    if kl <= limit:  # False for NaN too
+        return metrics
+    raise EngineError(
+        f"the sampler is not the policy that is trained: KL {kl:.3g} nats per token, at most "
+        f"{metrics['mismatch/max_abs']:.3g} apart, and rollout.max_mismatch_kl is {limit:g}; no "
+        "update was made. Train in float16 or float32 where the type is the reason "
+        "(training.dtype, rollout.vllm.dtype); compare with rollout.engine: transformers"
+    )
