@@ -66,7 +66,8 @@ ColumnNames = Annotated[
     ),
 ]
 Verifier = Annotated[
-    Literal["math", "exact"], typer.Option(help="For tables; generators bring their own.")
+    Literal["math", "exact", "choice", "code"],
+    typer.Option(help="For tables; generators bring their own."),
 ]
 
 

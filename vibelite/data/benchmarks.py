@@ -122,10 +122,11 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
     """The benchmark's problems in the order of the rows, which have the columns of the report's
     evaluation repository or those of the hub.
 
-    Raises DataError for rows that have neither, and where no row is in the benchmark's window.
+    Raises DataError for rows that have neither, for an id that occurs twice, and where no row is in
+    the benchmark's window.
     """
     benchmark = BENCHMARKS[source.name]
-    problems = []
+    problems, places = [], {}
     for index, row in enumerate(rows.table):
         if source.num_problems is not None and len(problems) >= source.num_problems:
             break
@@ -133,7 +134,10 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected an object, found {type(row).__name__}")
         if benchmark.window is None or is_in_window(row, benchmark.window, where):
-            problems.append(_problem(source.name, benchmark, row, rows, index))
+            problem = _problem(source.name, benchmark, row, rows, index)
+            if (first := places.setdefault(problem.id, where)) != where:
+                raise DataError(f"{where}: id {problem.id!r} was used by {first}")
+            problems.append(problem)
     if not problems:
         raise DataError(f"{rows.name}: no rows" + (" in the window" if benchmark.window else ""))
     return problems
