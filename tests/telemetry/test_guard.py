@@ -43,13 +43,33 @@ def make_guard(tmp_path, cost=A_DOLLAR_A_SECOND, *, gpus=0, **limits):
 def test_the_next_step_and_its_checkpoint_must_fit(tmp_path):
     guard = make_guard(tmp_path, usd=100.0)
     record(guard, 0, checkpoint=5)
-    for _ in range(8):
+    for _ in range(7):
         record(guard, 10, step=1)
-        assert guard.reason_to_stop() is None  # up to 85 + 10 + 5
-    record(guard, 0.5)
+        assert guard.reason_to_stop() is None  # up to 75 + 10 + 5, and 1 for the report
+    record(guard, 9.5)
     reason = guard.reason_to_stop()
     assert isinstance(reason, BudgetReached) and reason.exit_code == 10
-    assert "$100" in str(reason) and "$85.5" in str(reason)
+    assert "$100" in str(reason) and "$84.5" in str(reason)
+
+
+def test_the_first_checkpoint_is_taken_to_be_as_slow_as_loading(tmp_path):
+    guard = make_guard(tmp_path, usd=100.0)
+    guard.record(Lap({"load": 30 * SECOND}, {}, {}), stage="sft", what="load")
+    record(guard, 20, step=1)
+    assert "next step with its checkpoint may cost $51.0000" in str(guard.reason_to_stop())
+    record(guard, 1, checkpoint=2)
+    assert guard.reason_to_stop() is None  # 53 + 20 + 2 + 1
+
+
+def test_the_report_is_taken_to_be_as_slow_as_the_slowest_before(tmp_path):
+    guard, clock = make_guard(tmp_path), FakeClock()
+    meter = Meter(clock)
+    with guard.paying(meter):
+        record(guard, 10, step=1)
+        clock.now += 7 * SECOND
+    guard = make_guard(tmp_path, usd=23.0)
+    with pytest.raises(BudgetReached):  # 17 + 7
+        guard.check()
 
 
 def test_hours_are_a_limit_without_a_price(tmp_path):
@@ -70,10 +90,10 @@ def test_without_limits_nothing_stops(tmp_path):
 
 def test_what_is_spent_counts_over_restarts(tmp_path):
     record(make_guard(tmp_path), 99, step=1)
-    guard = make_guard(tmp_path, usd=100.0)
+    guard = make_guard(tmp_path, usd=101.0)
     guard.check()
     record(guard, 0.5)
-    guard.check()  # 99.5, and the next piece may cost as much as this one
+    guard.check()  # 99.5, the next piece may cost as much as this one, and the report a second
     record(guard, 0.1)
     with pytest.raises(BudgetReached):
         guard.check()
@@ -81,22 +101,22 @@ def test_what_is_spent_counts_over_restarts(tmp_path):
 
 
 def test_energy_is_a_limit_and_a_price(tmp_path):
-    guard = make_guard(tmp_path, OWNED, kwh=10.0, usd=100.0)
+    guard = make_guard(tmp_path, OWNED, kwh=10.01, usd=100.0)
     record(guard, 4 * 3600, step=1)
     assert guard.usd_spent == 4
     assert guard.reason_to_stop() is None  # 4 + 4
     record(guard, 2 * 3600, step=2)
     assert guard.reason_to_stop() is None  # 6 + 4
-    record(guard, 1, step=3)
-    assert "10 kWh ends here: 6.0003 are spent" in str(guard.reason_to_stop())
+    record(guard, 60, step=3)
+    assert "10.01 kWh ends here: 6.0167 are spent" in str(guard.reason_to_stop())
 
 
 def test_the_energy_of_gpus_is_added_to_that_of_the_machine(tmp_path):
-    guard = make_guard(tmp_path, OWNED, gpus=1, usd=3.0)
+    guard = make_guard(tmp_path, OWNED, gpus=1, usd=3.01)
     assert record(guard, 3600, step=1, joules=1_800_000) == pytest.approx(Decimal("1.5"))
-    assert isinstance(guard.reason_to_stop(), BudgetReached) is False  # 1.5 + 1.5
-    record(guard, 36, step=2, joules=0)
-    assert "$3 ends here: $1.5100" in str(guard.reason_to_stop())
+    assert guard.reason_to_stop() is None  # 1.5 + 1.5
+    record(guard, 360, step=2, joules=0)
+    assert "$3.01 ends here: $1.6000" in str(guard.reason_to_stop())
 
 
 def test_a_limit_on_what_is_unknown_is_an_error_and_never_ignored(tmp_path):
@@ -143,8 +163,22 @@ def test_steps_of_the_stage_before_do_not_count(tmp_path):
     guard = make_guard(tmp_path, usd=100.0)
     record(guard, 60, step=1)
     assert guard.reason_to_stop() is not None
-    guard.new_stage()
+    guard.new_stage("mgpo")
     assert guard.reason_to_stop() is None
+
+
+def test_a_stage_that_goes_on_must_afford_loading_and_a_step_of_before(tmp_path):
+    guard = make_guard(tmp_path)
+    guard.record(Lap({"load": 5 * SECOND}, {}, {}), stage="sft", what="load")
+    record(guard, 20, checkpoint=3, step=1)
+    for limit, is_enough in ((56.9, False), (57.1, True)):  # 28 + 5 + 20 + 3 + 1
+        guard = make_guard(tmp_path, usd=limit)
+        guard.new_stage("sft")
+        if is_enough:
+            guard.check()
+        else:
+            with pytest.raises(BudgetReached):
+                guard.check()
 
 
 def test_percentile_is_the_largest_of_few():

@@ -18,7 +18,7 @@ from typing import Any
 
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, RunStopped, VibeLiteError
 from vibelite.recipe.run_section import Budget, Cost
-from vibelite.telemetry.entries import read_ledger
+from vibelite.telemetry.entries import Entry, read_ledger
 from vibelite.telemetry.ledger import Ledger
 from vibelite.telemetry.meter import Lap, Meter
 from vibelite.telemetry.money import (
@@ -30,6 +30,8 @@ from vibelite.telemetry.money import (
 )
 
 SECONDS_PER_HOUR = 3600
+# What writing summary and report takes, until this run has done it once.
+ENDING_NANOSECONDS = NANOSECONDS
 
 
 class RunGuard:
@@ -53,9 +55,13 @@ class RunGuard:
         self._usd = known_sum(entry.usd for entry in entries) if entries else Decimal(0)
         self._millijoules = sum_or_unknown(entry.millijoules for entry in entries)
         self._since = time.monotonic()
+        self._earlier = entries
         self._steps: list[float] = []
         self._works: list[float] = []
-        self._checkpoints: list[float] = []
+        self._checkpoints = [s for entry in entries if (s := seconds_of(entry, "checkpoint"))]
+        self._loads = [s for entry in entries if (s := seconds_of(entry, "load"))]
+        endings = [entry.wall_nanoseconds for entry in entries if entry.what == "report"]
+        self._ending_seconds = max(endings, default=ENDING_NANOSECONDS) / NANOSECONDS
         self._signal: signal.Signals | None = None
         self._require_known()
 
@@ -88,10 +94,12 @@ class RunGuard:
         self._usd = known_sum([self._usd, usd])
         self._millijoules = sum_or_unknown([self._millijoules, energy])
         self._since = time.monotonic()
-        saving = lap.seconds.get("checkpoint", 0.0)
+        saving, loading = (lap.seconds.get(span, 0.0) for span in ("checkpoint", "load"))
         (self._works if step is None else self._steps).append(lap.wall_seconds - saving)
         if saving:
             self._checkpoints.append(saving)
+        if loading:
+            self._loads.append(loading)
         self._require_known()
         return usd
 
@@ -100,35 +108,41 @@ class RunGuard:
         """Keeps the ledger while a run goes on, and writes down what is left where it ends, and
         why. Of a process that is killed its last beat is known.
         """
-        with self.ledger.beating():
-            try:
+        try:
+            with self.ledger.beating():
                 yield
-            except Exception as error:
-                code = error.exit_code if isinstance(error, VibeLiteError) else 1
-                self._close(meter, type(error).__name__, code)
-                raise
-            self._close(meter, "done", 0)
+        except Exception as error:
+            code = error.exit_code if isinstance(error, VibeLiteError) else 1
+            self._close(meter, type(error).__name__, code)
+            raise
+        self._close(meter, "done", 0)
 
     def _close(self, meter: Meter, reason: str, exit_code: int) -> None:
         if self.ledger.is_open:
             self.ledger.append(meter.lap(), stage="report", step=None, what="report", details={})
             self.ledger.close(reason, exit_code)
 
-    def new_stage(self) -> None:
-        """Steps of another stage say nothing about the next one's."""
-        self._steps = []
+    def new_stage(self, stage: str) -> None:
+        """Steps of another stage say nothing about this one's; those of an earlier process do."""
+        self._steps = [
+            entry.wall_nanoseconds / NANOSECONDS - seconds_of(entry, "checkpoint")
+            for entry in self._earlier
+            if entry.stage == stage and entry.step is not None
+        ]
 
     def reason_to_stop(self) -> RunStopped | None:
         """Asked before another step begins: why it must not, if so."""
         if self._signal is not None:
             return Interrupted(f"stopped by {self._signal.name}")
-        return self._over(percentile_95(self._steps) + percentile_95(self._checkpoints))
+        return self._over(percentile_95(self._steps) + self._reserve())
 
     def check(self) -> None:
         """Asked before loading, probing or testing goes on, where all that was done is on disk:
         raises the reason to stop, if there is one.
         """
-        ahead = percentile_95(self._works)
+        ahead = percentile_95(self._works) + self._ending_seconds
+        if self._steps:  # of the stage that begins, by an earlier process
+            ahead = max(self._loads, default=0.0) + percentile_95(self._steps) + self._reserve()
         reason = self.reason_to_stop() if self._signal is not None else self._over(ahead)
         if reason is not None:
             raise reason
@@ -142,6 +156,13 @@ class RunGuard:
         reason = self.reason_to_stop() if self._signal is not None else self._over(ahead)
         if reason is not None:
             raise reason
+
+    def _reserve(self) -> float:
+        """Seconds that ending the run takes: a checkpoint and the report. Until one was saved, a
+        checkpoint is taken to be as slow as the slowest loading.
+        """
+        saving = percentile_95(self._checkpoints) or max(self._loads, default=0.0)
+        return saving + self._ending_seconds
 
     def _over(self, seconds_ahead: float) -> BudgetReached | None:
         """The limit that spending `seconds_ahead` more would reach."""
@@ -211,6 +232,11 @@ class RunGuard:
         self._signal = signal.Signals(number)
         message = b"\nstopping at the next safe place; once more stops at once\n"
         os.write(2, message)  # print() is not safe inside a signal handler
+
+
+def seconds_of(entry: Entry, span: str) -> float:
+    """Time of one span of an entry."""
+    return entry.nanoseconds.get(span, 0) / NANOSECONDS
 
 
 def percentile_95(values: Sequence[float]) -> float:

@@ -54,7 +54,7 @@ class Recorder:
         self._stage_dir = stage_dir
         self._meter = meter
         self._guard = guard
-        self._guard.new_stage()
+        self._guard.new_stage(stage)
         self._leak_watch = LeakWatch()
         self._num_steps = num_steps
         # USD of each step with the work since the step before it, such as checkpoints.

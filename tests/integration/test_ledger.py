@@ -1,0 +1,126 @@
+"""The ledger of a real, tiny run: its spans are the clock on the wall, its budget holds."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from vibelite.cli import app
+from vibelite.errors import BudgetReached
+from vibelite.pipeline import run_pipeline
+from vibelite.recipe.load import load_recipe
+from vibelite.run_dir import read_jsonl
+from vibelite.telemetry import meter
+from vibelite.telemetry.entries import lost_entries, read_ledger, run_cost
+
+RECIPE = Path(__file__).parent / "nano.yaml"
+# A second costs a dollar, and what a run makes is the same on any machine.
+PRICE = "cost.usd_per_hour=3600"
+STEPS = 200
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def young_process(monkeypatch):
+    """As if every run were started in a process of its own, that has just begun."""
+    monkeypatch.setattr(meter, "process_nanoseconds", lambda: 0)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_spans_add_up_to_the_clock_on_the_wall_in_every_step(tmp_path, monkeypatch):
+    """Measured from outside: between two laps nothing is missed or counted twice."""
+    recipe = load_recipe(RECIPE, [PRICE])
+    walls: list[tuple[float, meter.Lap]] = []
+    take_lap = meter.Meter.lap
+    last = started = time.perf_counter()
+
+    def timed_lap(self):
+        nonlocal last
+        lap = take_lap(self)
+        now = time.perf_counter()
+        walls.append((now - last, lap))
+        last = now
+        return lap
+
+    monkeypatch.setattr(meter.Meter, "lap", timed_lap)
+    run_pipeline(recipe, recipe_path=RECIPE, run_dir=tmp_path / "run")
+    whole = time.perf_counter() - started
+    for wall, lap in walls[1:]:  # the meter is made after this test's clock began
+        # A lap can last less than a millisecond, and reading two clocks takes time.
+        assert lap.wall_seconds == pytest.approx(wall, rel=0.01, abs=5e-4)
+        assert all(nanoseconds >= 0 for nanoseconds in lap.nanoseconds.values())
+    rows = [
+        row
+        for path in sorted(tmp_path.glob("run/stages/*/steps.jsonl"))
+        for row in read_jsonl(path)
+    ]
+    by_length = {round(sum(lap.seconds.values()), 9): wall for wall, lap in walls}
+    assert len(rows) == 6 + 4
+    for row in rows:
+        wall = by_length[round(sum(row["seconds"].values()), 9)]
+        assert sum(row["seconds"].values()) == pytest.approx(wall, rel=0.01, abs=5e-4)
+    entries = read_ledger(tmp_path / "run" / "ledger")
+    assert [entry.nanoseconds for entry in entries] == [lap.nanoseconds for _, lap in walls]
+    seconds, usd = run_cost(tmp_path / "run" / "ledger")
+    assert seconds == pytest.approx(whole, rel=0.01, abs=0.05)
+    assert usd is not None and float(usd) == pytest.approx(seconds, rel=1e-6)
+    assert lost_entries(entries) == []
+    assert {"rollout", "verify", "train", "optimizer", "sync"} <= rows[-1]["seconds"].keys()
+    assert rows[-1]["counts"]["num_completions"] == 16
+    assert rows[-1]["usd_so_far"] < float(usd)
+
+
+def run_sft(directory: Path, *options: str):
+    """`vibelite run` of the stage of supervised fine-tuning; what the command did."""
+    arguments = ["run", str(RECIPE), "--run-dir", str(directory), "--until", "sft"]
+    arguments += ["--set", PRICE, "--set", f"stages.sft.num_steps={STEPS}"]
+    arguments += ["--set", "stages.sft.checkpoint_every=100"]
+    return CliRunner().invoke(app, [*arguments, *options])
+
+
+def test_half_the_known_cost_stops_a_run_before_it_and_a_higher_limit_goes_on(
+    tmp_path, young_process
+):
+    for name in ("warm", "known"):  # the first run of a process also imports
+        assert run_sft(tmp_path / name).exception is None
+    _, known = run_cost(tmp_path / "known" / "ledger")
+    assert known is not None
+    limit = float(known) / 2
+    directory = tmp_path / "run"
+    stopped = run_sft(directory, "--budget-usd", str(limit))
+    assert isinstance(stopped.exception, BudgetReached)
+    assert stopped.exception.exit_code == 10
+    assert "raise the limit and run the same command" in str(stopped.exception)
+    _, spent = run_cost(directory / "ledger")
+    assert spent is not None and float(spent) <= limit
+    steps = list(read_jsonl(directory / "stages" / "00-sft" / "steps.jsonl"))
+    assert 0 < len(steps) < STEPS
+    states = sorted((directory / "stages" / "00-sft" / "resume").glob("step-*"))
+    assert states[-1].name == f"step-{len(steps):06d}"
+    assert (directory / "report.html").exists()
+    # Again with the same limit nothing is done; with a higher one the run ends as the other did.
+    assert isinstance(run_sft(directory, "--budget-usd", str(limit)).exception, BudgetReached)
+    assert run_cost(directory / "ledger")[1] == spent
+    done = run_sft(directory, "--budget-usd", str(10 * limit))
+    assert done.exception is None and done.exit_code == 0
+    assert [row["step"] for row in read_jsonl(directory / "stages/00-sft/steps.jsonl")] == [
+        *range(1, STEPS + 1)
+    ]
+    weights = [
+        (tmp_path / name / f"stages/00-sft/checkpoints/step-{STEPS:06d}/model.safetensors")
+        for name in ("known", "run")
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert lost_entries(read_ledger(directory / "ledger")) == []
