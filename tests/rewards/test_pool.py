@@ -149,6 +149,36 @@ def test_a_reward_that_cannot_be_used_ends_the_run_with_a_message(pool, metadata
         future.result(timeout=60)
 
 
+BROKEN_READER = """
+class Settings:
+    def __init__(self, **_): ...
+NormalizationConfig = Settings
+def normalize_latex(text, _): return text
+def latex2sympy(*_, **__): raise ValueError("signal only works in main thread")
+"""
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_worker_whose_checker_calls_everything_wrong_ends_the_run(
+    monkeypatch, tmp_path, is_there
+):
+    """Workers import what the parent would: here a reader of LaTeX that fails on all input, or one
+    that does not import. Neither becomes a reward of 0.
+    """
+    package = tmp_path / "latex2sympy2_extended"
+    package.mkdir()
+    (package / "__init__.py").write_text(BROKEN_READER if is_there else "import nowhere_at_all")
+    (package / "latex2sympy2.py").write_text("from . import Settings as ConversionConfig")
+    (package / "logic.py").write_text("class And: ...")
+    (tmp_path / "math_verify.py").write_text("def verify(*_, **__): return False")
+    monkeypatch.syspath_prepend(tmp_path)
+    with VerifierPool(num_workers=1) as broken:
+        future = broken.submit(problem(), completion("\\boxed{\\sqrt{12}}"))
+        message = "checker of mathematical answers does not work" if is_there else "nowhere_at_all"
+        with pytest.raises(VibeLiteError, match=message):
+            future.result(timeout=60)
+
+
 def test_an_unknown_verifier_is_a_data_error(pool):
     with pytest.raises(DataError, match="unknown verifier 'vibes'"):
         pool.submit(problem(verifier="vibes"), completion("x"))

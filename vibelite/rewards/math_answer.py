@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
-from vibelite.errors import DataError
+from vibelite.errors import DataError, VibeLiteError
 from vibelite.rewards.answer_text import boxed_answer, judge, parse_rational
 from vibelite.rewards.math_guard import MAX_CHARS, too_expensive
 from vibelite.rewards.math_intervals import as_union
@@ -35,6 +35,13 @@ from vibelite.types import Verdict
 
 # Comparing elements of two unordered lists symbolically takes the square of this many steps.
 MAX_SYMBOLIC_ITEMS = 40
+# What a checker that works says; none of it is settled on the text.
+_KNOWN = (
+    ("\\sqrt{12}", "2\\sqrt{3}", True),
+    ("\\frac{x^2-1}{x-1}", "x+1", True),
+    ("\\sqrt{13}", "2\\sqrt{3}", False),
+    ("\\frac{x^2+1}{x-1}", "x+1", False),
+)
 # True, False, or why neither can be said. None = only sympy could tell.
 Outcome = bool | str | None
 Leaf = Callable[[str, str], Outcome]
@@ -71,6 +78,22 @@ def check_math(text: str, answer: str) -> Verdict:
 def check_math_cheaply(text: str, answer: str) -> Verdict | None:
     """The verdict of `check_math` where it needs no sympy, else None."""
     return _check(text, answer, lambda given, gold: None)
+
+
+@functools.cache
+def check_itself() -> None:
+    """Raises VibeLiteError unless this process gives known verdicts that need sympy. A checker that
+    fails silently in its worker, as one does that sets alarms off the main thread, calls every
+    answer wrong.
+    """
+    for boxed, answer, expected in _KNOWN:
+        verdict = check_math(f"\\boxed{{{boxed}}}", answer)
+        if verdict.correct is not expected:
+            raise VibeLiteError(
+                "the checker of mathematical answers does not work here: of "
+                f"\\boxed{{{boxed}}} for {answer} it says {verdict.detail!r}; are math-verify and "
+                "sympy of the versions that VibeLite asks for?"
+            )
 
 
 def check_gold(answer: str) -> None:

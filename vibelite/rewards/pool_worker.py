@@ -38,6 +38,9 @@ def serve(descriptor: int, *, allow_weak_sandbox: bool) -> None:
         except VibeLiteError as error:
             connection.send(("unusable", str(error)))
             continue
+        except ImportError as error:
+            connection.send(("unusable", f"{problem.verifier}: {describe(error)}"))
+            continue
         connection.send(("started", None))
         _limit_memory(MATH_MEMORY_BYTES if problem.verifier == "math" else None)
         # Not handled in Python, where one long computation in C would keep it from running.

@@ -103,7 +103,9 @@ def prepare(problem: Problem) -> None:
     """
     match problem.verifier:
         case "math":
-            import vibelite.rewards.symbolic  # noqa: F401
+            from vibelite.rewards.math_answer import check_itself
+
+            check_itself()
         case "custom":
             from vibelite.rewards.custom import load_reward
 
