@@ -90,9 +90,27 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Appends rows and flushes them to the operating system."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(text)
+    append_text(
+        path,
+        "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows),
+    )
+
+
+def append_text(path: Path, text: str, *, is_synced: bool = False) -> None:
+    """Appends all of `text` or, where the disk refuses, nothing: half a line would spoil the next.
+    `is_synced`: it is on the disk when this returns.
+    """
+    rest = memoryview(text.encode("utf-8"))
+    with open(path, "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(end)
+            raise
+        if is_synced:
+            os.fsync(file.fileno())
 
 
 def replace_directory(source: Path, target: Path) -> None:

@@ -17,16 +17,16 @@ is stored: money is computed from time and price by the reader.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vibelite.run_dir import append_text
 from vibelite.telemetry.meter import Lap
 from vibelite.telemetry.money import NANOSECONDS, Price
 
@@ -119,7 +119,9 @@ class Ledger:
 
         def beat_until_ended() -> None:
             while not ended.wait(beat_seconds((self._clock() - started) / NANOSECONDS)):
-                self.beat()
+                # What no beat can be written for ends the run at the next entry, with a message.
+                with suppress(OSError):
+                    self.beat()
 
         thread = threading.Thread(target=beat_until_ended, name="ledger", daemon=True)
         thread.start()
@@ -140,13 +142,11 @@ class Ledger:
 
     def _write(self, line: dict[str, Any], *, is_synced: bool = False) -> None:
         assert self._path is not None, "the file is open"
-        with self._lock, open(self._path, "a", encoding="utf-8") as file:
+        with self._lock:
             name = {"segment": self.segment, "seq": self._sequence, "utc": utc_now()}
-            file.write(json.dumps(name | line, ensure_ascii=False, allow_nan=False) + "\n")
+            text = json.dumps(name | line, ensure_ascii=False, allow_nan=False) + "\n"
+            append_text(self._path, text, is_synced=is_synced)
             self._sequence += 1
-            if is_synced:
-                file.flush()
-                os.fsync(file.fileno())
 
 
 def beat_seconds(age: float) -> float:
