@@ -48,13 +48,14 @@ def run_pipeline(
 
     Raises RecipeError when the directory holds a run of a different recipe.
     """
+    # First of all, as importing is paid for too.
+    meter = Meter(read_energy=gpu_energy_reader(), boot_nanoseconds=boot_nanoseconds)
     import torch
 
     from vibelite.report.build import write_report
     from vibelite.report.summary import print_summary, write_summary
 
     require_writable(run_dir)
-    meter = Meter(read_energy=gpu_energy_reader(), boot_nanoseconds=boot_nanoseconds)
     return_freed_tensors()
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
@@ -90,6 +91,7 @@ def run_stages(
     if is_moved(recipe, run):
         require_same_data(base)
         save_recipe(recipe, recipe_path, run)
+    base.recorder.record_work("boot")
     prepare_base_model(base)
     for index, stage in enumerate(recipe.stages):
         stage_dir = run.stage(index, stage.name)
