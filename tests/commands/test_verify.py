@@ -99,3 +99,54 @@ def test_wrong_arguments_are_named(tmp_path):
     ]:
         error = fails(*arguments)
         assert isinstance(error, RecipeError) and message in str(error)
+
+
+STDIN = {"type": "stdin", "input": "2 3\n", "output": "5\n"}
+CALL = {"type": "functional", "fn_name": "add", "input": "2\n3", "output": "5"}
+PROGRAM = "print(sum(map(int, input().split())))"
+CODE_ROWS = [
+    {"code": PROGRAM, "tests": [STDIN, STDIN]},
+    {"code": "def add(a, b): return a + b", "tests": [CALL]},
+    {"code": "print(6)", "tests": [STDIN]},
+    {"code": "input(); input()", "tests": [STDIN]},
+    {"code": "while True: pass", "tests": [STDIN], "limits": {"seconds": 0.3}},
+    {"code": "x = [0] * 10**8", "tests": [STDIN], "limits": {"memory_bytes": 200_000_000}},
+    {"code": "print('5' * 10**6)", "tests": [STDIN], "limits": {"output_bytes": 1000}},
+    {"prediction": f"So:\n```python\n{PROGRAM}\n```", "tests": [STDIN]},
+]
+
+
+def test_programs_have_one_of_six_reasons(tmp_path):
+    path = write(tmp_path / "a.jsonl", [row | {"verifier": "code"} for row in CODE_ROWS])
+    lines = [json.loads(line) for line in run(path, "--json").split("\n")[:-1]]
+    assert [(line["correct"], line["reason"]) for line in lines] == [
+        (True, "pass"),
+        (True, "pass"),
+        (False, "wrong_answer"),
+        (False, "runtime_error"),
+        (False, "time_limit"),
+        (False, "memory_limit"),
+        (False, "output_limit"),
+        (True, "pass"),
+    ]
+    assert all(set(line) == {"correct", "reason", "seconds"} for line in lines)
+    assert 0.3 < lines[4]["seconds"] < 4
+    summary = run(path)
+    assert "code: 8 rows: 3 pass, 1 wrong_answer, 1 runtime_error, 1 time_limit" in summary
+    assert "8 rows in " in summary and " rows/s)" in summary
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tests": [STDIN]}, "prediction is 'None'; it must be a text"),
+        ({"code": 5, "tests": [STDIN]}, "code is '5'; it must be a text"),
+        ({"code": "x"}, "tests: expected a list of at least one test, found nothing"),
+        ({"code": "x", "tests": [{"type": "file"}]}, "tests[0]: type is 'file'; choose stdin or"),
+        ({"code": "x", "tests": [STDIN], "limits": {"seconds": 0}}, "limits.seconds must be a"),
+    ],
+)
+def test_a_program_that_cannot_be_judged_is_named_by_its_line(tmp_path, row, message):
+    error = fails(write(tmp_path / "a.jsonl", [ROWS[0], row | {"verifier": "code"}]))
+    assert isinstance(error, DataError)
+    assert f"a.jsonl:2: {message}" in str(error)
