@@ -44,7 +44,8 @@ ALLOWED = {
     "pipeline": DATA_MODEL
     | {"run_lock", "stages", "models", "rewards", "telemetry", "report", "planning"},
     "standalone": DATA_MODEL | {"run_lock", "pipeline", "stages", "data", "telemetry"},
-    "doctor": {"errors"},
+    # rewards: whether this machine confines model-written programs.
+    "doctor": {"errors", "rewards"},
     "tables": set(),
     # One file per command that cli.py has no room for.
     "commands": DATA_MODEL | {"planning", "standalone", "data", "report", "rewards", "tables"},

@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from vibelite.errors import SandboxError
+from vibelite.rewards.sandbox import describe_tier
+
 Status = Literal["ok", "warn", "fail"]
 GIB = 1024**3
 # Quickstart peaks at 0.8 GB of resident memory on a CPU; the rest is margin.
@@ -32,7 +35,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Looks at the Python, the required packages, memory, disks, torch and GPUs."""
+    """Looks at the Python, the required packages, memory, disks, torch, GPUs and the sandbox."""
     return [
         _python(),
         *_packages(),
@@ -40,6 +43,7 @@ def examine() -> list[Finding]:
         _disk("working directory", Path.cwd()),
         _disk("Hugging Face cache", _cache_directory()),
         *_torch(),
+        _sandbox(),
     ]
 
 
@@ -123,3 +127,12 @@ def _torch() -> Iterator[Finding]:
     else:
         fix = "none needed for the CPU recipes; else check the driver with nvidia-smi"
         yield Finding("warn", "GPU", "torch sees none", fix)
+
+
+def _sandbox() -> Finding:
+    """Whether model-written programs would be confined here, by attempts to break out."""
+    try:
+        return Finding("ok", "sandbox", describe_tier())
+    except SandboxError as error:
+        fix = "none needed without code problems; else a container that allows seccomp filters"
+        return Finding("warn", "sandbox", str(error), fix)

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from vibelite import doctor
 from vibelite.errors import DataError, SandboxError
 from vibelite.rewards import sandbox as sandbox_module
 from vibelite.rewards.sandbox import Limits, Sandbox, describe_tier
@@ -251,6 +252,15 @@ def test_programs_end_with_the_process_that_runs_them():
 
 def test_the_tier_is_described_in_one_line(sandbox):
     assert describe_tier() == f"{sandbox.tier} ({', '.join(sandbox.layers)})"
+
+
+def test_doctor_says_what_is_missing_and_what_to_do(monkeypatch):
+    assert doctor._sandbox() == doctor.Finding("ok", "sandbox", describe_tier())
+    monkeypatch.setattr("vibelite.rewards.sandbox.self_test", lambda _: "a file could be read")
+    finding = doctor._sandbox()
+    assert finding.status == "warn"
+    assert "namespaces: a file could be read; landlock: a file could be read" in finding.detail
+    assert "seccomp" in finding.fix
 
 
 def test_a_sandbox_without_layers_fails_the_self_test():

@@ -86,14 +86,10 @@ class Sandbox:
         self.close()
 
 
-def describe_tier(*, allow_weak: bool = False) -> str:
-    """One line on how programs would be confined on this machine, or why they cannot be."""
-    try:
-        with Sandbox(allow_weak=allow_weak) as sandbox:
-            reason = f": {sandbox.weakness}" if sandbox.weakness else ""
-            return f"{sandbox.tier} ({', '.join(sandbox.layers) or 'limits only'}){reason}"
-    except SandboxError as error:
-        return f"none: {error}"
+def describe_tier() -> str:
+    """One line on how programs are confined on this machine; SandboxError if they are not."""
+    with Sandbox() as sandbox:
+        return f"{sandbox.tier} ({', '.join(sandbox.layers)})"
 
 
 def _strongest(tiers: tuple[str, ...], *, allow_weak: bool) -> tuple[str, str, Slot]:
