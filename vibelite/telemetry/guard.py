@@ -95,7 +95,10 @@ class RunGuard:
         self._millijoules = sum_or_unknown([self._millijoules, energy])
         self._since = time.monotonic()
         saving, loading = (lap.seconds.get(span, 0.0) for span in ("checkpoint", "load"))
-        (self._works if step is None else self._steps).append(lap.wall_seconds - saving)
+        if step is not None:
+            self._steps.append(lap.wall_seconds - saving)
+        elif what != "boot":  # which happens once
+            self._works.append(lap.wall_seconds - saving)
         if saving:
             self._checkpoints.append(saving)
         if loading:
