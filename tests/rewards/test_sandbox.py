@@ -98,17 +98,6 @@ def test_limits_tell_apart_and_are_where_they_are_said_to_be(sandbox, source, ou
     assert len(execution.stdout) <= 100_000
 
 
-def test_threads_share_the_limit_of_cpu_time(sandbox):
-    """Hashing without the lock: on two processors two seconds of CPU time take one of the clock."""
-    source = (
-        "import hashlib, threading\ndef burn():\n    while True: hashlib.sha256(bytes(1 << 22))\n"
-        "for _ in range(2): threading.Thread(target=burn).start()"
-    )
-    execution = sandbox.run(source, limits=Limits(seconds=1.0))
-    assert execution.outcome == "time_limit"
-    assert execution.seconds < 1.5
-
-
 @pytest.mark.parametrize(
     "limits",
     [
@@ -165,11 +154,12 @@ def test_one_program_leaves_nothing_to_the_next(sandbox):
 
 
 def test_slots_run_at_the_same_time(sandbox):
-    started = time.monotonic()
+    """On the machine's clock, the second program begins before the first one ends."""
+    source = "import time; print(time.monotonic()); time.sleep(0.5); print(time.monotonic())"
     with ThreadPoolExecutor(2) as threads:
-        ends = list(threads.map(sandbox.run, ["import time; time.sleep(1)"] * 2))
-    assert [end.outcome for end in ends] == ["exit", "exit"]
-    assert time.monotonic() - started < 1.9
+        spans = [end.stdout.split() for end in threads.map(sandbox.run, [source] * 2)]
+    (first_start, first_end), (second_start, second_end) = [list(map(float, s)) for s in spans]
+    assert max(first_start, second_start) < min(first_end, second_end)
 
 
 def test_more_callers_than_slots_wait_their_turn(sandbox):
