@@ -45,6 +45,7 @@ MEASUREMENTS = (
     Measurement("mgpo", "benchmarks.gpu_mgpo", (), 150.0),
     Measurement("optim", "benchmarks.gpu_optim"),
     Measurement("activations", "benchmarks.gpu_activations"),
+    Measurement("lora", "benchmarks.gpu_lora", (), 60.0),
 )
 
 

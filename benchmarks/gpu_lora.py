@@ -1,0 +1,181 @@
+"""Peak memory and seconds of an update of a LoRA or QLoRA adapter on a 1.5B model.
+
+    python -m benchmarks.gpu_lora [--out FILE.json] [--tiny]
+
+Random weights of Qwen2.5-1.5B's exact dimensions in bfloat16, an adapter of rank 32 on every linear
+map of the layers, AdamW. One sequence of T tokens goes through the stages' own
+`accumulate_gradient`, SFT's or MGPO's, and the optimizer. Peak: torch's allocated bytes, everything
+included. `floor_bytes`: what is held between updates and the layers' inputs, which checkpointing
+keeps: no method with checkpoints on the GPU takes less. Seconds: medians after an update that makes
+the optimizer's state. A kind that cannot run here is a row that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from benchmarks.gpu_activations import QWEN_1_5B, TINY, release
+from benchmarks.gpu_mgpo import completion_batch, now, peaks, reset_peak
+from benchmarks.random_policy import random_policy
+from vibelite.data.batching import TrainingSequence
+from vibelite.errors import RecipeError
+from vibelite.models.activations import apply_activations
+from vibelite.models.adapter import attach
+from vibelite.models.four_bit import quantise
+from vibelite.recipe.model_section import Adapter, Training
+from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
+from vibelite.stages import mgpo, sft
+from vibelite.tables import format_table
+from vibelite.telemetry.hardware import describe_hardware
+from vibelite.training.optim import PolicyOptimizer
+
+TOKENS = (4096, 16384)
+TINY_TOKENS = (64, 128)
+KINDS = ("lora", "qlora")
+STAGES = ("sft", "mgpo")
+REPEATS = 3
+TRAINING = Training(dtype="bfloat16", activations="checkpoint", mlp_tile_tokens=4096)
+
+
+def measure(
+    config: Mapping[str, Any] = QWEN_1_5B,
+    *,
+    tokens: Sequence[int] = TOKENS,
+    training: Training = TRAINING,
+    device: torch.device | None = None,
+) -> list[dict[str, Any]]:
+    """One row per kind of adapter, stage and number of tokens."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows: list[dict[str, Any]] = []
+    for kind in KINDS:
+        try:
+            trainer = make_trainer(config, cast(Any, Adapter)(kind=kind), training, device)
+        except RecipeError as error:  # bitsandbytes is not there, or not for this machine
+            rows.append({"kind": kind, "left_out": str(error)})
+            continue
+        for stage in STAGES:
+            for count in tokens:
+                row = {"kind": kind, "stage": stage, "tokens": count}
+                rows.append(row | measure_one(trainer, stage, config, count))
+                print(table(rows[-1:]).splitlines()[-1], flush=True)
+        del trainer
+        gc.collect()
+        release(device)
+    return rows
+
+
+def make_trainer(
+    config: Mapping[str, Any], adapter: Adapter, training: Training, device: torch.device
+) -> mgpo.Trainer:
+    """The stage's own trainer around random weights with an adapter; no engine, no run."""
+    policy = random_policy(config, dtype=getattr(torch, training.dtype), device=device)
+    if adapter.kind == "qlora":
+        quantise(policy.model, device)
+    policy = attach(policy, adapter, start=Path("random"), seed=0)
+    apply_activations(policy.model, training)
+    optimizer = Optimizer.model_validate({"kind": "adamw", "lr": 1e-5})
+    updates = PolicyOptimizer(policy, optimizer, num_steps=1000, training=training)
+    stage = MGPOStage(
+        kind="mgpo", num_steps=1, optimizer=optimizer, tokens_per_micro_batch=1 << 20,
+        sampling=Sampling(max_new_tokens=16),
+    )  # fmt: skip
+    nothing = cast(Any, None)
+    return mgpo.Trainer(stage, nothing, policy, None, nothing, updates)
+
+
+def measure_one(
+    trainer: mgpo.Trainer, stage: str, config: Mapping[str, Any], tokens: int
+) -> dict[str, Any]:
+    """Bytes and seconds of one update on one sequence."""
+    policy, device = trainer.policy, trainer.policy.device
+    update(trainer, stage, config, tokens)
+    gc.collect()
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    reset_peak(device)
+    seconds = [update(trainer, stage, config, tokens) for _ in range(REPEATS)]
+    inputs = config["num_hidden_layers"] * config["hidden_size"] * tokens * policy.head.itemsize
+    return peaks(device) | {
+        "held_bytes": held,
+        "floor_bytes": held + inputs,
+        "num_trained": sum(parameter.numel() for parameter in policy.trainable_parameters()),
+        "gradient_seconds": statistics.median(gradient for gradient, _ in seconds),
+        "update_seconds": statistics.median(rest for _, rest in seconds),
+        "all_seconds": seconds,
+    }
+
+
+def update(
+    trainer: mgpo.Trainer, stage: str, config: Mapping[str, Any], tokens: int
+) -> tuple[float, float]:
+    """One update; seconds of the gradient, and of the optimizer."""
+    policy, device = trainer.policy, trainer.policy.device
+    batch = completion_batch(policy, config["vocab_size"], tokens, device)
+    start = now(device)
+    if stage == "mgpo":
+        mgpo.accumulate_gradient(trainer, batch, None, None)
+    else:
+        sequence = TrainingSequence(batch.input_ids.tolist(), batch.completion_mask.tolist())
+        sft.accumulate_gradient(policy, [sequence], sft_stage(trainer))
+    middle = now(device)
+    trainer.optimizer.step(0)
+    trainer.optimizer.finish()
+    return middle - start, now(device) - middle
+
+
+def sft_stage(trainer: mgpo.Trainer) -> SFTStage:
+    """An SFT stage whose sequences are never split."""
+    return SFTStage(
+        kind="sft", num_steps=1, checkpoint_every=1, optimizer=trainer.stage.optimizer,
+        tokens_per_micro_batch=1 << 20,
+    )  # fmt: skip
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows for reading: GB (1e9 bytes) and seconds."""
+    header = ["adapter", "stage", "tokens", "peak GB", "floor GB", "gradient s", "update s"]
+    return format_table(header, [table_row(row) for row in rows])
+
+
+def table_row(row: Mapping[str, Any]) -> list[str]:
+    if "left_out" in row:
+        return [row["kind"], "left out", "", "", "", "", ""]
+    peak = row.get("allocated_bytes", row["peak_bytes"])
+    return [
+        row["kind"],
+        row["stage"],
+        str(row["tokens"]),
+        f"{peak / 1e9:.2f}",
+        f"{row['floor_bytes'] / 1e9:.2f}",
+        f"{row['gradient_seconds']:.3f}",
+        f"{row['update_seconds']:.3f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
+    arguments = parser.parse_args()
+    if arguments.tiny:
+        rows = measure(TINY, tokens=TINY_TOKENS, device=torch.device("cpu"))
+    else:
+        rows = measure()
+    print(table(rows))
+    for row in rows:
+        if "left_out" in row:
+            print(f"left out: {row['kind']}: {row['left_out']}")
+    if arguments.out is not None:
+        result = {"rows": rows, "torch": torch.__version__, "hardware": describe_hardware()}
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

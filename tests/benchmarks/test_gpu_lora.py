@@ -1,0 +1,119 @@
+"""The benchmark of adapters: on a tiny model without a GPU, and with one what memory they take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu_activations import TINY
+from benchmarks.gpu_lora import KINDS, STAGES, make_trainer, measure, table, update
+from benchmarks.gpu_suite import MEASUREMENTS
+from benchmarks.random_policy import random_batch, random_policy, train
+from vibelite.models.adapter import attach, merged_weights
+from vibelite.models.four_bit import quantise
+from vibelite.recipe.model_section import Adapter, Training
+
+CPU = torch.device("cpu")
+# 8 layers of Qwen2.5-1.5B's width, with a small vocabulary.
+WIDE = {**TINY, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 8,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 4096}  # fmt: skip
+BFLOAT16 = Training(dtype="bfloat16", activations="checkpoint")
+
+
+def test_every_kind_and_stage_is_measured():
+    pytest.importorskip("bitsandbytes")
+    rows = measure(TINY, tokens=(32, 64), device=CPU)
+    keys = [(row["kind"], row["stage"], row["tokens"]) for row in rows]
+    assert keys == [(k, s, t) for k in KINDS for s in STAGES for t in (32, 64)]
+    assert all(row["gradient_seconds"] > 0 and row["num_trained"] > 0 for row in rows)
+    assert len(table(rows).splitlines()) == 2 + len(rows)
+
+
+def test_without_bitsandbytes_qlora_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    rows = measure(TINY, tokens=(32,), device=CPU)
+    assert [row["kind"] for row in rows] == ["lora", "lora", "qlora"]
+    assert "pip install 'vibelite[gpu]'" in rows[-1]["left_out"]
+    assert "left out" in table(rows)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_update_changes_the_adapter_and_nothing_else(stage):
+    trainer = make_trainer(TINY, Adapter(kind="lora"), BFLOAT16, CPU)
+    before = {name: p.clone() for name, p in trainer.policy.model.named_parameters()}
+    update(trainer, stage, TINY, 48)
+    after = dict(trainer.policy.model.named_parameters())
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    # The other factor's gradient is zero as long as this one is.
+    assert changed == {name for name in before if ".lora_B." in name}
+
+
+def test_the_suite_runs_it():
+    assert any(one.module == "benchmarks.gpu_lora" for one in MEASUREMENTS)
+
+
+def held_bytes(kind: str) -> int:
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    adapter = Adapter.model_validate({"kind": kind})
+    trainer = make_trainer(WIDE, adapter, BFLOAT16, torch.device("cuda"))
+    held = torch.cuda.memory_allocated() - before
+    del trainer
+    return held
+
+
+@pytest.mark.gpu
+def test_4_bit_weights_take_a_quarter_of_the_memory_on_a_gpu():
+    pytest.importorskip("bitsandbytes")
+    linear = 8 * (2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960)
+    saved = held_bytes("lora") - held_bytes("qlora")
+    # 16 bits less 4 and 0.127 of scales a weight.
+    assert saved == pytest.approx(linear * (16 - 4.127) / 8, rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("activations", ["checkpoint", "checkpoint_offload"])
+@pytest.mark.parametrize("tile", [0, 64])
+def test_gradients_of_qlora_on_a_gpu_do_not_depend_on_how_activations_are_kept(activations, tile):
+    pytest.importorskip("bitsandbytes")
+    gradients = []
+    for training in (
+        Training(dtype="bfloat16"),
+        Training(dtype="bfloat16", activations=activations, mlp_tile_tokens=tile),
+    ):
+        trainer = make_trainer(WIDE, Adapter(kind="qlora"), training, torch.device("cuda"))
+        with torch.no_grad():
+            for parameter in trainer.policy.trainable_parameters():
+                parameter.normal_(std=0.02, generator=torch.Generator("cuda").manual_seed(0))
+        policy = trainer.policy
+        train(policy, random_batch([300, 211], 4096, trained_share=0.7, device="cuda"))
+        found = [parameter.grad for parameter in policy.trainable_parameters()]
+        gradients.append([gradient.float() for gradient in found if gradient is not None])
+    kept, other = gradients
+    assert len(kept) == len(other) == 2 * 7 * 8
+    for mine, theirs in zip(kept, other, strict=True):
+        assert mine.norm() > 0
+        assert (mine - theirs).norm() <= 0.02 * mine.norm()  # bfloat16 rounds sums of tiles anew
+
+
+@pytest.mark.gpu
+def test_the_merged_weights_of_qlora_on_a_gpu_compute_what_the_policy_does():
+    pytest.importorskip("bitsandbytes")
+    device = torch.device("cuda")
+    policy = random_policy(WIDE, dtype=torch.bfloat16, device=device)
+    quantise(policy.model, device)
+    policy = attach(policy, Adapter(kind="qlora"), start=Path("random"), seed=0)
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters():
+            parameter.normal_(std=0.01, generator=torch.Generator("cuda").manual_seed(0))
+    plain = random_policy(WIDE, dtype=torch.bfloat16, device=device)
+    own = dict(plain.model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in merged_weights(policy):
+            own[name].copy_(tensor)
+        batch = random_batch([300, 211], 4096, trained_share=0.7, device="cuda")
+        difference = (plain.logprobs(batch)[0] - policy.logprobs(batch)[0]).abs().mean()
+    assert difference < 0.02
