@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_chosen_traces_are_verified_answers_and_the_next_stage_trains_on_them(ru
 def test_the_score_is_the_mean_nll_of_the_answer_s_tokens_under_the_student(run_path):
     student = load_policy(run_path / "base")
     for trace in list(read_jsonl(run_path / "stages" / "01-distill" / "traces.jsonl"))[:5]:
-        tokenizer = student.tokenizer
+        tokenizer: Any = student.tokenizer
         prompt = tokenizer.apply_chat_template(
             trace["messages"][:-1], tokenize=False, add_generation_prompt=True
         )

@@ -83,7 +83,7 @@ def handler_of(report: LiveReport) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_GET
 
         def _is_local(self) -> bool:
-            port = self.server.server_address[1]
+            port = self.connection.getsockname()[1]
             hosts = self.headers.get_all("Host", [])
             return len(hosts) == 1 and hosts[0] in (f"{HOST}:{port}", f"localhost:{port}")
 

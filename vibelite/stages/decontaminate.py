@@ -16,6 +16,7 @@ from vibelite.data.clean import Cleaner, CleaningRules, describe_items, evaluati
 from vibelite.data.decontaminate import EvaluationItem
 from vibelite.errors import DataError
 from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import DistillStage, MGPOStage
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.types import Problem, Trace
 
@@ -32,9 +33,8 @@ def is_trained_on(recipe: Recipe, kind: Literal["problems", "traces"], name: str
     """
     if kind == "traces":
         return True
-    return any(
-        stage.kind in ("mgpo", "distill") and stage.problems == name for stage in recipe.stages
-    )
+    learners = (stage for stage in recipe.stages if isinstance(stage, MGPOStage | DistillStage))
+    return any(stage.problems == name for stage in learners)
 
 
 def without_evaluation(
