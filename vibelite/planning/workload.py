@@ -209,7 +209,10 @@ def _prompts_at_once(sampling: Sampling, num_prompts: float, num_samples: int) -
 
 
 def _sampling_work(
-    stage: ProbeStage | DistillStage | EvaluateStage, sampling: Sampling, num_prompts: float, num_samples: int
+    stage: ProbeStage | DistillStage | EvaluateStage,
+    sampling: Sampling,
+    num_prompts: float,
+    num_samples: int,
 ) -> StageWork:
     at_once = _prompts_at_once(sampling, num_prompts, num_samples)
     return StageWork(
