@@ -15,11 +15,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from benchmarks.planner_rates import measure_rates
 from vibelite.algorithms.advantages import group_advantages, maxent_weight
 from vibelite.data.batching import TrainingSequence
 from vibelite.models.activations import apply_activations
@@ -31,27 +33,39 @@ from vibelite.rollout.engine import generate
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.stages import mgpo, sft
 from vibelite.stages.context import sampling_settings
-from vibelite.telemetry.memory import return_freed_tensors, take_peak_bytes
+from vibelite.telemetry.memory import bytes_held, return_freed_tensors, take_peak_bytes
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import Group, Problem, Verdict
 
 
-class Stopwatch:
-    """Seconds of the parts of each step; a GPU is waited for."""
+class Watch:
+    """Seconds and peak bytes of the parts of each step, and on a CPU its rates beside each step.
+
+    On a GPU seconds are those of the clock, and the device is waited for; on a CPU they are those
+    that the process, which has one thread, got of a processor.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self._is_gpu = policy.device.type == "cuda"
-        self.steps: list[dict[str, float]] = []
+        self.steps: list[dict[str, Any]] = []
+
+    def start_step(self) -> None:
+        rates = None if self._is_gpu else asdict(measure_rates())
+        self.steps.append({"rates": rates, "seconds": {}, "peak_bytes": {}})
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        step = self.steps[-1]
+        take_peak_bytes()
         start = self._now()
         yield
-        self.steps[-1][name] = self._now() - start
+        step["seconds"][name] = self._now() - start
+        step["peak_bytes"][name] = take_peak_bytes()
 
     def _now(self) -> float:
-        if self._is_gpu:
-            torch.cuda.synchronize()
+        if not self._is_gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
         return time.perf_counter()
 
 
@@ -62,9 +76,9 @@ def sft_steps(stage: SFTStage, policy: Policy, optimizer: PolicyOptimizer, promp
         TrainingSequence(tokens, mask)
         for tokens in random_tokens(policy, stage.sequences_per_step, stage.max_tokens)
     ]
-    watch = Stopwatch(policy)
+    watch = Watch(policy)
     for step in range(stage.num_steps):
-        watch.steps.append({})
+        watch.start_step()
         with watch.part("train"):
             sft.accumulate_gradient(policy, sequences, stage, loss_scale=optimizer.loss_scale)
         with watch.part("optimizer"):
@@ -83,9 +97,9 @@ def mgpo_steps(stage: MGPOStage, policy: Policy, optimizer: PolicyOptimizer, pro
         Verdict(index % 2, bool(index % 2)) for index in range(settings.num_completions)
     )
     problem = Problem("0", "all", ({"role": "user", "content": ""},), "", "exact")
-    watch = Stopwatch(policy)
+    watch = Watch(policy)
     for step in range(stage.num_steps):
-        watch.steps.append({})
+        watch.start_step()
         with watch.part("generate"):
             sampled = generate(engine, prompts, settings, seed=step)
         with watch.part("train"):
@@ -121,6 +135,8 @@ def main(path: str) -> None:
     return_freed_tensors()
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     torch.set_num_threads(recipe.num_threads)
+    measure_rates()  # and everything that a first step loads
+    before = bytes_held()
     policy = load_policy(Path(work["model"]), dtype=recipe.training.dtype)
     for parameter in policy.model.parameters():
         parameter.detach().sum()  # the weights are in memory, not only mapped from the file
@@ -128,10 +144,10 @@ def main(path: str) -> None:
     optimizer = PolicyOptimizer(
         policy, stage.optimizer, num_steps=stage.num_steps, training=recipe.training
     )
-    take_peak_bytes()
     run = sft_steps if isinstance(stage, SFTStage) else mgpo_steps
     steps = run(cast(Any, stage), policy, optimizer, work["prompt_tokens"])
-    print(json.dumps({"peak_bytes": take_peak_bytes(), "steps": steps}))
+    peak = max(size for step in steps for size in step["peak_bytes"].values())
+    print(json.dumps({"before_bytes": before, "peak_bytes": peak, "steps": steps}))
 
 
 if __name__ == "__main__":

@@ -1,33 +1,54 @@
-"""Peak memory of every phase of a stage, by part: a sum of what is known to exist at that moment.
+"""Peak memory of every phase of a stage, by part: what exists at its worst moment.
 
 What a parameter costs is in optimizer_memory.py, what a token costs in activation_memory.py; here
-they meet with the fused head's workspace, the key-value cache and the context.
+they meet with the fused head's workspace, the key-value cache and the context. A processor (`cpu`)
+has one memory for device and host, in which pages that nothing has written do not count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vibelite.planning.activation_memory import activation_bytes
+from vibelite.planning.activation_memory import (
+    activation_bytes,
+    bytes_before_backward,
+    head_bytes,
+)
+from vibelite.planning.head_memory import CPU_LOGITS, GPU_LOGITS, gpu_head_bytes
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.optimizer_memory import (
+    BYTES,
     HOST_BUFFER_BYTES,
     UPDATE_BUFFER_BYTES,
     bytes_per_parameter,
 )
-from vibelite.planning.time_model import DTYPE_BYTES, kv_bytes_per_token
 from vibelite.planning.workload import Assumptions, StageWork
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
 
 GIB = 1 << 30
 FLOAT32 = 4
-# The head's chunks on a GPU (kernels/): dz of 256 MiB in the backward pass.
-HEAD_WORKSPACE_BYTES = 256 << 20
-# Sampling sorts and sums a row of float32 weights and one of float64 sums per sequence.
-SAMPLING_BYTES_PER_LOGIT = 4 + 4 + 8
+# Beside the logits, the sampler holds weights in float32 and their sums in float64.
+SAMPLING_BYTES_PER_LOGIT = 4 + 8
+# The cache's buffers at first have room for so many tokens behind the prompt, and grow by half.
+CACHE_ROOM, CACHE_GROWTH = 64, 1.5
 # NF4 with double quantisation: 4 bits and 0.127 bits of scales a weight (arXiv 2305.14314, 3).
 NF4_BYTES = (4 + 0.127) / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What decides a stage's memory beside its work."""
+
+    shape: ModelShape
+    training: Training
+    assume: Assumptions
+    optimizer: Optimizer | None = None
+    """None = the stage does not train."""
+    adapter: Adapter | None = None
+    is_cpu: bool = False
+    num_gpus: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,101 +58,198 @@ class PhaseMemory:
     stage: str
     phase: str
     """train or generate."""
+    moment: str
+    """Of the phase, when it holds most."""
     parts: dict[str, float]
-    """On the GPU."""
+    """On the device."""
     host: float = 0.0
-    """Pinned or ordinary memory of the host, beside the program's own."""
+    """Memory of the host, beside the program's own."""
 
     @property
     def total(self) -> float:
         return sum(self.parts.values())
 
 
-def stage_memory(
-    shape: ModelShape,
-    work: StageWork,
-    training: Training,
-    assume: Assumptions,
-    *,
-    optimizer: Optimizer | None = None,
-    adapter: Adapter | None = None,
-) -> list[PhaseMemory]:
-    """The phases of one stage: generate where it samples, train where it has an `optimizer`."""
-    context = assume.context_gib * GIB
-    resident, host = resident_bytes(shape, work, training, optimizer, adapter)
+@dataclass(frozen=True, slots=True)
+class ModelBytes:
+    """Everything as large as the model, in bytes; `host` is not on the device."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    update: float
+    """For a moment, while the optimizer works."""
+    host: float
+
+
+def stage_memory(setting: Setting, work: StageWork) -> list[PhaseMemory]:
+    """The phases of one stage: generate where it samples, train where it has an optimizer."""
+    model = model_bytes(setting, work)
     phases = []
     if work.completions:
-        element = DTYPE_BYTES[training.dtype]
-        tokens = work.rows * (assume.prompt_tokens + work.max_new_tokens)
-        parts = {name: size for name, size in resident.items() if name != "gradients"}
-        parts["kv_cache"] = tokens * kv_bytes_per_token(shape, element)
-        logits = work.rows * shape.vocab_size
-        parts["sampling"] = logits * (element + SAMPLING_BYTES_PER_LOGIT)
-        phases.append(PhaseMemory(work.stage, "generate", parts | {"context": context}, host))
-    if optimizer is not None:
-        parts = dict(resident)
-        parts |= training_bytes(shape, work.micro_batch_tokens, training)
-        if training.activations == "checkpoint_offload":
-            host += parts.pop("offloaded")
-        phases.append(PhaseMemory(work.stage, "train", parts | {"context": context}, host))
+        phases.append(_worst(setting, work, "generate", generating_moments(setting, work, model)))
+    if setting.optimizer is not None:
+        phases.append(_worst(setting, work, "train", training_moments(setting, work, model)))
     return phases
 
 
-def resident_bytes(
-    shape: ModelShape,
-    work: StageWork,
-    training: Training,
-    optimizer: Optimizer | None,
-    adapter: Adapter | None,
-) -> tuple[dict[str, float], float]:
-    """Bytes on the GPU of everything as large as the model, and on the host."""
-    element = DTYPE_BYTES[training.dtype]
-    weights = element * shape.num_parameters
-    trained = shape.num_parameters
-    dtype, extra = training.dtype, 0.0
-    if adapter is not None:
-        trained = adapter_parameters(shape, adapter)
-        if adapter.kind == "qlora":
+def _worst(
+    setting: Setting, work: StageWork, phase: str, moments: Mapping[str, dict[str, float]]
+) -> PhaseMemory:
+    """The moment that holds most, with the context; what is on the host apart."""
+    beside = 0 if setting.is_cpu else 1
+    moment = max(
+        moments, key=lambda name: sum(moments[name].values()) - beside * _host(moments[name])
+    )
+    parts = dict(moments[moment])
+    assume = setting.assume
+    host = 0.0 if setting.is_cpu else parts.pop("host", 0.0)
+    parts["context"] = GIB * (assume.program_gib if setting.is_cpu else assume.context_gib)
+    return PhaseMemory(work.stage, phase, moment, parts, host)
+
+
+def _host(parts: Mapping[str, float]) -> float:
+    return parts.get("host", 0.0)
+
+
+def generating_moments(
+    setting: Setting, work: StageWork, model: ModelBytes
+) -> dict[str, dict[str, float]]:
+    """Bytes by part when the cache is fullest.
+
+    The transformers engine samples from the trainer's own module, and the optimizer's state stays
+    where it is. Per row keys and values of prompt and completion, on a GPU with the room that its
+    buffers have; per logit `element` + 12 (SAMPLING_BYTES_PER_LOGIT). The prompts' own pass holds
+    their keys, values and the widest tensors of one layer.
+    """
+    shape, element = setting.shape, BYTES[setting.training.dtype]
+    prompt = setting.assume.prompt_tokens
+    length = prompt + work.max_new_tokens
+    room = prompt + CACHE_ROOM
+    while room < length:
+        room *= CACHE_GROWTH
+    per_token = kv_bytes_per_token(shape, element)
+    resident = {"weights": model.weights, "optimizer": model.optimizer, "host": model.host}
+    logits = work.rows * shape.vocab_size * (element + SAMPLING_BYTES_PER_LOGIT)
+    widest = 2 * shape.hidden_size + 3 * shape.mlp_size
+    read = work.prompts_at_once * prompt * element * widest
+    cached = length if setting.is_cpu else room
+    return {
+        "sampling": resident | {"kv_cache": work.rows * cached * per_token, "sampling": logits},
+        "reading prompts": resident
+        | {"kv_cache": work.prompts_at_once * prompt * per_token, "activations": read},
+    }
+
+
+def training_moments(
+    setting: Setting, work: StageWork, model: ModelBytes
+) -> dict[str, dict[str, float]]:
+    """Bytes by part at the moments of a step that can hold most.
+
+    `head`: the forward pass has been through all layers. `backward`: it begins, with the last
+    layer. `last gradient`: it ends, all gradients exist and those of the embedding twice. `update`.
+    Gradients exist in the first two if an earlier micro-batch of the step has left them.
+    """
+    shape, training, tokens = setting.shape, setting.training, work.micro_batch_tokens
+    element = BYTES[training.dtype]
+    arguments = (shape, tokens, training.activations, training.mlp_tile_tokens, element)
+    buckets = {"in_buckets": setting.is_cpu or training.dtype == "float32"}
+    backward = activation_bytes(*arguments, **buckets)
+    forward = bytes_before_backward(*arguments, **buckets)
+    offloaded = backward.pop("offloaded", 0.0)
+    forward.pop("offloaded", None)
+    if setting.is_cpu and offloaded:
+        # Copied back when it is wanted, so one less is held.
+        backward["kept"] /= 2
+        forward["kept"] /= 2
+    trained_head = setting.adapter is None
+    head = _head(setting, int(tokens * work.head_share), trained_head)
+    held = head.pop("held", 0.0)
+    resident = {"weights": model.weights, "optimizer": model.optimizer}
+    host = model.host + offloaded
+    before = model.gradients if work.accumulates else 0.0
+    matrix = element * shape.vocab_size * shape.hidden_size if trained_head else 0
+    kept_by_one = backward["kept"] / shape.num_layers + backward["work"]
+    return {
+        "head": resident
+        | {"gradients": before, "activations": sum(forward.values())}
+        | {"head": sum(head.values()) + held, "host": host},
+        "backward": resident
+        | {"gradients": before, "activations": sum(backward.values()), "head": held, "host": host},
+        "last gradient": resident
+        | {"gradients": model.gradients, "activations": kept_by_one, "head": held + matrix}
+        | {"host": model.host},
+        "update": resident
+        | {"gradients": model.gradients, "update": model.update, "host": model.host},
+    }
+
+
+def _head(setting: Setting, tokens: int, is_trained: bool) -> dict[str, float]:
+    """The fused head's bytes for `tokens` trained tokens, by part; `held` stays for a while."""
+    element = BYTES[setting.training.dtype]
+    if setting.is_cpu or setting.training.dtype == "float32":
+        rows, block = CPU_LOGITS if setting.is_cpu else GPU_LOGITS
+        rows = min(rows, tokens * setting.shape.vocab_size)
+        logits = rows + 2 * min(block, rows)
+        parts = head_bytes(setting.shape, tokens, element, logits=logits)
+    else:
+        is_bfloat16 = setting.training.dtype == "bfloat16"
+        parts = gpu_head_bytes(setting.shape, tokens, is_bfloat16=is_bfloat16)
+    if not is_trained:
+        parts |= {"gradient": 0.0, "held": 0.0}
+    return parts
+
+
+def model_bytes(setting: Setting, work: StageWork) -> ModelBytes:
+    """Bytes of everything as large as the model.
+
+    Under an adapter its own weights are trained; without one all are. Where several
+    GPUs share the optimizer each holds its part of masters and moments.
+    """
+    shape, training = setting.shape, setting.training
+    element = BYTES[training.dtype]
+    weights, trained = element * shape.num_parameters, shape.num_parameters
+    if setting.adapter is not None:
+        if setting.adapter.kind == "qlora":
             layers = shape.layer_parameters * shape.num_layers
             weights = layers * NF4_BYTES + (shape.num_parameters - layers) * element
-        extra, dtype = trained * FLOAT32, "float32"
-    if optimizer is None:
-        return {"weights": weights}, 0.0
-    each = bytes_per_parameter(optimizer.kind, dtype, training.gradient_dtype)
-    parts = {
-        "weights": weights * (2 if work.holds_reference else 1) + extra,
-        "gradients": each.gradients * trained,
-        "optimizer": (each.masters + each.moments + each.pageable) * trained,
-    }
-    if optimizer.kind == "adamw_cpu":
-        largest = shape.vocab_size * shape.hidden_size if adapter is None else 0
-        parts["gradients"] = element * largest
-        return parts, each.host * trained + HOST_BUFFER_BYTES
-    if training.gradient_dtype == "bfloat16":
-        parts["optimizer"] += UPDATE_BUFFER_BYTES
-    return parts, 0.0
+        trained = adapter_parameters(shape, setting.adapter)
+        weights += trained * element
+    if setting.optimizer is None:
+        return ModelBytes(weights, 0.0, 0.0, 0.0, 0.0)
+    if work.holds_reference:
+        weights *= 2
+    kind = setting.optimizer.kind
+    each = bytes_per_parameter(kind, training.dtype, training.gradient_dtype)
+    state = (each.masters + each.moments + each.pageable) * trained
+    if kind == "muon" and setting.adapter is None:
+        others = bytes_per_parameter("adamw", training.dtype, training.gradient_dtype)
+        state += (others.moments - each.moments) * shape.embedding_parameters
+    if kind != "adamw_cpu":
+        widened = 0.0 if training.gradient_dtype == "float32" else UPDATE_BUFFER_BYTES
+        update = min(FLOAT32 * trained, widened)
+        return ModelBytes(weights, each.gradients * trained, state / setting.num_gpus, update, 0.0)
+    if setting.is_cpu:
+        # Float32 weights are their own masters, and nothing is copied.
+        host = (each.host - (FLOAT32 if training.dtype == "float32" else 0)) * trained
+        gradients = FLOAT32 if training.gradient_dtype == "float32" else 2
+        return ModelBytes(weights, gradients * trained, host - gradients * trained, 0.0, 0.0)
+    largest = element * shape.vocab_size * shape.hidden_size if setting.adapter is None else 0
+    return ModelBytes(weights, largest, 0.0, 0.0, each.host * trained + HOST_BUFFER_BYTES)
 
 
-def training_bytes(shape: ModelShape, tokens: int, training: Training) -> dict[str, float]:
-    """Activations and head of one micro-batch of `tokens` tokens, by part."""
-    element = DTYPE_BYTES[training.dtype]
-    activations = activation_bytes(
-        shape, tokens, training.activations, training.mlp_tile_tokens, element
-    )
-    # Hidden states of the trained tokens, their gradient in float32 and in the weights' type.
-    head = HEAD_WORKSPACE_BYTES + tokens * shape.hidden_size * (FLOAT32 + 2 * element)
-    return {**activations, "head": head}
+def kv_bytes_per_token(shape: ModelShape, element_bytes: int) -> int:
+    """Keys and values of one token in every layer."""
+    return 2 * shape.num_layers * shape.key_size * element_bytes
 
 
 def adapter_parameters(shape: ModelShape, adapter: Adapter) -> int:
     """rank x (inputs + outputs) of every linear map that gets an adapter."""
-    heads = shape.query_size
-    kv_heads = shape.key_size
     widths = {
-        "q_proj": shape.hidden_size + heads,
-        "k_proj": shape.hidden_size + kv_heads,
-        "v_proj": shape.hidden_size + kv_heads,
-        "o_proj": heads + shape.hidden_size,
+        "q_proj": shape.hidden_size + shape.query_size,
+        "k_proj": shape.hidden_size + shape.key_size,
+        "v_proj": shape.hidden_size + shape.key_size,
+        "o_proj": shape.query_size + shape.hidden_size,
         "gate_proj": shape.hidden_size + shape.mlp_size,
         "up_proj": shape.hidden_size + shape.mlp_size,
         "down_proj": shape.mlp_size + shape.hidden_size,

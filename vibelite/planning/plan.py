@@ -1,33 +1,39 @@
-"""What a recipe needs on a GPU before anything is paid: memory, time, money and disk, and what to
-change where it does not fit. Needs neither torch nor a GPU.
+"""What a recipe needs before anything is paid: memory, time, money and disk. Needs neither torch
+nor a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vibelite.planning import cpu
+from vibelite.planning.cpu import Cpu
+from vibelite.planning.disk import DiskNeed, disk_needs
 from vibelite.planning.gpus import GPUS, Gpu
-from vibelite.planning.memory_model import GIB, PhaseMemory, stage_memory
+from vibelite.planning.memory_model import PhaseMemory, Setting, stage_memory
 from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.optimizer_memory import bytes_per_parameter
-from vibelite.planning.time_model import DTYPE_BYTES, StageSeconds, stage_seconds
+from vibelite.planning.time_model import (
+    StageSeconds,
+    communicated_bytes,
+    stage_seconds,
+    trained_parameters,
+)
 from vibelite.planning.workload import Assumptions, StageWork, stage_work
 from vibelite.recipe.schema import Recipe
-from vibelite.recipe.stage_section import MGPOStage, SFTStage
+from vibelite.recipe.stage_section import AnyStage, MGPOStage, SFTStage
 
-# Share of the GPU's memory that may be planned for: the allocator's blocks never fill it all.
+# Share of the memory that may be planned for: the allocator's blocks never fill it all.
 USABLE = 0.95
-FLOAT32 = 4
+HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What a plan is made for."""
 
-    gpu: Gpu
+    device: Gpu | Cpu
     num_gpus: int = 1
     usd_per_hour: float | None = None
     """Of the whole machine; None = no money in the plan."""
@@ -40,6 +46,13 @@ class StagePlan:
     work: StageWork
     seconds: StageSeconds
     phases: list[PhaseMemory]
+    communicated_bytes: float
+    """That each GPU sends per update."""
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """None for stages that have no steps."""
+        return self.seconds.total / self.work.num_steps if self.work.num_steps else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,180 +62,120 @@ class Plan:
     machine: Machine
     shape: ModelShape
     stages: list[StagePlan]
-    disk_bytes: float
+    disk: list[DiskNeed]
     assumptions: Assumptions
 
     @property
     def seconds(self) -> float:
         return sum(stage.seconds.total for stage in self.stages)
 
-    @property
-    def usd(self) -> float | None:
+    def usd(self, seconds: float) -> float | None:
+        """What so many seconds of the machine cost."""
         price = self.machine.usd_per_hour
-        return None if price is None else self.seconds / 3600 * price
+        return None if price is None else seconds / HOUR * price
 
     @property
-    def peak(self) -> PhaseMemory:
-        """The phase that needs most memory."""
-        phases = [phase for stage in self.stages for phase in stage.phases]
-        return max(phases, key=lambda phase: phase.total)
+    def phases(self) -> list[PhaseMemory]:
+        return [phase for stage in self.stages for phase in stage.phases]
+
+    @property
+    def peak(self) -> PhaseMemory | None:
+        """The phase that needs most memory of the device; None if no stage uses it."""
+        return max(self.phases, key=lambda phase: phase.total, default=None)
+
+    @property
+    def peak_bytes(self) -> float:
+        return self.peak.total if self.peak is not None else 0.0
+
+    @property
+    def host_bytes(self) -> float:
+        """The most that a phase holds in the host's memory, beside the program itself."""
+        return max((phase.host for phase in self.phases), default=0.0)
 
     @property
     def fits(self) -> bool:
-        return self.peak.total <= USABLE * self.machine.gpu.memory_bytes
+        return self.peak_bytes <= USABLE * self.machine.device.memory_bytes
 
 
 def make_plan(
     recipe: Recipe, recipe_dir: Path, shape: ModelShape, machine: Machine, assume: Assumptions
 ) -> Plan:
-    """The plan of a recipe. Several GPUs share the sequences of a step evenly, each with a whole
-    model; what they say to each other is not counted.
+    """The plan of a recipe. Several GPUs share the sequences of a step and the optimizer evenly,
+    each with the whole weights.
     """
     stages = []
     for work in stage_work(recipe, recipe_dir, assume):
-        stage = recipe.stage_named(work.stage)
-        optimizer = stage.optimizer if isinstance(stage, SFTStage | MGPOStage) else None
-        seconds = stage_seconds(shape, work, recipe.training, machine.gpu, assume)
-        seconds = StageSeconds(
-            seconds.generate / machine.num_gpus, seconds.train / machine.num_gpus, seconds.optimizer
-        )
-        phases = stage_memory(
-            shape, work, recipe.training, assume, optimizer=optimizer, adapter=recipe.adapter
-        )
-        stages.append(StagePlan(work, seconds, phases))
-    return Plan(machine, shape, stages, disk_bytes(recipe, shape, stages), assume)
+        setting = stage_setting(recipe, recipe.stage_named(work.stage), shape, machine, assume)
+        sent = communicated_bytes(setting, machine.num_gpus) if setting.optimizer else 0.0
+        seconds = _seconds(recipe, setting, work, machine.device)
+        stages.append(StagePlan(work, seconds, stage_memory(setting, work), sent))
+    trained = trained_parameters(Setting(shape, recipe.training, assume, adapter=recipe.adapter))
+    disk = disk_needs(recipe, shape, [stage.work for stage in stages], trained)
+    return Plan(machine, shape, stages, disk, assume)
 
 
-def disk_bytes(recipe: Recipe, shape: ModelShape, stages: list[StagePlan]) -> float:
-    """Every model directory that stays, and two training states (the old one goes when the new one
-    is complete).
-    """
-    model = shape.num_parameters * DTYPE_BYTES[recipe.training.dtype]
-    kept = 1 + sum(stage.work.kept_models for stage in stages)
-    states = [
-        shape.num_parameters
-        * (each.weights + each.masters + each.moments + each.pageable + (each.host and 3 * FLOAT32))
-        for stage in recipe.stages
-        if isinstance(stage, SFTStage | MGPOStage) and recipe.adapter is None
-        for each in [
-            bytes_per_parameter(
-                stage.optimizer.kind, recipe.training.dtype, recipe.training.gradient_dtype
-            )
-        ]
-    ]
-    return model * kept + 2 * max(states, default=0.0)
+def stage_setting(
+    recipe: Recipe, stage: AnyStage, shape: ModelShape, machine: Machine, assume: Assumptions
+) -> Setting:
+    """What decides the memory and the time of a stage, beside its work."""
+    return Setting(
+        shape,
+        recipe.training,
+        assume,
+        optimizer=stage.optimizer if isinstance(stage, SFTStage | MGPOStage) else None,
+        adapter=recipe.adapter,
+        is_cpu=isinstance(machine.device, Cpu),
+        num_gpus=machine.num_gpus,
+    )
+
+
+def _seconds(recipe: Recipe, setting: Setting, work: StageWork, device: Gpu | Cpu) -> StageSeconds:
+    if isinstance(device, Gpu):
+        return stage_seconds(setting, work, device)
+    products = cpu.products_of(recipe.training, recipe.matmul_precision)
+    return StageSeconds(
+        generate=cpu.generate_seconds(setting, work, device.rates, products),
+        train=cpu.train_seconds(setting, work, device.rates, products),
+        optimizer=cpu.optimizer_seconds(setting, work, device.rates),
+    )
 
 
 def smallest_gpu(plan: Plan) -> Gpu | None:
     """The listed GPU with least memory on which the recipe fits as it is."""
-    fitting = [gpu for gpu in GPUS.values() if plan.peak.total <= USABLE * gpu.memory_bytes]
+    fitting = [gpu for gpu in GPUS.values() if plan.peak_bytes <= USABLE * gpu.memory_bytes]
     return min(fitting, key=lambda gpu: gpu.memory_bytes, default=None)
-
-
-def longest_response(recipe: Recipe, stage: MGPOStage, plan: Plan) -> int:
-    """The largest max_new_tokens of a stage, in steps of 1,024, with which it fits; 0 if none."""
-    work = next(one.work for one in plan.stages if one.work.stage == stage.name)
-    prompt = plan.assumptions.prompt_tokens
-    limit = USABLE * plan.machine.gpu.memory_bytes
-
-    def peak(tokens: int) -> float:
-        longer = replace(work, max_new_tokens=tokens, micro_batch_tokens=int(prompt + tokens))
-        phases = stage_memory(
-            plan.shape, longer, recipe.training, plan.assumptions,
-            optimizer=stage.optimizer, adapter=recipe.adapter,
-        )  # fmt: skip
-        return max(phase.total for phase in phases)
-
-    longest = 0
-    while longest < 1 << 20 and peak(longest + 1024) <= limit:
-        longest += 1024
-    return longest
-
-
-def suggestions(
-    recipe: Recipe, recipe_dir: Path, shape: ModelShape, machine: Machine, assume: Assumptions
-) -> list[str] | None:
-    """Settings, as --set takes them, that together make the recipe fit; None if none of ours do.
-
-    In the order to spend speed for memory: what costs least comes first.
-    """
-    chosen: list[str] = []
-    for setting, changed in _savings(recipe):
-        chosen.append(setting)
-        recipe = changed
-        if make_plan(recipe, recipe_dir, shape, machine, assume).fits:
-            return chosen
-    return None
-
-
-def _savings(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """(setting, the recipe with it and all before it), skipping what is set already."""
-    steps: list[tuple[str, Mapping[str, Any]]] = [
-        ("training.dtype=bfloat16", {"dtype": "bfloat16"}),
-        ("training.activations=checkpoint", {"activations": "checkpoint"}),
-        ("training.mlp_tile_tokens=4096", {"mlp_tile_tokens": 4096}),
-        ("training.activations=checkpoint_offload", {"activations": "checkpoint_offload"}),
-        ("training.gradient_dtype=bfloat16", {"gradient_dtype": "bfloat16"}),
-    ]
-    for setting, change in steps:
-        training = recipe.training.model_copy(update=dict(change))
-        if training != recipe.training and not _is_weaker(recipe, change):
-            recipe = recipe.model_copy(update={"training": training})
-            yield setting, recipe
-    for stage in recipe.stages:
-        if isinstance(stage, SFTStage | MGPOStage) and stage.optimizer.kind != "adamw_cpu":
-            optimizer = stage.optimizer.model_copy(update={"kind": "adamw_cpu"})
-            recipe = _with_stage(recipe, stage.name, {"optimizer": optimizer})
-            yield f"stages.{stage.name}.optimizer.kind=adamw_cpu", recipe
-    for _ in range(8):
-        for stage in recipe.stages:
-            sampling = getattr(stage, "sampling", None)
-            if sampling is not None and sampling.max_sequences > 1:
-                half = sampling.max_sequences // 2
-                sampling = sampling.model_copy(update={"max_sequences": half})
-                recipe = _with_stage(recipe, stage.name, {"sampling": sampling})
-                yield f"stages.{stage.name}.sampling.max_sequences={half}", recipe
-
-
-def _is_weaker(recipe: Recipe, change: Mapping[str, Any]) -> bool:
-    """Whether the recipe already saves more than the change would."""
-    already = recipe.training.activations == "checkpoint_offload"
-    return change.get("activations") == "checkpoint" and already
-
-
-def _with_stage(recipe: Recipe, name: str, update: Mapping[str, Any]) -> Recipe:
-    stages = [
-        stage.model_copy(update=dict(update)) if stage.name == name else stage
-        for stage in recipe.stages
-    ]
-    return recipe.model_copy(update={"stages": stages})
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
     """The plan as one JSON object; bytes, seconds, USD."""
-    smallest = smallest_gpu(plan)
+    smallest, peak = smallest_gpu(plan), plan.peak
     return {
-        "gpu": asdict(plan.machine.gpu),
+        "device": asdict(plan.machine.device),
         "num_gpus": plan.machine.num_gpus,
+        "usd_per_hour": plan.machine.usd_per_hour,
         "num_parameters": plan.shape.num_parameters,
         "fits": plan.fits,
-        "peak_bytes": plan.peak.total,
-        "peak_phase": f"{plan.peak.stage}/{plan.peak.phase}",
+        "usable_share": USABLE,
+        "peak_bytes": plan.peak_bytes,
+        "peak_phase": f"{peak.stage}/{peak.phase}" if peak else None,
+        "host_bytes": plan.host_bytes,
         "smallest_gpu": smallest.name if smallest else None,
         "seconds": plan.seconds,
-        "usd": plan.usd,
-        "disk_bytes": plan.disk_bytes,
+        "usd": plan.usd(plan.seconds),
+        "disk": [asdict(need) for need in plan.disk],
         "assumptions": asdict(plan.assumptions),
-        "stages": [
-            {
-                **asdict(stage.work),
-                "seconds": asdict(stage.seconds),
-                "phases": [asdict(phase) | {"total": phase.total} for phase in stage.phases],
-            }
-            for stage in plan.stages
-        ],
+        "stages": [_stage_as_json(plan, stage) for stage in plan.stages],
     }
 
 
-def as_gib(size: float) -> str:
-    return f"{size / GIB:.2f}"
+def _stage_as_json(plan: Plan, stage: StagePlan) -> dict[str, Any]:
+    each = stage.seconds_per_step
+    return {
+        **asdict(stage.work),
+        "seconds": asdict(stage.seconds) | {"total": stage.seconds.total},
+        "seconds_per_step": each,
+        "usd": plan.usd(stage.seconds.total),
+        "usd_per_step": None if each is None else plan.usd(each),
+        "communicated_bytes": stage.communicated_bytes,
+        "phases": [asdict(phase) | {"total": phase.total} for phase in stage.phases],
+    }

@@ -1,4 +1,5 @@
-"""Seconds of training and sampling from counted work and a GPU's rates (a roofline; own model).
+"""Seconds of training and sampling on GPUs, from counted work and published rates (a roofline; own
+model, except where a source is named). What a processor takes is in cpu.py.
 
 Training is bound by arithmetic, decoding by memory traffic. A token passes forward with 2
 operations per weight and backward with 4 (arXiv 2001.08361, 2.1); what is recomputed counts again.
@@ -8,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vibelite.planning.gpus import Gpu
+from vibelite.planning.gpus import GIGA, Gpu
+from vibelite.planning.memory_model import Setting, adapter_parameters, kv_bytes_per_token
 from vibelite.planning.model_shape import ModelShape
+from vibelite.planning.optimizer_memory import BYTES, bytes_per_parameter
 from vibelite.planning.workload import Assumptions, StageWork
 from vibelite.recipe.model_section import Training
-
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +24,50 @@ class StageSeconds:
     generate: float
     train: float
     optimizer: float
+    communicate: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.generate + self.train + self.optimizer
+        return self.generate + self.train + self.optimizer + self.communicate
 
 
-def training_flops(shape: ModelShape, tokens: float, length: float, training: Training) -> float:
-    """Operations to train on `tokens` tokens in sequences of mean `length`.
+def stage_seconds(setting: Setting, work: StageWork, gpu: Gpu) -> StageSeconds:
+    """Expected seconds of a stage; its sequences are shared evenly by the GPUs."""
+    shape, training, assume = setting.shape, setting.training, setting.assume
+    flops = training_flops(shape, work, training)
+    generate = generation_seconds(shape, work, gpu, assume, BYTES[training.dtype])
+    num_bytes = communicated_bytes(setting, setting.num_gpus)
+    return StageSeconds(
+        generate=generate / setting.num_gpus,
+        train=flops / (gpu.bf16_flops * assume.training_efficiency) / setting.num_gpus,
+        optimizer=work.num_updates * update_seconds(setting, gpu),
+        communicate=work.num_updates * num_bytes / (assume.link_gb_per_second * GIGA),
+    )
 
-    Layers: (6, or 8 with recomputed activations) x weights. Attention: a token sees length / 2
-    others on average, 4 x heads x head_size operations each, forward once and backward 2.5 times
-    (flash attention recomputes its scores). Head: 6 H V, none recomputed.
+
+def training_flops(shape: ModelShape, work: StageWork, training: Training) -> float:
+    """Operations of all forward and backward passes of a stage.
+
+    Layers: (6, or 8 with recomputed activations) x weights a token. Attention: a token sees half
+    its sequence on average, 4 x heads x head_size operations each, forward once and backward 2.5
+    times (flash attention recomputes its scores). Head: 6 H V for a token that reaches it, none
+    recomputed. A token that is scored alone passes forward once.
     """
     recomputed = 0 if training.activations == "keep" else 1
-    layers = (6 + 2 * recomputed) * shape.layer_parameters * shape.num_layers
-    seen = 4 * shape.query_size * length / 2 * shape.num_layers
-    head = 6 * shape.hidden_size * shape.vocab_size
-    return tokens * (layers + (3.5 + recomputed) * seen + head)
+    trained, scored = work.trained_tokens, work.scored_tokens
+    layers = 2 * shape.layer_parameters * shape.num_layers
+    seen = 4 * shape.query_size * work.trained_length / 2 * shape.num_layers
+    head = 2 * shape.hidden_size * shape.vocab_size * work.head_share
+    return (
+        trained * ((3 + recomputed) * layers + (3.5 + recomputed) * seen + 3 * head)
+        + scored * (layers + seen + head)
+    )  # fmt: skip
 
 
 def generation_seconds(
     shape: ModelShape, work: StageWork, gpu: Gpu, assume: Assumptions, weight_bytes: int
 ) -> float:
-    """Seconds to sample `work.completions`, `work.rows` at a time.
+    """Seconds to sample `work.completions`, `work.rows` at a time, on one GPU.
 
     Every step reads the weights once and the cache of every running row; rows that end are
     replaced, so that about completions x length / rows steps are taken. Reading the prompts is
@@ -65,20 +86,49 @@ def generation_seconds(
     return steps * (decode + assume.decode_step_seconds) + prefill_seconds
 
 
-def kv_bytes_per_token(shape: ModelShape, element_bytes: int) -> int:
-    """Keys and values of one token in every layer."""
-    return 2 * shape.num_layers * shape.key_size * element_bytes
+def update_seconds(setting: Setting, gpu: Gpu) -> float:
+    """Seconds of one update of one GPU's part of the trained parameters.
 
-
-def stage_seconds(
-    shape: ModelShape, work: StageWork, training: Training, gpu: Gpu, assume: Assumptions
-) -> StageSeconds:
-    """Expected seconds of a stage. The optimizer reads and writes its 16 bytes per weight once a
-    step at the GPU's bandwidth.
+    AdamW reads and writes master and moments, reads gradient twice (for its norm too) and writes
+    16-bit weights, at the memory's bandwidth; adamw_cpu moves the same through the host's memory,
+    and gradients and weights over PCIe (`assume.host_gb_per_second` for both; on one H100 machine
+    with 16 processors 1.54e9 parameters took 1.23 s: 43 GB/s).
     """
-    flops = training_flops(shape, work.trained_tokens, work.trained_length, training)
-    return StageSeconds(
-        generate=generation_seconds(shape, work, gpu, assume, DTYPE_BYTES[training.dtype]),
-        train=flops / (gpu.bf16_flops * assume.training_efficiency),
-        optimizer=work.num_steps * 28 * shape.num_parameters / gpu.bytes_per_second,
-    )
+    if setting.optimizer is None:
+        return 0.0
+    training, kind = setting.training, setting.optimizer.kind
+    trained = trained_parameters(setting)
+    each = bytes_per_parameter(kind, training.dtype, training.gradient_dtype)
+    if kind == "adamw_cpu":
+        moved = (
+            2 * (each.host - BYTES[training.gradient_dtype])
+            + 2 * BYTES[training.gradient_dtype]
+            + 2 * BYTES[training.dtype]
+        )
+        return trained / setting.num_gpus * moved / (setting.assume.host_gb_per_second * GIGA)
+    state = each.masters or each.weights
+    moved = 2 * (state + each.moments + each.pageable) + 2 * each.gradients + each.weights
+    return trained / setting.num_gpus * moved / gpu.bytes_per_second
+
+
+def trained_parameters(setting: Setting) -> int:
+    """All weights, or those of the adapter."""
+    if setting.adapter is None:
+        return setting.shape.num_parameters
+    return adapter_parameters(setting.shape, setting.adapter)
+
+
+def communicated_bytes(setting: Setting, num_gpus: int) -> float:
+    """Bytes that each GPU sends per update when n GPUs hold the whole weights each and share the
+    sequences and the optimizer: an all-reduce of the gradients and an all-gather of the updated
+    weights, in rings,
+
+        2 (n - 1) / n x gradient bytes + (n - 1) / n x weight bytes
+
+    (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, 2009: an all-reduce is a
+    reduce-scatter and an all-gather, each sending (n - 1) / n of the data). 0 for one GPU.
+    """
+    share = (num_gpus - 1) / num_gpus
+    training = setting.training
+    each = 2 * BYTES[training.gradient_dtype] + BYTES[training.dtype]
+    return share * each * trained_parameters(setting)
