@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import inspect
 import math
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from vibelite.errors import DataError
 from vibelite.rewards.failures import describe
 from vibelite.types import Problem, Verdict
 
+SIGNATURE = "a reward is a function (problem, completion_text) -> float | Verdict"
 # Where the metadata of a problem with `verifier: custom` says what judges it.
 REWARD_FILE, REWARD_FUNCTION = "reward_file", "reward_function"
 
@@ -54,7 +56,9 @@ def load_reward(problem: Problem) -> Callable[[Problem, str], Any]:
 
 
 def check_reward_file(path: Path, function: str) -> None:
-    """Raises DataError unless the file is Python and defines the name, without executing it."""
+    """Raises DataError unless the file is Python and defines the name, as a function of two
+    arguments if it is one, without executing it.
+    """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file (paths are relative to the recipe)")
     try:
@@ -67,6 +71,11 @@ def check_reward_file(path: Path, function: str) -> None:
             f"{path}: defines no {function!r} at its top level; "
             f"there are: {', '.join(names) or 'no names at all'}"
         )
+    for statement in tree.body:
+        match statement:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if name == function:
+                if fault := _signature_fault(statement):
+                    raise DataError(f"{path}:{statement.lineno}: {function} {fault}; {SIGNATURE}")
 
 
 @functools.cache
@@ -85,13 +94,36 @@ def _load(file: str, function: str) -> Callable[[Problem, str], Any]:
     loaded = getattr(module, function)
     if not callable(loaded):
         raise DataError(f"{path}: {function} is a {type(loaded).__name__}, not a function")
+    try:
+        inspect.signature(loaded).bind(None, "")
+    except (TypeError, ValueError) as error:  # ValueError: of some functions in C none is known
+        raise DataError(
+            f"{path}: {function} cannot be called with two arguments ({error}); {SIGNATURE}"
+        ) from error
     return loaded
+
+
+def _signature_fault(statement: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Why two arguments do not call the function; "" if they do, or if a decorator decides."""
+    if isinstance(statement, ast.AsyncFunctionDef):
+        return "is async"
+    arguments = statement.args
+    if statement.decorator_list:
+        return ""
+    positional = len(arguments.posonlyargs) + len(arguments.args)
+    required = positional - len(arguments.defaults)
+    keywords = [
+        a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None
+    ]
+    if required > 2 or (positional < 2 and arguments.vararg is None):
+        return f"takes {positional} arguments"
+    return f"requires the keyword {keywords[0]!r}" if keywords else ""
 
 
 def _names(statement: ast.stmt) -> list[str]:
     """The names that a top-level statement defines."""
     match statement:
-        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return [name]
         case ast.Assign(targets=targets):
             return [target.id for target in targets if isinstance(target, ast.Name)]

@@ -102,6 +102,8 @@ def check_gold(answer: str) -> None:
 
     gold = read_notation(answer)
     _, items, _ = split_list(gold.body)
+    if (union := as_union(gold.body)) != [gold.body]:
+        items = [item for part in union for item in split_list(part)[1]]
     for item in items or [""]:
         if gold.is_text and item or _value(item) is not None or _is_words(item):
             continue

@@ -11,6 +11,8 @@ import re
 from vibelite.rewards.answer_text import MAX_DIGITS
 
 MAX_CHARS = 2000
+# Of one expression: the reader takes 1 ms for each sign.
+MAX_SYMBOLIC_CHARS = 1000
 MAX_DEPTH = 25
 MAX_EXPONENT = 100_000
 MAX_FACTORIAL = 2_100
@@ -49,8 +51,8 @@ def too_expensive(given: str, gold: str) -> str:
     """Why `given` must not be handed to sympy; "" if it may. Sums, integrals and the like are
     computed only where the gold has them.
     """
-    if len(given) > MAX_CHARS:
-        return f"longer than {MAX_CHARS} characters"
+    if len(given) > MAX_SYMBOLIC_CHARS:
+        return f"longer than {MAX_SYMBOLIC_CHARS} characters"
     if any(len(number) > MAX_DIGITS for number in _NUMBER.findall(given)):
         return f"a number of more than {MAX_DIGITS} digits"
     if _depth(given) > MAX_DEPTH:

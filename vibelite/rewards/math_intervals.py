@@ -10,6 +10,10 @@ import re
 from vibelite.rewards.math_notation import split_top
 
 _SINGLE = re.compile(r"\\?[A-Za-z]+")
+# "\\{x \\in \\mathbb{R} : x > 2\\}": the condition says all.
+_BUILDER = re.compile(
+    r"\\\{\s*\\?([A-Za-z]+)\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:\\mid|\||:)(?![A-Za-z])(.*)\\\}"
+)
 _REALS = re.compile(r"\\mathbb\s*\{?R\}?|\\R|all real(?: number)?s", re.I)
 _INEQUALITY = re.compile(r"<=|>=|<|>|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z])")
 _BELOW = ("<", "<=", "\\le", "\\leq", "\\lt", "\\leqslant")
@@ -22,6 +26,12 @@ def as_union(text: str) -> list[str]:
     "x<2 \text{ or } 3\le x<5" -> ["(-\infty,2)", "[3,5)"]; "(1,2) \cup (3,4)" -> the two.
     """
     text = re.sub(r"^\\?[A-Za-z]+\s*\\in(?![A-Za-z])", "", text).strip()
+    if (
+        (built := _BUILDER.fullmatch(text))
+        and built[1] in built[2]
+        and _INEQUALITY.search(built[2])
+    ):
+        text = built[2].strip()
     if _REALS.fullmatch(text):
         return ["(-\\infty,\\infty)"]
     parts = [part.strip() for part in re.split(r"\\cup(?![A-Za-z])", text)]

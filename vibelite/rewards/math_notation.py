@@ -136,6 +136,7 @@ def read_notation(answer: str) -> Notation:
     text = _ONE_LETTER_INDEX.sub(r"_\1", text)
     text, unit, is_percent = _split_unit(text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text)
     text = _ANGLE.sub(r"(\\frac{\1 \\pi}{180})", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _BRACE_NAMES.sub(lambda m: "\\{" if m[1] == "l" else "\\}", text)
