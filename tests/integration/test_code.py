@@ -113,8 +113,17 @@ def scripted_stream(
         (answers,) = (answers for word, answers in ANSWERS.items() if word in question)
         for sample in reversed(range(settings.num_completions)):
             text = answers[sample][0]
-            tokens = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-            yield place, sample, Completion(tokens, (-1.0,) * len(tokens), "stop", text)
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            logprobs = logprobs_of(self._policy.model, list(prompt), tokens)
+            yield place, sample, Completion(tuple(tokens), logprobs, "stop", text)
+
+
+@torch.no_grad()
+def logprobs_of(model: Any, prompt: list[int], tokens: list[int]) -> tuple[float, ...]:
+    """As if the policy had sampled the tokens: training refuses what another policy said."""
+    logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+    logprobs = logits.float().log_softmax(-1)
+    return tuple(logprobs.gather(-1, torch.tensor(tokens)[:, None])[:, 0].tolist())
 
 
 @pytest.fixture
