@@ -98,6 +98,23 @@ def test_limits_tell_apart_and_are_where_they_are_said_to_be(sandbox, source, ou
     assert len(execution.stdout) <= 100_000
 
 
+def test_threads_take_no_memory_that_they_do_not_use(sandbox):
+    """The C library would reserve 64 MiB for each, and the limit counts what is reserved."""
+    source = """
+import threading
+threading.stack_size(1 << 18)
+is_over = threading.Event()
+threads = [threading.Thread(target=is_over.wait) for _ in range(16)]
+for thread in threads:
+    thread.start()
+held = bytes(240 << 20)
+is_over.set()
+print(len(held))
+"""
+    execution = sandbox.run(source, limits=Limits(20, 320 * MIB, 1000))
+    assert (execution.outcome, execution.stdout) == ("exit", b"251658240\n")
+
+
 @pytest.mark.parametrize(
     "limits",
     [

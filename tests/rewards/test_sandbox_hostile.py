@@ -176,3 +176,10 @@ def test_without_seccomp_programs_are_refused(installation, is_root):
     assert report["refused"].count("the kernel refuses a seccomp filter (Invalid argument)") == 3
     assert "verification.allow_weak_sandbox: true" in report["refused"]
     assert report["survivors"] == []
+
+
+def test_root_without_the_right_to_end_other_users_keeps_its_own_user(installation):
+    """Programs of a user that the sandbox may not end would outlive their time limit."""
+    setting = Setting(True, ("namespaces", "kill"))
+    report = run_setting(installation, setting, runs=False).content
+    assert report["layers"] == ["landlock", "seccomp", "own root directory"]

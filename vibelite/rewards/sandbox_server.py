@@ -82,6 +82,7 @@ class _Server:
             confine.enter_namespaces()
             _continue_in_new_process_namespace()
         confine.become_subreaper()
+        confine.share_one_arena()
         _preload()
         library = os.path.dirname(os.__file__)
         self._ruleset = confine.landlock_ruleset(library) if "landlock" in layers else None
@@ -273,7 +274,9 @@ def _become_user(user: int) -> None:
 
 
 def _succeeds(attempt: Callable[[], None]) -> bool:
-    """Whether the kernel permits it; tried in a process that ends with it."""
+    """Whether the kernel permits it, in a process that ends with it, and then still permits this
+    process to end that one.
+    """
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -281,7 +284,12 @@ def _succeeds(attempt: Callable[[], None]) -> bool:
             attempt()
             status = 0
         os._exit(status)
-    return os.waitpid(pid, 0)[1] == 0
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    may_end = False
+    with contextlib.suppress(PermissionError):  # of another user, without CAP_KILL
+        os.kill(pid, 0)
+        may_end = True
+    return os.waitpid(pid, 0)[1] == 0 and may_end
 
 
 def _continue_in_new_process_namespace() -> None:

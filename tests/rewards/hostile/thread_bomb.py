@@ -1,14 +1,15 @@
 # outcome: exit
 # stdout: bounded
+import _thread
 import os
-import threading
-import time
 
-threading.stack_size(64 << 10)
+_thread.stack_size(64 << 10)
+lock = _thread.allocate_lock()
+lock.acquire()
 count = 0
 try:
     while count < 20_000:
-        threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+        _thread.start_new_thread(lock.acquire, ())
         count += 1
 except (RuntimeError, MemoryError):
     pass
