@@ -38,6 +38,7 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.stages.sft import weighted_nll
+from vibelite.training.checkpoint import load_training_state, save_training_state
 from vibelite.training.optim import PolicyOptimizer
 
 CPU = torch.device("cpu")
@@ -214,6 +215,35 @@ def test_the_optimizer_holds_the_adapter_alone():
     assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_training_state_holds_the_adapter_alone_and_resumes_bit_for_bit(tmp_path, kind):
+    settings = Adapter(kind=kind, rank=3, alpha=5.0)
+
+    def start(seed: int) -> tuple[Policy, PolicyOptimizer]:
+        policy = adapted(settings, seed=seed)
+        return policy, PolicyOptimizer(policy, Optimizer(lr=1e-2), num_steps=4)
+
+    def train(policy: Policy, optimizer: PolicyOptimizer, steps: range) -> list[torch.Tensor]:
+        for step in steps:
+            backward(policy)
+            optimizer.step(step)
+        return [parameter.clone() for parameter in policy.trainable_parameters()]
+
+    whole = train(*start(1), range(4))
+    policy, optimizer = start(1)
+    numbers = sum(parameter.numel() for parameter in policy.trainable_parameters())
+    train(policy, optimizer, range(2))
+    save_training_state(tmp_path, 2, policy, optimizer)
+    saved = load_file(tmp_path / "step-000002" / "weights.safetensors")
+    assert sum(tensor.nbytes for tensor in saved.values()) == 4 * numbers
+    # Weights, two moments each, and what the two files say about them.
+    size = sum(file.stat().st_size for file in (tmp_path / "step-000002").iterdir())
+    assert 12 * numbers < size < 12 * numbers + 60_000
+    other, optimizer = start(99)
+    assert load_training_state(tmp_path, other, optimizer) == 2
+    assert all(map(torch.equal, train(other, optimizer, range(2, 4)), whole))
+
+
 def test_a_frozen_head_gets_no_gradient_and_no_room_for_one(monkeypatch):
     policy = adapted()
     wanted = []
@@ -274,6 +304,14 @@ def test_peft_itself_reads_the_adapter(tmp_path):
     theirs = PeftModel.from_pretrained(base, tmp_path).merge_and_unload()  # pyright: ignore
     theirs.set_attn_implementation("vibelite")
     assert (logprobs(Policy(theirs, policy.tokenizer)) - ours).abs().max() < 1e-5
+
+
+def test_an_adapter_of_another_origin_is_refused_with_what_to_do(tmp_path):
+    policy = adapted(start=saved_base(tmp_path))
+    save_adapter(policy, tmp_path)
+    (tmp_path / "base.json").unlink()
+    with pytest.raises(RecipeError, match="is an adapter of peft.*merge_and_unload"):
+        load_policy(tmp_path)
 
 
 def test_a_run_directory_may_be_moved_and_a_lost_base_is_named(tmp_path):

@@ -116,6 +116,31 @@ def test_what_is_missing_is_named_with_what_to_install():
     assert ("NVIDIA GPU" in message) == (not HAS_GPU)
 
 
+@pytest.mark.skipif(HAS_GPU and HAS_PACKAGE, reason="nothing is missing here")
+def test_a_recipe_that_asks_for_it_ends_with_that_message_before_transformers_is_loaded(tmp_path):
+    tiny_policy().save(tmp_path / "model")
+    text = (ROOT / "tests" / "integration" / "nano.yaml").read_text()
+    start = text.index("model:")
+    model = f"model: {{source: pretrained, path: {tmp_path / 'model'}, loader: unsloth}}"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text[:start] + model + text[text.index("\n", start) :])
+    program = f"""
+import sys
+from vibelite.cli import app
+from vibelite.errors import RecipeError
+try:
+    app(["run", {str(recipe)!r}, "--run-dir", {str(tmp_path / "run")!r}], standalone_mode=False)
+except RecipeError as error:
+    print(error, error.exit_code, "transformers" in sys.modules)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
+    )
+    assert "model.loader: unsloth needs" in result.stdout, result.stderr[-1000:]
+    assert result.stdout.strip().endswith("2 False")
+    assert not (tmp_path / "run").exists()
+
+
 def pretend(monkeypatch, policy: Policy) -> dict[str, Any]:
     """A module unsloth whose FastModel returns `policy`'s model; what it was asked for."""
     asked: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import torch
 from vibelite.errors import RecipeError
 from vibelite.models.activations import apply_activations
 from vibelite.models.adapter import attach, merge
-from vibelite.models.adapter_files import below, is_adapter, read_adapter
+from vibelite.models.adapter_files import CONFIG_NAME, below, is_adapter, read_adapter
 from vibelite.models.four_bit import quantise
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
@@ -73,6 +73,11 @@ def load_policy(
         policy = load_policy(adapter.base, dtype=dtype, device=device)
         merge(policy.model, adapter)
         return policy
+    if (Path(path) / CONFIG_NAME).is_file():
+        raise RecipeError(
+            f"{path} is an adapter of peft, not a model; merge it first (peft's merge_and_unload, "
+            "then save_pretrained) and name the directory that results"
+        )
     disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)

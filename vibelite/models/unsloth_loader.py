@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vibelite.models.policy import Policy
     from vibelite.recipe.model_section import Training
 
-# The longest context that its caches of rotary positions are made for at first; they grow.
+# FastModel records it and changes nothing in the model for it.
 MAX_TOKENS = 65536
 PROBE_LENGTHS = (37, 5, 24)
 # How far log-probs may be from those of the same sequence alone, in nats: kernels may round
@@ -75,6 +75,7 @@ def load_with_unsloth(path: Path, training: Training, *, four_bit: bool, whole: 
         full_finetuning=whole,
         use_gradient_checkpointing=False,  # activations.py does that, or it would be done twice
         use_exact_model_name=True,  # not another checkpoint of the hub in its place
+        offload_embedding=False,  # it may be the head, which every step reads whole
         attn_implementation="sdpa",
     )
     model.set_attn_implementation(ATTENTION)
