@@ -170,6 +170,10 @@ def evaluate(
     limit: Limit = None,
     columns: ColumnNames = "",
     verifier: Verifier = "math",
+    clr: Annotated[
+        bool, typer.Option("--clr", help="Also vote by claim-level reliability (slow).")
+    ] = False,
+    clr_claims: Annotated[int, typer.Option(min=1, help="Claims per solution for --clr.")] = 5,
     out: Annotated[
         Path | None, typer.Option(help="Samples and result; default: a directory by the model.")
     ] = None,
@@ -191,7 +195,9 @@ def evaluate(
         stage = standalone.evaluate_stage(bench, num_samples=num_samples, k=k, sampling=chosen)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            result = standalone.evaluate_model(model, source, stage, out=out)
+            result = standalone.evaluate_model(
+                model, source, stage, out=out, num_claims=clr_claims if clr else 0
+            )
         except KeyboardInterrupt:
             raise Interrupted("interrupted; the same command goes on") from None
     if as_json:

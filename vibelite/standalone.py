@@ -33,6 +33,7 @@ from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, EvaluateStage, ProbeStage, Sampling
 from vibelite.run_dir import RunDir, StageDir, read_json, write_json_atomic
 from vibelite.run_lock import locked
+from vibelite.stages.claims import add_reliabilities, clr_result
 from vibelite.stages.context import StageContext, subdomains_of
 from vibelite.stages.evaluate import sample_model, summarise
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
@@ -83,10 +84,17 @@ def benchmark_source(
 
 
 def evaluate_model(
-    model: Path, source: ProblemSource, stage: EvaluateStage, *, out: Path | None, seed: int = 0
+    model: Path,
+    source: ProblemSource,
+    stage: EvaluateStage,
+    *,
+    out: Path | None,
+    num_claims: int = 0,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """The result of one model (see `stages.evaluate.summarise`); every sample, the settings and the
-    result are kept in the directory "out" of the result.
+    result are kept in the directory "out" of the result. With `num_claims` also "clr", what the
+    vote weighted by claim-level reliability gives (see `stages.claims`).
 
     The same call goes on where an earlier one was stopped. `out` None = beside the model, in a
     directory that is named after benchmark and settings. Raises RecipeError for a directory that
@@ -108,7 +116,12 @@ def evaluate_model(
             model, problems, stage.sampling, stage.num_samples, context.seed("eval")
         )
         samples = collect_samples(request, directory / "samples.jsonl", context, {})
+        if num_claims:
+            samples = add_reliabilities(request, directory, context, num_claims)
     result = summarise(samples, stage.k, num_bootstrap=stage.num_bootstrap, seed=seed) | described
+    if num_claims:
+        settled = {"num_bootstrap": stage.num_bootstrap, "seed": seed}
+        result["clr"] = clr_result(samples, num_claims, **settled)
     result["sampling"] = settings["sampling"]
     write_json_atomic(directory / "result.json", result)
     return {**result, "out": str(directory)}

@@ -61,6 +61,8 @@ def evaluation_notes(result: dict[str, Any]) -> list[str]:
             f"cons@{num_samples} {result['cons_at_n']:.3f} ({low:.3f} to {high:.3f}), the majority "
             f"of the answers; {result['num_ties']} problems with a tie count in part"
         )
+    if "clr" in result:
+        lines.append(clr_note(result["clr"], num_samples))
     lines.append(
         f"{result['truncated']:.1%} cut off, {result['unverifiable']:.1%} unverifiable, "
         f"{result['mean_tokens']:.1f} tokens on average"
@@ -71,6 +73,22 @@ def evaluation_notes(result: dict[str, Any]) -> list[str]:
         shares = ", ".join(f"{letter} {share:.1%}" for letter, share in result["letters"].items())
         lines.append(f"letters chosen: {shares}")
     return [*lines, data_note(result["data"]), *published_notes(result.get("published"))]
+
+
+def clr_note(clr: dict[str, Any], num_samples: int) -> str:
+    """The vote weighted by claim-level reliability, and whether right solutions are the more
+    reliable ones.
+    """
+    low, high = clr["clr_at_n_ci"]
+    means = [
+        "-" if mean is None else f"{mean:.3f}"
+        for mean in (clr["reliability_of_correct"], clr["reliability_of_others"])
+    ]
+    return (
+        f"CLR@{num_samples} {clr['clr_at_n']:.3f} ({low:.3f} to {high:.3f}), votes weighted by "
+        f"{clr['num_claims']} claims; mean reliability of right solutions {means[0]}, of others "
+        f"{means[1]}; {clr['num_ties']} problems with a tie"
+    )
 
 
 def data_note(data: dict[str, Any]) -> str:
