@@ -1,6 +1,8 @@
 """`vibelite verify`: one verdict a line, and errors with the line they are about."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,7 +82,13 @@ def test_a_function_of_the_user_judges_every_row(tmp_path):
         ({"prediction": "x", "verifier": "math"}, "answer is None; it must be a text or a number"),
         ({"prediction": "x", "answer": "5", "verifier": "vibes"}, "verifier is 'vibes'; choose"),
         ({"prediction": "x", "answer": "5"}, "verifier is None; choose among math, choice"),
+        ({"prediction": "x", "answer": True, "verifier": "math"}, "answer is True; it must be"),
+        ({"prediction": "x", "answer": float("nan"), "verifier": "math"}, "answer is nan; it must"),
+        ({"prediction": "x", "answer": "", "verifier": "math"}, "cannot be read as mathematics"),
+        ({"prediction": "x", "answer": "b", "verifier": "choice"}, "'b' is no letter of A to J"),
+        ({"answer": "5", "verifier": "math"}, "prediction is 'None'; it must be a text"),
         ([1], "expected an object, found list"),
+        ("text", "expected an object, found str"),
     ],
 )
 def test_a_row_that_cannot_be_judged_is_named_by_its_line(tmp_path, row, message):
@@ -150,3 +158,50 @@ def test_a_program_that_cannot_be_judged_is_named_by_its_line(tmp_path, row, mes
     error = fails(write(tmp_path / "a.jsonl", [ROWS[0], row | {"verifier": "code"}]))
     assert isinstance(error, DataError)
     assert f"a.jsonl:2: {message}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"prediction": "x"\n', "a.jsonl:1: not valid JSON"),
+        (b'\n\n{"a": }\n', "a.jsonl:3: not valid JSON"),
+        (b"\xff\xfe\n", "a.jsonl: byte 0 is no UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_jsonl_is_named_with_the_place(tmp_path, content, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    error = fails(path)
+    assert isinstance(error, DataError) and message in str(error)
+
+
+def test_blank_lines_are_no_rows_and_an_empty_file_has_none(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n" + json.dumps(ROWS[0]) + "\n\n", encoding="utf-8")
+    assert len(run(path, "--json").splitlines()) == 1
+    path.write_text("", encoding="utf-8")
+    assert run(path, "--json") == ""
+    assert "no rows" in run(path)
+
+
+def test_the_labelled_cases_come_out_of_the_command_as_they_are_labelled(tmp_path):
+    """The exact contract over whole files: a line a row, in order, with three keys."""
+    meaning = {"correct": True, "wrong": False, "unverifiable": None}
+    for kind in ("math", "choice"):
+        source = REWARDS.with_name(f"{kind}_cases.jsonl").read_text(encoding="utf-8")
+        cases = [json.loads(line) for line in source.splitlines()][::7]
+        rows = [{key: case[key] for key in ("prediction", "answer")} for case in cases]
+        path = write(tmp_path / "cases.jsonl", [row | {"verifier": kind} for row in rows])
+        lines = [json.loads(line) for line in run(path, "--json").splitlines()]
+        assert [line["correct"] for line in lines] == [meaning[case["verdict"]] for case in cases]
+        assert all(list(line) == ["correct", "reason", "seconds"] for line in lines)
+        assert all(line["reason"] for line in lines)
+
+
+def test_from_the_shell_a_bad_row_ends_with_2_one_message_and_no_verdicts(tmp_path):
+    path = write(tmp_path / "a.jsonl", [ROWS[0], {"prediction": 1}])
+    command = [sys.executable, "-m", "vibelite", "verify", str(path), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "a.jsonl:2: verifier is None" in result.stderr
+    assert "Traceback" not in result.stderr

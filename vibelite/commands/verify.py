@@ -5,6 +5,7 @@ training on it.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -103,7 +104,10 @@ def read_rows_to_verify(path: Path, custom: str) -> list[Row]:
     if path.suffix != ".jsonl":
         raise RecipeError(f"{path}: must be a .jsonl file, one row a line")
     reward = _custom_metadata(custom) if custom else {}
-    rows = read_rows(path)
+    try:
+        rows = read_rows(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is no UTF-8 text") from error
     return [_row(row, rows.at(index), reward) for index, row in enumerate(rows.table)]
 
 
@@ -185,7 +189,8 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
         return _code_row(row, where)
     prediction = _text(row, "prediction", where)
     answer = row.get("answer")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+    is_number = isinstance(answer, int | float) and math.isfinite(answer)
+    if isinstance(answer, bool) or not (isinstance(answer, str) or is_number):
         raise DataError(f"{where}: answer is {answer!r}; it must be a text or a number")
     answer = str(answer).strip()
     try:

@@ -60,6 +60,7 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
 # "(C) 12": an option's letter and its text.
 _LABEL = re.compile(r"\s*(?:\\text(?:bf)?\s*\{\s*)?\(([A-E])\)")
 _DOTS = re.compile(r"\\(?:l|c)?dots(?![A-Za-z])|\.\.\.")
+_INTEGER = re.compile("-?[0-9]+")
 _SHORT = ("yes", "no", "odd", "all", "any")
 
 
@@ -137,17 +138,21 @@ def _check(text: str, answer: str, leaf: Leaf) -> Verdict | None:
 
 def compare(boxed: str, answer: str, leaf: Leaf) -> Outcome:
     """The content of a box against the gold; `leaf` compares what is no plain number or word."""
-    if boxed.strip() == answer.strip():
+    plain = boxed.strip()
+    if plain == answer.strip():
         return True
     if len(boxed) > MAX_CHARS:
         return f"longer than {MAX_CHARS} characters"
-    given, gold = read_notation(boxed), _read_gold(answer)
+    given = Notation(plain) if _INTEGER.fullmatch(plain) else read_notation(boxed)
+    gold, expected = _read_gold(answer)
     if not given.body or units_differ(given.unit, gold.unit):
         return False
     if given.is_percent != gold.is_percent:
         return _equal_percents(given, gold, leaf)
     if given.body == gold.body:
         return True
+    if expected is not None and (value := _value(given.body)) is not None:
+        return value == expected
     if re.fullmatch("[A-E]", gold.body) and (label := _LABEL.match(boxed)):
         return label[1] == gold.body
     if _DOTS.search(given.body) and not _DOTS.search(gold.body):
@@ -170,8 +175,10 @@ def _in_radians(angle: Notation, other: str) -> Notation:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read_gold(answer: str) -> Notation:
-    return read_notation(answer)
+def _read_gold(answer: str) -> tuple[Notation, Fraction | None]:
+    """The gold in plain form, and its value if it is a number."""
+    gold = read_notation(answer)
+    return gold, None if gold.is_text else _value(gold.body)
 
 
 def _equal_percents(given: Notation, gold: Notation, leaf: Leaf) -> Outcome:

@@ -237,6 +237,8 @@ def units_differ(first: str, second: str) -> bool:
     """Both are units of one quantity, such as cm and m, but not the same; unknown ones never
     differ.
     """
+    if not first or not second:
+        return False
     ours, theirs = _measures(first), _measures(second)
     return any(measure in theirs and theirs[measure] != unit for measure, unit in ours.items())
 
