@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import sys
@@ -131,8 +132,7 @@ class World:
 
     def remove(self) -> None:
         self._unix_path.unlink()
-        self.secret.unlink()
-        self.directory.rmdir()
+        shutil.rmtree(self.directory)
 
     def _state(self) -> list[Any]:
         return [
@@ -264,9 +264,11 @@ def main(setting: dict[str, Any]) -> dict[str, Any]:
     with sandbox:
         if setting["runs"]:
             world = World(os.environ["VIBELITE_TEST_TOKEN"])
-            report |= run_all(sandbox, world.describe())
-            report["changes"] = world.changes()
-            world.remove()
+            try:
+                report |= run_all(sandbox, world.describe())
+                report["changes"] = world.changes()
+            finally:
+                world.remove()
             report["processes"] = len(descendants(os.getpid()))
     return report | {"survivors": end_of_children()}
 
