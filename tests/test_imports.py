@@ -48,7 +48,9 @@ ALLOWED = {
     "doctor": {"errors", "rewards"},
     "tables": set(),
     # One file per command that cli.py has no room for.
-    "commands": DATA_MODEL | {"planning", "standalone", "data", "report", "rewards", "tables"},
+    # pipeline and telemetry: replicate runs a manifest's recipe again and compares the two.
+    "commands": DATA_MODEL
+    | {"planning", "standalone", "data", "report", "rewards", "tables", "pipeline", "telemetry"},
     # models: unsloth must be imported before anything that a run imports.
     "cli": DATA_MODEL
     | {"__init__", "commands", "models", "pipeline", "standalone", "stages", "report", "doctor"}

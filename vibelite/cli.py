@@ -20,6 +20,7 @@ from vibelite import __version__
 from vibelite.commands.compare import compare
 from vibelite.commands.decontaminate import decontaminate
 from vibelite.commands.plan import plan
+from vibelite.commands.replicate import replicate
 from vibelite.commands.samples import samples
 from vibelite.commands.verify import verify
 from vibelite.commands.watch import watch
@@ -274,6 +275,7 @@ app.command()(plan)
 app.command()(verify)
 app.command()(decontaminate)
 app.command()(samples)
+app.command()(replicate)
 app.command()(watch)
 app.command()(compare)
 

@@ -1,4 +1,6 @@
-"""What a run was made with, so that it can be repeated. Neither host names nor paths."""
+"""What a run was made with, so that it can be repeated. No host names, and no paths but those that
+the recipe itself has.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +44,7 @@ def environment_manifest(recipe: Recipe, *, data_hashes: Mapping[str, str]) -> d
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": recipe.name,
         "recipe_sha256": recipe_hash(recipe),
+        "resolved_recipe": recipe.model_dump(mode="json"),
         "seed": recipe.seed,
         "data_sha256": dict(data_hashes),
         "git": git_state(),
