@@ -19,6 +19,7 @@ import typer
 from vibelite import __version__
 from vibelite.commands.compare import compare
 from vibelite.commands.decontaminate import decontaminate
+from vibelite.commands.init import init
 from vibelite.commands.plan import plan
 from vibelite.commands.replicate import replicate
 from vibelite.commands.samples import samples
@@ -172,9 +173,8 @@ def evaluate(
     columns: ColumnNames = "",
     verifier: Verifier = "math",
     clr: Annotated[
-        bool, typer.Option("--clr", help="Also vote by claim-level reliability (slow).")
-    ] = False,
-    clr_claims: Annotated[int, typer.Option(min=1, help="Claims per solution for --clr.")] = 5,
+        int, typer.Option(min=0, metavar="M", help="Also vote by the reliability of M claims each.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Samples and result; default: a directory by the model.")
     ] = None,
@@ -196,9 +196,7 @@ def evaluate(
         stage = standalone.evaluate_stage(bench, num_samples=num_samples, k=k, sampling=chosen)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            result = standalone.evaluate_model(
-                model, source, stage, out=out, num_claims=clr_claims if clr else 0
-            )
+            result = standalone.evaluate_model(model, source, stage, out=out, num_claims=clr)
         except KeyboardInterrupt:
             raise Interrupted("interrupted; the same command goes on") from None
     if as_json:
@@ -271,6 +269,7 @@ def fuse(
     print(f"fused into {result['output']}")
 
 
+app.command()(init)
 app.command()(plan)
 app.command()(verify)
 app.command()(decontaminate)

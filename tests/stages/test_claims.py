@@ -52,8 +52,8 @@ def arguments(tmp_path: Path) -> list[str]:
     tiny_policy(seed=1).save(tmp_path / "model")
     rows = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in (2, 3)]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return ["eval", str(tmp_path / "model"), "--bench", str(tmp_path / "p.jsonl"), "--clr",
-            "--num-samples", "4", "--k", "2", "--clr-claims", "2", "--json",
+    return ["eval", str(tmp_path / "model"), "--bench", str(tmp_path / "p.jsonl"), "--clr", "2",
+            "--num-samples", "4", "--k", "2", "--json",
             "--out", str(tmp_path / "out")]  # fmt: skip
 
 

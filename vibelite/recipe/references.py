@@ -196,12 +196,12 @@ class _Checker:
 
     def _check_training_set(self, index: int, name: str) -> None:
         """Files and hub data sets have no splits of ours: the same one must not serve both ends."""
-        training = _identity(self.parts.problems.get(name))
+        training = self.parts.problems.get(name)
         for other in self.parts.stages:
             tested = other.benchmarks if isinstance(other, EvaluateStage) else []
             tested = [other.problems] if isinstance(other, ProbeStage) else tested
             for benchmark in tested:
-                if training and training == _identity(self.parts.problems.get(benchmark)):
+                if _overlap(training, self.parts.problems.get(benchmark)):
                     assert other is not None
                     message = f"{name!r} is what the stage {other.name!r} tests on"
                     location = ("stages", index, "problems")
@@ -248,6 +248,15 @@ class _Checker:
                 continue
             if self.parts.stage_kinds[earlier] in ("distill", "evaluate", "export"):
                 self.source.report(location, f"the stage {model!r} makes no model of its own")
+
+
+def _overlap(a: ProblemSource | None, b: ProblemSource | None) -> bool:
+    """Whether two problem sets are of one table, and not its two parts."""
+    if _identity(a) is None or _identity(a) != _identity(b):
+        return False
+    if isinstance(a, ProblemFile | ProblemHub) and isinstance(b, ProblemFile | ProblemHub):
+        return {a.part, b.part} != {"train", "held-out"} or a.held_out != b.held_out
+    return True
 
 
 def _identity(problems: ProblemSource | None) -> tuple[str | None, ...] | None:

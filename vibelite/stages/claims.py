@@ -26,7 +26,6 @@ from vibelite.stages.context import StageContext, build_engine
 from vibelite.stages.evaluation_samples import SampleRequest, repair
 from vibelite.types import Message
 
-NUM_CLAIMS = 5
 CLAIM_TOKENS = 512
 STATE = (
     "Question:\n{question}\n\nA solution:\n{solution}\n\nList the {count} claims on which the "

@@ -1,0 +1,116 @@
+import json
+import re
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from vibelite import cli
+from vibelite.recipe.load import load_recipe
+
+H100 = ["--gpu", "h100-80gb", "--usd-per-gpu-hour", "2"]
+QWEN = ["--model", "Qwen/Qwen2.5-1.5B-Instruct"]
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    rows = [{"question": f"What is {i} + {i}?", "result": str(2 * i)} for i in range(50)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    messages = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "2"}]
+    (tmp_path / "traces.jsonl").write_text(json.dumps({"messages": messages}))
+    (tmp_path / "judge.py").write_text("def score(problem, text):\n    return 1.0\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+OWN = ["--problems", "own.jsonl", "--prompt", "question", "--answer", "result"]
+
+
+def init(*arguments):
+    return CliRunner().invoke(cli.app, ["init", *arguments])
+
+
+def made(path, *arguments) -> Any:
+    done = init(str(path), *arguments)
+    assert done.exit_code == 0, done.exception
+    return load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        OWN,
+        [*OWN, "--reward", "judge.py:score"],
+        [*OWN, "--traces", "traces.jsonl", "--max-new-tokens", "64"],
+        [*OWN, *QWEN, *H100],
+        [*QWEN, "--problems", "some/dataset", "--gpu", "rtx4090-24gb"],
+    ],
+    ids=["generated", "own", "reward", "traces", "gpu", "hub"],
+)
+def test_what_is_written_is_a_recipe(directory, arguments):
+    recipe = made(directory / "mine.yaml", *arguments)
+    kinds = [stage.kind for stage in recipe.stages]
+    start = ["sft"] if "--traces" in arguments else []
+    assert kinds == [*start, "mgpo", "evaluate", "export"]
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "judge.py", "mine.yaml", "own.jsonl", "traces.jsonl",
+    ]  # fmt: skip
+
+
+def test_own_problems_are_parted_and_paths_are_relative_to_the_recipe(directory):
+    (directory / "recipes").mkdir()
+    recipe = made(directory / "recipes" / "mine.yaml", *OWN, "--reward", "judge.py")
+    train, held_out = (recipe.data.problems[name] for name in ("train", "held-out"))
+    assert (train.part, held_out.part) == ("train", "held-out")
+    assert train.path == "../own.jsonl" and train.reward.file == "../judge.py"
+    assert train.columns.prompt == "question" and train.verifier == "custom"
+
+
+def test_settings_are_changed_until_it_fits_and_comments_stay(directory):
+    from vibelite.planning.plan import USABLE
+
+    large = made(directory / "large.yaml", *QWEN, *OWN, *H100)
+    small = made(directory / "small.yaml", *QWEN, *OWN, "--gpu", "rtx4090-24gb")
+    assert large.stage_named("mgpo").optimizer.kind == "adamw"
+    assert small.stage_named("mgpo").optimizer.kind == "adamw_cpu"
+    text = (directory / "small.yaml").read_text()
+    assert "so that it fits: " in text and "optimizer.kind=adamw_cpu" in text
+    assert text.count("#") > 8
+    done = CliRunner().invoke(cli.app, ["plan", "small.yaml", "--gpu", "rtx4090-24gb", "--json"])
+    plan = json.loads(done.stdout)
+    assert done.exit_code == 0 and 0 < USABLE < 1 and plan["fits"] is True
+
+
+def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
+    done = init("free.yaml", *QWEN, *OWN, *H100)
+    full = float(re.findall(r"\$([\d.]+)", done.output)[0])
+    done = init("half.yaml", *QWEN, *OWN, *H100, "--budget-usd", str(full / 2))
+    half = float(re.findall(r"\$([\d.]+)", done.output)[0])
+    assert 0.35 * full < half <= 0.8 * full / 2 + 0.01
+    recipe = load_recipe(directory / "half.yaml")
+    assert recipe.budget.usd == pytest.approx(full / 2) and recipe.cost.usd_per_hour == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["own.jsonl"], "exists already"),
+        (["mine.txt"], "ends in .yaml"),
+        (["mine.yaml", "--problems", "none.jsonl"], "none.jsonl: no such file"),
+        (["mine.yaml", "--problems", "none"], "neither a .jsonl"),
+        (["mine.yaml", "--problems", "own.jsonl"], r"own.jsonl:1: .*no column 'prompt'"),
+        (["mine.yaml", *OWN, "--reward", "judge.py:judge"], "defines no 'judge'"),
+        (["mine.yaml", *OWN, "--reward", "none.py"], "no file none.py"),
+        (["mine.yaml", "--reward", "judge.py"], "needs --problems"),
+        (["mine.yaml", "--gpu", "rtx4091-24gb"], "rtx4090-24gb"),
+        (["mine.yaml", "--budget-usd", "3"], "needs --usd-per-gpu-hour"),
+        (["mine.yaml", *OWN, *QWEN, *H100, "--max-new-tokens", "900000"], "no setting makes"),
+    ],
+)
+def test_what_cannot_be_is_said_and_nothing_is_written(directory, arguments, message):
+    before = sorted(directory.iterdir())
+    done = init(*arguments)
+    assert getattr(done.exception, "exit_code", None) == 2
+    assert re.search(message, str(done.exception)), done.exception
+    assert sorted(directory.iterdir()) == before
