@@ -9,7 +9,11 @@ from vibelite.rewards.pool import VerifierPool
 from vibelite.types import Completion, Problem
 
 # (prediction, answer) -> why it is judged otherwise than a person would.
-KNOWN_WRONG: dict[tuple[str, str], str] = {}
+KNOWN_WRONG = {
+    ("So the answer is $\\boxed{|x|\\ge 1}$.", "(-\\infty,-1]\\cup[1,\\infty)"): (
+        "inequalities in an absolute value are not solved"
+    ),
+}
 CASES = load_cases("math_cases.jsonl", KNOWN_WRONG)
 
 

@@ -22,6 +22,7 @@ from vibelite.rewards.math_notation import (
     read_notation,
     split_equation,
     split_list,
+    split_top,
     units_differ,
 )
 from vibelite.rewards.math_relations import (
@@ -31,6 +32,7 @@ from vibelite.rewards.math_relations import (
     is_ratio,
     without_modulus,
 )
+from vibelite.rewards.math_words import equal_words, is_words, option_letter
 from vibelite.types import Verdict
 
 # Comparing elements of two unordered lists symbolically takes the square of this many steps.
@@ -54,14 +56,10 @@ _RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|ne|neq)
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s*")
 _MINUS_PLUS = re.compile(r"\\mp(?![A-Za-z])\s*")
 # "204_8": a number in another base, which is no other number of the same digits.
-_BASE = re.compile(r"([0-9A-Fa-f]+)\s*_\s*\{?\s*\(?([0-9]{1,2})\)?\s*\}?")
+_BASE = re.compile(r"\(?([0-9A-Fa-f]+)\)?\s*_\s*\{?\s*\(?([0-9]{1,2})\)?\s*\}?")
 _SUBSCRIPTED = re.compile(r"^[0-9]+\s*_")
-_WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
-# "(C) 12": an option's letter and its text.
-_LABEL = re.compile(r"\s*(?:\\text(?:bf)?\s*\{\s*)?\(([A-E])\)")
 _DOTS = re.compile(r"\\(?:l|c)?dots(?![A-Za-z])|\.\.\.")
 _INTEGER = re.compile("-?[0-9]+")
-_SHORT = ("yes", "no", "odd", "all", "any")
 
 
 def check_math(text: str, answer: str) -> Verdict:
@@ -106,7 +104,7 @@ def check_gold(answer: str) -> None:
     if (union := as_union(gold.body)) != [gold.body]:
         items = [item for part in union for item in split_list(part)[1]]
     for item in items or [""]:
-        if gold.is_text and item or _value(item) is not None or _is_words(item):
+        if gold.is_text and item or _value(item) is not None or is_words(item):
             continue
         if too_expensive(item, item):
             continue  # equal texts are equal; all else is unverifiable
@@ -153,13 +151,16 @@ def compare(boxed: str, answer: str, leaf: Leaf) -> Outcome:
         return True
     if expected is not None and (value := _value(given.body)) is not None:
         return value == expected
-    if re.fullmatch("[A-E]", gold.body) and (label := _LABEL.match(boxed)):
-        return label[1] == gold.body
+    if re.fullmatch("[A-E]", gold.body) and (letter := option_letter(boxed)):
+        return letter == gold.body
     if _DOTS.search(given.body) and not _DOTS.search(gold.body):
         return False
     given, gold = _in_radians(given, gold.body), _in_radians(gold, given.body)
-    if gold.is_text or _is_words(gold.body):
-        return _as_words(given.body) == _as_words(gold.body)
+    if gold.is_text or is_words(gold.body):
+        items, golds = split_top(given.body), split_top(gold.body)
+        return equal_words(given.body, gold.body) or (
+            len(golds) > 1 and _match(items, golds, equal_words) is True
+        )
     outcome = _compare_lists(given.body, gold.body, leaf)
     # "100,200" is one number or two: the model's own way of writing it decides.
     if outcome is False and re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", answer.strip()):
@@ -209,8 +210,8 @@ def _compare_brackets(given: str, gold: str, leaf: Leaf) -> Outcome:
     opening, items, closing = split_list(given)
     gold_opening, gold_items, gold_closing = split_list(gold)
     brackets = {opening + closing, gold_opening + gold_closing}
-    if len(brackets - {""}) > 1:
-        return False
+    if len(brackets - {""}) > 1 or ("" in brackets and not brackets <= {"", "{}", "()"}):
+        return False  # "0, 1" are two numbers and no interval
     if brackets <= {"", "{}"}:
         items, gold_items = _expand_signs(items), _expand_signs(gold_items)
         if "{}" in brackets:
@@ -257,11 +258,11 @@ def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
         return value == expected
     if given == gold:
         return True
-    if _is_words(gold) or (_is_words(given) and expected is not None):
-        return _as_words(given) == _as_words(gold)
+    if is_words(gold) or (is_words(given) and expected is not None):
+        return equal_words(given, gold)
     if len(given) == len(gold) == 1 or _SUBSCRIPTED.search(given):
         return False
-    return _ask(given, gold, leaf)
+    return _ask(given, gold if expected is None else str(expected), leaf)
 
 
 def _ask(given: str, gold: str, leaf: Leaf) -> Outcome:
@@ -281,7 +282,7 @@ def _compare_equations(parts: Sequence[str], gold_parts: Sequence[str], leaf: Le
         return _all(_compare_one(part, gold, leaf) for part in (parts[1:] if is_said else parts))
     if not gold_name or (len(parts) > 1 and not name):
         return _ask(" = ".join(parts), " = ".join(gold_parts), leaf)
-    if name and name != gold_name:
+    if name and name != gold_name and not _are_one_function(name, gold_name):
         return False
     values = parts[1:] if name else parts
     return _all(_compare_one(part, gold_parts[-1], leaf) for part in values)
@@ -290,6 +291,11 @@ def _compare_equations(parts: Sequence[str], gold_parts: Sequence[str], leaf: Le
 def _named(parts: Sequence[str]) -> str:
     """The variable or function that an equation defines; "" if it defines none."""
     return parts[0] if len(parts) > 1 and _VARIABLE.fullmatch(parts[0]) else ""
+
+
+def _are_one_function(name: str, other: str) -> bool:
+    """ "y" and "f(x)"."""
+    return "y" in (name, other) and "(x)" in name + other
 
 
 def _has_letters(text: str) -> bool:
@@ -382,15 +388,3 @@ def _strip_assignment(text: str) -> str:
 
 def _value(text: str) -> Fraction | None:
     return parse_rational(text.replace("{,}", "").replace(" ,", ","))
-
-
-def _is_words(text: str) -> bool:
-    """A text of words, not a product of variables."""
-    return bool(_WORD.fullmatch(text)) and (
-        " " in text or len(text) > 3 or text.lower() in _SHORT or len(text) > 1 and text.isupper()
-    )
-
-
-def _as_words(text: str) -> str:
-    words = " ".join(text.strip("() ").split())
-    return words.casefold() if len(words) > 1 else words

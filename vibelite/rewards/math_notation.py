@@ -56,9 +56,11 @@ _ONE_LINE = re.compile(
     r"\\begin\s*\{(aligned|align\*?|gathered|split|array)\}\s*(?:\{[lcr|]*\})?(.*)\\end\s*\{\1\}",
     re.S,
 )
+_LINE_SKIP = re.compile(r"\\\\\s*\[[0-9.]+\s*(?:pt|em|ex|mm|cm)\]")
 _ONE_LETTER_INDEX = re.compile(r"_\{([A-Za-z0-9])\}")
 _LEADING_TEXT = re.compile(
-    r"^\\text\s*\{[^{}]*(?:[:=]|\bis)\s*\}|^(?:final\s+)?answer\s*:\s*|^=(?!=)", re.I
+    r"^\\text\s*\{[^{}]*(?:[:=]|\b(?:is|are|be|equals))\s*\}|^(?:final\s+)?answer\s*:\s*|^=(?!=)",
+    re.I,
 )
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,|\{,\}|\s)[0-9]{3})+(?:\.[0-9]+)?")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degrees?\b)$")
@@ -67,7 +69,7 @@ _TRIGONOMETRY = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
 _BRACE_NAMES = re.compile(r"\\([lr])brace(?![A-Za-z])\s?")
 _EMPTY_SET = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}")
-_PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:%|percent)\s*\}|\bpercent)$")
+_PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent)\s*\}|\bpercent)$")
 # Units by what they measure: two of one row that differ are two answers. Single letters only count
 # inside \text{}: "5m" may be a product.
 _UNITS = {
@@ -96,7 +98,7 @@ _TEXT_UNIT = re.compile(
     rf"\s*(?:\\text\s*\{{\s*\(?([A-Za-z./ ]+?)\)?\s*\}}{_UNIT_POWER}"
     r"|\\frac\s*\{\s*\\text\s*\{([A-Za-z ]+)\}\s*\}\s*\{\s*\\text\s*\{[A-Za-z ]+\}[^{}]{0,4}\})$"
 )
-_CURRENCY = re.compile(r"^\\?[$€£]\s*(?=[0-9.])")
+_CURRENCY = re.compile(r"^(?:\\?[$€£]|\\text\s*\{\s*\\?[$€£]\s*\})\s*(?:\\[,!;: ])?\s*(?=[0-9.])")
 _JOINER = re.compile(r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\(?:lor|land|vee)\b")
 _OPENING, _CLOSING = "([{", ")]}"
 
@@ -133,7 +135,7 @@ def read_notation(answer: str) -> Notation:
         text, is_text = _trim(_LEADING_TEXT.sub("", match[1])), True
     text = _STYLE.sub(r"\\text{\1}" if not is_text else r"\1", text)
     text = _LABEL.sub("", _NUMBER_IN_TEXT.sub(r"\1", text))
-    text = _ONE_LETTER_INDEX.sub(r"_\1", text)
+    text = _ONE_LETTER_INDEX.sub(r"_\1", _LINE_SKIP.sub(r"\\\\", text))
     text, unit, is_percent = _split_unit(text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text)
@@ -143,6 +145,7 @@ def read_notation(answer: str) -> Notation:
     text = _EMPTY_SET.sub(r"\\emptyset", text)
     if _THOUSANDS.fullmatch(text):
         text = re.sub(r"[\s,{}]", "", text)
+    is_text = is_text and re.search("[A-Za-z]", text) is not None
     return Notation(_without_braces(text), unit, is_percent, is_text)
 
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from vibelite.rewards.answer_text import parse_rational
 
 _RATIO = re.compile(r"[0-9.]+(?:\s*:\s*[0-9.]+)+")
+_TO = re.compile(r"\\text\s*\{\s*(?:to|:)\s*\}|\bto\b")
 _MODULUS = re.compile(
     r"\s*(?:\\pmod\s*(?:\{\s*(\w+)\s*\}|([0-9A-Za-z]+))"
     r"|\(?\s*\\(?:bmod|mod)(?![A-Za-z])\s*\{?(\w+)\}?\s*\)?"
@@ -25,6 +26,7 @@ def equal_ratios(given: str, gold: str) -> bool:
     """Proportional numbers, "6:8" or "3/4" for "3:4"; a gold that is not in lowest terms is a time
     of day or a score, which only its own numbers are equal to.
     """
+    given = _TO.sub(":", given)
     values = [x for part in given.split(":") if (x := parse_rational(part)) is not None]
     expected = [x for part in gold.split(":") if (x := parse_rational(part)) is not None]
     if values == expected:
