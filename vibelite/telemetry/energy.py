@@ -30,7 +30,7 @@ def gpu_energy_reader() -> ReadEnergy:
     if not num_gpus():
         return no_energy
     try:
-        import pynvml
+        import pynvml  # pyright: ignore[reportMissingImports]
     except ImportError:
         return no_energy
     import torch
