@@ -10,6 +10,8 @@ import resource
 import signal
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -125,28 +127,33 @@ def test_a_run_directory_that_is_a_file_is_refused(tmp_path):
             require_writable(path)
 
 
-@pytest.fixture
-def small_files():
-    """No file may grow beyond 1,000 bytes: a fault that needs no rights."""
+@contextmanager
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 1,000 bytes: a fault that needs no rights. Around single writes only,
+    as the limit holds for the file that the tests' own output goes to as well.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(tmp_path, small_files):
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.json"
     write_json_atomic(path, {"old": 1})
-    with pytest.raises(StorageError, match="the file system refuses"), storage_errors(tmp_path):
+    refused = pytest.raises(StorageError, match="the file system refuses")
+    with refused, storage_errors(tmp_path), small_files():
         write_json_atomic(path, {"new": "x" * 5000})
     assert read_json(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_row_that_fails_half_way_is_left_out(tmp_path, small_files):
+def test_a_row_that_fails_half_way_is_left_out(tmp_path):
     path = tmp_path / "a.jsonl"
     append_jsonl(path, [{"step": 1}])
-    with pytest.raises(StorageError), storage_errors(tmp_path):
+    with pytest.raises(StorageError), storage_errors(tmp_path), small_files():
         append_jsonl(path, [{"step": 2, "text": "x" * 5000}])
     append_jsonl(path, [{"step": 3}])
     assert list(read_jsonl(path)) == [{"step": 1}, {"step": 3}]
