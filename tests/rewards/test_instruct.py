@@ -8,7 +8,7 @@ from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemFile
 from vibelite.rewards.instruct import RULES, holds, read_rules
 from vibelite.rewards.verifier import verify
-from vibelite.types import Completion, Problem
+from vibelite.types import Completion, FinishReason, Problem
 
 CASES = [
     ({"rule": "words", "min": 3, "max": 3}, "one two three", True),
@@ -56,7 +56,7 @@ def test_a_rule_holds_where_it_says_so(rule, answer, expected):
     assert holds(read, answer) is expected
 
 
-def judge(text, *rules, finish_reason="stop"):
+def judge(text, *rules, finish_reason: FinishReason = "stop"):
     problem = Problem("p", "s", (), "", "instruct", metadata={RULES: read_rules(list(rules))})
     return verify(problem, Completion((), (), finish_reason, text))
 

@@ -13,6 +13,13 @@ KNOWN_WRONG = {
     ("So the answer is $\\boxed{|x|\\ge 1}$.", "(-\\infty,-1]\\cup[1,\\infty)"): (
         "inequalities in an absolute value are not solved"
     ),
+    ("Thus the final answer is $$\\boxed{C(3,-1)}$$", "(3, -1)"): (
+        "a point after its name is read as a function's value"
+    ),
+    ("Thus the final answer is $$\\boxed{x\\to 8}$$", "8"): "arrows are not read",
+    ("Thus the final answer is $$\\boxed{8\\ (\\text{cm})}$$", "8"): (
+        "a unit in brackets of its own is not taken off"
+    ),
 }
 CASES = load_cases("math_cases.jsonl", KNOWN_WRONG)
 

@@ -209,6 +209,8 @@ def _compare_brackets(given: str, gold: str, leaf: Leaf) -> Outcome:
     given, gold = _unnamed_brackets(given, gold)
     opening, items, closing = split_list(given)
     gold_opening, gold_items, gold_closing = split_list(gold)
+    if opening == "{" and gold_opening == "(" and len(items) == 1:  # the set of all solutions
+        opening, items, closing = split_list(items[0])
     brackets = {opening + closing, gold_opening + gold_closing}
     if len(brackets - {""}) > 1 or ("" in brackets and not brackets <= {"", "{}", "()"}):
         return False  # "0, 1" are two numbers and no interval

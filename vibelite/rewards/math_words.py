@@ -7,7 +7,7 @@ import re
 _WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _SHORT = ("yes", "no", "odd", "all", "any")
 # "(C) 12", "\\text{C) }": an option's letter and its text.
-_LABEL = re.compile(r"\s*(?:\\text(?:bf)?\s*\{\s*)?(?:\(([A-E])\)|([A-E])\))")
+_LABEL = re.compile(r"\s*(?:\\(?:text(?:bf|rm)?|mathrm|mathbf)\s*\{\s*)?(?:\(([A-E])\)|([A-E])\))")
 
 
 def is_words(text: str) -> bool:
