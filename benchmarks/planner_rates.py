@@ -32,7 +32,6 @@ TOY = {
     "max_position_embeddings": 64,
 }  # fmt: skip
 MIB = 1 << 20
-SIZE, TOKENS = 768, 192
 
 
 def seconds_of(work: Callable[[], object], *, repeats: int = 3) -> float:
@@ -47,29 +46,48 @@ def seconds_of(work: Callable[[], object], *, repeats: int = 3) -> float:
 
 
 def product_rates(dtype: torch.dtype, precision: str) -> ProductRates:
-    """Square products, products of 16 rows with a weight of 50 MB, and causal attention of 4 x 8
-    heads over 192 tokens (forward and backward 3.5 times 4 x head size x T^2 / 2 each).
+    """Products with weights that are not in the processor's caches, and causal attention.
+
+    A weight of 50 MB times 16 rows: nothing counts but its passing. 16 weights of 512 x 1280 times
+    1024 rows: arithmetic and their passing. Attention of 4 x 8 heads over 192 tokens, forward and
+    backward 3.5 times 4 x head size x T^2 / 2 each.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        left, right = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
-        seconds = seconds_of(lambda: left @ right, repeats=5)
-        flops = 2 * SIZE**3 / seconds
-        few, weight = torch.randn(16, SIZE).to(dtype), torch.randn(16 * 1024, SIZE).to(dtype)
-        passed = seconds_of(lambda: few @ weight.T)
-        query, key, value = (
-            torch.randn(4, 8, TOKENS, 64, dtype=dtype, requires_grad=True) for _ in range(3)
-        )
-
-        def attention() -> None:
-            out = _attend(query, key, value, is_causal=True)
-            torch.autograd.grad(out, (query, key, value), torch.ones_like(out))
-
-        attended = 4 * 8 * 3.5 * 2 * TOKENS**2 * 64 / seconds_of(attention)
+        few, large = torch.randn(16, 768).to(dtype), torch.randn(16 * 1024, 768).to(dtype)
+        passing = large.numel() * large.element_size() / seconds_of(lambda: few @ large.T)
+        seconds, num_bytes = many_rows(dtype)
+        flops = 2 * 1024 * 512 * 1280 / max(seconds - num_bytes / passing, 0.2 * seconds)
+        attended = attention_flops(dtype)
     finally:
         torch.set_float32_matmul_precision(before)
-    return ProductRates(flops, weight.numel() * weight.element_size() / passed, attended)
+    return ProductRates(flops, passing, attended)
+
+
+def many_rows(dtype: torch.dtype) -> tuple[float, int]:
+    """Seconds of one product of 1024 rows with a weight of 512 x 1280, and the weight's bytes."""
+    rows = torch.randn(1024, 512).to(dtype)
+    weights = torch.randn(16, 1280, 512).to(dtype)
+    out = torch.empty(1024, 1280, dtype=dtype)
+
+    def work() -> None:
+        for weight in weights:
+            torch.mm(rows, weight.T, out=out)
+
+    return seconds_of(work) / 16, weights[0].numel() * weights.element_size()
+
+
+def attention_flops(dtype: torch.dtype, tokens: int = 192) -> float:
+    query, key, value = (
+        torch.randn(4, 8, tokens, 64, dtype=dtype, requires_grad=True) for _ in range(3)
+    )
+
+    def work() -> None:
+        out = _attend(query, key, value, is_causal=True)
+        torch.autograd.grad(out, (query, key, value), torch.ones_like(out))
+
+    return 4 * 8 * 3.5 * 2 * tokens**2 * 64 / seconds_of(work)
 
 
 def measure_rates() -> CpuRates:

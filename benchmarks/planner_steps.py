@@ -2,10 +2,12 @@
 
     python -m benchmarks.planner_steps WORK.json
 
-Reads {"recipe", "model", "prompt_tokens", "num_steps"} and prints one JSON object: the peak of
-memory over all steps, as the pipeline records it, and the seconds of each step's parts. A step is
-made of the stages' own functions in their order. Two things differ from a run: sequences are random
-tokens of exactly the planned lengths, and every second completion of a group is right.
+Reads {"recipe", "model", "prompt_tokens"} and prints one JSON object: `before_bytes`, what the
+process held beside the weights when the model was loaded (libraries, tokenizer); the peak of memory
+over all steps, as the pipeline records it; and for each step the rates of the machine at its start
+(on a CPU), and the peaks and seconds of its parts. A step is made of the stages' own functions in
+their order. Two things differ from a run: sequences are random tokens of exactly the planned
+lengths, and every second completion of a group is right.
 """
 
 from __future__ import annotations
@@ -136,10 +138,10 @@ def main(path: str) -> None:
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     torch.set_num_threads(recipe.num_threads)
     measure_rates()  # and everything that a first step loads
-    before = bytes_held()
     policy = load_policy(Path(work["model"]), dtype=recipe.training.dtype)
     for parameter in policy.model.parameters():
         parameter.detach().sum()  # the weights are in memory, not only mapped from the file
+    before = bytes_held() - sum(p.numel() * p.element_size() for p in policy.model.parameters())
     apply_activations(policy.model, recipe.training)
     optimizer = PolicyOptimizer(
         policy, stage.optimizer, num_steps=stage.num_steps, training=recipe.training

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -20,6 +24,15 @@ Status = Literal["ok", "warn", "fail"]
 GIB = 1024**3
 # Quickstart peaks at 0.8 GB of resident memory on a CPU; the rest is margin.
 MEMORY_NEEDED_GIB = 2
+# Those whose releases are built for one version of another package.
+PINNING_PACKAGES = (
+    "vllm", "unsloth", "unsloth_zoo", "torchvision", "torchaudio", "bitsandbytes", "peft",
+    "accelerate", "transformers", "datasets", "trl", "xformers", "flash-attn", "triton",
+)  # fmt: skip
+EXTRA = re.compile(r"""extra == ['"]([^'"]+)""")
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY_NEEDED_GIB = 1
+HUB_SECONDS = 5.0
 # Quickstart needs far less; one checkpoint of a 135M model in float32 is half a GB.
 DISK_NEEDED_GIB = 2
 
@@ -35,15 +48,22 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Looks at the Python, the required packages, memory, disks, torch, GPUs and the sandbox."""
+    """Looks at the Python, the packages and what they need of each other, memory, disks, torch,
+    GPUs and their driver, the sandbox and the hub.
+    """
     return [
         _python(),
         *_packages(),
+        *_extras(),
+        *_conflicts(),
         _memory(),
+        *_shared_memory(),
         _disk("working directory", Path.cwd()),
         _disk("Hugging Face cache", _cache_directory()),
+        _disk("temporary directory", Path(tempfile.gettempdir())),
         *_torch(),
         _sandbox(),
+        _hub(),
     ]
 
 
@@ -77,6 +97,67 @@ def _packages() -> Iterator[Finding]:
         else:
             fix = f"make setup (installs {requirement.name}{wanted})"
             yield Finding("fail", requirement.name, f"{installed}, needs {wanted}", fix)
+
+
+def _extras() -> Iterator[Finding]:
+    """Packages of the extras, of which any may be missing: only those that are installed."""
+    for text in metadata.requires("vibelite") or []:
+        requirement = Requirement(text)
+        name = EXTRA.search(str(requirement.marker))
+        if name is None or name[1] == "dev" or not requirement.marker:
+            continue
+        installed = installed_version(requirement.name)
+        if installed is None or not requirement.marker.evaluate({"extra": name[1]}):
+            continue
+        subject = f"{requirement.name} (for {name[1]})"
+        if requirement.specifier.contains(installed, prereleases=True):
+            yield Finding("ok", subject, installed)
+        else:
+            fix = f"pip install -c constraints/gpu.txt '{requirement.name}{requirement.specifier}'"
+            detail = f"{installed}, tested with {requirement.specifier}"
+            yield Finding("warn", subject, detail, fix)
+
+
+def _conflicts() -> Iterator[Finding]:
+    """What installed packages say they need of each other, and do not get: a vllm that is built for
+    another torch is found, and imports, and ends a run where it is first used.
+    """
+    own = map(Requirement, metadata.requires("vibelite") or [])
+    required = {one.name for one in own if not (one.marker and "extra" in str(one.marker))}
+    for package in PINNING_PACKAGES:
+        if installed_version(package) is None:
+            continue
+        for text in metadata.requires(package) or []:
+            needed = Requirement(text)
+            if needed.marker and not needed.marker.evaluate({"extra": ""}):
+                continue
+            found = installed_version(needed.name)
+            if found is None or needed.specifier.contains(found, prereleases=True):
+                continue  # a missing one is the business of whoever imports it
+            wants = f"{package} {installed_version(package)} needs {needed.name}{needed.specifier}"
+            fix = f"pip install -c constraints/gpu.txt {package}, or pip uninstall {package}"
+            status = "fail" if package in required else "warn"
+            yield Finding(status, f"{package} and {needed.name}", f"{wants}, not {found}", fix)
+
+
+def installed_version(package: str) -> str | None:
+    """The version of a distribution; None = not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _shared_memory() -> Iterator[Finding]:
+    """Containers get 64 MB unless told otherwise, and vLLM's processes talk through it."""
+    if SHARED_MEMORY.exists():
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        detail = f"{free / GIB:.1f} GiB free in {SHARED_MEMORY}"
+        if free >= SHARED_MEMORY_NEEDED_GIB * GIB:
+            yield Finding("ok", "shared memory", detail)
+        else:
+            fix = "none needed on a CPU; for vLLM: docker run --shm-size=8g"
+            yield Finding("warn", "shared memory", detail, fix)
 
 
 def _memory() -> Finding:
@@ -121,12 +202,68 @@ def _torch() -> Iterator[Finding]:
                 f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB, compute {gpu.major}.{gpu.minor}"
             )
             yield Finding("ok", f"GPU {index}", detail)
+        if torch.version.cuda is not None:
+            yield from _driver(torch.version.cuda)
     elif torch.version.cuda is None:
         fix = "none needed for the CPU recipes; for a GPU install a CUDA build of torch 2.13"
         yield Finding("warn", "GPU", "this torch is built for the CPU alone", fix)
     else:
         fix = "none needed for the CPU recipes; else check the driver with nvidia-smi"
         yield Finding("warn", "GPU", "torch sees none", fix)
+        yield from _driver(torch.version.cuda)
+
+
+def _driver(cuda: str) -> Iterator[Finding]:
+    """The NVIDIA driver, whether it knows torch's `cuda`, and whether the energy can be read."""
+    try:
+        import pynvml  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        fix = "pip install nvidia-ml-py"
+        yield Finding("warn", "GPU driver", "unknown, and so is energy: no nvidia-ml-py", fix)
+        return
+    try:
+        pynvml.nvmlInit()
+        version = pynvml.nvmlSystemGetDriverVersion()
+        newest = pynvml.nvmlSystemGetCudaDriverVersion_v2() // 1000  # 13000 is CUDA 13.0
+        num_gpus = pynvml.nvmlDeviceGetCount()
+    except pynvml.NVMLError as error:
+        fix = "none needed for the CPU recipes; else install or load the NVIDIA driver"
+        yield Finding("warn", "GPU driver", str(error), fix)
+        return
+    detail = f"{version}, knows CUDA {newest}; {num_gpus} GPUs"
+    needed = int(cuda.partition(".")[0])
+    if newest >= needed:
+        yield Finding("ok", "GPU driver", detail)
+    else:
+        fix = f"update the driver, or install a torch for CUDA {newest}"
+        yield Finding("fail", "GPU driver", f"{detail}, but torch is for CUDA {cuda}", fix)
+    for index in range(num_gpus):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        except pynvml.NVMLError as error:
+            fix = "none: energy stays unknown; a GPU before Volta, or a part of one, has no counter"
+            yield Finding("warn", f"energy of GPU {index}", str(error), fix)
+        else:
+            yield Finding("ok", f"energy of GPU {index}", "is counted")
+
+
+def _hub() -> Finding:
+    """Whether models and data sets can be fetched. Sends nothing but the request itself."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        fix = "none needed for what is in the cache; else unset HF_HUB_OFFLINE"
+        return Finding("warn", "hub", "not asked: HF_HUB_OFFLINE is set", fix)
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        request = urllib.request.Request(endpoint, method="HEAD")
+        with urllib.request.urlopen(request, timeout=HUB_SECONDS):
+            return Finding("ok", "hub", f"{endpoint} answers")
+    except urllib.error.HTTPError as error:
+        reason = f"{endpoint} answers with status {error.code}"
+    except (OSError, ValueError) as error:  # refused, unknown, too slow; or no address at all
+        reason = f"{endpoint} cannot be reached ({error})"
+    fix = "none needed for the quickstart; else HTTPS_PROXY, HF_ENDPOINT, or local files (path:)"
+    return Finding("warn", "hub", reason, fix)
 
 
 def _sandbox() -> Finding:

@@ -14,6 +14,7 @@ from typing import Literal
 from vibelite.planning.memory_model import Setting
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.optimizer_memory import BYTES, bytes_per_parameter
+from vibelite.planning.time_model import is_tiled, passes
 from vibelite.planning.workload import StageWork
 from vibelite.recipe.model_section import Training
 
@@ -98,20 +99,29 @@ def products_of(training: Training, matmul_precision: str) -> Products:
     return "float32" if matmul_precision == "highest" else "medium"
 
 
-def layer_bytes_written(shape: ModelShape, training: Training) -> float:
-    """Bytes that operators write per token and layer, forward and backward.
+def layer_bytes_written(shape: ModelShape, work: StageWork, training: Training) -> float:
+    """Bytes that operators write per trained token and layer.
 
-    Own count of transformers' Llama layer and of attention in buckets, with H hidden, I MLP, q all
-    queries, k all keys, numbers: forward norms 6H, projections 3H + 3I + q + 2k, activation and
-    product of the MLP 2I and residuals H, rotations 4.5 (q + k), attention 5q + 2k; backward norms
-    16H, gradients of inputs 7H + I + q, of the MLP's product 3I, residuals 2H, rotations 6 (q + k),
-    attention 4q + 6k. Checkpointing repeats the forward pass.
+    Counted in the allocations that torch makes for transformers' Qwen2 layer and attention in
+    buckets, with H hidden, I MLP, q all queries, k all keys: 33H + 8I + 20q + 21k numbers forward
+    and backward, of them `scored_bytes_written` forward. That pass again where layers are
+    checkpointed, and 30H + 8.5I (of them the MLP's own pass again) where the MLP is tiled.
     """
-    h, i, q, k = shape.hidden_size, shape.mlp_size, shape.query_size, shape.key_size
-    forward = 10 * h + 4 * i + 10.5 * q + 8.5 * k
-    backward = 25 * h + 4 * i + 11 * q + 12 * k
-    passes = forward + backward + (0 if training.activations == "keep" else forward)
-    return BYTES[training.dtype] * passes
+    h, i, q, k = 33.0, 8.0, 20.0, 21.0
+    tiled = is_tiled(work, training)
+    if tiled:
+        h, i = h + 30, i + 8.5
+    if training.activations != "keep":
+        h, i, q, k = h + 8, i + (0 if tiled else 4), q + 9.5, k + 8.5
+    numbers = h * shape.hidden_size + i * shape.mlp_size + q * shape.query_size
+    return BYTES[training.dtype] * (numbers + k * shape.key_size)
+
+
+def scored_bytes_written(shape: ModelShape, training: Training) -> float:
+    """The same for a token that passes forward alone: 8H + 4I + 9.5q + 8.5k numbers."""
+    numbers = 8 * shape.hidden_size + 4 * shape.mlp_size
+    numbers += 9.5 * shape.query_size + 8.5 * shape.key_size
+    return BYTES[training.dtype] * numbers
 
 
 def train_seconds(setting: Setting, work: StageWork, rates: CpuRates, products: Products) -> float:
@@ -126,14 +136,21 @@ def train_seconds(setting: Setting, work: StageWork, rates: CpuRates, products: 
     headed = (3 * tokens + scored) * work.head_share
     matrices = shape.num_layers * shape.layer_parameters
     head = shape.vocab_size * shape.hidden_size
-    flops = 2 * matrices * ((3 + recomputed) * tokens + scored) + 2 * head * headed
+    each = passes(shape, work, training)
+    # Operands of the head that are not float32 are widened.
+    head_products: Products = "float32" if products == "bfloat16" else products
+    flops = 2 * matrices * (each * tokens + scored)
     attention = 2 * shape.query_size * work.trained_length * shape.num_layers
     attention_flops = attention * ((3.5 + recomputed) * tokens + scored)
-    written = shape.num_layers * layer_bytes_written(shape, training) * (tokens + scored / 3)
-    passed = BYTES[training.dtype] * (3 + recomputed) * matrices * work.num_micro_batches
+    written = shape.num_layers * (
+        tokens * layer_bytes_written(shape, work, training)
+        + scored * scored_bytes_written(shape, training)
+    )
+    passed = BYTES[training.dtype] * each * matrices * work.num_micro_batches
     visits = work.num_micro_batches * shape.num_layers * (1 + recomputed / 3)
     return (
         flops / rate.flops
+        + 2 * head * headed / rates.of(head_products).flops
         + attention_flops / rate.attention_flops
         + written / rates.written_bytes_per_second
         + passed / rate.weight_bytes_per_second

@@ -168,7 +168,9 @@ def training_moments(
     resident = {"weights": model.weights, "optimizer": model.optimizer}
     host = model.host + offloaded
     before = model.gradients if work.accumulates else 0.0
+    # The embedding's own gradient, and its sum with the head's before it joins what is there.
     matrix = element * shape.vocab_size * shape.hidden_size if trained_head else 0
+    embedding = matrix * (2 if work.accumulates and shape.tied else 1)
     kept_by_one = backward["kept"] / shape.num_layers + backward["work"]
     return {
         "head": resident
@@ -177,7 +179,7 @@ def training_moments(
         "backward": resident
         | {"gradients": before, "activations": sum(backward.values()), "head": held, "host": host},
         "last gradient": resident
-        | {"gradients": model.gradients, "activations": kept_by_one, "head": held + matrix}
+        | {"gradients": model.gradients, "activations": kept_by_one, "head": held + embedding}
         | {"host": model.host},
         "update": resident
         | {"gradients": model.gradients, "update": model.update, "host": model.host},

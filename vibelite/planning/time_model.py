@@ -48,7 +48,7 @@ def stage_seconds(setting: Setting, work: StageWork, gpu: Gpu) -> StageSeconds:
 def training_flops(shape: ModelShape, work: StageWork, training: Training) -> float:
     """Operations of all forward and backward passes of a stage.
 
-    Layers: (6, or 8 with recomputed activations) x weights a token. Attention: a token sees half
+    Layers: 2 x weights x `passes` a token. Attention: a token sees half
     its sequence on average, 4 x heads x head_size operations each, forward once and backward 2.5
     times (flash attention recomputes its scores). Head: 6 H V for a token that reaches it, none
     recomputed. A token that is scored alone passes forward once.
@@ -56,12 +56,30 @@ def training_flops(shape: ModelShape, work: StageWork, training: Training) -> fl
     recomputed = 0 if training.activations == "keep" else 1
     trained, scored = work.trained_tokens, work.scored_tokens
     layers = 2 * shape.layer_parameters * shape.num_layers
+    trained_layers = layers * passes(shape, work, training)
     seen = 4 * shape.query_size * work.trained_length / 2 * shape.num_layers
     head = 2 * shape.hidden_size * shape.vocab_size * work.head_share
     return (
-        trained * ((3 + recomputed) * layers + (3.5 + recomputed) * seen + 3 * head)
+        trained * (trained_layers + (3.5 + recomputed) * seen + 3 * head)
         + scored * (layers + seen + head)
     )  # fmt: skip
+
+
+def passes(shape: ModelShape, work: StageWork, training: Training) -> float:
+    """Products of a layer's weights and its tokens, in forward passes: one forward and two
+    backward; one more where all is computed again, and one more of the MLP where only that is, in
+    tiles.
+    """
+    if training.activations != "keep":
+        return 4.0
+    if not is_tiled(work, training):
+        return 3.0
+    return 3.0 + 3 * shape.hidden_size * shape.mlp_size / shape.layer_parameters
+
+
+def is_tiled(work: StageWork, training: Training) -> bool:
+    """Whether micro-batches are larger than a tile of the MLP."""
+    return 0 < training.mlp_tile_tokens < work.micro_batch_tokens
 
 
 def generation_seconds(
