@@ -154,11 +154,11 @@ def saved_recipe(run: RunDir) -> dict[str, Any]:
 
 
 def what_matters(resolved: str) -> dict[str, Any]:
-    """A resolved recipe without what may change while a run goes on: its budget, its price, and
-    how it is saved.
+    """A resolved recipe without what may change while a run goes on: its budget, its price, how it
+    is saved, and on how many GPUs it runs.
     """
     values = YAML(typ="safe").load(resolved)
-    free_to_change = ("budget", "cost", "checkpoint")
+    free_to_change = ("budget", "cost", "checkpoint", "num_gpus", "parallel")
     return {key: value for key, value in values.items() if key not in free_to_change}
 
 

@@ -86,6 +86,14 @@ class Verification(Section):
     change what this user can. Only for machines on which nothing matters."""
 
 
+class Parallel(Section):
+    """How several processes work together; read where there is more than one."""
+
+    timeout_seconds: PositiveFloat = 1800.0
+    """Without progress on any rank for so long the run ends, and says which rank waits where. The
+    default is a guess above the longest pause: loading a model from a slow disk."""
+
+
 class Budget(Section):
     """Limits over the whole run, restarts included; null = none. May be changed between runs."""
 

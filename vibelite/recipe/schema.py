@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.recipe.data_section import Data
 from vibelite.recipe.model_section import Adapter, Model, Training
-from vibelite.recipe.run_section import Budget, Cost, Rollout, Verification
-from vibelite.recipe.section import Name, NonNegativeInt, Section
+from vibelite.recipe.run_section import Budget, Cost, Parallel, Rollout, Verification
+from vibelite.recipe.section import Name, NonNegativeInt, PositiveInt, Section
 from vibelite.recipe.stage_section import AnyStage
 
 
@@ -32,6 +32,10 @@ class Recipe(Section):
     cost: Cost = Cost()
     budget: Budget = Budget()
     checkpoint: Checkpoint = Checkpoint()
+    num_gpus: PositiveInt = 1
+    """GPUs of one node, one process each; without GPUs so many processes on the CPU. May be changed
+    between runs: it changes the result by rounding alone."""
+    parallel: Parallel = Parallel()
     num_threads: NonNegativeInt = 0
     """CPU threads of torch; 0 = torch's own choice. Bitwise repeatable for a fixed number."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
