@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vibelite.data.code_rows import function_named, own_form
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, TraceHub
 from vibelite.rewards.choice import LETTERS, check_question, question_text
-from vibelite.rewards.code_problem import LIMITS, PRIVATE_TESTS, lcb_metadata, row_metadata
+from vibelite.rewards.code_problem import (
+    LIMITS,
+    PRIVATE_TESTS,
+    TESTS,
+    lcb_metadata,
+    row_metadata,
+)
 from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION
 from vibelite.rewards.instruct import RULES, read_rules
 from vibelite.types import Message, Problem, Trace
 
 ROLES = ("system", "user", "assistant", "tool")
+# ShareGPT's names for two of them.
+SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,7 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
     metadata, answer = {}, ""
     if source.verifier == "code":
         metadata = _tests(row, columns.tests, where)
+        messages = _with_function_name(messages, metadata)
     elif source.verifier == "instruct":
         metadata = _rules(row, columns.rules, where)
     else:
@@ -104,14 +114,20 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
             _answer(_cell(row, name, where), f"{where}: {name}") for name in columns.incorrect
         ]
         content = question_text(messages[-1]["content"], [answer, *incorrect])
-        messages, answer = (*messages[:-1], {**messages[-1], "content": content}), LETTERS[0]
+        messages, answer = _with_content(messages, content), LETTERS[0]
+    if source.instruction:
+        content = f"{messages[-1]['content']}\n\n{source.instruction}"
+        messages = _with_content(messages, content)
     try:
         _check_answer(source.verifier, messages, answer)
     except DataError as error:
         raise DataError(f"{where}: {columns.answer}: {error}") from error
     subdomain = source.subdomain
     if columns.subdomain is not None:
-        subdomain = _name(_cell(row, columns.subdomain, where), f"{where}: {columns.subdomain}")
+        value = _cell(row, columns.subdomain, where)
+        subdomain = columns.subdomains.get(str(value)) or _name(
+            value, f"{where}: {columns.subdomain}"
+        )
     problem_id = f"{Path(rows.name).stem}/{index}"
     if columns.id is not None:
         problem_id = str(_cell(row, columns.id, where))
@@ -121,12 +137,37 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
     return Problem(problem_id, subdomain, messages, answer, source.verifier, metadata=metadata)
 
 
+def is_wanted(row: Any, where: Mapping[str, Sequence[str | int]], rows: Rows, index: int) -> bool:
+    """Whether row `index` has one of the values that `where` asks for in each of its columns."""
+    return all(
+        str(_cell(row, column, rows.at(index))) in map(str, values)
+        for column, values in where.items()
+    )
+
+
+def _with_content(messages: tuple[Message, ...], content: str) -> tuple[Message, ...]:
+    """The messages with another text in the last one."""
+    return (*messages[:-1], {**messages[-1], "content": content})
+
+
+def _with_function_name(
+    messages: tuple[Message, ...], metadata: Mapping[str, Any]
+) -> tuple[Message, ...]:
+    """The question with the name of the function that its tests call, where it does not say it: no
+    program could pass without.
+    """
+    name, content = function_named(metadata.get(TESTS)), messages[-1]["content"]
+    if not name or name in content:
+        return messages
+    return _with_content(messages, f"{content}\n\nName the function `{name}`.")
+
+
 def _tests(row: Any, column: str, where: str) -> dict[str, Any]:
     """What a program is judged by: the tests of column `column`, or of LiveCodeBench's columns."""
     try:
         if column not in row and isinstance(row.get(PRIVATE_TESTS), str):
             return lcb_metadata(row)
-        return row_metadata(_cell(row, column, where), row.get(LIMITS))
+        return row_metadata(own_form(_cell(row, column, where), row), row.get(LIMITS))
     except DataError as error:
         raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
 
@@ -157,6 +198,10 @@ def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: in
     messages = _messages(
         _cell(row, source.messages_column, where), f"{where}: {source.messages_column}"
     )
+    if source.completion_column is not None:
+        completion = _cell(row, source.completion_column, where)
+        answer = [{"role": "assistant", "content": completion}]
+        messages += _messages(answer, f"{where}: {source.completion_column}")
     if messages[-1]["role"] != "assistant" or len(messages) < 2:
         raise DataError(
             f"{where}: {source.messages_column} must hold a question and end with an answer"
@@ -209,11 +254,11 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
         raise DataError(f"{where}: expected text or a list of chat messages, found {_kind(value)}")
     messages = []
     for message in value:
-        role, content = (
-            (message.get("role"), message.get("content"))
-            if isinstance(message, dict)
-            else (None, None)
-        )
+        role, content = None, None
+        if isinstance(message, dict):
+            role = message.get("role", message.get("from"))
+            content = message.get("content", message.get("value"))
+        role = SPEAKERS.get(str(role), role)
         if role not in ROLES or not isinstance(content, str) or not content.strip():
             raise DataError(
                 f"{where}: a message needs a role ({', '.join(ROLES)}) and a text as content, "

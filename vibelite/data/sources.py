@@ -1,17 +1,19 @@
 """Problems and traces from what a recipe names: generators, local files, Hugging Face data sets.
 
 The only file that imports `datasets`. Every row that cannot be used is an error that names it; none
-is skipped.
+is skipped, unless the recipe says that so many may be: then they are counted and told.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from vibelite.data.rows import Rows, problem_from_row, read_rows, trace_from_row
+from vibelite.data.rows import Rows, is_wanted, problem_from_row, read_rows, trace_from_row
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
@@ -52,11 +54,10 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
         case ProblemHub():
             rows = hub_rows(source)
     source = _with_absolute_reward(source, recipe_dir)
-    every = ((i, problem_from_row(row, source, rows, i)) for i, row in enumerate(rows.table))
-    chosen = ((i, problem) for i, problem in every if _is_in_part(problem, source))
-    problems = dict(islice(chosen, source.num_problems))
+    problems = _chosen(source, rows)
     if not problems:
         which = "" if source.part == "all" else f" in its part {source.part}"
+        which += f" with {source.where}" if source.where else ""
         raise DataError(f"{rows.name}: no rows{which}")
     _require_unique(rows, problems)
     return list(problems.values())
@@ -77,10 +78,58 @@ def load_traces(
             rows = read_rows(recipe_dir / source.path)
         case TraceHub():
             rows = hub_rows(source)
-    traces = [trace_from_row(row, source, rows, index) for index, row in enumerate(rows.table)]
+    wanted = (
+        (index, row)
+        for index, row in enumerate(rows.table)
+        if is_wanted(row, source.where, rows, index)
+    )
+    traces = [
+        trace_from_row(row, source, rows, index) for index, row in islice(wanted, source.num_traces)
+    ]
     if not traces:
-        raise DataError(f"{rows.name}: no rows")
+        which = f" with {source.where}" if source.where else ""
+        raise DataError(f"{rows.name}: no rows{which}")
     return traces
+
+
+def _chosen(source: ProblemFile | ProblemHub, rows: Rows) -> dict[int, Problem]:
+    """The problems that the source asks for, by the index of their row.
+
+    Raises DataError for a row that cannot be used, or where more of them are than it allows.
+    """
+    chosen: dict[int, Problem] = {}
+    counts: Counter[str] = Counter()
+    num_seen, unusable = 0, []
+    for index, row in enumerate(rows.table):
+        if len(chosen) == source.num_problems:
+            break
+        if not is_wanted(row, source.where, rows, index):
+            continue
+        num_seen += 1
+        try:
+            problem = problem_from_row(row, source, rows, index)
+        except DataError as error:
+            if not source.max_unusable:
+                raise
+            unusable.append(error)
+            continue
+        limit = source.num_per_subdomain
+        if _is_in_part(problem, source) and counts[problem.subdomain] != limit:
+            counts[problem.subdomain] += 1
+            chosen[index] = problem
+    _tell_unusable(rows, unusable, num_seen, source.max_unusable)
+    return chosen
+
+
+def _tell_unusable(
+    rows: Rows, unusable: Sequence[DataError], num_seen: int, max_share: float
+) -> None:
+    if not unusable:
+        return
+    found = f"{rows.name}: {len(unusable)} of {num_seen} rows cannot be used"
+    if len(unusable) > max_share * num_seen:
+        raise DataError(f"{found}, which is more than max_unusable ({max_share:g}): {unusable[0]}")
+    warnings.warn(f"{found} and are left out, the first: {unusable[0]}", stacklevel=2)
 
 
 def _worked_traces(

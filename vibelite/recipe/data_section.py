@@ -42,11 +42,13 @@ class Columns(Section):
     right one. Empty = the prompt lists its options in lines "A. ..." and `answer` is a letter."""
     tests: str = "tests"
     """Under `verifier: code`, in place of `answer`: the tests, a list as `vibelite verify` reads it
-    or its JSON text; a column `limits` may say what a program may take. Rows in LiveCodeBench's
-    own columns need neither."""
+    or its JSON text; a column `limits` may say what a program may take. Tests as TACO and DeepCoder
+    have them are read too; rows in LiveCodeBench's own columns need neither."""
     rules: str = "rules"
     """Under `verifier: instruct`, in place of `answer`: the rules of rewards/instruct.py."""
     subdomain: str | None = None
+    subdomains: dict[str, Name] = Field(default_factory=dict)
+    """Value of that column -> the sub-domain that it means; other values are their own."""
     id: str | None = None
 
 
@@ -59,18 +61,19 @@ class RewardFunction(Section):
     function: str = "score"
 
 
-class ProblemFile(Section):
-    """Problems from a local .jsonl, .json or .parquet file."""
+class ProblemTable(Section):
+    """What problems from any table have in common."""
 
-    source: Literal["file"]
-    path: str
-    """Relative to the recipe."""
     columns: Columns = Columns()
     verifier: Literal["math", "exact", "choice", "code", "instruct", "custom"] = "math"
     reward: RewardFunction | None = None
     """What judges completions under `verifier: custom`, and only there."""
+    instruction: str = ""
+    """Appended to every prompt, after an empty line: in which form to answer."""
     subdomain: Name = "all"
     """Used where `columns.subdomain` is not set."""
+    where: dict[str, list[str | int]] = Field(default_factory=dict)
+    """Column -> values: only rows that have one of them there."""
     part: Literal["all", "train", "held-out"] = "all"
     """Two problem sets of one table, one to train on and one to test on: the hash of a row's prompt
     decides, so that a prompt is always in the same one."""
@@ -78,9 +81,22 @@ class ProblemFile(Section):
     """Share of the rows that are held out."""
     num_problems: PositiveInt | None = None
     """At most so many, from the top; null = all."""
+    num_per_subdomain: PositiveInt | None = None
+    """At most so many of each sub-domain, from the top; null = all."""
+    max_unusable: Fraction = 0.0
+    """Share of the rows that may be left out, with a note, because nothing could be compared with
+    their answer or run as their tests; 0 = the first such row is an error."""
 
 
-class ProblemHub(Section):
+class ProblemFile(ProblemTable):
+    """Problems from a local .jsonl, .json or .parquet file."""
+
+    source: Literal["file"]
+    path: str
+    """Relative to the recipe."""
+
+
+class ProblemHub(ProblemTable):
     """Problems from a Hugging Face data set."""
 
     source: Literal["hub"]
@@ -88,13 +104,6 @@ class ProblemHub(Section):
     config: str | None = None
     split: str = "train"
     revision: str = "main"
-    columns: Columns = Columns()
-    verifier: Literal["math", "exact", "choice", "code", "instruct", "custom"] = "math"
-    reward: RewardFunction | None = None
-    subdomain: Name = "all"
-    part: Literal["all", "train", "held-out"] = "all"
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    num_problems: PositiveInt | None = None
 
 
 class BenchmarkProblems(Section):
@@ -135,25 +144,36 @@ class WorkedTraces(Section):
     """At most so many different solutions per problem."""
 
 
-class TraceFile(Section):
-    """Traces from a local .jsonl, .json or .parquet file: rows of messages."""
+class TraceTable(Section):
+    """What traces from any table have in common."""
+
+    messages_column: str = "messages"
+    """A list of chat messages, the last of which is the answer; roles and texts are under `role`
+    and `content`, or under ShareGPT's `from` and `value`."""
+    completion_column: str | None = None
+    """Where the answer is a column of its own; `messages_column` then holds the question."""
+    subdomain_column: str | None = None
+    where: dict[str, list[str | int]] = Field(default_factory=dict)
+    """Column -> values: only rows that have one of them there."""
+    num_traces: PositiveInt | None = None
+    """At most so many, from the top; null = all."""
+
+
+class TraceFile(TraceTable):
+    """Traces from a local .jsonl, .json or .parquet file."""
 
     source: Literal["file"]
     path: str
-    messages_column: str = "messages"
-    subdomain_column: str | None = None
 
 
-class TraceHub(Section):
-    """Traces from a Hugging Face data set: rows of messages."""
+class TraceHub(TraceTable):
+    """Traces from a Hugging Face data set."""
 
     source: Literal["hub"]
     path: str
     config: str | None = None
     split: str = "train"
     revision: str = "main"
-    messages_column: str = "messages"
-    subdomain_column: str | None = None
 
 
 TraceSource = Annotated[WorkedTraces | TraceFile | TraceHub, Field(discriminator="source")]

@@ -1,0 +1,179 @@
+"""The columns of public data sets: which rows are taken, and what becomes of them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vibelite.data.sources import load_problems, load_traces
+from vibelite.errors import DataError
+from vibelite.recipe.data_section import ProblemFile, TraceFile
+from vibelite.rewards.code_problem import read_tests
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def problems(tmp_path: Path, rows: list[dict[str, Any]], **values: Any) -> list[Any]:
+    path = write(tmp_path / "rows.jsonl", rows)
+    source = ProblemFile.model_validate({"source": "file", "path": str(path), **values})
+    return load_problems(source, recipe_dir=tmp_path, seed=0)
+
+
+def traces(tmp_path: Path, rows: list[dict[str, Any]], **values: Any) -> list[Any]:
+    path = write(tmp_path / "rows.jsonl", rows)
+    source = TraceFile.model_validate({"source": "file", "path": str(path), **values})
+    return load_traces(source, {}, recipe_dir=tmp_path, seed=0)
+
+
+MATH = [
+    {"problem": f"{subject} {level}", "answer": "1", "subject": subject, "level": level}
+    for level in (5, 4, 5, 5)
+    for subject in ("Algebra", "Precalculus", "Counting & Probability", "Number Theory")
+]
+
+
+def test_wanted_rows_subdomains_and_their_numbers(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        MATH,
+        where={"level": [5], "subject": ["Algebra", "Counting & Probability", "Precalculus"]},
+        columns={
+            "prompt": "problem",
+            "subdomain": "subject",
+            "subdomains": {"Counting & Probability": "statistics", "Precalculus": "calculus"},
+        },
+        num_per_subdomain=2,
+    )
+    names = ["Algebra", "calculus", "statistics"] * 2
+    assert [problem.subdomain for problem in found] == names
+    assert {problem.messages[0]["content"][-1] for problem in found} == {"5"}
+    with pytest.raises(DataError, match="no rows with {'level': \\[6\\]}"):
+        problems(tmp_path, MATH, where={"level": [6]}, columns={"prompt": "problem"})
+    with pytest.raises(DataError, match="rows.jsonl:1: no column 'levels'"):
+        problems(tmp_path, MATH, where={"levels": [5]}, columns={"prompt": "problem"})
+
+
+def test_unusable_rows_are_counted_and_bounded(tmp_path: Path) -> None:
+    rows = [{"prompt": str(number), "answer": "1"} for number in range(9)]
+    rows.insert(3, {"prompt": "no answer", "answer": ""})
+    with pytest.raises(DataError, match="rows.jsonl:4: answer"):
+        problems(tmp_path, rows)
+    told = r"1 of 10 rows cannot be used and are left out, the first: .*rows.jsonl:4"
+    with pytest.warns(UserWarning, match=told):
+        assert len(problems(tmp_path, rows, max_unusable=0.1)) == 9
+    with pytest.raises(DataError, match=r"more than max_unusable \(0.05\)"):
+        problems(tmp_path, rows, max_unusable=0.05)
+
+
+def test_the_instruction_ends_every_prompt(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    rows = [
+        {"prompt": [system, {"role": "user", "content": "1 + 1?"}], "answer": "2"},
+        {"prompt": "2 + 2?", "answer": "4"},
+    ]
+    first, second = problems(tmp_path, rows, instruction="Box it.")
+    assert first.messages == (system, {"role": "user", "content": "1 + 1?\n\nBox it."})
+    assert second.messages[0]["content"] == "2 + 2?\n\nBox it."
+
+
+STDIN = {"type": "stdin", "input": "1\n2\n", "output": "3"}
+ADD = {"type": "functional", "fn_name": "add", "input": "1\n[2]", "output": "[3]"}
+CODE_ROWS = {
+    "taco": (
+        {"tests": json.dumps({"inputs": ["1\n2\n"], "outputs": ["3"]})},
+        STDIN,
+    ),
+    "taco, a function": (
+        {"tests": {"inputs": [[1, [2]]], "outputs": [[[3]]], "fn_name": "add"}},
+        ADD,
+    ),
+    "primeintellect": (
+        {"tests": [{"type": "stdin_stdout", "fn_name": None, "input": "1\n2\n", "output": "3"}]},
+        STDIN,
+    ),
+    "primeintellect, a function": (
+        {
+            "tests": json.dumps(
+                [{"type": "function_call", "fn_name": "add", "input": [1, [2]], "output": [[3]]}]
+            )
+        },
+        ADD,
+    ),
+    "lines in a list": (
+        {"tests": {"inputs": [["1", "2", ""]], "outputs": [["3"]]}},
+        STDIN,
+    ),
+    "lcbv5": (
+        {"tests": [{"testtype": "stdin", "input": "1\n2\n", "output": "3"}], "metadata": {}},
+        STDIN,
+    ),
+    "lcbv5, a function": (
+        {
+            "tests": [{"testtype": "functional", "input": "1\n[2]", "output": "[3]"}],
+            "metadata": json.dumps({"func_name": "add"}),
+        },
+        ADD,
+    ),
+    "own": ({"tests": [ADD]}, ADD),
+}
+
+
+@pytest.mark.parametrize(("columns", "test"), CODE_ROWS.values(), ids=CODE_ROWS.keys())
+def test_public_tests_become_own_ones(
+    tmp_path: Path, columns: dict[str, Any], test: dict[str, str]
+) -> None:
+    (problem,) = problems(tmp_path, [{"prompt": "Sum.", **columns}], verifier="code")
+    (read,) = read_tests(problem).tests
+    assert (read.input, read.output) == (test["input"], test["output"])
+    assert read.function == test.get("fn_name", "")
+    named = "\n\nName the function `add`." if read.function else ""
+    assert problem.messages[0]["content"] == f"Sum.{named}"
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        ({"inputs": ["1", "2"], "outputs": ["1"]}, "lists of the same length"),
+        (
+            [{"type": "stdin_stdout", "input": "1"}],
+            "a test of type 'stdin_stdout' with type, input",
+        ),
+        ([{"testtype": "hidden", "input": "1", "output": "2"}], "a test of type 'hidden'"),
+        ([{"testtype": "functional", "input": "1", "output": "2"}], "the name of a function"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_public_tests_with_parts_missing_are_errors(
+    tmp_path: Path, tests: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=f"rows.jsonl:1: .*{re.escape(message)}"):
+        problems(tmp_path, [{"prompt": "Sum.", "tests": tests}], verifier="code")
+
+
+def test_a_name_that_the_question_says_is_not_said_again(tmp_path: Path) -> None:
+    row = {"prompt": "Write add(a, b).", "tests": [ADD]}
+    (problem,) = problems(tmp_path, [row], verifier="code")
+    assert problem.messages[0]["content"] == "Write add(a, b)."
+
+
+def test_traces_of_two_columns_and_of_sharegpt(tmp_path: Path) -> None:
+    rows = [{"input": "1 + 1?", "output": "2", "kind": kind} for kind in "aab"]
+    found = traces(
+        tmp_path,
+        rows,
+        messages_column="input",
+        completion_column="output",
+        subdomain_column="kind",
+        where={"kind": ["a"]},
+        num_traces=1,
+    )
+    assert [trace.subdomain for trace in found] == ["a"]
+    assert [message["role"] for message in found[0].messages] == ["user", "assistant"]
+    talk = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
+    (trace,) = traces(tmp_path, [{"conversations": talk}], messages_column="conversations")
+    assert trace.messages == found[0].messages
