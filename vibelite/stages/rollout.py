@@ -50,7 +50,6 @@ def sample_groups(
             with meter.span("verify"):
                 verdicts[prompt][sample] = context.verifiers.submit(problems[prompt], completion)
             context.recorder.check_deadline()
-            context.recorder.check_deadline()
     meter.add_tokens(prompt=sum(map(len, prompts)))
     with meter.span("verify"):
         samples = range(settings.num_completions)
