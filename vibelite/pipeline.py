@@ -202,6 +202,7 @@ def prepare_base_model(context: StageContext) -> None:
     if run.base_model.exists():
         return
     from vibelite.models.load import write_base_model
+    from vibelite.models.window import require_window
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):
@@ -216,6 +217,7 @@ def prepare_base_model(context: StageContext) -> None:
                 seed=context.seed("weights"),
                 dtype=recipe.training.dtype,
             )
+            require_window(recipe, temporary)
             write_json_atomic(
                 run.path / "manifest.json",
                 environment_manifest(recipe, data_hashes=data_hashes(context))

@@ -13,6 +13,7 @@ from vibelite.models.adapter import attach, merge
 from vibelite.models.adapter_files import CONFIG_NAME, below, is_adapter, read_adapter
 from vibelite.models.four_bit import quantise
 from vibelite.models.policy import Policy
+from vibelite.models.window import widen
 from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
 from vibelite.run_dir import REMAKE_MODEL
@@ -46,7 +47,9 @@ def write_base_model(
         case PretrainedModel():
             local = recipe_dir / model.path
             path = local if local.is_dir() else model.path
-            load_policy(path, dtype=dtype, revision=model.revision).save(directory)
+            policy = load_policy(path, dtype=dtype, revision=model.revision)
+            widen(policy.model.config, model)
+            policy.save(directory)
 
 
 def load_policy(

@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vibelite.recipe.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from vibelite.recipe.section import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 
 class TinyModel(Section):
@@ -50,6 +56,12 @@ class PretrainedModel(Section):
     path: str
     """A local directory, or a hub name such as Qwen/Qwen2.5-Math-1.5B."""
     revision: str = "main"
+    max_position: NonNegativeInt = 0
+    """Positions of a prompt with its answer, written into the run's copy of the model; 0 = what the
+    model names itself. A stage that asks for more is refused."""
+    rope_theta: NonNegativeFloat = 0.0
+    """Base of the rotary position embedding in that copy; 0 = the model's own. More positions than
+    a model was made for need a larger one, and training to get used to it."""
     loader: Literal["transformers", "unsloth"] = "transformers"
     """unsloth = its patched modules and kernels, never its trainers; needs a GPU."""
 
