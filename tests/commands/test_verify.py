@@ -63,6 +63,19 @@ def test_the_summary_counts_outcomes_and_says_how_fast(tmp_path):
     assert "not judged: " in text and "a.jsonl:3: unverifiable" in text
 
 
+def test_text_that_no_encoding_or_terminal_takes_is_judged_all_the_same(tmp_path):
+    """Half a character, as JSON can say it, and a sequence that would clear the screen."""
+    half = {"prediction": "\\boxed{\ud800}", "answer": 204, "verifier": "math"}
+    clears = {"prediction": "\\boxed{9^{9^9}\x1b[2J}", "answer": "x", "verifier": "math"}
+    program = {"code": "\ud800", "tests": [STDIN], "verifier": "code"}
+    path = write(tmp_path / "a.jsonl", [half, clears, program])
+    lines = [json.loads(line) for line in run(path, "--json").split("\n")[:-1]]
+    assert [line["correct"] for line in lines] == [False, None, False]
+    assert lines[0]["reason"] == "wrong: \ud800"
+    text = run(path)
+    assert "\x1b" not in text and "\\x1b[2J" in text
+
+
 def test_a_function_of_the_user_judges_every_row(tmp_path):
     rows = [{"prediction": "x" * 10}, {"prediction": "x" * 5}, {"prediction": "x" * 20}]
     path = write(tmp_path / "a.jsonl", rows)

@@ -90,7 +90,8 @@ def verify(
         for result in judge_rows(rows, pool):
             judged.append(result)
             if as_json:
-                print(json.dumps(as_line(result), ensure_ascii=False), flush=True)
+                # Escaped: a model's text may hold what no encoding has, such as half a character.
+                print(json.dumps(as_line(result)), flush=True)
     if not as_json:
         print(summary(file, judged, time.perf_counter() - started))
 
@@ -152,7 +153,9 @@ def summary(path: Path, judged: list[Judged], wall_seconds: float) -> str:
     lines.append(f"slowest: {slowest.row.where}, {slowest.seconds:.3f} s")
     unknown = [result for result in judged if result.verdict.correct is None]
     if unknown and unknown[0].row.problem.verifier != "custom":
-        lines.append(f"not judged: {unknown[0].row.where}: {unknown[0].verdict.detail}")
+        # A model's text must not steer the terminal.
+        detail = ascii(unknown[0].verdict.detail)[1:-1]
+        lines.append(f"not judged: {unknown[0].row.where}: {detail}")
     return "\n".join(lines)
 
 
