@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vibelite.errors import RecipeError
-from vibelite.recipe.data_section import GeneratedProblems
+from vibelite.recipe.data_section import GeneratedProblems, ProblemFile, ProblemHub
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import (
     AnyStage,
@@ -24,7 +24,10 @@ from vibelite.recipe.stage_section import (
 # Stages that leave a model of their own, which `evaluate` tests when it names none.
 MODEL_KINDS = ("sft", "probe", "fuse", "mgpo")
 # Problems of the presets (published counts); other files are counted, the hub's sets cannot be.
-BENCHMARK_SIZES = {"aime24": 30, "aime25": 30, "hmmt25": 30, "math500": 500, "gpqa": 198}
+BENCHMARK_SIZES = {
+    "aime24": 30, "aime25": 30, "hmmt25": 30, "math500": 500, "gpqa": 198,
+    "lcb-v5": 279, "lcb-v6": 131,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,19 +241,24 @@ def _model_stages_before(stage: EvaluateStage, recipe: Recipe) -> list[str]:
 
 
 def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assume: Assumptions) -> float:
-    """Problems in the set `name`: counted where they are generated or in a local file, else
-    `assume.unknown_problems`. RecipeError for a file that does not exist.
+    """Problems in the set `name`: counted where they are generated or in a local file. One of the
+    hub is taken to have as many as the recipe takes at most, else `assume.unknown_problems`.
+    RecipeError for a file that does not exist.
     """
     source = recipe.data.problems[name]
     if isinstance(source, GeneratedProblems):
         return source.num_problems * len(source.tasks)
+    limits = [source.num_problems] if source.num_problems else []
+    if isinstance(source, ProblemFile | ProblemHub) and source.num_per_subdomain:
+        subdomains = set(source.columns.subdomains.values())
+        limits += [source.num_per_subdomain * len(subdomains)] if subdomains else []
+    if source.source == "hub":
+        return min(limits, default=assume.unknown_problems)
     if source.source == "benchmark" and not source.path:
         count = BENCHMARK_SIZES.get(source.name, assume.unknown_problems)
-    elif source.source == "hub":
-        count = assume.unknown_problems
     else:
         count = _count_rows(recipe_dir / source.path, assume)
-    return min(count, source.num_problems or count)
+    return min([count, *limits])
 
 
 def _count_rows(path: Path, assume: Assumptions) -> float:
