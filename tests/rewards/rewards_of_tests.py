@@ -43,6 +43,13 @@ def returns_nan(problem, text):
     return float("nan")
 
 
+def says_when(problem, text):
+    """The detail is when it began and when it ended, in seconds on the machine's clock."""
+    began = time.monotonic()
+    time.sleep(0.3)
+    return Verdict(1.0, True, f"{began} {time.monotonic()}")
+
+
 def leaves_a_child(problem, text):
     """The child's process id is in the detail; it sleeps longer than any test."""
     if child := os.fork():

@@ -169,17 +169,23 @@ def test_a_program_has_the_limits_of_its_tests_not_the_pools(pool: VerifierPool)
     slow = "```python\nimport time\ntime.sleep(0.4)\nprint(input())\n```"
     pending = pool.submit(problem(("a", "a")), completion(slow))
     assert pending.result(timeout=60) == Verdict(1.0, True, "pass")
-    assert 0.4 < pending.seconds < 3
+    assert pending.seconds > 0.4
 
 
 def test_workers_run_programs_at_the_same_time(pool: VerifierPool) -> None:
-    sleeps = completion("```python\nimport time\ntime.sleep(1)\nprint(time.monotonic())\n```")
-    given = problem(("", "never"))
-    texts = [pool.submit(given, sleeps) for _ in range(2)]
-    ended = [
-        float(f.result(timeout=60).detail.split("line 1 is '")[1].split("'")[0]) for f in texts
-    ]
-    assert abs(ended[0] - ended[1]) < 0.9
+    """The second program begins before the first one ends; on a busy machine perhaps not at once,
+    one after the other they never do.
+    """
+    lines = "import time\na = time.monotonic()\ntime.sleep(0.5)\nprint(a, time.monotonic())"
+    given, sleeps = problem(("", "never")), completion(f"```python\n{lines}\n```")
+
+    def overlap() -> bool:
+        pending = [pool.submit(given, sleeps) for _ in range(2)]
+        said = [future.result(timeout=60).detail.split("line 1 is '")[1] for future in pending]
+        spans = [tuple(map(float, text.split("'")[0].split())) for text in said]
+        return max(start for start, _ in spans) < min(end for _, end in spans)
+
+    assert any(overlap() for _ in range(5))
 
 
 def test_tests_that_cannot_be_read_end_the_run_with_the_problems_name(pool: VerifierPool) -> None:

@@ -76,11 +76,11 @@ def test_other_answers_are_wrong(boxed, gold):
     ],
 )
 def test_expressions_too_expensive_to_compute_are_named_unverifiable(bomb):
-    started = time.perf_counter()
+    started = time.process_time()
     verdict = check_math(f"\\boxed{{{bomb}}}", "\\sqrt{2}")
     assert verdict.reward == 0.0
     assert verdict.detail.startswith("unverifiable")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_symbolic_answers_are_judged_outside_the_main_thread_too():

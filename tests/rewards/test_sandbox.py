@@ -171,12 +171,18 @@ def test_one_program_leaves_nothing_to_the_next(sandbox):
 
 
 def test_slots_run_at_the_same_time(sandbox):
-    """On the machine's clock, the second program begins before the first one ends."""
+    """On the machine's clock, the second program begins before the first one ends; on a busy
+    machine perhaps not at once, one after the other they never do.
+    """
     source = "import time; print(time.monotonic()); time.sleep(0.5); print(time.monotonic())"
-    with ThreadPoolExecutor(2) as threads:
-        spans = [end.stdout.split() for end in threads.map(sandbox.run, [source] * 2)]
-    (first_start, first_end), (second_start, second_end) = [list(map(float, s)) for s in spans]
-    assert max(first_start, second_start) < min(first_end, second_end)
+
+    def overlap() -> bool:
+        with ThreadPoolExecutor(2) as threads:
+            spans = [end.stdout.split() for end in threads.map(sandbox.run, [source] * 2)]
+        (first_start, first_end), (second_start, second_end) = [list(map(float, s)) for s in spans]
+        return max(first_start, second_start) < min(first_end, second_end)
+
+    assert any(overlap() for _ in range(5))
 
 
 def test_more_callers_than_slots_wait_their_turn(sandbox):
@@ -249,8 +255,11 @@ def test_programs_end_with_the_process_that_runs_them():
     )
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None and trainer.stdout.readline() == b"ready\n"
-        time.sleep(0.3)
-        processes = psutil.Process(trainer.pid).children(recursive=True)
+        for _ in range(500):
+            processes = psutil.Process(trainer.pid).children(recursive=True)
+            if len(processes) >= 2:  # the server, and the program
+                break
+            time.sleep(0.02)
         assert len(processes) >= 2
         trainer.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(processes, timeout=10)
