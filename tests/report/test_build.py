@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.report.conftest import HOSTILE, SUBDOMAINS
+from tests.report.conftest import HOSTILE, SUBDOMAINS, result_row
 from vibelite.report.build import duration, unique_names, usd, write_report
 from vibelite.report.curves import PLANS
+from vibelite.run_dir import write_json_atomic
 
 
 class Page(HTMLParser):
@@ -74,7 +75,9 @@ def test_curves_have_one_point_per_step(html):
     assert chart_points(html, "Reward, mean") == [[40]]
     assert chart_points(html, "Reward by sub-domain") == [[40] * 4]
     assert chart_points(html, "Gradient norm before clipping") == [[60], [40]]
-    assert chart_points(html, "USD per step") == [[60], [40]]
+    assert chart_points(html, "Tokens trained per second of training") == [[60], [40]]
+    assert chart_points(html, "Tokens generated per second of rollout") == [[40]]
+    assert chart_points(html, "USD of the run") == [[50, 60], [30, 40]], "projected from step 11 on"
 
 
 def test_every_metric_that_is_recorded_has_a_chart(html, finished_run):
@@ -102,6 +105,48 @@ def test_results_show_every_model_with_its_interval(page):
     assert len(page.all("i", "at1")) == len(page.all("i", "ci")) == 7
     assert len(page.all("i", "atk")) == 7
     assert "57.0 to 65.0" in page.text
+
+
+def test_published_scores_stand_among_the_run_s_own_best_first(make_run, tmp_path):
+    builder = make_run()
+    builder.base()
+    stage_dir = builder.run.stage(4, "evaluate")
+    rows = [
+        row
+        | {
+            "published": {"source": "a report", "pass_at_1": {"Big": 0.8, "Small": 0.1}},
+            "data": {"num_problems": 256, "official_num_problems": 300},
+        }
+        for row in (result_row("sft", 0.05, "aime25"), result_row("mgpo", 0.4, "aime25"))
+    ]
+    write_json_atomic(stage_dir.path / "results.json", rows)
+    stage_dir.finish(models={})
+    html = build(tmp_path, builder)
+    (table,) = re.findall(r"<h4>Beside published scores</h4>.*?</table>", html, re.DOTALL)
+    found = re.findall(r"<tr( class=\"own\")?><th>(.*?)</th><td>(.*?)</td>", table)
+    assert found == [
+        ("", "Big", "80.0"),
+        (' class="own"', "mgpo", "40.0"),
+        ("", "Small", "10.0"),
+        (' class="own"', "sft", "5.0"),
+    ]
+    assert "Published: a report." in html and "on 256 of its 300 problems, 8 samples each" in html
+
+
+def test_benchmarks_that_nobody_published_have_no_such_table(html):
+    assert "Beside published scores" not in html
+
+
+def test_a_sample_that_nobody_could_judge_is_not_called_wrong(make_run, tmp_path):
+    builder = make_run()
+    builder.base()
+    row = builder.sample_rows(3)[0] | {"correct": None, "reward": 0.0, "failure": "timeout"}
+    recorder = builder.recorder("mgpo", builder.run.stage(3, "mgpo"))
+    recorder.record_samples(3, [row])
+    page = Page(build(tmp_path, builder))
+    (sample,) = page.all("details", "sample")
+    assert sample["data-verdict"] == "unverifiable"
+    assert "(the verifier failed: timeout)" in page.text
 
 
 def test_costs_name_every_stage_and_the_sum(page, finished_run):
@@ -156,7 +201,8 @@ def test_an_unfinished_run_without_a_price_says_how_far_it_is(make_run, tmp_path
     assert "probe: not started" in html
     assert "No evaluate stage has finished yet." in html
     assert "no price was given" in html
-    assert chart_points(html, "USD per step") == []
+    assert "<b>USD per step" not in html and "<b>USD of the run" not in html
+    assert "<b>Seconds per step, by span</b>" in html
     assert "$" not in Page(html).text
 
 

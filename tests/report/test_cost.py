@@ -6,7 +6,8 @@ from decimal import Decimal
 import pytest
 
 from tests.telemetry.ledgers import make_entry
-from vibelite.report.cost import add_up, cumulative_usd, stage_costs
+from vibelite.report.cost import add_up, cumulative_usd, known_units, stage_costs
+from vibelite.telemetry.entries import UNRECORDED
 from vibelite.telemetry.money import Price
 
 
@@ -56,6 +57,22 @@ def test_what_was_lost_is_told_by_stage_and_in_all():
     assert (sft.lost_seconds, sft.lost_usd) == (0.0, None)
     ledger.append(make_entry(step=2, segment="c", train=8))
     assert add_up("all", ledger).lost_seconds == 5.0
+
+
+def test_what_is_not_written_down_is_lost_once_another_process_goes_on():
+    ledger = [make_entry(step=1, segment="a", train=1)]
+    ledger.append(replace(make_entry(segment="a", unrecorded=7), what=UNRECORDED))
+    assert add_up("all", ledger).lost_seconds == 0.0
+    ledger.append(make_entry(step=2, segment="b", train=1))
+    assert add_up("all", ledger).lost_seconds == 7.0
+
+
+def test_units_that_no_stage_knows_have_no_column():
+    sft, mgpo = make_entry(stage="sft", train=1), make_entry(train=1)
+    counted = replace(mgpo, tokens={"generated": 1000}, counts={"num_correct": 3})
+    names = list(known_units(stage_costs([sft, counted])))
+    assert names == ["usd_per_million_generated", "usd_per_correct"]
+    assert known_units(stage_costs([replace(sft, price=None, tokens={})])) == {}
 
 
 def test_energy_is_known_only_where_all_of_it_is():

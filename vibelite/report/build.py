@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from vibelite.report.charts import Series, line_chart, short_number
 from vibelite.report.compare import HEADER, Difference, compare_runs, difference_cells
-from vibelite.report.cost import Cost, add_up, cumulative_usd, stage_costs
+from vibelite.report.cost import Cost, add_up, cumulative_usd, known_units, stage_costs
 from vibelite.report.curves import stage_charts
 from vibelite.report.run_data import RunData, StageData, load_run
 from vibelite.report.summary import percent
@@ -81,6 +81,7 @@ def render(
         charts=stage_charts(runs),
         stage_state=stage_state,
         longest_stage=longest_stage,
+        known_units=known_units,
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -106,8 +107,38 @@ def benchmark_blocks(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         ]
         ks = dict.fromkeys(k for row in rows for k in row["pass_at_k"])
         subdomains = dict.fromkeys(key for row in rows for key in row["subdomains"])
-        blocks.append({"name": name, "rows": rows, "ks": list(ks), "subdomains": list(subdomains)})
+        blocks.append(
+            {
+                "name": name,
+                "rows": rows,
+                "ks": list(ks),
+                "subdomains": list(subdomains),
+                "published": published_table(rows),
+            }
+        )
     return blocks
+
+
+def published_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The rows of a benchmark among the scores that others published on it, best first; None where
+    none are known. `note` says what they come from, and what the run's own were measured on.
+    """
+    published = next((row["published"] for row in rows if row.get("published")), None)
+    if published is None:
+        return None
+    lines = [(model, score, False) for model, score in published["pass_at_1"].items()]
+    has_several_runs = len({row["run"] for row in rows}) > 1
+    for row in rows:
+        label = f"{row['run']}: {row['stage']}" if has_several_runs else row["stage"]
+        lines.append((label, row["pass_at_1"], True))
+    data = rows[0].get("data") or {}
+    known = data.get("official_num_problems", data.get("num_problems"))
+    own = f"{rows[0]['num_problems']} of its {known} problems" if known else "this run's problems"
+    return {
+        "lines": sorted(lines, key=lambda line: -line[1]),
+        "note": f"Published: {published['source']}. Bold: this run, on {own}, "
+        f"{rows[0]['num_samples']} samples each.",
+    }
 
 
 def spending_chart(run: RunData) -> Markup:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from vibelite.report.charts import Point
-from vibelite.telemetry.entries import Entry, cost_by_currency, lost_entries
+from vibelite.telemetry.entries import UNRECORDED, Entry, cost_by_currency, lost_entries
 from vibelite.telemetry.money import MILLIJOULES_PER_KWH, known_sum
 from vibelite.telemetry.unit_costs import UnitCosts, unit_costs
 
@@ -52,18 +52,23 @@ class Cost:
     @property
     def spans(self) -> list[tuple[str, float, int]]:
         """(span, seconds, colour) in the order of SPAN_COLORS, others after them, idle last."""
-        known = [span for span in SPAN_COLORS if span != "idle"]
-        others = [span for span in self.seconds_by_span if span not in SPAN_COLORS]
-        return [
-            (span, self.seconds_by_span[span], SPAN_COLORS.get(span, OTHER_SPAN_COLOR))
-            for span in [*known, *others, "idle"]
-            if self.seconds_by_span.get(span)
-        ]
+        return ordered_spans(self.seconds_by_span)
+
+
+def ordered_spans(amounts: Mapping[str, float]) -> list[tuple[str, float, int]]:
+    """(span, amount, colour) in the order of SPAN_COLORS, others after them, idle last."""
+    known = [span for span in SPAN_COLORS if span != "idle"]
+    others = [span for span in amounts if span not in SPAN_COLORS]
+    return [
+        (span, amounts[span], SPAN_COLORS.get(span, OTHER_SPAN_COLOR))
+        for span in [*known, *others, "idle"]
+        if amounts.get(span)
+    ]
 
 
 def stage_costs(ledger: Sequence[Entry]) -> list[Cost]:
     """One sum per stage, in the order in which they first ran."""
-    lost = lost_entries(ledger)
+    lost = lost_so_far(ledger)
     return [
         sum_entries(
             name,
@@ -76,7 +81,33 @@ def stage_costs(ledger: Sequence[Entry]) -> list[Cost]:
 
 def add_up(name: str, ledger: Sequence[Entry]) -> Cost:
     """The sum of a whole ledger under the name `name`."""
-    return sum_entries(name, ledger, lost_entries(ledger))
+    return sum_entries(name, ledger, lost_so_far(ledger))
+
+
+def lost_so_far(ledger: Sequence[Entry]) -> list[Entry]:
+    """The entries that came to nothing. What the last process has not written down yet is none of
+    them: it may be at work on it.
+    """
+    lost = lost_entries(ledger)
+    is_under_way = bool(lost) and lost[-1] is ledger[-1] and lost[-1].what == UNRECORDED
+    return lost[:-1] if is_under_way else lost
+
+
+UNIT_COLUMNS = {
+    "usd_per_million_generated": "$ / 1M generated",
+    "usd_per_million_trained": "$ / 1M trained",
+    "usd_per_correct": "$ / correct",
+    "usd_per_useful": "$ / useful",
+}
+
+
+def known_units(costs: Sequence[Cost]) -> dict[str, str]:
+    """Those of UNIT_COLUMNS that one of `costs` knows."""
+    return {
+        name: header
+        for name, header in UNIT_COLUMNS.items()
+        if any(getattr(cost.units, name) is not None for cost in costs)
+    }
 
 
 def sum_entries(name: str, entries: Sequence[Entry], lost: Sequence[Entry]) -> Cost:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from vibelite.report.charts import Series, line_chart
 from vibelite.report.run_data import RunData
+from vibelite.report.shares import outcomes_chart, projection_chart, spans_chart
 
 FRACTION = (0.0, 1.0)
 GIB = 1 << 30
@@ -66,11 +67,26 @@ PLANS = (
 PROGRESS = ("reward/mean", "sft/loss")
 
 # Facts of a step that are not metrics.
-FACTS: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None]], ...] = (
+Fact = Callable[[Mapping[str, Any]], float | None]
+FACTS: tuple[tuple[str, Fact], ...] = (
+    ("Tokens generated per second of rollout", lambda step: speed(step, "generated", ("rollout",))),
+    (
+        "Tokens trained per second of training",
+        lambda step: speed(step, "trained", ("train", "optimizer")),
+    ),
     ("Seconds per step", lambda step: sum(step["seconds"].values())),
     ("USD per step", lambda step: step["usd"]),
     ("Peak memory, GiB", lambda step: max(step["peak_bytes"].values()) / GIB),
 )
+# Of one run: drawn by span instead.
+DRAWN_BY_SPAN = ("Seconds per step", "USD per step")
+
+
+def speed(step: Mapping[str, Any], tokens: str, spans: Sequence[str]) -> float | None:
+    """Tokens of a step per second of `spans`; None where it has none of them."""
+    seconds = sum(step["seconds"].get(span, 0.0) for span in spans)
+    amount = step["tokens"].get(tokens, 0)
+    return amount / seconds if amount and seconds else None
 
 
 def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, list[Markup]]]:
@@ -81,7 +97,18 @@ def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, list[Markup]]]:
         steps = {
             run.name: stage.steps for run in runs for stage in run.stages if stage.name == name
         }
-        drawn = draw_stage(steps) + (draw_equal_cost(steps) if len(runs) > 1 else [])
+        drawn = [chart for chart in draw_stage(steps) if chart]
+        drawn[2:2] = [
+            outcomes_chart(stage.outcomes, f"{run.name}: " if len(runs) > 1 else "")
+            for run in runs
+            for stage in run.stages
+            if stage.name == name
+        ]
+        if len(runs) > 1:
+            drawn += draw_equal_cost(steps)
+        else:
+            (lines,) = steps.values()
+            drawn += [spans_chart(lines), projection_chart(lines)]
         charts.append((name, [chart for chart in drawn if chart]))
     return charts
 
@@ -131,6 +158,8 @@ def draw_stage(steps: Mapping[str, list[dict[str, Any]]]) -> list[Markup]:
     )
     charts = [draw_plan(plan, steps) for plan in chart_plans(list(recorded), len(steps))]
     for title, fact in FACTS:
+        if len(steps) == 1 and title in DRAWN_BY_SPAN:
+            continue
         series = []
         for color, (run, lines) in enumerate(steps.items()):
             points = [(line["step"], fact(line)) for line in lines]

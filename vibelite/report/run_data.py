@@ -27,6 +27,9 @@ HEAD_SHARE = 0.4
 # Control characters, bidirectional overrides and lone surrogates: shown by their code, never sent.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# Step -> problem -> [correct, all] completions.
+Groups = dict[int, dict[str, list[int]]]
+
 
 @dataclass(frozen=True, slots=True)
 class StageData:
@@ -39,6 +42,8 @@ class StageData:
     steps: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     num_samples: int
+    outcomes: dict[int, list[tuple[int, int]]]
+    """Of a stage that trains on its samples: step -> (correct, all) completions of each group."""
     probe: dict[str, Any] | None
 
 
@@ -94,8 +99,9 @@ def load_stages(run_dir: Path, recipe_text: str | None) -> list[StageData]:
 def load_stage(name: str, path: Path | None, *, total_steps: int | None) -> StageData:
     """One stage from its directory; None = it has not been started."""
     if path is None:
-        return StageData(name, False, False, total_steps, [], [], 0, None)
-    samples, num_samples = choose_samples(stream_jsonl(path / "samples.jsonl"))
+        return StageData(name, False, False, total_steps, [], [], 0, {}, None)
+    groups: Groups = {}
+    samples, num_samples = choose_samples(counted(stream_jsonl(path / "samples.jsonl"), groups))
     probe = path / "probe.json"
     return StageData(
         name=name,
@@ -105,6 +111,7 @@ def load_stage(name: str, path: Path | None, *, total_steps: int | None) -> Stag
         steps=list(stream_jsonl(path / "steps.jsonl")),
         samples=samples,
         num_samples=num_samples,
+        outcomes={step: [(r, n) for r, n in of_step.values()] for step, of_step in groups.items()},
         probe=read_json(probe) if probe.exists() else None,
     )
 
@@ -123,19 +130,29 @@ def stream_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def counted(rows: Iterator[dict[str, Any]], groups: Groups) -> Iterator[dict[str, Any]]:
+    """The rows as they are; those that were trained on are counted in `groups` on the way."""
+    for row in rows:
+        if "step" in row and "advantage" in row:
+            count = groups.setdefault(row["step"], {}).setdefault(row["problem_id"], [0, 0])
+            count[0] += row["correct"] is True
+            count[1] += 1
+        yield row
+
+
 def choose_samples(rows: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """A few samples that show the variety, in order, and how many there were.
 
-    Of every step (or evaluated model) the first correct and the first wrong completion of each
+    Of every step (or evaluated model) the first correct, wrong and unverifiable completion of each
     sub-domain; when these are more than SAMPLES_PER_STAGE, those of evenly spaced steps, the first
     and the last included. At least one step is shown whole.
     """
-    by_step: dict[Any, dict[tuple[str, bool], dict[str, Any]]] = {}
+    by_step: dict[Any, dict[tuple[str, bool | None], dict[str, Any]]] = {}
     num_rows = 0
     for row in rows:
         num_rows += 1
         chosen = by_step.setdefault(row.get("step", row.get("key")), {})
-        kind = (row.get("subdomain", ""), bool(row.get("correct")))
+        kind = (row.get("subdomain", ""), row.get("correct"))
         if kind not in chosen:
             chosen[kind] = clip_texts(row)
     steps = list(by_step.values())
