@@ -13,7 +13,6 @@ import torch
 
 from tests.kernels.problems import (
     BACKENDS,
-    INTERPRETED,
     Backend,
     assert_matches_float64,
     logits_case,
@@ -258,12 +257,3 @@ def test_large_upstream_gradients_do_not_overflow_float16(backend: Backend) -> N
     for name in ("grad_hidden", "grad_weight"):
         assert torch.isfinite(scaled[name]).all()
         torch.testing.assert_close(scaled[name] / 2**12, plain[name], rtol=2e-3, atol=1e-6)
-
-
-@pytest.mark.skipif(not INTERPRETED, reason="a claim about the Triton head; see the gpu tests")
-def test_a_row_gives_the_same_bits_in_any_batch() -> None:
-    case = make_case(70, 64, 300)
-    everything, _ = linear_logprobs(case.hidden, case.weight, case.targets, impl="triton")
-    for rows in (slice(0, 1), slice(33, 34), slice(5, 69)):
-        part, _ = linear_logprobs(case.hidden[rows], case.weight, case.targets[rows], impl="triton")
-        assert torch.equal(part, everything[rows])
