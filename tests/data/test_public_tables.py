@@ -9,7 +9,7 @@ import pytest
 
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import ProblemFile, TraceFile
+from vibelite.recipe.data_section import ProblemFile, TraceFile, TraceMix
 from vibelite.rewards.code_problem import read_tests
 
 
@@ -177,3 +177,14 @@ def test_traces_of_two_columns_and_of_sharegpt(tmp_path: Path) -> None:
     talk = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
     (trace,) = traces(tmp_path, [{"conversations": talk}], messages_column="conversations")
     assert trace.messages == found[0].messages
+
+
+def test_a_mix_is_its_sets_one_after_the_other(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"q": "1 + 1?", "a": "2"}])
+    talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    write(tmp_path / "b.jsonl", [{"messages": talk}] * 2)
+    first = {"source": "file", "path": "a.jsonl", "messages_column": "q", "completion_column": "a"}
+    second = {"source": "file", "path": "b.jsonl", "num_traces": 1}
+    source = TraceMix.model_validate({"source": "mix", "sets": [first, second]})
+    found = load_traces(source, {}, recipe_dir=tmp_path, seed=0)
+    assert [trace.messages[-1]["content"] for trace in found] == ["2", "4"]

@@ -146,6 +146,14 @@ WRONG_REFERENCES = {
         "recipe.yaml:18:7: data.traces.traces.path: there is no file traces.jsonl (paths are "
         "relative to the recipe)",
     ),
+    "a trace file of a mix that is not there": (
+        {
+            "line_17": "      source: mix",
+            "line_18": "      sets: [{source: file, path: traces.jsonl}]",
+        },
+        "recipe.yaml:18:29: data.traces.traces.sets.0.path: there is no file traces.jsonl (paths "
+        "are relative to the recipe)",
+    ),
     "worked traces of a file": (
         {
             "line_14": "    test: {source: file, path: problems.jsonl}",

@@ -10,7 +10,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from vibelite.data.rows import Rows, is_wanted, problem_from_row, read_rows, trace_from_row
@@ -23,6 +23,7 @@ from vibelite.recipe.data_section import (
     ProblemSource,
     TraceFile,
     TraceHub,
+    TraceMix,
     TraceSource,
     WorkedTraces,
 )
@@ -74,6 +75,12 @@ def load_traces(
     match source:
         case WorkedTraces():
             return _worked_traces(source, problems, seed)
+        case TraceMix():
+            parts = (
+                load_traces(part, problems, recipe_dir=recipe_dir, seed=seed)
+                for part in source.sets
+            )
+            return list(chain.from_iterable(parts))
         case TraceFile():
             rows = read_rows(recipe_dir / source.path)
         case TraceHub():

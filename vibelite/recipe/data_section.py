@@ -176,7 +176,18 @@ class TraceHub(TraceTable):
     revision: str = "main"
 
 
-TraceSource = Annotated[WorkedTraces | TraceFile | TraceHub, Field(discriminator="source")]
+class TraceMix(Section):
+    """Several sets of traces as one, for a stage that learns from all of them at once."""
+
+    source: Literal["mix"]
+    sets: Annotated[
+        list[Annotated[TraceFile | TraceHub, Field(discriminator="source")]], Field(min_length=1)
+    ]
+
+
+TraceSource = Annotated[
+    WorkedTraces | TraceFile | TraceHub | TraceMix, Field(discriminator="source")
+]
 
 
 class Decontaminate(Section):

@@ -18,6 +18,7 @@ from vibelite.recipe.data_section import (
     ProblemHub,
     ProblemSource,
     TraceFile,
+    TraceMix,
     TraceSource,
     WorkedTraces,
 )
@@ -308,9 +309,16 @@ def _check_rewards(parts: RecipeParts, source: RecipeSource, directory: Path) ->
 def _check_files(parts: RecipeParts, source: RecipeSource, directory: Path) -> None:
     if isinstance(parts.model, PretrainedModel):
         _check_model(parts.model.path, source, directory)
+    mixed: Iterable[tuple[Location, TraceSource]] = (
+        (("data", "traces", name, "sets", position), part)
+        for name, table in parts.traces.items()
+        if isinstance(table, TraceMix)
+        for position, part in enumerate(table.sets)
+    )
     tables: Iterable[tuple[Location, ProblemSource | TraceSource | None]] = (
         *((("data", "problems", name), table) for name, table in parts.problems.items()),
         *((("data", "traces", name), table) for name, table in parts.traces.items()),
+        *mixed,
     )
     for location, table in tables:
         if isinstance(table, BenchmarkProblems) and table.path:
