@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -26,13 +25,13 @@ import torch
 
 from benchmarks.memory_growth import peak_allocated_bytes
 from benchmarks.random_policy import random_batch, random_policy, train
+from benchmarks.row_report import SaveRows, forget, row_saver
 from vibelite.models.activations import apply_activations
 from vibelite.models.policy import Policy
 from vibelite.planning.activation_memory import Activations, activation_bytes, head_bytes
 from vibelite.planning.model_shape import shape_of_config
 from vibelite.recipe.model_section import Training
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware
 from vibelite.types import TokenBatch
 
 QWEN_1_5B: Mapping[str, Any] = {
@@ -64,9 +63,10 @@ def measure(
     tokens: Sequence[int] = TOKENS,
     tile_divisor: int = 1,
     device: torch.device | None = None,
+    save: SaveRows = forget,
 ) -> list[dict[str, Any]]:
-    """One row per setting and number of tokens; tiles are `tile_divisor` times smaller than those
-    of SETTINGS.
+    """One row per setting and number of tokens, `save` gets them after each; tiles are
+    `tile_divisor` times smaller than those of SETTINGS.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict[str, Any]] = []
@@ -86,6 +86,8 @@ def measure(
             if "seconds" in row and activations == "checkpoint_offload":
                 row["offload_overhead"] = row["seconds"] / seconds_kept(rows, row) - 1
             rows.append(row)
+            print(table([row]).splitlines()[-1], flush=True)
+            save(rows)
             release(device)
         del policy
         release(device)
@@ -170,13 +172,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.tiny:
         cpu = torch.device("cpu")
-        rows = measure(TINY, tokens=TINY_TOKENS, tile_divisor=128, device=cpu)
+        save = row_saver(arguments.out)
+        rows = measure(TINY, tokens=TINY_TOKENS, tile_divisor=128, device=cpu, save=save)
     else:
-        rows = measure()
+        rows = measure(save=row_saver(arguments.out))
     print(table(rows))
-    if arguments.out is not None:
-        result = {"rows": rows, "torch": torch.__version__, "hardware": describe_hardware()}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ import torch
 from benchmarks.gpu_activations import QWEN_1_5B, TINY, release
 from benchmarks.gpu_mgpo import completion_batch, now, peaks, reset_peak
 from benchmarks.random_policy import random_policy
+from benchmarks.row_report import SaveRows, exit_code, failure_row, forget, row_saver
 from vibelite.data.batching import TrainingSequence
 from vibelite.errors import RecipeError
 from vibelite.models.activations import apply_activations
@@ -34,7 +35,6 @@ from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
 from vibelite.stages import mgpo, sft
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware
 from vibelite.training.optim import PolicyOptimizer
 
 TOKENS = (4096, 16384)
@@ -51,25 +51,41 @@ def measure(
     tokens: Sequence[int] = TOKENS,
     training: Training = TRAINING,
     device: torch.device | None = None,
+    save: SaveRows = forget,
 ) -> list[dict[str, Any]]:
-    """One row per kind of adapter, stage and number of tokens."""
+    """One row per kind of adapter, stage and number of tokens; `save` gets them after each."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict[str, Any]] = []
     for kind in KINDS:
+        adapter = cast(Any, Adapter)(kind=kind)
         try:
-            trainer = make_trainer(config, cast(Any, Adapter)(kind=kind), training, device)
+            for row in measure_kind(config, adapter, tokens, training, device):
+                rows.append(row)
+                print(table([row]).splitlines()[-1], flush=True)
+                save(rows)
         except RecipeError as error:  # bitsandbytes is not there, or not for this machine
             rows.append({"kind": kind, "left_out": str(error)})
-            continue
-        for stage in STAGES:
-            for count in tokens:
-                row = {"kind": kind, "stage": stage, "tokens": count}
-                rows.append(row | measure_one(trainer, stage, config, count))
-                print(table(rows[-1:]).splitlines()[-1], flush=True)
-        del trainer
+        except Exception as error:  # the other kind is worth having, and the exit code tells
+            rows.append({"kind": kind} | failure_row(error))
+        save(rows)
         gc.collect()
         release(device)
     return rows
+
+
+def measure_kind(
+    config: Mapping[str, Any],
+    adapter: Adapter,
+    tokens: Sequence[int],
+    training: Training,
+    device: torch.device,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one kind of adapter."""
+    trainer = make_trainer(config, adapter, training, device)
+    for stage in STAGES:
+        for count in tokens:
+            row = {"kind": adapter.kind, "stage": stage, "tokens": count}
+            yield row | measure_one(trainer, stage, config, count)
 
 
 def make_trainer(
@@ -145,8 +161,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table_row(row: Mapping[str, Any]) -> list[str]:
-    if "left_out" in row:
-        return [row["kind"], "left out", "", "", "", "", ""]
+    if "left_out" in row or "failed" in row:
+        return [row["kind"], "left out" if "left_out" in row else "failed", "", "", "", "", ""]
     peak = row.get("allocated_bytes", row["peak_bytes"])
     return [
         row["kind"],
@@ -165,16 +181,15 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
     arguments = parser.parse_args()
     if arguments.tiny:
-        rows = measure(TINY, tokens=TINY_TOKENS, device=torch.device("cpu"))
+        cpu = torch.device("cpu")
+        rows = measure(TINY, tokens=TINY_TOKENS, device=cpu, save=row_saver(arguments.out))
     else:
-        rows = measure()
+        rows = measure(save=row_saver(arguments.out))
     print(table(rows))
     for row in rows:
         if "left_out" in row:
             print(f"left out: {row['kind']}: {row['left_out']}")
-    if arguments.out is not None:
-        result = {"rows": rows, "torch": torch.__version__, "hardware": describe_hardware()}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    sys.exit(exit_code(rows))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,17 @@ before it) goes through `stages.mgpo.accumulate_gradient` and the optimizer, aft
 few tokens that makes the optimizer's state. The cap holds for everything that torch takes from
 the GPU; `context_bytes`, what CUDA itself takes beside it, is within the cap too. Generation is not
 in here: weights alone are shared with it, and the planner adds its cache.
-A setting that does not fit is a row with `out_of_memory`, and longer completions are not tried.
+A setting that does not fit is a row with `out_of_memory`, and longer completions are not tried; a
+case that fails is a row with `failed`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,7 @@ import torch
 
 from benchmarks.gpu_activations import QWEN_1_5B, TINY, release
 from benchmarks.random_policy import random_policy
+from benchmarks.row_report import SaveRows, exit_code, failure_row, forget, row_saver
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import RecipeError
 from vibelite.models.activations import apply_activations
@@ -33,13 +35,13 @@ from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.stages import mgpo
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware
 from vibelite.telemetry.memory import take_peak_bytes
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import TokenBatch
 
 TOKENS = (4096, 16384, 32768, 40960)
 PROMPT_TOKENS = 64
+EMPTY = {"left_out": "left out", "failed": "failed", "out_of_memory": "does not fit"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -69,32 +71,41 @@ def measure(
     tokens: Sequence[int] = TOKENS,
     cases: Sequence[Case] = CASES,
     device: torch.device | None = None,
+    save: SaveRows = forget,
 ) -> list[dict[str, Any]]:
-    """One row per case and number of tokens."""
+    """One row per case and number of tokens; `save` gets them after each."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict[str, Any]] = []
     for case in cases:
-        settings = asdict(case)
-        context_bytes = set_cap(device, case.cap_gb)
         try:
-            trainer = make_trainer(config, case, device)
-            for update, count in enumerate((2 * PROMPT_TOKENS, *tokens)):
-                row = settings | {"tokens": count, "context_bytes": context_bytes}
-                batch = completion_batch(trainer.policy, config["vocab_size"], count, device)
-                row |= measure_one(trainer, batch, update, device)
-                if update == 0 and "out_of_memory" not in row:
-                    continue
+            for row in measure_case(config, case, tokens, device):
                 rows.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
-                if "out_of_memory" in row:
-                    break
-            del trainer
+                save(rows)
         except RecipeError as error:  # bitsandbytes is not there, or there is no GPU
-            rows.append(settings | {"left_out": str(error)})
+            rows.append(asdict(case) | {"left_out": str(error)})
+        except Exception as error:  # the other cases are worth having, and the exit code tells
+            rows.append(asdict(case) | failure_row(error))
+        save(rows)
         gc.collect()
         release(device)
     set_cap(device, None)
     return rows
+
+
+def measure_case(
+    config: Mapping[str, Any], case: Case, tokens: Sequence[int], device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """A row per number of tokens, until one does not fit."""
+    settings = asdict(case) | {"context_bytes": set_cap(device, case.cap_gb)}
+    trainer = make_trainer(config, case, device)
+    for update, count in enumerate((2 * PROMPT_TOKENS, *tokens)):
+        batch = completion_batch(trainer.policy, config["vocab_size"], count, device)
+        row = settings | {"tokens": count} | measure_one(trainer, batch, update, device)
+        if update > 0 or "out_of_memory" in row:
+            yield row
+        if "out_of_memory" in row:
+            return
 
 
 def set_cap(device: torch.device, gigabytes: int | None) -> int:
@@ -199,7 +210,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             row["activations"],
             str(row.get("tokens", "")),
             f"{(row['peak_bytes'] + row['context_bytes']) / 1e9:.1f}" if "peak_bytes" in row
-            else "left out" if "left_out" in row else "does not fit",
+            else next((word for key, word in EMPTY.items() if key in row), "?"),
             f"{row['gradient_seconds']:.2f}" if "peak_bytes" in row else "",
             f"{row['update_seconds']:.2f}" if "peak_bytes" in row else "",
         ]
@@ -215,13 +226,15 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
     arguments = parser.parse_args()
     if arguments.tiny:
-        rows = measure(TINY, tokens=(64, 128), device=torch.device("cpu"))
+        cpu = torch.device("cpu")
+        rows = measure(TINY, tokens=(64, 128), device=cpu, save=row_saver(arguments.out))
     else:
-        rows = measure()
+        rows = measure(save=row_saver(arguments.out))
     print(table(rows))
-    if arguments.out is not None:
-        result = {"rows": rows, "torch": torch.__version__, "hardware": describe_hardware()}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    for row in rows:
+        if "left_out" in row:
+            print(f"left out: {row['optimizer']}: {row['left_out']}")
+    sys.exit(exit_code(rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Seconds and bytes of one optimizer step of a 1.5B model, for every way to update.
 
-    python benchmarks/gpu_optim.py [--out FILE.json] [--only adamw_cpu ...] [--tiny]
+    python -m benchmarks.gpu_optim [--out FILE.json] [--only adamw_cpu ...] [--tiny]
 
 Random weights of the exact shapes of Qwen2.5-1.5B. In place of a backward pass every parameter is
 given a random gradient through autograd, last layer first, so hooks and streams run as in training
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -24,13 +23,14 @@ from typing import Any, cast
 
 import torch
 
+from benchmarks.row_report import SaveRows, forget, row_saver
 from vibelite.errors import RecipeError
 from vibelite.models.policy import Policy
 from vibelite.planning.optimizer_memory import bytes_per_parameter
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware, resident_bytes
+from vibelite.telemetry.hardware import resident_bytes
 from vibelite.training.optim import PolicyOptimizer
 
 # (kind, dtype, gradient_dtype).
@@ -95,8 +95,11 @@ def measure(
     device: torch.device | None = None,
     repeats: int = 3,
     only: Sequence[str] = (),
+    save: SaveRows = forget,
 ) -> list[dict[str, Any]]:
-    """One row per configuration (of the kinds in `only`, if any); seconds are medians."""
+    """One row per configuration (of the kinds in `only`, if any), `save` gets them after each;
+    seconds are medians.
+    """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     speeds = {name: copy_speed(torch.device(name)) for name in {device.type, "cpu"}}
     rows = []
@@ -110,12 +113,15 @@ def measure(
             row |= measure_one(config, training, size, device, repeats)
         except RecipeError as error:  # bitsandbytes is not there, or there is no GPU
             rows.append(row | {"left_out": str(error)})
+            save(rows)
             continue
         if kind == "adamw" or kind == "adamw_cpu":
             memory = "cpu" if kind == "adamw_cpu" else device.type
             row["floor_seconds"] = update_bytes(dtype, gradient_dtype) * row["num_parameters"]
             row["floor_seconds"] /= speeds[memory]
         rows.append(row)
+        print(table([row]).splitlines()[-1], flush=True)
+        save(rows)
     return rows
 
 
@@ -221,16 +227,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows = measure(
-        TINY if arguments.tiny else QWEN_1_5B, repeats=arguments.repeats, only=arguments.only
+        TINY if arguments.tiny else QWEN_1_5B,
+        repeats=arguments.repeats,
+        only=arguments.only,
+        save=row_saver(arguments.out),
     )
     print(table(rows))
     for row in rows:
         if "left_out" in row:
             print(f"left out: {row['kind']}: {row['left_out']}")
-    if arguments.out:
-        report = {"hardware": describe_hardware(), "torch": torch.__version__, "rows": rows}
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -250,6 +250,15 @@ def _number(row: dict, kind: str) -> str:
     return f"{value:.2f}" if value is not None else row.get(kind, "-")
 
 
+def write_report(path: Path | None, report: dict[str, object]) -> None:
+    """After every gate and every case, so that a run that is stopped leaves what it had."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(report, indent=1) + "\n")
+        part.replace(path)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -289,6 +298,7 @@ def main() -> None:
             if contender.is_ours and not passes_gate(found, gate_inputs.hidden.dtype):
                 sys.exit(f"{contender.name} is out of bounds: nothing was timed")
         del gate_inputs
+        write_report(arguments.out, report)
         for tokens in arguments.tokens:
             if time.monotonic() - start > arguments.seconds:
                 print("time is up before", shape, tokens)
@@ -300,9 +310,7 @@ def main() -> None:
             case = {"shape": shape, "tokens": tokens, "width": width, "vocab": vocab}
             print_case(case, floor, rows)
             report["cases"].append({**case, "floor_ms": floor, "results": rows})
-            if arguments.out:
-                arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+            write_report(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The benchmark of MGPO updates under a cap, on a tiny model without a GPU."""
 
+import json
 from dataclasses import asdict
 
 import torch
 
 from benchmarks.gpu_activations import TINY
 from benchmarks.gpu_mgpo import CASES, completion_batch, make_trainer, measure, table
+from benchmarks.row_report import exit_code, row_saver
 
 CPU = torch.device("cpu")
 
@@ -35,3 +37,26 @@ def test_what_does_not_fit_ends_its_case(monkeypatch):
     rows = measure(TINY, tokens=(32, 64), cases=CASES[-1:], device=CPU)
     assert [row["out_of_memory"] for row in rows] == [True]
     assert "does not fit" in table(rows)
+
+
+def test_a_case_that_fails_is_a_row_and_every_row_is_saved_at_once(monkeypatch, tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    seen = []
+
+    def save(rows):
+        row_saver(out)(rows)
+        seen.append(json.loads(out.read_text())["rows"])
+
+    def fail(config, case, device):
+        if case is CASES[0]:
+            raise ValueError("no such instruction")
+        return make(config, case, device)
+
+    make = make_trainer
+    monkeypatch.setattr("benchmarks.gpu_mgpo.make_trainer", fail)
+    rows = measure(TINY, tokens=(32,), cases=(CASES[0], CASES[-1]), device=CPU, save=save)
+    assert "no such instruction" in rows[0]["failed"] and rows[1]["tokens"] == 32
+    assert seen[0] == rows[:1] and seen[-1] == rows
+    assert exit_code(rows) == 1 and exit_code(rows[1:]) == 0
+    assert "failed" in table(rows)
+    assert "Traceback" in capsys.readouterr().err
