@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import ProblemFile, TraceFile, TraceMix
+from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, TraceMix
 from vibelite.rewards.code_problem import read_tests
 
 
@@ -177,6 +179,23 @@ def test_traces_of_two_columns_and_of_sharegpt(tmp_path: Path) -> None:
     talk = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
     (trace,) = traces(tmp_path, [{"conversations": talk}], messages_column="conversations")
     assert trace.messages == found[0].messages
+
+
+def test_a_copy_of_a_hub_data_set_is_read_instead_of_it(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        table = pyarrow.Table.from_pylist([{"prompt": name, "answer": "1"}])
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    write(tmp_path / "rows.jsonl", [{"prompt": "c", "answer": "1"}])
+
+    def prompts(local: str) -> list[str]:
+        source = ProblemHub(source="hub", path="owner/name", local=local)
+        found = load_problems(source, recipe_dir=tmp_path, seed=0)
+        return [problem.messages[0]["content"] for problem in found]
+
+    assert prompts(".") == ["a", "b"] and prompts("rows.jsonl") == ["c"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: there is no .parquet file"):
+        prompts("empty")
 
 
 def test_a_mix_is_its_sets_one_after_the_other(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ BY_SUBJECT = {"columns": {"subdomain": "subject", "subdomains": SUBJECTS}, "num_
         ({**HUB, **BY_SUBJECT}, 128),
         ({**HUB, **BY_SUBJECT, "num_problems": 100}, 100),
         ({**HUB, "num_per_subdomain": 64}, 1000),
+        ({**HUB, "local": "three.jsonl"}, 3),
         ({"source": "benchmark", "name": "lcb-v6"}, 131),
         ({"source": "benchmark", "name": "math500", "num_problems": 20}, 20),
         ({"source": "file", "path": "three.jsonl"}, 3),

@@ -146,6 +146,11 @@ WRONG_REFERENCES = {
         "recipe.yaml:18:7: data.traces.traces.path: there is no file traces.jsonl (paths are "
         "relative to the recipe)",
     ),
+    "a copy of a hub data set that is not there": (
+        {"line_14": "    test: {source: hub, path: a/b, local: rows}"},
+        "recipe.yaml:14:36: data.problems.test.local: there is no rows (paths are relative to the "
+        "recipe)",
+    ),
     "a trace file of a mix that is not there": (
         {
             "line_17": "      source: mix",

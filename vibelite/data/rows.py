@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,14 @@ class Rows:
 
 
 def read_rows(path: Path) -> Rows:
-    """Rows of a .jsonl, .json (a list of objects) or .parquet file."""
+    """Rows of a .jsonl, .json (a list of objects) or .parquet file, or of a directory of .parquet
+    files in the order of their names; those of a directory can be gone through once.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+        if not files:
+            raise DataError(f"{path}: there is no .parquet file in this directory")
+        return Rows(str(path), chain.from_iterable(map(_read_parquet, files)))
     if not path.is_file():
         raise DataError(f"{path}: there is no such file (paths are relative to the recipe)")
     match path.suffix:

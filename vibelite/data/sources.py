@@ -48,12 +48,12 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
             if source.path:
                 rows = benchmarks.read_file(source, recipe_dir)
             else:
-                rows = hub_rows(benchmarks.hub_source(source))
+                rows = hub_rows(benchmarks.hub_source(source), recipe_dir)
             return benchmarks.problems_from_rows(source, rows)
         case ProblemFile():
             rows = read_rows(recipe_dir / source.path)
         case ProblemHub():
-            rows = hub_rows(source)
+            rows = hub_rows(source, recipe_dir)
     source = _with_absolute_reward(source, recipe_dir)
     problems = _chosen(source, rows)
     if not problems:
@@ -84,7 +84,7 @@ def load_traces(
         case TraceFile():
             rows = read_rows(recipe_dir / source.path)
         case TraceHub():
-            rows = hub_rows(source)
+            rows = hub_rows(source, recipe_dir)
     wanted = (
         (index, row)
         for index, row in enumerate(rows.table)
@@ -165,8 +165,12 @@ def _worked_traces(
     )
 
 
-def hub_rows(source: ProblemHub | TraceHub) -> Rows:
-    """Rows of a hub data set; needs the network, or a copy in the local cache of `datasets`."""
+def hub_rows(source: ProblemHub | TraceHub, recipe_dir: Path) -> Rows:
+    """Rows of a hub data set; needs the network, or a copy in the local cache of `datasets`, or
+    where the source says.
+    """
+    if source.local:
+        return read_rows(recipe_dir / Path(source.local).expanduser())
     from datasets import load_dataset
 
     name = f"{source.path}@{source.revision}[{source.split}]"

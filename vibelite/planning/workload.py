@@ -252,12 +252,13 @@ def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assume: Assumpti
     if isinstance(source, ProblemFile | ProblemHub) and source.num_per_subdomain:
         subdomains = set(source.columns.subdomains.values())
         limits += [source.num_per_subdomain * len(subdomains)] if subdomains else []
-    if source.source == "hub":
+    if source.source == "hub" and not source.local:
         return min(limits, default=assume.unknown_problems)
     if source.source == "benchmark" and not source.path:
         count = BENCHMARK_SIZES.get(source.name, assume.unknown_problems)
     else:
-        count = _count_rows(recipe_dir / source.path, assume)
+        path = source.local if source.source == "hub" else source.path
+        count = _count_rows(recipe_dir / Path(path).expanduser(), assume)
     return min([count, *limits])
 
 

@@ -104,6 +104,9 @@ class ProblemHub(ProblemTable):
     config: str | None = None
     split: str = "train"
     revision: str = "main"
+    local: str = ""
+    """A copy to read instead, relative to the recipe: a .jsonl, .json or .parquet file, or a
+    directory of .parquet files; empty = from the hub, or its cache."""
 
 
 class BenchmarkProblems(Section):
@@ -174,6 +177,9 @@ class TraceHub(TraceTable):
     config: str | None = None
     split: str = "train"
     revision: str = "main"
+    local: str = ""
+    """A copy to read instead, relative to the recipe: a .jsonl, .json or .parquet file, or a
+    directory of .parquet files; empty = from the hub, or its cache."""
 
 
 class TraceMix(Section):

@@ -18,6 +18,7 @@ from vibelite.recipe.data_section import (
     ProblemHub,
     ProblemSource,
     TraceFile,
+    TraceHub,
     TraceMix,
     TraceSource,
     WorkedTraces,
@@ -326,6 +327,11 @@ def _check_files(parts: RecipeParts, source: RecipeSource, directory: Path) -> N
             if not path.exists():
                 message = f"there is no {path} (paths are relative to the recipe)"
                 source.report((*location, "path"), message)
+        if isinstance(table, ProblemHub | TraceHub) and table.local:
+            path = directory / Path(table.local).expanduser()
+            if not path.exists():
+                message = f"there is no {path} (paths are relative to the recipe)"
+                source.report((*location, "local"), message)
         if not isinstance(table, ProblemFile | TraceFile):
             continue
         path = directory / Path(table.path).expanduser()
