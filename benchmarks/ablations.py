@@ -1,0 +1,180 @@
+"""What each part of the method gives, at an equal budget: probing, fusion, the maxent weight, the
+entropy bonus, the loss average, Long2Short.
+
+    python -m benchmarks.ablations --task quickstart --seeds 0 1 2 3 4 --run-dir runs/ablations
+    python -m benchmarks.ablations --task smollm2 --seeds 0 1 --run-dir runs/ablations-smollm2
+
+For each seed the recipe's own supervised fine-tuning, probing and fusion run once. Every variant is
+then an ordinary run of a recipe with one MGPO stage and an evaluation, written beside it: the same
+number of steps, the same problems in the same order, the same seeds. What a variant changes is in
+`ablation_runs.VARIANTS`; all else is the recipe's. Rows go into the output after every variant, and
+a variant whose row is there is not run again. The tables are in `benchmarks.ablation_table`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation_runs import (
+    FULL,
+    VARIANTS,
+    Ablation,
+    Task,
+    Variant,
+    evaluation_of,
+    run_shared,
+    run_variant,
+)
+from benchmarks.ablation_table import tables
+from vibelite.recipe.load import load_recipe
+from vibelite.recipe.stage_section import BASE
+from vibelite.run_dir import read_json, write_text_atomic
+
+ROOT = Path(__file__).parent.parent
+
+EVERY = tuple(variant.name for variant in VARIANTS)
+TASKS = {
+    "quickstart": Task(ROOT / "recipes" / "quickstart.yaml", 40, 20, EVERY),
+    "smollm2": Task(ROOT / "recipes" / "smollm2_135m.yaml", 12, 6, EVERY[:7]),
+}
+
+
+def write_report(path: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a row, so that a change of one model is a change of one line."""
+    start = json.dumps(head)[:-1]
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    write_text_atomic(path, f'{start}, "rows": [\n{lines}\n]}}\n')
+
+
+def environment() -> dict[str, Any]:
+    import torch
+
+    is_gpu = torch.cuda.is_available()
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if is_gpu else "cpu",
+    }
+
+
+def known_rows(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that an earlier call left in the output. SystemExit where it had other settings or
+    another machine.
+    """
+    if not path.exists():
+        return []
+    report = read_json(path)
+    if any(report[key] != value for key, value in head.items()):
+        raise SystemExit(
+            f"{path}: holds rows of other settings or of another machine; name another --output"
+        )
+    return report["rows"]
+
+
+def make_rows(
+    ablation: Ablation, variant: Variant | None, known: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of one variant, or of what all of a seed start from."""
+    made = run_variant(ablation, variant, known) if variant else run_shared(ablation)
+    return [{"seed": ablation.recipe.seed, **row} for row in made]
+
+
+def missing_work(
+    ablations: Sequence[Ablation], rows: Sequence[Mapping[str, Any]], wave: int
+) -> list[tuple[Ablation, Variant | None, dict[str, Mapping[str, Any]]]]:
+    """Arguments of `make_rows` for what has no row yet. Wave 0 is what all variants start from, 2
+    what needs the rows of wave 1.
+    """
+    work = []
+    for ablation in ablations:
+        known = {row["model"]: row for row in rows if row["seed"] == ablation.recipe.seed}
+        variants = [variant for variant in VARIANTS if variant.name in ablation.task.variants]
+        waves: list[list[Variant | None]] = [[None], [], []]
+        for variant in variants:
+            waves[2 if variant.start in ("full", "best") else 1].append(variant)
+        work += [
+            (ablation, variant, known)
+            for variant in waves[wave]
+            if (variant.name if variant else "fused") not in known
+        ]
+    return work
+
+
+def rows_of(
+    ablations: Sequence[Ablation], rows: list[dict[str, Any]], num_jobs: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Adds every missing row to `rows`, and yields them as they come: seed by seed in this process,
+    or all seeds side by side in `num_jobs` processes.
+    """
+    if num_jobs == 1:
+        for ablation in ablations:
+            for wave in range(3):
+                for arguments in missing_work([ablation], rows, wave):
+                    made = make_rows(*arguments)
+                    rows += made
+                    yield made
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_jobs, mp_context=context) as pool:
+        for wave in range(3):
+            work = missing_work(ablations, rows, wave)
+            for future in as_completed([pool.submit(make_rows, *each) for each in work]):
+                rows += future.result()
+                yield future.result()
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--task", choices=list(TASKS), default="quickstart")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--output", type=Path, help="default results/ablations_TASK.json")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each a process")
+    parser.add_argument("--steps", type=int, help="MGPO steps of a variant")
+    parser.add_argument("--second-steps", type=int, help="of a stage after the full one")
+    parser.add_argument("--variants", nargs="+", choices=EVERY)
+    parser.add_argument("--recipe", type=Path, help="another recipe in place of the task's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse_arguments(argv)
+    default = TASKS[options.task]
+    task = Task(
+        options.recipe or default.recipe,
+        options.steps or default.num_steps,
+        options.second_steps or default.num_second_steps,
+        tuple(options.variants or default.variants),
+    )
+    output = options.output or ROOT / "benchmarks" / "results" / f"ablations_{options.task}.json"
+    settings = {
+        "recipe": task.recipe.name,
+        "steps": task.num_steps,
+        "second_steps": task.num_second_steps,
+        "set": options.overrides,
+        "full": FULL,
+    }
+    ablations = []
+    for seed in options.seeds:
+        overrides = [*options.overrides, f"seed={seed}", "verification.num_workers=1"]
+        recipe = load_recipe(task.recipe, overrides)
+        ablations.append(Ablation(task, recipe, options.run_dir / f"seed-{seed}"))
+    max_tokens = evaluation_of(ablations[0].recipe, [BASE]).sampling.max_new_tokens
+    head = {"settings": settings, "environment": environment(), "max_tokens": max_tokens}
+    rows = known_rows(output, head)
+    for made in rows_of(ablations, rows, options.jobs):
+        write_report(output, head, sorted(rows, key=lambda row: row["seed"]))
+        print(f"seed {made[0]['seed']}: {', '.join(row['model'] for row in made)}", flush=True)
+    print(tables(rows, max_tokens=max_tokens))
+
+
+if __name__ == "__main__":
+    main()
