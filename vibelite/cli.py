@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vibelite import __version__
+from vibelite.commands.columns import ColumnNames, read_columns
 from vibelite.commands.compare import compare
 from vibelite.commands.decontaminate import decontaminate
 from vibelite.commands.init import init
@@ -28,7 +29,6 @@ from vibelite.commands.watch import watch
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
 
 if TYPE_CHECKING:
-    from vibelite.recipe.data_section import Columns
     from vibelite.recipe.stage_section import Sampling
 
 EXIT_FAILED = 1
@@ -60,13 +60,6 @@ NumSamples = Annotated[int, typer.Option(min=1, help="Completions per problem.")
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first so many problems.")]
-ColumnNames = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME=COLUMN,...",
-        help="Where prompt, answer, subdomain and id are; dots reach into structs.",
-    ),
-]
 Verifier = Annotated[
     Literal["math", "exact", "choice", "code"],
     typer.Option(help="For tables; generators bring their own."),
@@ -185,7 +178,7 @@ def evaluate(
     --bench aime24, aime25, hmmt25, math500, gpqa, lcb-v5 and lcb-v6 are sampled as in the report.
     """
     _require_models([model])
-    names = _columns(columns)
+    names = read_columns(columns)
     chosen = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     with redirect_stdout(sys.stderr):
         from vibelite import standalone
@@ -224,7 +217,7 @@ def probe(
 ) -> None:
     """Pass@k of models per sub-domain, and the best of each."""
     _require_models(models)
-    names = _columns(columns)
+    names = read_columns(columns)
     with redirect_stdout(sys.stderr):
         from vibelite import standalone
 
@@ -371,21 +364,6 @@ def _require_models(paths: list[Path]) -> None:
             raise RecipeError(f"{path}: no such model directory")
         if not (path / "config.json").is_file():
             raise RecipeError(f"{path}: not a Hugging Face model directory (no config.json)")
-
-
-def _columns(text: str) -> Columns:
-    """`prompt=problem,answer=solution` as the recipe's columns."""
-    from vibelite.recipe.data_section import Columns
-    from vibelite.recipe.suggest import did_you_mean
-
-    values: dict[str, Any] = {}
-    for pair in filter(None, text.split(",")):
-        name, equals, column = pair.partition("=")
-        if name not in Columns.model_fields or not (equals and column):
-            hint = did_you_mean(name, Columns.model_fields)
-            raise RecipeError(f"--columns {text}: {pair!r} is not NAME=COLUMN{hint}")
-        values[name] = column
-    return Columns(**values)
 
 
 def _sampling(max_new_tokens: int, temperature: float) -> Sampling:
