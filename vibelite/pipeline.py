@@ -51,20 +51,20 @@ def run_pipeline(
     """
     # First of all, as importing is paid for too.
     meter = Meter(read_energy=gpu_energy_reader(), boot_nanoseconds=boot_nanoseconds)
-    import torch
-
-    from vibelite.report.build import write_report
-    from vibelite.report.summary import print_summary, write_summary
-
     require_writable(run_dir)
     return_freed_tensors()
-    torch.set_float32_matmul_precision(recipe.matmul_precision)
-    if recipe.num_threads:
-        torch.set_num_threads(recipe.num_threads)
     with locked(run_dir), storage_errors(run_dir.resolve()):
         run = open_run(recipe, recipe_path, run_dir)
         guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path, gpus=num_gpus())
         with guard.listen(), guard.paying(meter):
+            import torch
+
+            from vibelite.report.build import write_report
+            from vibelite.report.summary import print_summary, write_summary
+
+            torch.set_float32_matmul_precision(recipe.matmul_precision)
+            if recipe.num_threads:
+                torch.set_num_threads(recipe.num_threads)
             reason = None
             try:
                 run_stages(recipe, recipe_path, run, guard, until, meter=meter)

@@ -1,6 +1,7 @@
 """Reading the GPUs' energy, with a driver that is made up: this machine may have none."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +43,7 @@ def install(monkeypatch):
     """Pretends that torch sees GPUs b and a, in this order, beside one that is another's."""
 
     def put(driver) -> None:
+        monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/dev/null")])
         monkeypatch.setitem(sys.modules, "pynvml", driver)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -75,6 +77,14 @@ def test_energy_that_cannot_be_read_is_unknown(install, driver):
 
 
 def test_a_machine_without_a_gpu_has_nothing_to_read(monkeypatch):
+    monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/dev/null")])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert energy.num_gpus() == 0
     assert gpu_energy_reader()() is None
+
+
+def test_torch_is_not_asked_where_no_driver_is(install, monkeypatch):
+    install(FakeDriver({}))
+    assert energy.num_gpus() == 2
+    monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/nowhere/nvidiactl")])
+    assert energy.num_gpus() == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,10 +147,19 @@ def test_the_ledger_is_closed_with_what_is_left_and_why(tmp_path):
     assert (last["kind"], last["reason"], last["exit_code"]) == ("close", "BudgetReached", 10)
 
 
-def test_a_run_that_did_nothing_leaves_no_ledger(tmp_path):
-    with make_guard(tmp_path).paying(Meter()):
-        pass
-    assert not (tmp_path / "ledger").exists()
+def test_what_a_process_lived_before_its_first_entry_is_known_even_if_it_is_killed(tmp_path):
+    clock = FakeClock()
+    meter = Meter(clock, boot_nanoseconds=3 * SECOND)
+    clock.now += 2 * SECOND
+    (tmp_path / "killed").mkdir()
+    with make_guard(tmp_path).paying(meter):
+        (file,) = (tmp_path / "ledger").iterdir()
+        shutil.copy(file, tmp_path / "killed")  # what a SIGKILL would leave here
+    (lost,) = read_ledger(tmp_path / "killed")
+    assert (lost.stage, lost.what) == ("base", "unrecorded")
+    assert lost.cost is not None and 5 <= lost.cost < 15  # the ledger has a clock of its own
+    (whole,) = read_ledger(tmp_path / "ledger")
+    assert (whole.what, whole.cost) == ("report", 5)
 
 
 def test_a_long_rollout_meets_the_deadline(tmp_path):

@@ -123,8 +123,21 @@ def test_energy_is_the_difference_of_two_readings_and_unknown_where_one_is(clock
 def test_what_passed_before_the_meter_was_made_is_in_the_first_lap_alone(clock):
     meter = Meter(clock, boot_nanoseconds=50)
     clock.advance(5)
+    assert meter.unrecorded_nanoseconds == 55
     assert meter.lap().nanoseconds == {IDLE: 5, BOOT: 50}
     assert meter.lap().nanoseconds == {IDLE: 0}
+
+
+def test_looking_at_the_time_since_the_last_lap_changes_nothing(clock):
+    meter = Meter(clock)
+    with meter.span("train"):
+        clock.advance(3)
+        assert meter.unrecorded_nanoseconds == 3
+        clock.advance(4)
+        assert meter.unrecorded_nanoseconds == 7
+    assert meter.lap().nanoseconds == {IDLE: 0, "train": 7}
+    clock.advance(2)
+    assert meter.unrecorded_nanoseconds == 2
 
 
 def test_the_age_of_a_process_is_what_its_parent_measures():

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vibelite.data.chat import end_token_id
 from vibelite.data.sources import load_problems, load_traces
-from vibelite.models.policy import Policy
 from vibelite.recipe.data_section import TraceFile
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, Optimizer, Sampling
@@ -21,6 +21,9 @@ from vibelite.stages.decontaminate import without_evaluation
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.types import Problem, Trace
+
+if TYPE_CHECKING:  # the ledger begins before torch is imported
+    from vibelite.models.policy import Policy
 
 # What a distill stage leaves for an sft stage.
 DISTILLED = "traces.jsonl"

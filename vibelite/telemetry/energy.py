@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 ReadEnergy = Callable[[], int | None]
+
+
+# One of them exists where any program can use a GPU: NVIDIA's driver, its Windows host, AMD's.
+GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 
 
 def no_energy() -> int | None:
@@ -13,7 +18,11 @@ def no_energy() -> int | None:
 
 
 def num_gpus() -> int:
-    """GPUs that this process sees."""
+    """GPUs that this process sees. Asks torch, whose import takes seconds, only on a machine that
+    may have one.
+    """
+    if not any(device.exists() for device in GPU_DEVICES):
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

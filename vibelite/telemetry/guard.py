@@ -109,8 +109,9 @@ class RunGuard:
     @contextmanager
     def paying(self, meter: Meter) -> Iterator[None]:
         """Keeps the ledger while a run goes on, and writes down what is left where it ends, and
-        why. Of a process that is killed its last beat is known.
+        why. Of a process that is killed its last beat is known, from here on.
         """
+        self.ledger.begin(meter.unrecorded_nanoseconds)
         try:
             with self.ledger.beating():
                 yield

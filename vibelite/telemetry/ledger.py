@@ -31,6 +31,8 @@ from vibelite.telemetry.meter import Lap
 from vibelite.telemetry.money import NANOSECONDS, Price
 
 VERSION = 1
+# Before the first stage: what `boot` and the base model belong to.
+FIRST_STAGE = "base"
 # A killed process loses what it had not yet written down: at most half a percent of its time, and
 # at most 10 seconds of it.
 BEAT_SHARE = 0.005
@@ -38,7 +40,7 @@ SHORTEST_BEAT, LONGEST_BEAT = 0.05, 10.0
 
 
 class Ledger:
-    """Writes one file, which begins with its first entry."""
+    """Writes one file, which begins where it is opened, or with its first entry."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Ledger:
         self.segment = uuid.uuid4().hex[:12]
         self._clock = clock
         self._since = clock()
-        self._stage = ""
+        self._stage = FIRST_STAGE
         self._sequence = 0
         self._path: Path | None = None
         self._lock = threading.Lock()
@@ -65,6 +67,14 @@ class Ledger:
     @property
     def is_open(self) -> bool:
         return self._path is not None
+
+    def begin(self, unrecorded_nanoseconds: int) -> None:
+        """Opens the file for a process that has already lived for so long, which is known from now
+        on, whatever becomes of the process.
+        """
+        self.open()
+        self._since = self._clock() - unrecorded_nanoseconds
+        self.beat()
 
     def open(self) -> None:
         """Begins the file, if that has not been done."""

@@ -127,6 +127,11 @@ class Meter:
         self._reset()
         return lap
 
+    @property
+    def unrecorded_nanoseconds(self) -> int:
+        """Since the last lap; no lap ends here."""
+        return sum(self._nanoseconds.values()) + self._clock() - self._since
+
     def _settle(self) -> None:
         """Gives the time and the peak since the last call to the span that runs."""
         span = self._running[-1]
