@@ -8,7 +8,8 @@ For each seed the recipe's own supervised fine-tuning, probing and fusion run on
 then an ordinary run of a recipe with one MGPO stage and an evaluation, written beside it: the same
 number of steps, the same problems in the same order, the same seeds. What a variant changes is in
 `ablation_runs.VARIANTS`; all else is the recipe's. Rows go into the output after every variant, and
-a variant whose row is there is not run again. The tables are in `benchmarks.ablation_table`.
+a variant whose row is there is not run again. Beside the output stands a .md with its tables, which
+`benchmarks.ablation_table` makes.
 """
 
 from __future__ import annotations
@@ -47,10 +48,13 @@ TASKS = {
 
 
 def write_report(path: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line a row, so that a change of one model is a change of one line."""
+    """The output, one line a row, so that a change of one model is a change of one line; and its
+    tables.
+    """
     start = json.dumps(head)[:-1]
     lines = ",\n".join(json.dumps(row) for row in rows)
     write_text_atomic(path, f'{start}, "rows": [\n{lines}\n]}}\n')
+    write_text_atomic(path.with_suffix(".md"), tables(rows, max_tokens=head["max_tokens"]) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -147,6 +147,7 @@ def test_nano_models_go_through_every_kind_of_start(tmp_path, monkeypatch, capsy
     assert all(len(made["correct"]) == 8 and made["num_samples"] == 8 for made in rows.values())
     assert all(sum(made["tokens"]) > 8 * 8 for made in rows.values())
     printed = capsys.readouterr().out
+    assert (tmp_path / "out.md").read_text() in printed
 
     def refuse(*_):
         raise AssertionError("ran what had a row")
