@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from vibelite.errors import EngineError
+from vibelite.models.adapter import merged_weights
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.rollout.fingerprint import Fingerprint, difference
@@ -31,12 +33,14 @@ from vibelite.rollout.vllm_side_effects import (
 )
 from vibelite.rollout.vllm_start import (
     VLLMSettings,
+    has_work,
     load_with_vllm,
     model_of,
     num_preemptions,
     sampling_params,
     scheduler_of,
     start_vllm,
+    with_sync,
 )
 from vibelite.rollout.vllm_weights import WeightSync
 from vibelite.types import Completion, FinishReason
@@ -73,7 +77,7 @@ class VLLMEngine:
 
     def __init__(self, policy: Policy, settings: VLLMSettings) -> None:
         self._policy = policy
-        self._settings = settings
+        self.settings = settings = with_sync(settings, policy)
         self._readiness = Readiness()
         self._counters = _Counters()
         self._found_process_group = has_process_group()
@@ -85,7 +89,7 @@ class VLLMEngine:
         self._num_streams = 0
         self._mean_tokens: dict[bytes, float] = {}
         device = policy.device
-        if settings.sync in ("auto", "alias"):
+        if settings.sync == "alias":
             # The engine's weights take the place of the trainer's; never both on the device.
             torch.nn.Module.to(policy.model, "cpu")
         try:
@@ -97,21 +101,22 @@ class VLLMEngine:
         self.load_weights(0)
 
     def _share_weights(self) -> WeightSync:
-        parameters = dict(self._policy.model.named_parameters())
         weights = WeightSync(
             model_of(self._llm),
-            self._policy.model.named_parameters,
-            lambda tensors: load_with_vllm(self._llm, tensors),
+            partial(merged_weights, self._policy),
+            partial(load_with_vllm, self._llm),
         )
         weights.load_first()
-        match self._settings.sync:
-            case "auto" if weights.obstacle_to_alias(parameters):
-                weights.way = "copy"
-            case "auto" | "alias":
-                weights.alias(parameters)
+        match self.settings.sync:
+            case "alias":
+                weights.alias(dict(self._policy.model.named_parameters()))
             case "copy" | "reload" as way:
                 weights.way = way
         return weights
+
+    @property
+    def _has_own_weights(self) -> bool:
+        return self._weights.way != "alias"
 
     @property
     def sync_way(self) -> str:
@@ -151,13 +156,12 @@ class VLLMEngine:
         """
         self._readiness.require_open()
         self._drain()
-        level = self._settings.sleep_level
+        level = self.settings.sleep_level
         if not level or not self._readiness.kv_cache_is_awake:
             return
         with isolated_random_state():
             self._llm.sleep(level=level)
-        has_own_weights = self._weights.way != "alias"
-        self._readiness.fall_asleep(weights=has_own_weights, keep_weights=level == 1)
+        self._readiness.fall_asleep(weights=self._has_own_weights, keep_weights=level == 1)
 
     def wake(self) -> None:
         """Undoes `sleep`: weights, then a push if they were dropped, then the KV cache."""
@@ -166,8 +170,10 @@ class VLLMEngine:
         if not self._readiness.weights_are_whole:
             self.load_weights(self._weights_version)
         if not self._readiness.kv_cache_is_awake:
+            # vLLM ignores a call that names anything awake; to it, shared weights slept too.
+            tags = ["kv_cache"] if self._has_own_weights else ["weights", "kv_cache"]
             with isolated_random_state():
-                self._llm.wake_up(tags=["weights", "kv_cache"])
+                self._llm.wake_up(tags=tags)
             self._readiness.kv_cache_is_awake = True
 
     def _wake_weights(self) -> None:
@@ -203,7 +209,7 @@ class VLLMEngine:
                 "rollout/prefix_hit_share": counted.cached_tokens / counted.prompt_tokens,
             }
             self._num_preemptions = preempted
-            if self._settings.loop_tokens:
+            if self.settings.loop_tokens:
                 metrics["rollout/looped"] = counted.loops / counted.completions
         return metrics
 
@@ -222,6 +228,8 @@ class VLLMEngine:
         compared with what was last synced.
         """
         self._readiness.require_all()
+        if self._llm.llm_engine.is_sleeping():
+            raise EngineError("vLLM is asleep (its KV cache is) though it was woken")
         self._check_prompts(prompts)
         self._check_weights()
         self._drain()
@@ -241,7 +249,7 @@ class VLLMEngine:
             self._drain()
 
     def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
-        window = self._settings.max_model_len
+        window = self.settings.max_model_len
         for prompt in prompts:
             if not prompt:
                 raise EngineError("a prompt has no tokens; check the chat template of the model")
@@ -268,7 +276,7 @@ class VLLMEngine:
         self, request: str, prompt: Sequence[int], settings: SamplingSettings, seed: int
     ) -> None:
         params = sampling_params(
-            self._settings, settings.max_new_tokens, settings.temperature, settings.top_p, seed
+            self.settings, settings.max_new_tokens, settings.temperature, settings.top_p, seed
         )
         inputs = {"prompt_token_ids": list(prompt)}
         self._llm.llm_engine.add_request(request, inputs, params)
@@ -278,15 +286,18 @@ class VLLMEngine:
         """Finished requests as vLLM works them off."""
         engine, scheduler = self._llm.llm_engine, scheduler_of(self._llm)
         while self._open:
-            start = time.perf_counter()
-            with isolated_random_state():
-                outputs = engine.step()
+            start, finished = time.perf_counter(), []
+            with isolated_random_state():  # once for many steps: it costs a tenth of a millisecond
+                while not finished:
+                    if not engine.has_unfinished_requests():
+                        raise EngineError(f"vLLM lost {len(self._open)} requests")
+                    finished = [output for output in engine.step() if output.finished]
+                    usage = scheduler.kv_cache_manager.usage
+                    self._counters.kv_use = max(self._counters.kv_use, usage)
             self._counters.seconds += time.perf_counter() - start
-            self._counters.kv_use = max(self._counters.kv_use, scheduler.kv_cache_manager.usage)
-            for output in outputs:
-                if output.finished:
-                    self._open.discard(output.request_id)
-                    yield output
+            for output in finished:
+                self._open.discard(output.request_id)
+                yield output
 
     def _completion(self, output: Any, settings: SamplingSettings) -> Completion:
         (sampled,) = output.outputs
@@ -310,15 +321,13 @@ class VLLMEngine:
         return Completion(token_ids, logprobs, reason, text, self._weights_version)
 
     def _drain(self) -> None:
-        """Ends what an abandoned stream left running."""
-        if not self._open:
-            return
-        engine = self._llm.llm_engine
-        engine.abort_request(sorted(self._open))
-        self._open.clear()
+        """Ends what an abandoned stream left running, and the step that vLLM has begun ahead."""
         with isolated_random_state():
-            while engine.has_unfinished_requests():
-                engine.step()
+            if self._open:
+                self._llm.llm_engine.abort_request(sorted(self._open))
+                self._open.clear()
+            while has_work(self._llm):
+                self._llm.llm_engine.step()
 
 
 def admission_order(

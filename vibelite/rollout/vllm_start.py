@@ -11,7 +11,7 @@ import copy
 import importlib.util
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,17 @@ class VLLMSettings:
 def is_vllm_installed() -> bool:
     """By import, not by name: builds of vLLM go under several names of distributions."""
     return importlib.util.find_spec("vllm") is not None
+
+
+def with_sync(settings: VLLMSettings, policy: Policy) -> VLLMSettings:
+    """The settings with `sync` auto resolved: alias where the policy's weights can be the engine's
+    own, else copy.
+    """
+    if settings.sync != "auto":
+        return settings
+    dtypes = {str(parameter.dtype) for parameter in policy.model.parameters()}
+    can_share = policy.adapter is None and dtypes == {f"torch.{settings.dtype}"}
+    return replace(settings, sync="alias" if can_share else "copy")
 
 
 def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
@@ -141,7 +152,7 @@ def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
         }
     if settings.sleep_level:
         arguments["enable_sleep_mode"] = True
-        if settings.sync in ("auto", "alias"):
+        if settings.sync == "alias":
             arguments["worker_cls"] = "vibelite.rollout.vllm_worker.ResidentWeightsWorker"
     if importlib.util.find_spec("flashinfer") is None and settings.dtype != "float32":
         arguments["attention_backend"] = "FLASH_ATTN"
@@ -207,6 +218,12 @@ def model_of(llm: Any) -> Any:
 
 def scheduler_of(llm: Any) -> Any:
     return llm.llm_engine.engine_core.engine_core.scheduler
+
+
+def has_work(llm: Any) -> bool:
+    """Is a request unfinished, or a step begun whose outcome nobody has asked for?"""
+    core = llm.llm_engine.engine_core.engine_core
+    return llm.llm_engine.has_unfinished_requests() or bool(core.batch_queue)
 
 
 def load_with_vllm(llm: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
