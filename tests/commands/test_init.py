@@ -105,7 +105,7 @@ def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
         (["mine.yaml", "--reward", "judge.py"], "needs --problems"),
         (["mine.yaml", "--gpu", "rtx4091-24gb"], "rtx4090-24gb"),
         (["mine.yaml", "--budget-usd", "3"], "needs --usd-per-gpu-hour"),
-        (["mine.yaml", *OWN, *QWEN, *H100, "--max-new-tokens", "900000"], "no setting makes"),
+        (["mine.yaml", *OWN, *QWEN, *H100, "--max-new-tokens", "9000000"], "no setting makes"),
     ],
 )
 def test_what_cannot_be_is_said_and_nothing_is_written(directory, arguments, message):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vibelite.planning.workload import Assumptions, count_problems
+from vibelite.planning.workload import Assumptions, count_problems, stage_work
 from vibelite.recipe.schema import Recipe
 
 HUB = {"source": "hub", "path": "owner/name"}
@@ -40,3 +40,26 @@ def test_problems_are_counted_or_taken_to_be_as_many_as_are_asked_for(
     }
     recipe = Recipe.model_validate(values)
     assert count_problems(recipe, "set", tmp_path, Assumptions()) == count
+
+
+@pytest.mark.parametrize(("engine", "rows"), [("transformers", 48), ("vllm", 56)])
+def test_vllm_fills_its_rows_with_parts_of_groups(tmp_path: Path, engine: str, rows: int) -> None:
+    values = {
+        "name": "rows",
+        "model": {"source": "smollm2"},
+        "rollout": {"engine": engine},
+        "data": {"problems": {"train": HUB}},
+        "stages": [
+            {
+                "kind": "mgpo",
+                "start_from": "base",
+                "num_steps": 1,
+                "problems_per_step": 9,
+                "group_size": 16,
+                "sampling": {"max_new_tokens": 64, "max_sequences": 56},
+                "optimizer": {"lr": 1.0},
+            }
+        ],
+    }
+    (work,) = stage_work(Recipe.model_validate(values), tmp_path, Assumptions())
+    assert work.rows == rows and work.is_paged is (engine == "vllm")

@@ -118,8 +118,9 @@ def generating_moments(
     """Bytes by part when the cache is fullest.
 
     The transformers engine samples from the trainer's own module, and the optimizer's state stays
-    where it is. Per row keys and values of prompt and completion, on a GPU with the room that its
-    buffers have; per logit `element` + 12 (SAMPLING_BYTES_PER_LOGIT). The prompts' own pass holds
+    where it is; vLLM is given what is left, at most what all its rows can fill. Per row keys and
+    values of prompt and completion, on a GPU with the room that transformers' buffers have; per
+    logit `element` + 12 (SAMPLING_BYTES_PER_LOGIT). The prompts' own pass holds
     their keys, values and the widest tensors of one layer.
     """
     shape, element = setting.shape, BYTES[setting.training.dtype]
@@ -133,7 +134,7 @@ def generating_moments(
     logits = work.rows * shape.vocab_size * (element + SAMPLING_BYTES_PER_LOGIT)
     widest = 2 * shape.hidden_size + 3 * shape.mlp_size
     read = work.prompts_at_once * prompt * element * widest
-    cached = length if setting.is_cpu else room
+    cached = length if setting.is_cpu or work.is_paged else room
     return {
         "sampling": resident | {"kv_cache": work.rows * cached * per_token, "sampling": logits},
         "reading prompts": resident

@@ -5,7 +5,7 @@ of every stage.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vibelite.errors import RecipeError
@@ -76,6 +76,8 @@ class StageWork:
     """Sequences decoded side by side."""
     prompts_at_once: int = 0
     """Prompts read side by side."""
+    is_paged: bool = False
+    """Sampled by vLLM, whose cache grows page by page."""
     num_updates: int = 0
     """Updates of the optimizer, over the whole stage."""
     trained_tokens: float = 0.0
@@ -102,7 +104,21 @@ class StageWork:
 
 def stage_work(recipe: Recipe, recipe_dir: Path, assume: Assumptions) -> list[StageWork]:
     """Every stage of the recipe in order, in numbers."""
-    return [_work_of(stage, recipe, recipe_dir, assume) for stage in recipe.stages]
+    works = [_work_of(stage, recipe, recipe_dir, assume) for stage in recipe.stages]
+    if recipe.rollout.engine == "vllm":
+        works = [_by_vllm(*pair) for pair in zip(recipe.stages, works, strict=True)]
+    return works
+
+
+def _by_vllm(stage: AnyStage, work: StageWork) -> StageWork:
+    """The work as vLLM does it: as many rows as it may have at once, of whatever group."""
+    sampling = getattr(stage, "sampling", None)
+    if sampling is None:
+        return work
+    at_once = work.completions
+    if isinstance(stage, MGPOStage):
+        at_once = stage.problems_per_step * stage.group_size
+    return replace(work, rows=int(min(sampling.max_sequences, at_once)), is_paged=True)
 
 
 def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assume: Assumptions) -> StageWork:
