@@ -59,3 +59,7 @@ class DiskFull(StorageError):
 
 class SandboxError(VibeLiteError):
     """Programs cannot be run here, because nothing on this machine would confine them."""
+
+
+class PeerLost(VibeLiteError):
+    """Another rank of the run ended or cannot be reached; why is for that one to say."""

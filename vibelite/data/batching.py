@@ -45,6 +45,22 @@ def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return micro_batches
 
 
+def share_by_tokens(
+    sequences: Sequence[TrainingSequence], num_ranks: int
+) -> list[list[TrainingSequence]]:
+    """The sequences of each rank, with about as many tokens for each: longest first, to the rank
+    that has least. In their order within a rank; all of them for one.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    tokens = [0] * num_ranks
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        rank = tokens.index(min(tokens))
+        shares[rank].append(index)
+        tokens[rank] += lengths[index]
+    return [[sequences[index] for index in sorted(share)] for share in shares]
+
+
 def pack(sequences: Sequence[TrainingSequence], device: torch.device) -> TokenBatch:
     """One TokenBatch [N] of all the sequences, in order; N = the sum of their lengths."""
     token_ids: list[int] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,12 +17,12 @@ from typing import Any
 from vibelite.algorithms.claim_reliability import reliability, weighted_vote
 from vibelite.algorithms.statistics import mean_with_interval
 from vibelite.data.chat import prompt_ids
-from vibelite.models.load import load_policy
 from vibelite.rewards.answer_text import after_thinking, boxed_answer
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import append_jsonl, read_jsonl
-from vibelite.stages.context import StageContext, build_engine
+from vibelite.stages.context import StageContext
 from vibelite.stages.evaluation_samples import SampleRequest, repair
+from vibelite.stages.sharing import open_engine, opened
 from vibelite.types import Message
 
 CLAIM_TOKENS = 512
@@ -149,8 +148,7 @@ def draw(
     context: StageContext,
 ) -> Iterator[tuple[tuple[str, int, int], str]]:
     """(key, answer) as answers end."""
-    with context.meter.span("load"):
-        policy = load_policy(request.model)
+    policy, engine = open_engine(request.model, request.sampling, context)
     tokens = min(CLAIM_TOKENS, request.sampling.max_new_tokens)
     settings = SamplingSettings(1, tokens, temperature=0.0)
     conversations: list[list[Message]] = [[{"role": "user", "content": text}] for text in questions]
@@ -158,8 +156,7 @@ def draw(
         prompt_ids(policy.tokenizer, messages, context.recipe.data.system_prompt)
         for messages in conversations
     ]
-    engine = build_engine(context.recipe, policy, request.sampling)
-    with closing(engine), context.meter.span("rollout"):
+    with opened(engine, context), context.meter.span("rollout"):
         for place, _, completion in engine.stream(prompts, settings, seed=request.seed):
             generated = len(completion.token_ids)
             context.meter.add_tokens(prompt=len(prompts[place]), generated=generated)

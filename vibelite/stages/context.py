@@ -24,9 +24,16 @@ from vibelite.types import Problem, Trace
 
 if TYPE_CHECKING:  # the ledger begins before torch is imported
     from vibelite.models.policy import Policy
+    from vibelite.training.parallel import World
 
 # What a distill stage leaves for an sft stage.
 DISTILLED = "traces.jsonl"
+
+
+def _world_of_one() -> World:
+    from vibelite.training.parallel import World
+
+    return World()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class StageContext:
     recorder: Recorder
     verifiers: VerifierPool = field(default_factory=VerifierPool)
     """Closed where the stage ends; it starts no process before one is needed."""
+    world: World = field(default_factory=_world_of_one)
+    """The processes of the run, seen from this one."""
 
     def seed(self, *parts: str | int) -> int:
         """A seed for one purpose within this stage."""
@@ -61,7 +70,8 @@ class StageContext:
 
     def problems(self, name: str) -> list[Problem]:
         """The problem set called `name`, decontaminated if a stage trains on it."""
-        return without_evaluation(self.all_problems(name), "problems", name, self)
+        with self.world.leader_first():
+            return without_evaluation(self.all_problems(name), "problems", name, self)
 
     def all_problems(self, name: str) -> list[Problem]:
         """The problem set called `name` as it was found."""
@@ -78,7 +88,8 @@ class StageContext:
         rows = load_traces(
             source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )
-        return without_evaluation(rows, "traces", name, self)
+        with self.world.leader_first():
+            return without_evaluation(rows, "traces", name, self)
 
 
 def sampling_settings(sampling: Sampling, num_completions: int) -> SamplingSettings:

@@ -15,13 +15,13 @@ from vibelite.algorithms.majority_vote import majority_vote
 from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import mean_with_interval, sampling_error
 from vibelite.data.benchmarks import describe_benchmark
-from vibelite.models.load import load_policy
 from vibelite.recipe.stage_section import BASE, EvaluateStage, Sampling
 from vibelite.rewards.choice import letter_shares
 from vibelite.run_dir import read_json, write_json_atomic
-from vibelite.stages.context import StageContext, build_engine, sampling_settings
+from vibelite.stages.context import StageContext, sampling_settings
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
 from vibelite.stages.rollout import sample_groups
+from vibelite.stages.sharing import open_engine, opened
 from vibelite.telemetry.entries import stage_cost
 from vibelite.types import Group, Problem
 
@@ -109,13 +109,10 @@ def sample_model(
     seed: int,
 ) -> list[Group]:
     """`num_samples` verified completions of every problem by the model in directory `model`."""
-    with context.meter.span("load"):
-        policy = load_policy(model)
-    engine = build_engine(context.recipe, policy, sampling)
+    policy, engine = open_engine(model, sampling, context)
     settings = sampling_settings(sampling, num_samples)
-    groups = sample_groups(engine, policy, problems, settings, context=context, seed=seed)
-    engine.close()
-    return groups
+    with opened(engine, context):
+        return sample_groups(engine, policy, problems, settings, context=context, seed=seed)
 
 
 def summarise(

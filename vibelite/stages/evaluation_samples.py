@@ -19,7 +19,6 @@ from typing import Any
 
 from vibelite.data.chat import prompt_ids
 from vibelite.errors import RunStopped
-from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import Sampling
 from vibelite.rewards.answer_key import answer_key, shown_letter
@@ -27,8 +26,9 @@ from vibelite.rewards.choice import shuffled
 from vibelite.rewards.failures import require_reliable
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.run_dir import append_jsonl, read_jsonl, write_jsonl_atomic
-from vibelite.stages.context import StageContext, build_engine, sampling_settings
+from vibelite.stages.context import StageContext, sampling_settings
 from vibelite.stages.rollout import sample_rows
+from vibelite.stages.sharing import open_engine, opened
 from vibelite.types import Completion, Group, Problem, Verdict
 
 # What is not needed to compute a result; a benchmark's texts may exceed memory.
@@ -117,13 +117,11 @@ def draw_samples(
     Raises VibeLiteError where the verifier fails more often than the recipe allows.
     """
     meter = context.meter
-    with meter.span("load"):
-        policy = load_policy(request.model)
-    engine = build_engine(context.recipe, policy, request.sampling)
+    policy, engine = open_engine(request.model, request.sampling, context)
     drawing = draw_completions(request, done, context, policy, engine)
     verdicts: list[Verdict] = []
     waiting: deque[tuple[Drawn, Future[Verdict]]] = deque()
-    with closing(engine), closing(drawing):
+    with opened(engine, context), closing(drawing):
         for drawn in drawing:
             waiting.append((drawn, context.verifiers.submit(drawn.problem, drawn.completion)))
             while waiting and waiting[0][1].done():

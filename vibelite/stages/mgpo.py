@@ -8,7 +8,8 @@ Reads top to bottom; the loss is `algorithms.policy_loss`, the weight
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import NoReturn
 
@@ -23,7 +24,7 @@ from vibelite.algorithms.policy_loss import (
     policy_loss,
     token_weights,
 )
-from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
+from vibelite.data.batching import TrainingSequence, pack, share_by_tokens, split_by_tokens
 from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.errors import RunStopped
 from vibelite.models.adapter import starting_weights
@@ -36,10 +37,12 @@ from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
 from vibelite.stages.mismatch import probe_mismatch, require_agreement
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
 from vibelite.stages.shaped_rewards import shape_rewards, shaping_metrics
+from vibelite.stages.sharing import share_engine
 from vibelite.telemetry.unit_costs import completion_counts
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
+from vibelite.training.parallel import World
 from vibelite.types import Group, Problem, TokenBatch
 
 
@@ -53,6 +56,8 @@ class Trainer:
     reference: Policy | None
     engine: RolloutEngine
     optimizer: PolicyOptimizer
+    world: World = field(default_factory=World)
+    """The ranks that share the step."""
 
     @property
     def loss_settings(self) -> LossSettings:
@@ -72,9 +77,10 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         policy = load_for_training(start_from, context.recipe, seed=context.seed("adapter"))
         reference = reference_of(policy, start_from, context.recipe) if stage.kl_coef else None
         engine = build_engine(context.recipe, policy, stage.sampling, stage.optimizer)
+        engine = share_engine(engine, stage.sampling, context)
         num_updates = stage.num_steps * stage.updates_per_rollout
         optimizer = PolicyOptimizer(
-            policy, stage.optimizer, num_steps=num_updates, training=training
+            policy, stage.optimizer, num_steps=num_updates, training=training, world=context.world
         )
         problems = context.problems(stage.problems)
     context.recorder.record_work("load", num_problems=len(problems))
@@ -85,11 +91,12 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         every = stage.checkpoint_every
         schedule = SaveSchedule(settings, every=every, num_steps=stage.num_steps)
         states = TrainingStates(
-            context.stage_dir, policy, optimizer, settings=settings, schedule=schedule
-        )
+            context.stage_dir, policy, optimizer,
+            settings=settings, schedule=schedule, world=context.world,
+        )  # fmt: skip
         start = states.load()
     engine.load_weights(start)
-    trainer = Trainer(stage, context, policy, reference, engine, optimizer)
+    trainer = Trainer(stage, context, policy, reference, engine, optimizer, context.world)
     probe_mismatch(engine, policy, problems, stage.sampling, context)
     for step in range(start, stage.num_steps):
         try:
@@ -100,7 +107,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         if is_last or (stage.keep_every and (step + 1) % stage.keep_every == 0):
             with context.meter.span("checkpoint"):
                 path = context.stage_dir.checkpoints / f"step-{step + 1:06d}"
-                save_model(policy, path, settings=settings)
+                context.world.from_leader(partial(save_model, policy, path, settings=settings))
         reason = context.recorder.reason_to_stop()
         if reason:
             stop(trainer, states, step + 1, reason)
@@ -109,6 +116,8 @@ def run(stage: MGPOStage, context: StageContext) -> None:
                 states.save(step + 1)
     engine.close()
     context.recorder.record_work("checkpoint")
+    if not context.world.is_leader:
+        return
     kept = sorted(context.stage_dir.checkpoints.glob("step-[0-9]*"))
     names = [f"{stage.name}-{path.name}" for path in kept[:-1]] + [stage.name]
     context.stage_dir.finish(models=dict(zip(names, kept, strict=True)), num_problems=len(problems))
@@ -148,16 +157,17 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
         for group, values in zip(groups, rewards, strict=True)
     ]
     batches = training_batches(trainer, groups, advantages)
+    (has_gradient,) = trainer.world.any_of([bool(batches)])
     metrics = rollout_metrics(groups, stage.maxent_lambda)
     metrics |= shaping_metrics(stage, groups, rewards)
-    for update in range(stage.updates_per_rollout if batches else 0):
+    for update in range(stage.updates_per_rollout if has_gradient else 0):
         with meter.span("train"):
             if update == 0:
                 frozen = [frozen_logprobs(trainer, batch) for batch in batches]
-            diagnostics = [
+            diagnostics = trainer.world.joined(
                 accumulate_gradient(trainer, batch, *known)
                 for batch, known in zip(batches, frozen, strict=True)
-            ]
+            )
         require_agreement(
             [part["mismatch"] for part in diagnostics], context.recipe.rollout.max_mismatch_kl
         )
@@ -180,12 +190,12 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
 def training_batches(
     trainer: Trainer, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
 ) -> list[TokenBatch]:
-    """Packed micro-batches of every completion that has a gradient.
+    """Packed micro-batches of this rank's share of the completions that have a gradient.
 
     Groups whose rewards are all equal have none, unless an entropy bonus or a KL penalty acts on
     every token; they count in the denominator all the same.
     """
-    stage = trainer.stage
+    stage, world = trainer.stage, trainer.world
     lengths = torch.tensor(
         [len(completion.token_ids) for group in groups for completion in group.completions]
     )
@@ -207,12 +217,10 @@ def training_batches(
                         sampler_logprobs=completion.sampler_logprobs,
                     )
                 )
-    micro_batches = split_by_tokens(
-        [len(s.token_ids) for s in sequences], stage.tokens_per_micro_batch
-    )
+    mine = share_by_tokens(sequences, world.num_ranks)[world.rank]
+    micro_batches = split_by_tokens([len(s.token_ids) for s in mine], stage.tokens_per_micro_batch)
     return [
-        pack([sequences[index] for index in indices], trainer.policy.device)
-        for indices in micro_batches
+        pack([mine[index] for index in indices], trainer.policy.device) for indices in micro_batches
     ]
 
 

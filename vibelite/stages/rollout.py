@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from vibelite.data.chat import prompt_ids
@@ -16,6 +17,7 @@ from vibelite.rewards.failures import require_reliable
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext, sampling_settings
+from vibelite.stages.sharing import helper_of, name_prompts
 from vibelite.types import Completion, Group, Problem, Verdict
 
 
@@ -34,9 +36,28 @@ def sample_groups(
     time that was spent on nothing else. The options of a multiple choice are shuffled, for all
     completions of a group alike. Raises VibeLiteError where the verifier fails more often than the
     recipe allows, and BudgetReached where the rest of the budget would not pay for a checkpoint.
+
+    Called by all ranks, or by the leader where it is by itself.
     """
+    return context.world.from_leader(
+        partial(_sample_groups, engine, policy, problems, settings, context=context, seed=seed),
+        meanwhile=helper_of(engine, context),
+    )
+
+
+def _sample_groups(
+    engine: RolloutEngine,
+    policy: Policy,
+    problems: Sequence[Problem],
+    settings: SamplingSettings,
+    *,
+    context: StageContext,
+    seed: int,
+) -> list[Group]:
+    """`sample_groups` on the leader, which verifies what all ranks sample."""
     meter = context.meter
     problems = [shuffled(problem, seed) for problem in problems]
+    name_prompts(engine, [problem.id for problem in problems])
     verdicts: list[dict[int, Future[Verdict]]] = [{} for _ in problems]
     completions: list[dict[int, Completion]] = [{} for _ in problems]
     with meter.span("rollout"):
@@ -90,15 +111,16 @@ def select_learnable(
     fingerprint = hashlib.sha256(
         "\n".join(problem.id for problem in candidates).encode()
     ).hexdigest()
-    if path.exists() and read_json(path)["fingerprint"] == fingerprint:
-        pass_rates = read_json(path)["pass_rates"]
-    else:
+    known = context.world.from_leader(lambda: read_json(path) if path.exists() else {})
+    pass_rates = known.get("pass_rates") if known.get("fingerprint") == fingerprint else None
+    if pass_rates is None:
         settings = sampling_settings(stage.sampling, stage.prefilter_samples)
         groups = sample_groups(
             engine, policy, candidates, settings, context=context, seed=context.seed("prefilter")
         )
         pass_rates = {group.problem.id: group.pass_rate for group in groups}
-        write_json_atomic(path, {"fingerprint": fingerprint, "pass_rates": pass_rates})
+        if context.world.is_leader:
+            write_json_atomic(path, {"fingerprint": fingerprint, "pass_rates": pass_rates})
         context.recorder.record_work("prefilter", num_problems=len(candidates))
     learnable = [problem for problem in candidates if 0 < pass_rates[problem.id] < 1]
     if not learnable:

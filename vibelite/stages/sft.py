@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
+from vibelite.data.batching import TrainingSequence, pack, share_by_tokens, split_by_tokens
 from vibelite.data.chat import trace_ids
 from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.errors import DataError
@@ -22,13 +22,14 @@ from vibelite.stages.context import StageContext
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
+from vibelite.training.parallel import World
 
 
 def run(stage: SFTStage, context: StageContext) -> None:
     """Trains from `start_from`; leaves `checkpoints/step-NNNNNN` every `checkpoint_every` steps and
     at the end.
     """
-    meter = context.meter
+    meter, world = context.meter, context.world
     with meter.span("load"):
         training = context.recipe.training
         policy = load_for_training(
@@ -36,13 +37,13 @@ def run(stage: SFTStage, context: StageContext) -> None:
         )
         sequences, num_dropped = tokenize(context, stage, policy)
         optimizer = PolicyOptimizer(
-            policy, stage.optimizer, num_steps=stage.num_steps, training=training
+            policy, stage.optimizer, num_steps=stage.num_steps, training=training, world=world
         )
         settings = context.recipe.checkpoint
         every = stage.checkpoint_every
         schedule = SaveSchedule(settings, every=every, num_steps=stage.num_steps)
         states = TrainingStates(
-            context.stage_dir, policy, optimizer, settings=settings, schedule=schedule
+            context.stage_dir, policy, optimizer, settings=settings, schedule=schedule, world=world
         )
         start = states.load()
     context.recorder.record_work("load", num_sequences=len(sequences), num_dropped=num_dropped)
@@ -56,6 +57,7 @@ def run(stage: SFTStage, context: StageContext) -> None:
                 policy,
                 [sequences[index] for index in indices],
                 stage,
+                world=world,
                 loss_scale=optimizer.loss_scale,
             )
         with meter.span("optimizer"):
@@ -64,7 +66,8 @@ def run(stage: SFTStage, context: StageContext) -> None:
         meter.add_tokens(trained=num_tokens)
         if step + 1 in checkpoint_steps(stage):
             with meter.span("checkpoint"):
-                save_model(policy, checkpoint_path(context, step + 1), settings=settings)
+                path = checkpoint_path(context, step + 1)
+                world.from_leader(partial(save_model, policy, path, settings=settings))
         context.recorder.record_step(
             step + 1, {"sft/loss": loss, "sft/tokens": num_tokens, **metrics}
         )
@@ -76,6 +79,8 @@ def run(stage: SFTStage, context: StageContext) -> None:
             context.recorder.record_work("checkpoint")
             raise reason
     context.recorder.record_work("checkpoint")
+    if not world.is_leader:
+        return
     checkpoints = [checkpoint_path(context, step) for step in checkpoint_steps(stage)]
     context.stage_dir.finish(
         models={stage.name: existing_model(checkpoints[-1])},
@@ -118,14 +123,21 @@ def tokenize(
 
 
 def accumulate_gradient(
-    policy: Policy, sequences: list[TrainingSequence], stage: SFTStage, *, loss_scale: float = 1.0
+    policy: Policy,
+    sequences: list[TrainingSequence],
+    stage: SFTStage,
+    *,
+    world: World | None = None,
+    loss_scale: float = 1.0,
 ) -> tuple[float, int]:
-    """Adds the gradient of the mean negative log-prob per trained token (nats) of one step, times
-    `loss_scale`; that mean, and N.
+    """Adds this rank's share of the gradient of the mean negative log-prob per trained token (nats)
+    of one step, times `loss_scale`; that mean, and the N of the share.
 
-    The mean is over the whole step, whatever the split into micro-batches.
+    The mean is over the whole step, whatever the split into ranks and micro-batches.
     """
+    world = world or World()
     num_trained = sum(sum(sequence.completion_mask) for sequence in sequences)
+    sequences = share_by_tokens(sequences, world.num_ranks)[world.rank]
     lengths = [len(sequence.token_ids) for sequence in sequences]
     total = 0.0
     for micro_batch in split_by_tokens(lengths, stage.tokens_per_micro_batch):
@@ -138,7 +150,7 @@ def accumulate_gradient(
         loss = policy.token_loss(batch, partial(weighted_nll, weights)).loss
         loss.backward()
         total += loss.item() / loss_scale
-    return total, sum(lengths)
+    return sum(world.gather(total)), sum(lengths)
 
 
 def weighted_nll(

@@ -26,6 +26,12 @@ from vibelite.run_dir import StageDir, drop_directory, new_directory
 from vibelite.storage import damage_of, free_bytes, require_free, storage_errors
 from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
+from vibelite.training.parallel import World
+from vibelite.training.shared_checkpoint import (
+    is_in_parts,
+    load_state_in_parts,
+    save_state_in_parts,
+)
 
 WEIGHTS_NAME = "weights.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
@@ -46,7 +52,10 @@ class TrainingStates:
         *,
         settings: Checkpoint,
         schedule: SaveSchedule,
+        world: World | None = None,
     ) -> None:
+        """`world`: the ranks that save and resume together; None = this process alone."""
+        self._world = world or World()
         self._stage_dir = stage_dir
         self._policy = policy
         self._optimizer = optimizer
@@ -57,9 +66,13 @@ class TrainingStates:
         """Loads the newest whole state in place and drops the records of later steps; the number
         of finished steps, 0 if none was saved.
         """
-        for path in self._stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
-            drop_directory(path)
-        step = load_training_state(self._stage_dir.resume, self._policy, self._optimizer)
+        resume = self._stage_dir.resume
+        if self._world.is_leader:
+            for path in self._stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
+                drop_directory(path)
+        step = load_training_state(resume, self._policy, self._optimizer, world=self._world)
+        if not self._world.is_leader:
+            return step
         num_recorded = self._stage_dir.truncate_after(step)
         if num_recorded and not step:
             warn(
@@ -70,17 +83,19 @@ class TrainingStates:
 
     def is_due(self, step: int) -> bool:
         """Whether to save after `step` finished steps."""
-        return self._schedule.is_due(step)
+        return self._world.from_leader(lambda: self._schedule.is_due(step))
 
     def save(self, step: int) -> None:
         """Saves the state after `step` finished steps; the records of those steps are on disk
         before it is.
         """
         start = time.monotonic()
-        self._stage_dir.sync_records()
+        if self._world.is_leader:
+            self._stage_dir.sync_records()
         save_training_state(
-            self._stage_dir.resume, step, self._policy, self._optimizer, settings=self._settings
-        )
+            self._stage_dir.resume, step, self._policy, self._optimizer,
+            settings=self._settings, world=self._world,
+        )  # fmt: skip
         self._schedule.saved(time.monotonic() - start)
 
 
@@ -108,25 +123,40 @@ def save_training_state(
     optimizer: PolicyOptimizer,
     *,
     settings: Checkpoint = NO_SETTINGS,
+    world: World | None = None,
 ) -> None:
     """Saves the state after `step` finished steps under `root`, then removes what it supersedes.
 
     Where it does not fit, superseded states go first, never the newest whole one; where even that
-    is not enough, DiskFull with nothing written.
+    is not enough, DiskFull with nothing written. Called by all ranks of `world`.
     """
+    world = world or World()
     optimizer.finish()
     # Trainable parameters once each: a tied head is its embedding.
     weights = {name: parameter.detach() for name, parameter in trained(policy).items()}
     state = optimizer.state_dict()
     num_bytes = tensor_bytes(weights) + tensor_bytes(state) + HEADER_BYTES
     margin_bytes = int(settings.free_gib * GIB)
-    make_room(root, num_bytes + margin_bytes)
-    require_free(root, num_bytes, margin_bytes=margin_bytes, what="a training state")
-    with storage_errors(root), new_directory(state_directory(root, step)) as temporary:
-        save_file(weights, temporary / WEIGHTS_NAME)
-        # A file of Python's, because errors of PyTorch's own do not say that the disk is full.
-        with open(temporary / OPTIMIZER_NAME, "wb") as file:
-            torch.save(state, file)
+
+    def require_room() -> None:
+        make_room(root, num_bytes + margin_bytes)
+        require_free(root, num_bytes, margin_bytes=margin_bytes, what="a training state")
+
+    world.from_leader(require_room)
+    if world.is_one:
+        with storage_errors(root), new_directory(state_directory(root, step)) as temporary:
+            save_file(weights, temporary / WEIGHTS_NAME)
+            # A file of Python's, because errors of PyTorch's own do not say that the disk is full.
+            with open(temporary / OPTIMIZER_NAME, "wb") as file:
+                torch.save(state, file)
+    else:
+        save_state_in_parts(state_directory(root, step), weights, optimizer, world)
+    if world.is_leader:
+        drop_superseded(root, step, settings)
+
+
+def drop_superseded(root: Path, step: int, settings: Checkpoint) -> None:
+    """Keeps the last states up to that of `step`."""
     # A later one is damaged, or it would have been resumed from.
     kept = [saved for saved in saved_steps(root) if saved <= step][-settings.keep_last :]
     for saved in saved_steps(root):
@@ -158,9 +188,21 @@ def newest_whole(root: Path) -> int | None:
     return None
 
 
-def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) -> int:
+def load_training_state(
+    root: Path, policy: Policy, optimizer: PolicyOptimizer, *, world: World | None = None
+) -> int:
     """Loads the newest whole state under `root` in place; the number of finished steps, 0 if none
-    was saved.
+    was saved. Called by all ranks of `world`.
+    """
+    world = world or World()
+    step = world.from_leader(lambda: step_to_resume(root))
+    if step:
+        restore(state_directory(root, step), policy, optimizer, world)
+    return step
+
+
+def step_to_resume(root: Path) -> int:
+    """The step of the newest whole state under `root`; 0 if none was saved.
 
     A damaged one is skipped with a warning that names the file. CheckpointError if all are damaged:
     starting over is for the user to decide.
@@ -171,7 +213,6 @@ def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) 
         if damage := damage_of(directory):
             warn(f"{damage}; the state after step {step} is skipped")
             continue
-        restore(directory, policy, optimizer)
         return step
     if steps:
         raise CheckpointError(
@@ -181,8 +222,11 @@ def load_training_state(root: Path, policy: Policy, optimizer: PolicyOptimizer) 
     return 0
 
 
-def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer) -> None:
+def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer, world: World) -> None:
     """Loads a whole state in place; CheckpointError if it is that of another model or optimizer."""
+    if is_in_parts(directory):
+        load_state_in_parts(directory, dict(trained(policy)), optimizer, world)
+        return
     try:
         weights = load_file(directory / WEIGHTS_NAME)
         # On the host: the optimizer knows which of its state belongs on the device.

@@ -75,14 +75,28 @@ class DeviceUpdate:
             "masters": [master for _, master in self._own_masters()],
         }
 
+    def flat_state(self) -> dict[str, Any]:
+        """Of AdamW: a `state_dict` with empty flat tensors, as several ranks save theirs."""
+        (part,) = self._parts
+        state = {
+            index: {"step": torch.zeros(())}
+            | {name: torch.empty(master.numel()) for name in ("exp_avg", "exp_avg_sq")}
+            for index, master in enumerate(part.masters)
+        }
+        masters = [torch.empty(master.numel()) for _, master in self._own_masters()]
+        return {"optimizers": [{"state": state}], "masters": masters}
+
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a `state_dict`, or from a `flat_state` that was filled."""
         for part, saved in zip(self._parts, state["optimizers"], strict=True):
+            if "param_groups" not in saved:
+                saved = in_shape(part, saved)
             part.optimizer.load_state_dict(saved)
             if is_paged(part.optimizer):
                 page_state(part.optimizer)
         for (parameter, master), saved in zip(self._own_masters(), state["masters"], strict=True):
-            master.copy_(saved)
+            master.copy_(saved.view_as(master))
             parameter.copy_(master)
 
     def _own_masters(self) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
@@ -93,6 +107,18 @@ class DeviceUpdate:
             for parameter, master in zip(part.parameters, part.masters, strict=True)
             if parameter.dtype != torch.float32
         ]
+
+
+def in_shape(part: Part, flat: dict[str, Any]) -> dict[str, Any]:
+    """The state of AdamW as its own `load_state_dict` takes it, from one with flat tensors."""
+    state = {
+        index: {
+            name: value if name == "step" else value.view(part.masters[index].shape)
+            for name, value in values.items()
+        }
+        for index, values in flat["state"].items()
+    }
+    return {"state": state, "param_groups": part.optimizer.state_dict()["param_groups"]}
 
 
 def _hand_gradient_over(parameter: torch.nn.Parameter, master: torch.Tensor, factor: float) -> None:

@@ -11,14 +11,16 @@ from typing import Any, Protocol
 
 import torch
 
-from vibelite.errors import CheckpointError, VibeLiteError
+from vibelite.errors import CheckpointError, RecipeError, VibeLiteError
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.device_update import DeviceUpdate, adamw, adamw_8bit, muon
 from vibelite.training.gradients import clip_factor, global_norm
 from vibelite.training.host_adamw import HostAdamW
+from vibelite.training.parallel import World
 from vibelite.training.precision import DTYPES, LossScale, check_weights
+from vibelite.training.sharded_update import ShardedAdamW
 
 
 def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
@@ -69,12 +71,15 @@ class PolicyOptimizer:
         *,
         num_steps: int,
         training: Training = Training(),  # noqa: B008 (frozen)
+        world: World | None = None,
     ) -> None:
+        """`world`: the ranks that share the update; None = this process alone."""
         self._config = config
+        self._world = world or World()
         self._num_steps = num_steps
         check_weights(policy.trainable_parameters(), training)
         self._loss_scale = LossScale() if training.dtype == "float16" else None
-        self._update = _update(policy, config, DTYPES[training.gradient_dtype])
+        self._update = _update(policy, config, DTYPES[training.gradient_dtype], self._world)
 
     @property
     def loss_scale(self) -> float:
@@ -90,7 +95,7 @@ class PolicyOptimizer:
         after `finish`.
         """
         loss_scale = self.loss_scale
-        norm = global_norm(self._update.gradients()).cpu() / loss_scale
+        norm = self._world.norm(global_norm(self._update.gradients()).cpu()) / loss_scale
         scale = lr_scale(self._config, step, self._num_steps)
         metrics = {"optimizer/lr": self._config.lr * scale}
         is_finite = math.isfinite(norm)
@@ -124,6 +129,22 @@ class PolicyOptimizer:
             state["loss_scale"] = self._loss_scale.state_dict()
         return state
 
+    def flat_state(self) -> dict[str, Any]:
+        """A `state_dict` with empty flat tensors, for `parallel.load_parts` to fill.
+
+        CheckpointError where the kind of optimizer never saves in parts.
+        """
+        if self._config.kind != "adamw":
+            raise CheckpointError(
+                f"the saved state is that of optimizer.kind adamw, not {self._config.kind}; use "
+                "another run directory"
+            )
+        assert isinstance(self._update, DeviceUpdate | ShardedAdamW)
+        state = {"kind": self._config.kind, **self._update.flat_state()}
+        if self._loss_scale is not None:
+            state["loss_scale"] = self._loss_scale.state_dict()
+        return state
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a `state_dict` of the same kind of optimizer over the same parameters, whose
         saved values are in place already.
@@ -138,8 +159,15 @@ class PolicyOptimizer:
             self._loss_scale.load_state_dict(state["loss_scale"])
 
 
-def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype) -> Update:
+def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype, world: World) -> Update:
     parameters = list(policy.trainable_parameters())
+    if not world.is_one:
+        if config.kind != "adamw":
+            raise RecipeError(
+                f"optimizer.kind {config.kind}: only adamw shares its state and its update among "
+                "several GPUs; use it, or num_gpus: 1"
+            )
+        return ShardedAdamW(parameters, config, gradient_dtype, world)
     match config.kind:
         case "adamw":
             return DeviceUpdate([adamw(parameters, config)], gradient_dtype)

@@ -1,0 +1,223 @@
+"""One engine per rank as a single engine: the leader's `stream` hands prompts out and yields what
+any rank samples.
+
+Work is cut into units of prompts that one engine samples side by side; a rank that is done takes
+the next unit, so that none waits for a static split. Random numbers belong to a prompt and a
+sample, so the completions do not depend on who samples them, but for rounding in batches of another
+size.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vibelite.errors import EngineError
+from vibelite.rollout.engine import RolloutEngine, SamplingSettings
+from vibelite.types import Completion
+
+Pair = tuple[int, int]
+# While nothing arrives from other ranks.
+POLL_SECONDS = 0.005
+
+
+class Ranks(Protocol):
+    """What is needed of `training.parallel.World`."""
+
+    rank: int
+    num_ranks: int
+    store: Any
+    watchdog: Any
+
+    def delegate(self, task: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTask:
+    """One call of `stream`, cut into units of prompts' indices."""
+
+    number: int
+    prompts: list[list[int]]
+    settings: SamplingSettings
+    seed: int
+    skip: frozenset[Pair]
+    units: list[list[int]]
+    names: list[str]
+
+
+@dataclass(slots=True)
+class SharedEngine:
+    """The leader streams; the other ranks `help` with each task that it delegates."""
+
+    own: RolloutEngine
+    ranks: Ranks
+    max_sequences: int
+    """That one engine decodes side by side."""
+    waiting: Callable[[], Any]
+    """Makes a context manager around the wait for other ranks."""
+    names: list[str] = field(default_factory=list)
+    """What prompts are called in messages, in their order; empty = by number."""
+    _num_tasks: int = 0
+    _mean_tokens: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        skip: Collection[Pair] = (),
+    ) -> Iterator[tuple[int, int, Completion]]:
+        """As `RolloutEngine.stream`, on all ranks; called by the leader alone."""
+        self._num_tasks += 1
+        capacity = max(1, self.max_sequences // settings.num_completions)
+        wanted = self._wanted(len(prompts), settings.num_completions, skip)
+        expected = self._expected(prompts)
+        units = cut_into_units(wanted, expected, self.ranks.num_ranks, capacity)
+        names = self.names or [f"prompt {index + 1}" for index in range(len(prompts))]
+        task = SampleTask(
+            self._num_tasks,
+            [list(p) for p in prompts],
+            settings,
+            seed,
+            frozenset(skip),
+            units,
+            names,
+        )
+        self.ranks.delegate(task)
+        try:
+            for prompt, sample, completion in self._collect(task):
+                self._learn(prompts[prompt], len(completion.token_ids))
+                yield prompt, sample, completion
+        finally:
+            self.ranks.store.set(f"sample/{task.number}/stop", "")
+
+    def help(self, task: SampleTask) -> None:
+        """Samples units of the leader's task until none is left or it wants no more."""
+        store = self.ranks.store
+        for result in self._own_share(task):
+            place = store.add(f"sample/{task.number}/ended", 1)
+            store.set(f"sample/{task.number}/{place}", pickle.dumps(result))
+
+    def _own_share(self, task: SampleTask) -> Iterator[tuple[int, int, Completion]]:
+        """What this rank samples of a task, as it ends."""
+        store, key = self.ranks.store, f"sample/{task.number}"
+        everything = {
+            (prompt, sample)
+            for prompt in range(len(task.prompts))
+            for sample in range(task.settings.num_completions)
+        }
+        while (number := store.add(f"{key}/taken", 1) - 1) < len(task.units):
+            unit = set(task.units[number])
+            self.ranks.watchdog.note(", ".join(task.names[prompt] for prompt in sorted(unit)[:3]))
+            skip = task.skip | {pair for pair in everything if pair[0] not in unit}
+            drawn = self.own.stream(task.prompts, task.settings, seed=task.seed, skip=skip)
+            with closing(drawn):  # pyright: ignore[reportArgumentType]
+                for prompt, sample, completion in drawn:
+                    self.ranks.watchdog.note(f"{task.names[prompt]}, sample {sample + 1}")
+                    yield prompt, sample, completion
+                    if store.check([f"{key}/stop"]):
+                        return
+        self.ranks.watchdog.note("")
+
+    def _collect(self, task: SampleTask) -> Iterator[tuple[int, int, Completion]]:
+        """Everything that the task's ranks sample, this one's between the others'."""
+        store, key = self.ranks.store, f"sample/{task.number}"
+        missing = sum(
+            (prompt, sample) not in task.skip
+            for prompt in range(len(task.prompts))
+            for sample in range(task.settings.num_completions)
+        )
+        num_read = 0
+
+        def arrived() -> Iterator[tuple[int, int, Completion]]:
+            nonlocal num_read
+            for place in range(num_read + 1, store.add(f"{key}/ended", 0) + 1):
+                result = store.get(f"{key}/{place}")  # waits for the value behind the number
+                store.delete_key(f"{key}/{place}")
+                num_read = place
+                yield pickle.loads(result)
+
+        for own in self._own_share(task):
+            missing -= 1
+            yield own
+            for other in arrived():
+                missing -= 1
+                yield other
+        while missing:
+            before = missing
+            for other in arrived():
+                missing -= 1
+                yield other
+            if missing == before:
+                with self.waiting(), self.ranks.watchdog.waiting("completions of other ranks"):
+                    time.sleep(POLL_SECONDS)
+
+    def _wanted(self, num_prompts: int, num_samples: int, skip: Collection[Pair]) -> list[int]:
+        """The prompts of which a sample is wanted."""
+        return [
+            prompt
+            for prompt in range(num_prompts)
+            if any((prompt, sample) not in skip for sample in range(num_samples))
+        ]
+
+    def _expected(self, prompts: Sequence[Sequence[int]]) -> list[float]:
+        """Tokens of a completion of each prompt so far; of one never sampled the mean of all."""
+        known = self._mean_tokens
+        usual = sum(known.values()) / len(known) if known else 0.0
+        return [known.get(tuple(prompt), usual) for prompt in prompts]
+
+    def _learn(self, prompt: Sequence[int], num_tokens: int) -> None:
+        seen = self._mean_tokens.get(tuple(prompt), float(num_tokens))
+        self._mean_tokens[tuple(prompt)] = 0.5 * (seen + num_tokens)
+
+    def load_weights(self, version: int) -> None:
+        self.own.load_weights(version)
+
+    def sleep(self) -> None:
+        self.own.sleep()
+
+    def wake(self) -> None:
+        self.own.wake()
+
+    def close(self) -> None:
+        self.own.close()
+
+    def metrics(self) -> dict[str, float]:
+        return self.own.metrics()
+
+
+def cut_into_units(
+    prompts: Sequence[int], expected: Sequence[float], num_ranks: int, capacity: int
+) -> list[list[int]]:
+    """Units of prompts to be taken one after the other by `num_ranks`, those with the longest
+    completions first; `expected[prompt]` is the tokens that one of its completions should have.
+
+    Prompts that one engine would sample side by side, `capacity` of them in the order given, are
+    shared among ranks only as far as that leaves no rank with more turns: an engine takes hardly
+    less time for fewer rows. Within each such share the units are of like expected length.
+
+    >>> cut_into_units([0, 1, 2, 3], [5.0, 1.0, 4.0, 2.0], num_ranks=2, capacity=4)
+    [[0, 1], [2, 3]]
+    """
+    if not prompts:
+        return []
+    if capacity < 1:
+        raise EngineError("an engine samples at least one prompt at a time")
+    chunks = [prompts[start : start + capacity] for start in range(0, len(prompts), capacity)]
+    turns = math.ceil(len(chunks) / num_ranks)
+    per_chunk = num_ranks * turns // len(chunks)
+    units: list[list[int]] = []
+    for chunk in chunks:
+        parts: list[list[int]] = [[] for _ in range(min(per_chunk, len(chunk)))]
+        room = math.ceil(len(chunk) / len(parts))
+        for prompt in sorted(chunk, key=lambda prompt: (-expected[prompt], prompt)):
+            free = [part for part in parts if len(part) < room]
+            min(free, key=lambda part: sum(expected[p] for p in part)).append(prompt)
+        units += [sorted(part) for part in parts]
+    return sorted(units, key=lambda unit: -sum(expected[prompt] for prompt in unit))

@@ -1,0 +1,52 @@
+"""Training states that several ranks write together, by torch's DCP: each its part of the
+optimizer's state. Any number of ranks, and a single process, resume from them.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from vibelite.run_dir import new_directory
+from vibelite.storage import storage_errors
+from vibelite.training.optim import PolicyOptimizer
+from vibelite.training.parallel import World, load_parts, save_parts
+
+PARTS_NAME = "parts"
+Weights = dict[str, torch.Tensor]
+
+
+def save_state_in_parts(
+    directory: Path, weights: Weights, optimizer: PolicyOptimizer, world: World
+) -> None:
+    """Writes `directory` whole or not at all; called by all ranks, which see one file system."""
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    with (
+        storage_errors(directory.parent),
+        new_directory(directory) if world.is_leader else nullcontext(),
+    ):
+        world.barrier("the checkpoint's directory")
+        state = {"weights": weights, "optimizer": optimizer.state_dict()}
+        save_parts(state, temporary / PARTS_NAME, world)
+        world.barrier("the checkpoint's parts")
+
+
+def is_in_parts(directory: Path) -> bool:
+    return (directory / PARTS_NAME).is_dir()
+
+
+def load_state_in_parts(
+    directory: Path, weights: Weights, optimizer: PolicyOptimizer, world: World
+) -> None:
+    """Loads in place what any number of ranks saved; `weights` are the parameters themselves."""
+    state = {
+        "weights": {name: torch.empty_like(weight) for name, weight in weights.items()},
+        "optimizer": optimizer.flat_state(),
+    }
+    load_parts(state, directory / PARTS_NAME, world)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])

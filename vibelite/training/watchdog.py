@@ -1,0 +1,162 @@
+"""Says which rank is where, and ends a rank that waits for one that is gone or stuck.
+
+Every rank writes what it is doing to the store once a second. A rank that is no longer heard of, or
+a run in which no rank makes progress, ends with one message instead of a hang.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vibelite.errors import PeerLost, VibeLiteError
+
+SECONDS_PER_BEAT = 1.0
+# Looks in a row at a rank that has not beaten: it is gone. Below the 30 s that a launcher gives.
+LOST_BEATS = 20
+EXIT_FAILED = 1
+DONE = "done"
+
+
+class Watchdog:
+    """One rank's side of it; `store` is shared by all ranks."""
+
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        num_ranks: int,
+        *,
+        timeout_seconds: float,
+        end: Callable[[int], Any] = os._exit,
+    ) -> None:
+        self._store = store.clone()  # calls of one client wait for each other
+        self._rank = rank
+        self._num_ranks = num_ranks
+        self._timeout_seconds = timeout_seconds
+        self._end = end
+        self._beats = 0
+        self._progress = 0
+        self._waits_for = ""
+        self.sample = ""
+        """What is being sampled or trained, named by whoever does it."""
+        self.describe: Callable[[], str] = lambda: "start"
+        self._ended = threading.Event()
+        self._beat()
+
+    def note(self, sample: str) -> None:
+        """Work goes on, with `sample`."""
+        self.sample = sample
+        self._progress += 1
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Around a wait for other ranks."""
+        before, self._waits_for = self._waits_for, what
+        self._progress += 1
+        try:
+            yield
+        finally:
+            self._waits_for = before
+
+    @property
+    def place(self) -> str:
+        """Where this rank is: stage, step, span, sample."""
+        return ", ".join(filter(None, [self.describe(), self.sample]))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Beats and watches from another thread; what ends well inside is no failure to others."""
+        thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+            self._beats = -1
+            self._beat()
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def report_failure(self, error: BaseException) -> None:
+        """Leaves why this rank ends where the launcher looks for it, unless another rank is why."""
+        if isinstance(error, PeerLost) or getattr(error, "is_leaders", False):
+            return
+        self._report(str(error), getattr(error, "exit_code", EXIT_FAILED), error)
+
+    def _report(self, message: str, code: int, error: BaseException | None = None) -> None:
+        failure = {"message": message, "exit_code": code, "place": self.place}
+        failure["is_known"] = isinstance(error, VibeLiteError)
+        if error is not None and not failure["is_known"]:
+            failure["message"] = "".join(traceback.format_exception_only(error)).strip()
+        try:
+            self._store.set(f"failure/{self._rank}", json.dumps(failure))
+        except RuntimeError:
+            print(f"rank {self._rank}, {self.place}: {message}", file=sys.stderr)
+
+    def _beat(self) -> None:
+        state = {
+            "beats": self._beats,
+            "progress": self._progress,
+            "place": self.place,
+            "waits_for": self._waits_for,
+        }
+        self._store.set(f"rank/{self._rank}", json.dumps(state))
+        if self._beats >= 0:
+            self._beats += 1
+
+    def _watch(self) -> None:
+        seen: dict[int, dict[str, Any]] = {}
+        unchanged = dict.fromkeys(range(self._num_ranks), 0)
+        num_still = 0
+        while not self._ended.wait(SECONDS_PER_BEAT):
+            try:
+                self._beat()
+                states = read_states(self._store, self._num_ranks)
+            except RuntimeError:  # the launcher, or the node that holds the store, is gone
+                print(f"rank {self._rank}: lost the store of the run", file=sys.stderr)
+                self._end(EXIT_FAILED)
+                return
+            has_moved = any(was_at(states, rank) != was_at(seen, rank) for rank in states)
+            num_still = 0 if has_moved else num_still + 1
+            for rank, state in states.items():
+                has_beaten = state["beats"] < 0 or state["beats"] != seen.get(rank, {}).get("beats")
+                unchanged[rank] = 0 if has_beaten else unchanged[rank] + 1
+            seen = states
+            lost = [rank for rank, count in unchanged.items() if count > LOST_BEATS]
+            if lost:
+                self._give_up(f"rank {lost[0]} has not been heard of for {LOST_BEATS} s", states)
+            elif num_still * SECONDS_PER_BEAT > self._timeout_seconds:
+                self._give_up(f"no rank made progress for {self._timeout_seconds:g} s", states)
+
+    def _give_up(self, why: str, states: dict[int, dict[str, Any]]) -> None:
+        self._report(f"{why}; {table(states)}", EXIT_FAILED)
+        print(f"rank {self._rank}: {why}; {table(states)}", file=sys.stderr)
+        self._ended.set()
+        self._end(EXIT_FAILED)
+
+
+def read_states(store: Any, num_ranks: int) -> dict[int, dict[str, Any]]:
+    """What every rank last said; those that have said nothing yet are left out."""
+    ranks = [rank for rank in range(num_ranks) if store.check([f"rank/{rank}"])]
+    return {rank: json.loads(store.get(f"rank/{rank}")) for rank in ranks}
+
+
+def was_at(states: dict[int, dict[str, Any]], rank: int) -> tuple[Any, Any]:
+    """What changes as a rank goes on."""
+    state = states.get(rank, {})
+    return state.get("progress"), state.get("place")
+
+
+def table(states: dict[int, dict[str, Any]]) -> str:
+    """Where every rank is, and what it waits for."""
+    return "; ".join(
+        f"rank {rank}: {state['place']}"
+        + (f", waits for {state['waits_for']}" if state["waits_for"] else "")
+        for rank, state in sorted(states.items())
+    )
