@@ -159,7 +159,7 @@ def run_recipe(recipe: Recipe, directory: Path) -> None:
     path = directory.with_suffix(".yaml")
     write_text_atomic(path, dump_resolved(recipe))
     with (
-        open(directory.with_suffix(".log"), "a") as log,
+        open(directory.with_suffix(".log"), "a", buffering=1) as log,
         redirect_stdout(log),
         redirect_stderr(log),
     ):
