@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from tests.report.conftest import HOSTILE, RunBuilder
+from tests.report.conftest import HOSTILE, MODELS, RunBuilder
 from vibelite.cli import app
 from vibelite.errors import RecipeError
 from vibelite.run_dir import RunDir
@@ -15,7 +15,7 @@ from vibelite.run_dir import RunDir
 def run_dir(tmp_path):
     builder = RunBuilder(RunDir(tmp_path))
     builder.base()
-    builder.sft(5)
+    builder.sft()
     builder.mgpo()
     builder.evaluate()
     return tmp_path
@@ -45,7 +45,13 @@ def test_what_is_shown_can_be_chosen(run_dir):
 def test_without_a_stage_the_last_that_sampled_is_shown(run_dir):
     result = found(run_dir)
     assert result["stage"] == "evaluate"
-    assert {row["key"] for row in result["samples"]} == {"held-out--mgpo"}
+    assert {row["key"] for row in result["samples"]} == {f"held-out--{MODELS['mgpo']}"}
+
+
+def test_a_model_of_an_evaluation_is_asked_for_by_its_name(run_dir):
+    rows = found(run_dir, "--key", "held-out--sft", "--limit", 100)["samples"]
+    assert len(rows) == 32 and {row["key"] for row in rows} == {f"held-out--{MODELS['sft']}"}
+    assert found(run_dir, "--key", f"held-out--{MODELS['sft']}", "--limit", 100)["samples"] == rows
 
 
 def test_model_text_cannot_command_the_terminal(run_dir):

@@ -16,6 +16,17 @@ from vibelite.telemetry.recorder import Recorder
 SUBDOMAINS = ("algebra", "geometry", "number", "counting")
 HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(2)> \x1b[31mred\x1b[0m {{ 7*7 }}"
 
+# Names in the results -> what stands for their directories in the keys of samples.
+MODELS = {
+    "base": "base",
+    "sft": "stages-00-sft-checkpoints-step-000060",
+    "probe-algebra": "stages-00-sft-checkpoints-step-000060",
+    "probe-number": "stages-00-sft-checkpoints-step-000050",
+    "tail-average": "stages-02-fuse-checkpoints-tail-average",
+    "fuse": "stages-02-fuse-checkpoints-fused",
+    "mgpo": "stages-03-mgpo-checkpoints-step-000040",
+}
+
 RECIPE = """\
 name: {name}
 cost: {{usd_per_hour: 2.0}}
@@ -126,13 +137,19 @@ class RunBuilder:
                 "specialists": specialists,
             },
         )
-        stage_dir.finish(models={"probe-algebra": stage_dir.path})
+        kept = self.run.path / "stages" / "00-sft" / "checkpoints"
+        stage_dir.finish(
+            models={"probe-algebra": kept / "step-000060", "probe-number": kept / "step-000050"}
+        )
 
     def fuse(self) -> None:
         stage_dir = self.run.stage(2, "fuse")
         self.spend(fuse=0.6)
         self.recorder("fuse", stage_dir).record_work("fuse")
-        stage_dir.finish(models={"tail-average": stage_dir.path, "fuse": stage_dir.path})
+        places = {"tail-average": "tail-average", "fuse": "fused"}
+        stage_dir.finish(
+            models={name: stage_dir.checkpoints / place for name, place in places.items()}
+        )
 
     def mgpo(self, num_steps: int | None = None) -> None:
         stage_dir = self.run.stage(3, "mgpo")
@@ -193,14 +210,14 @@ class RunBuilder:
     def evaluate(self) -> None:
         stage_dir = self.run.stage(4, "evaluate")
         recorder = self.recorder("evaluate", stage_dir)
-        models = ["base", "sft", "probe-algebra", "probe-number", "tail-average", "fuse", "mgpo"]
         rows = []
-        for index, name in enumerate(models):
+        for index, name in enumerate(MODELS):
             self.spend(load=0.2, rollout=3, verify=0.2)
             self.meter.add_tokens(prompt=2000, generated=90_000)
             recorder.record_work("evaluate", model=name)
             rows.append(result_row(name, 0.01 + 0.1 * index))
-            key = f"held-out--{name}"
+        for directory in dict.fromkeys(MODELS.values()):  # one model may have two names
+            key = f"held-out--{directory}"
             samples = [row | {"key": key} for row in self.sample_rows(0)]
             append_jsonl(stage_dir.samples_path, samples)
         write_json_atomic(stage_dir.path / "results.json", rows)

@@ -9,15 +9,18 @@ from tests.report.conftest import result_row
 from vibelite import cli
 from vibelite.report.compare import compare_runs, solved_shares
 from vibelite.report.curves import running_total
+from vibelite.report.summary import collect_results
 from vibelite.run_dir import append_jsonl, write_json_atomic, write_text_atomic
 
 
 def evaluated(builder, shares, *, index=4, name="evaluate", num_samples=8, model="mgpo"):
     """A finished evaluate stage in which each problem was solved in that share of its samples."""
+    trained = builder.run.stage(3, model)
+    trained.finish(models={model: trained.checkpoints / "step-000040"})
     stage = builder.run.stage(index, name)
     rows = [
         {
-            "key": f"held-out--{model}",
+            "key": f"held-out--stages-03-{model}-checkpoints-step-000040",
             "problem_id": problem,
             "correct": sample < share * 8,
             "prompt": "2+2",
@@ -46,6 +49,14 @@ def some_shares(seed, shift, num_problems=60):
 def test_shares_are_those_of_each_problem(make_run):
     path = evaluated(make_run(), {"a": 0.25, "b": 1.0})
     assert solved_shares(path) == {("mgpo", "held-out"): {"a": 0.25, "b": 1.0}}
+
+
+def test_models_are_found_by_their_directories_and_may_have_two_names(finished_run, make_run):
+    shares = solved_shares(finished_run.run.path)
+    models = {model for model, _ in shares}
+    assert models == {row["stage"] for row in collect_results(finished_run.run.path)}
+    assert all(shares.values())
+    assert shares["probe-algebra", "held-out"] == shares["sft", "held-out"]
 
 
 def test_the_last_evaluation_of_a_model_counts(make_run):

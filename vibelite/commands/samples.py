@@ -35,7 +35,7 @@ def samples(
     vibelite samples runs/quickstart --stage mgpo --step 10 --only wrong
     """
     from vibelite.recipe.suggest import did_you_mean
-    from vibelite.report.run_data import load_stages, stream_jsonl
+    from vibelite.report.run_data import load_stages, model_keys, stream_jsonl
 
     resolved = run_dir / "recipe.resolved.yaml"
     if not resolved.is_file():
@@ -51,6 +51,9 @@ def samples(
         )
     chosen = stages[stage or with_samples[-1]]
     (path,) = run_dir.glob(f"stages/[0-9]*-{chosen.name}/samples.jsonl")
+    if key:
+        benchmark, _, model = key.rpartition("--")
+        key = f"{benchmark}--{model_keys(run_dir).get(model, model)}"
     wanted = {"step": step, "key": key or None}
     if step is None and not key:
         wanted = {name: chosen.samples[-1].get(name) for name in wanted}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vibelite.algorithms.statistics import paired_difference
-from vibelite.report.run_data import stream_jsonl
+from vibelite.report.run_data import model_keys, stream_jsonl
 from vibelite.report.summary import collect_results
 
 NUM_BOOTSTRAP = 5000
@@ -77,14 +77,20 @@ def compare_runs(run_dirs: Mapping[str, Path]) -> list[Difference]:
 def solved_shares(run_dir: Path) -> Shares:
     """What the finished evaluate stages of a run found, problem by problem.
 
-    A sample counts for the row of results whose `BENCHMARK--MODEL` is its key.
+    A sample counts for every row of results whose model lies in the directory of its key.
     """
-    rows = {f"{row['benchmark']}--{row['stage']}": row for row in collect_results(run_dir)}
+    keys = model_keys(run_dir)
+    rows = [
+        (row, f"{row['benchmark']}--{keys[row['stage']]}")
+        for row in collect_results(run_dir)
+        if row["stage"] in keys
+    ]
+    wanted = {key for _, key in rows}
     counts: dict[str, dict[str, list[int]]] = {}
     for path in sorted((run_dir / "stages").glob("*/results.json")):
         fresh: dict[str, dict[str, list[int]]] = {}
         for sample in stream_jsonl(path.parent / "samples.jsonl"):
-            if sample.get("key") in rows:
+            if sample.get("key") in wanted:
                 problems = fresh.setdefault(sample["key"], {})
                 count = problems.setdefault(sample["problem_id"], [0, 0])
                 count[0] += sample["correct"] is True
@@ -94,7 +100,7 @@ def solved_shares(run_dir: Path) -> Shares:
         (row["stage"], row["benchmark"]): {
             problem: right / total for problem, (right, total) in counts.get(key, {}).items()
         }
-        for key, row in rows.items()
+        for row, key in rows
     }
 
 

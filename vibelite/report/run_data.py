@@ -5,6 +5,7 @@ or made by a part of the pipeline.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vibelite.errors import VibeLiteError
+from vibelite.recipe.stage_section import BASE
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import read_json
 from vibelite.telemetry.entries import Entry, read_ledger
@@ -90,14 +92,47 @@ def load_stages(run_dir: Path, recipe_text: str | None) -> list[StageData]:
     }
     recipe = YAML(typ="safe").load(recipe_text) if recipe_text else {}
     planned = {stage["name"]: stage for stage in recipe.get("stages", [])}
+    # The first name of a model that has several: reversed, so that it is the one that stays.
+    labels = {key: name for name, key in reversed(model_keys(run_dir).items())}
     return [
-        load_stage(name, directories.get(name), total_steps=planned.get(name, {}).get("num_steps"))
+        load_stage(
+            name,
+            directories.get(name),
+            total_steps=planned.get(name, {}).get("num_steps"),
+            labels=labels,
+        )
         for name in dict.fromkeys([*planned, *directories])
     ]
 
 
-def load_stage(name: str, path: Path | None, *, total_steps: int | None) -> StageData:
-    """One stage from its directory; None = it has not been started."""
+def model_keys(run_dir: Path) -> dict[str, str]:
+    """Name of a model -> what stands for its directory in the keys of an evaluation's samples,
+    BENCHMARK--DIRECTORY. A directory may have several names: the specialist of two sub-domains.
+
+    mgpo -> stages-03-mgpo-checkpoints-step-000070
+    """
+    keys = {BASE: BASE}
+    for path in sorted(run_dir.glob("stages/[0-9]*-*/status.json")):
+        for name, relative in read_json(path)["models"].items():
+            directory = os.path.normpath(path.parent.relative_to(run_dir) / relative)
+            keys[name] = "-".join(Path(directory).parts)
+    return keys
+
+
+def sample_origin(row: dict[str, Any], labels: dict[str, str]) -> str:
+    """Where a sample comes from, in words: its step, or the benchmark and the model."""
+    if "step" in row:
+        return f"step {row['step']}"
+    benchmark, _, directory = row.get("key", "").rpartition("--")
+    return ", ".join(filter(None, [benchmark, labels.get(directory, directory)]))
+
+
+def load_stage(
+    name: str, path: Path | None, *, total_steps: int | None, labels: dict[str, str]
+) -> StageData:
+    """One stage from its directory; None = it has not been started. `labels`: names of models by
+    their keys.
+    """
     if path is None:
         return StageData(name, False, False, total_steps, [], [], 0, {}, None)
     groups: Groups = {}
@@ -109,7 +144,7 @@ def load_stage(name: str, path: Path | None, *, total_steps: int | None) -> Stag
         is_finished=(path / "status.json").exists(),
         total_steps=total_steps,
         steps=list(stream_jsonl(path / "steps.jsonl")),
-        samples=samples,
+        samples=[row | {"origin": sample_origin(row, labels)} for row in samples],
         num_samples=num_samples,
         outcomes={step: [(r, n) for r, n in of_step.values()] for step, of_step in groups.items()},
         probe=read_json(probe) if probe.exists() else None,
