@@ -36,6 +36,19 @@ def test_the_installed_script_is_the_same_program() -> None:
     assert result.stdout == f"vibelite {__version__}\n"
 
 
+def test_the_program_ends_without_a_search_for_garbage():
+    program = (
+        "import atexit, gc, sys, vibelite.cli as cli\n"
+        "atexit.register(lambda: print('frozen', gc.get_freeze_count()))\n"  # after cli's own
+        "sys.argv = ['vibelite', '--version']\n"
+        "assert gc.get_freeze_count() == 0\n"
+        "cli.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert int(result.stdout.rpartition("frozen ")[2]) > 1000
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "recipe.yaml"]])
 def test_help_and_the_check_of_a_recipe_load_no_torch(arguments: list[str], tmp_path: Path) -> None:
     write_recipe(tmp_path, line_2="seed: x")
