@@ -55,6 +55,9 @@ MEASUREMENTS = (
     ),
     Measurement("optim", "benchmarks.gpu_optim"),
     Measurement("activations", "benchmarks.gpu_activations"),
+    Measurement(
+        "vllm", "benchmarks.gpu_vllm", ("--seconds", "400"), ("--tiny", "--only", "copy-2"), 420.0
+    ),
 )
 
 
