@@ -1,16 +1,16 @@
 """TRL's side of `step_vs_trl.py`: the seconds and the memory of its SFT and GRPO steps.
 
-Runs under an interpreter that has TRL, reads the workload written by `step_vs_trl.py`, and prints
-one JSON object. It imports nothing of VibeLite.
+Runs under an interpreter that has TRL, reads the workload written by `step_vs_trl.py`, and takes
+turns with the other side. It imports nothing of VibeLite.
 """
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from step_turns import Turns, report_end
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import (  # pyright: ignore[reportMissingImports]
     GRPOConfig,
@@ -28,19 +28,17 @@ def memory_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-class Stopwatch(TrainerCallback):
-    """Seconds of every optimizer step, from one step's end to the next one's."""
+class StepEnds(TrainerCallback):
+    """Turns of optimizer steps, from one step's end to the next one's."""
 
     def __init__(self):
-        self.seconds = []
+        self.turns = Turns()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.since = time.perf_counter()
+        self.turns.start()
 
     def on_step_end(self, args, state, control, **kwargs):
-        now = time.perf_counter()
-        self.seconds.append(now - self.since)
-        self.since = now
+        self.turns.end_step()
 
 
 def reward(completions, **kwargs):
@@ -48,7 +46,7 @@ def reward(completions, **kwargs):
     return [float(index % 2) for index in range(len(completions))]
 
 
-def make_trainer(work, model, tokenizer, stopwatch):
+def make_trainer(work, model, tokenizer):
     common = {
         "output_dir": work["scratch"],
         "use_cpu": True,
@@ -76,7 +74,7 @@ def make_trainer(work, model, tokenizer, stopwatch):
         settings = SFTConfig(**common, max_length=work["max_tokens"], loss_type=work["trl_loss"])
         return SFTTrainer(
             model, args=settings, train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer, callbacks=[stopwatch],
+            processing_class=tokenizer, callbacks=[StepEnds()],
         )  # fmt: skip
     rows = [{"prompt": [{"role": "user", "content": prompt}]} for prompt, _ in work["traces"]]
     settings = GRPOConfig(
@@ -86,7 +84,7 @@ def make_trainer(work, model, tokenizer, stopwatch):
     )  # fmt: skip
     return GRPOTrainer(
         model, reward, args=settings, train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer, callbacks=[stopwatch],
+        processing_class=tokenizer, callbacks=[StepEnds()],
     )  # fmt: skip
 
 
@@ -99,11 +97,8 @@ def main(path: str) -> None:
         parameter.detach().sum()  # the weights are in memory, not only mapped from the file
     bare = memory_bytes("VmRSS")
     CLEAR_REFS.write_text("5")
-    stopwatch = Stopwatch()
-    trainer = make_trainer(work, model, tokenizer, stopwatch)
-    trainer.train()
-    result = {"seconds": stopwatch.seconds, "peak_bytes": memory_bytes("VmHWM") - bare}
-    print(json.dumps(result | {"bare_bytes": bare}))
+    make_trainer(work, model, tokenizer).train()
+    report_end({"peak_bytes": memory_bytes("VmHWM") - bare, "bare_bytes": bare})
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """VibeLite's side of `step_vs_trl.py`: the seconds and the memory of its SFT and MGPO steps.
 
-Reads the workload written by `step_vs_trl.py` and prints one JSON object. A step is made of the
-stages' own functions in their order. Two things differ from a run: no completion ends early, and
-every second one of a group is right, so that both trainers do the same work.
+Reads the workload written by `step_vs_trl.py` and takes turns with the other side. A step is made
+of the stages' own functions in their order. Two things differ from a run: no completion ends early,
+and every second one of a group is right, so that both trainers do the same work.
 """
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from step_turns import Turns, report_end
 
 from vibelite.algorithms.advantages import group_advantages, maxent_weight
 from vibelite.data.batching import TrainingSequence
@@ -107,13 +107,11 @@ def main(path: str) -> None:
     bare = resident_bytes()
     take_peak_bytes()
     steps = {"sft": sft_steps, "mgpo": mgpo_steps}[work["method"]]
-    seconds, since = [], time.perf_counter()
+    turns = Turns()
+    turns.start()
     for _ in steps(work, policy):
-        now = time.perf_counter()
-        seconds.append(now - since)
-        since = now
-    peak = take_peak_bytes() - bare
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak, "bare_bytes": bare}))
+        turns.end_step()
+    report_end({"peak_bytes": take_peak_bytes() - bare, "bare_bytes": bare})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Seconds and memory of a training step beside TRL's, on SmolLM2-135M and a CPU.
 
-    python benchmarks/step_vs_trl.py --trl-python TRL_VENV/bin/python
+    bash scripts/setup_trl.sh
+    python benchmarks/step_vs_trl.py --output benchmarks/results/step_vs_trl.json
 
-The same model, prompts, texts, global batch and completion lengths on both sides; processes of both
-sides alternate, and the first step of each is a warm-up. Memory is the peak of resident memory
-above the process that has only loaded the model. Each case is one workload with one setting of
-TRL: its defaults come first, then what makes it smaller or faster. Ours is one setting throughout.
+The same model, prompts, texts, global batch and completion lengths on both sides, transformers'
+generation on both; the two processes of a case alternate step by step, and the first step of each
+is a warm-up. Memory is the peak of resident memory above the process that has only loaded the
+model. Seconds are those of the clock, and of the processor, which say the same unless others use
+the machine. Each case is one workload with one setting of TRL: its defaults come first, then what
+makes it smaller or faster. Ours is one setting throughout.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from step_turns import MARK
 
 from vibelite.data.generated import generate_problems
 from vibelite.data.worked import work_out
@@ -68,7 +72,7 @@ def workload(case: dict[str, Any], options: argparse.Namespace, scratch: str) ->
     return work | {
         "model": str(smollm2_directory()),
         "traces": pairs,
-        "num_steps": 1 + options.steps,
+        "num_steps": 1 + options.rounds,
         "num_threads": options.threads,
         "bf16": options.bf16,
         "ours": OURS,
@@ -76,80 +80,115 @@ def workload(case: dict[str, Any], options: argparse.Namespace, scratch: str) ->
     }
 
 
-def measure(python: str, script: str, path: Path) -> dict[str, Any]:
-    """Runs one side in a process of its own; its first step is not counted."""
-    process = subprocess.run(
-        [python, str(HERE / script), str(path)], capture_output=True, text=True, cwd=HERE.parent
-    )
-    if process.returncode:
-        raise SystemExit(f"{script} failed:\n{process.stderr[-3000:]}")
-    result = json.loads(process.stdout.strip().splitlines()[-1])
-    return result | {"seconds": result["seconds"][1:]}
+class Side:
+    """One side's process, which runs one step a turn."""
+
+    def __init__(self, python: str, script: str, path: Path) -> None:
+        self._log = path.with_name(f"{script}.log")
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [python, str(HERE / script), str(path)], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=log, text=True, cwd=HERE.parent,
+            )  # fmt: skip
+        self._read()  # the model is loaded
+
+    def turn(self) -> dict[str, float]:
+        """Lets the process go on; what it says next: of a step, or of its end."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                return json.loads(line.removeprefix(MARK))
+        raise SystemExit(f"{self._process.args} failed:\n{self._log.read_text()[-3000:]}")
 
 
-def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    seconds = [value for one in rounds for value in one["seconds"]]
-    peaks = [one["peak_bytes"] / 2**20 for one in rounds]
-    return {
-        "seconds_median": statistics.median(seconds),
-        "seconds_range": [min(seconds), max(seconds)],
-        "num_steps": len(seconds),
-        "peak_mib_median": statistics.median(peaks),
-        "peak_mib_range": [min(peaks), max(peaks)],
-    }
+def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Both sides of one case, in turn; their first steps are not counted."""
+    sides: dict[str, Side] = {}
+    steps: dict[str, list[dict[str, float]]] = {"trl": [], "vibelite": []}
+    try:
+        sides["trl"] = Side(str(options.trl_python), "step_trl.py", path)
+        sides["vibelite"] = Side(sys.executable, "step_vibelite.py", path)
+        for _ in range(1 + options.rounds):
+            for name, side in sides.items():
+                steps[name].append(side.turn())
+        ends = {name: side.turn() for name, side in sides.items()}
+    finally:
+        for side in sides.values():
+            side.close()
+    row: dict[str, Any] = {name: summarise(steps[name][1:]) | ends[name] for name in sides}
+    ours, theirs = row["vibelite"], row["trl"]
+    for key in ("seconds_median", "cpu_seconds_median", "peak_bytes"):
+        row[key.replace("_median", "") + "_ratio"] = ours[key] / theirs[key]
+    return row
+
+
+def summarise(steps: list[dict[str, float]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in ("seconds", "cpu_seconds"):
+        values = [step[key] for step in steps]
+        found |= {f"{key}_median": statistics.median(values), key: values}
+    return found
+
+
+def row_text(name: str, row: dict[str, Any]) -> str:
+    cells = [
+        f"{what} {row['trl'][key] / unit:.{digits}f} -> {row['vibelite'][key] / unit:.{digits}f} "
+        f"({row[ratio]:.2f}x)"
+        for what, key, ratio, unit, digits in (
+            ("seconds", "seconds_median", "seconds_ratio", 1, 2),
+            ("of the processor", "cpu_seconds_median", "cpu_seconds_ratio", 1, 2),
+            ("MiB", "peak_bytes", "peak_bytes_ratio", 2**20, 0),
+        )
+    ]
+    return f"{name:<28} " + "   ".join(cells)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A training step beside TRL's.")
-    parser.add_argument("--trl-python", required=True, help="an interpreter that has TRL")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2, help="counted steps of a process")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--trl-python", type=Path, default=HERE.parent / ".venv-trl/bin/python",
+                        help="an interpreter that has TRL")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="counted steps of each side")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bf16", action="store_true", help="bfloat16 products on both sides")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--output", type=Path, help="where the JSON goes")
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--output", type=Path, help="where the JSON goes, after every case")
     options = parser.parse_args()
     versions = subprocess.check_output(
-        [options.trl_python, "-c", "import torch, transformers, trl\n"
+        [str(options.trl_python), "-c", "import torch, transformers, trl\n"
          "print(*(f'{m.__name__} {m.__version__}' for m in (torch, transformers, trl)))"],
         text=True,
     ).strip()  # fmt: skip
     print(versions)
-    rows = []
+    report = {
+        "trl_side": versions,
+        "vibelite_torch": torch.__version__,
+        "cpu": cpu_name(),
+        "threads": options.threads,
+        "bf16_products": options.bf16,
+        "workloads": {"sft": SFT, "mgpo": MGPO},
+        "vibelite_settings": OURS,
+        "trl_settings": CASES,
+        "cases": [],
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        for name, case in CASES.items():
-            if options.only not in name:
-                continue
+        for name in options.only:
             path = Path(scratch) / "work.json"
-            path.write_text(json.dumps(workload(case, options, scratch)))
-            sides: dict[str, list[dict[str, Any]]] = {"trl": [], "vibelite": []}
-            for _ in range(options.rounds):
-                sides["trl"].append(measure(options.trl_python, "step_trl.py", path))
-                sides["vibelite"].append(measure(sys.executable, "step_vibelite.py", path))
-            row: dict[str, Any] = {side: summarise(rounds) for side, rounds in sides.items()}
-            row["seconds_ratio"] = row["vibelite"]["seconds_median"] / row["trl"]["seconds_median"]
-            row["peak_ratio"] = row["vibelite"]["peak_mib_median"] / row["trl"]["peak_mib_median"]
-            rows.append({"case": name, **row})
-            print(
-                f"{name:<28} seconds {row['trl']['seconds_median']:7.2f} -> "
-                f"{row['vibelite']['seconds_median']:6.2f} ({row['seconds_ratio']:.2f}x)   "
-                f"MiB {row['trl']['peak_mib_median']:6.0f} -> "
-                f"{row['vibelite']['peak_mib_median']:6.0f} ({row['peak_ratio']:.2f}x)",
-                flush=True,
-            )
-    if options.output:
-        report = {
-            "trl_side": versions,
-            "vibelite_torch": torch.__version__,
-            "cpu": cpu_name(),
-            "threads": options.threads,
-            "bf16_products": options.bf16,
-            "workloads": {"sft": SFT, "mgpo": MGPO},
-            "vibelite_settings": OURS,
-            "trl_settings": CASES,
-            "cases": rows,
-        }
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+            path.write_text(json.dumps(workload(CASES[name], options, scratch)))
+            row = measure(path, options)
+            report["cases"].append({"case": name, **row})
+            print(row_text(name, row), flush=True)
+            if options.output:
+                options.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
