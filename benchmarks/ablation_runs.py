@@ -258,11 +258,12 @@ def run_variant(
     ablation: Ablation, variant: Variant, known: Mapping[str, Row]
 ) -> list[dict[str, Any]]:
     """The row of a variant, and before that of `best-single` the row of the checkpoint it starts
-    from. `known`: model -> row of this seed. Where the best checkpoint is the last, nothing is run
-    twice.
+    from. `known`: model -> row of this seed. Where the best checkpoint is the last, what is known
+    of that is not run again.
     """
     start, starts_from_best = ablation.start(variant.start), variant.start == "best"
-    if starts_from_best and start.resolve() == ablation.start("last").resolve():
+    is_last = start.resolve() == ablation.start("last").resolve()
+    if starts_from_best and is_last and "no-probing" in known:
         return [
             same_but_probed(ablation, known["last"], "best"),
             same_but_probed(ablation, known["no-probing"], variant.name),

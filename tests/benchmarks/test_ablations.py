@@ -157,3 +157,20 @@ def test_nano_models_go_through_every_kind_of_start(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().out in printed
     with pytest.raises(SystemExit, match="other settings"):
         ablations.main([*arguments, "--steps", "1"])
+
+
+def test_the_best_checkpoint_is_evaluated_and_trained_where_it_is_not_the_last(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ablation_runs, "best_checkpoint", lambda _: "step-000002")
+    ablations.main(
+        ["--recipe", str(NANO), "--seeds", "0", "--steps", "1", "--variants", "best-single"]
+        + ["--set", "stages.evaluate.num_samples=8", "--run-dir", str(tmp_path / "runs")]
+        + ["--output", str(tmp_path / "out.json")]
+    )
+    rows = {made["model"]: made for made in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    assert list(rows) == ["last", "fused", "tail-average", "best", "best-single"]
+    assert rows["best"]["entropy"] != rows["last"]["entropy"]
+    start = (tmp_path / "runs" / "seed-0" / "best-single.yaml").read_text()
+    assert "step-000002" in start and "step-000006" not in start
+    assert rows["best-single"]["seconds"] > rows["best"]["seconds"] > rows["last"]["seconds"]
