@@ -34,6 +34,7 @@ from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.outcome import record_outcome
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.sinks import open_sinks
 
 
 def run_pipeline(
@@ -117,7 +118,8 @@ def make_context(
     """The context of one stage, with a recorder that writes to its directory."""
     guard = guard or RunGuard(recipe.budget, recipe.cost, run.ledger_path)
     steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
-    recorder = Recorder(name, stage_dir, meter, guard, num_steps=steps.get(name))
+    sinks = open_sinks(recipe.tracking, run_dir=run.path, stage=name, project=recipe.name)
+    recorder = Recorder(name, stage_dir, meter, guard, num_steps=steps.get(name), sinks=sinks)
     settings = recipe.verification
     verifiers = VerifierPool(
         num_workers=settings.num_workers,
@@ -155,10 +157,10 @@ def saved_recipe(run: RunDir) -> dict[str, Any]:
 
 def what_matters(resolved: str) -> dict[str, Any]:
     """A resolved recipe without what may change while a run goes on: its budget, its price, how it
-    is saved, and on how many GPUs it runs.
+    is saved, where it is shown, and on how many GPUs it runs.
     """
     values = YAML(typ="safe").load(resolved)
-    free_to_change = ("budget", "cost", "checkpoint", "num_gpus", "parallel")
+    free_to_change = ("budget", "cost", "checkpoint", "num_gpus", "parallel", "tracking")
     return {key: value for key, value in values.items() if key not in free_to_change}
 
 

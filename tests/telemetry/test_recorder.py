@@ -22,12 +22,12 @@ def clock():
 
 @pytest.fixture
 def make_recorder(tmp_path, clock):
-    def make(stage="mgpo", usd_per_hour=3.6, num_steps=None):
+    def make(stage="mgpo", usd_per_hour=3.6, num_steps=None, sinks=()):
         stage_dir = StageDir(tmp_path / "stages" / f"00-{stage}")
         meter = Meter(clock)
         ledger_path = tmp_path / "ledger"
         guard = RunGuard(Budget(), Cost(usd_per_hour=usd_per_hour), ledger_path)
-        recorder = Recorder(stage, stage_dir, meter, guard, num_steps=num_steps)
+        recorder = Recorder(stage, stage_dir, meter, guard, num_steps=num_steps, sinks=sinks)
         return recorder, meter, stage_dir, ledger_path
 
     return make
@@ -53,7 +53,7 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     assert row["tokens"] == {"prompt": 0, "generated": 100, "trained": 0}
     assert (row["stage"], row["step"], row["usd"], row["joules"]) == ("mgpo", 1, 0.004, None)
     assert stage_cost(ledger_path, "mgpo") == (4.0, 0.004)
-    line = "mgpo 1  reward 0.25  loss -0.5  4.00 s  $0.004  $0.0040 so far\n"
+    line = "mgpo 1  reward 0.25  loss -0.5  4.00 s  25 tokens/s  $0.004  $0.0040 so far\n"
     assert capsys.readouterr().err == line
 
 
@@ -150,8 +150,30 @@ def test_the_projection_has_the_work_between_steps_in_it_and_not_what_came_befor
     assert projected[:10] == [None] * 10
     spent = 500 + 12 * 2 + 11 * 1
     assert projected[-1] == pytest.approx([spent + 8 * 3] * 3)
-    line = "mgpo 12  2.00 s  $2  $535.0000 so far  $559.0000 (559.0000 to 559.0000) after mgpo\n"
-    assert line in capsys.readouterr().err
+    line = "mgpo 12  2.00 s  $2  $535.0000 so far  $559.0000 (559.0000 to 559.0000) after mgpo"
+    assert f"{line}  16 s left\n" in capsys.readouterr().err
+
+
+def test_sinks_are_shown_every_step_with_its_time_tokens_and_money(make_recorder, clock):
+    class Shown:
+        def __init__(self):
+            self.steps = {}
+
+        def log(self, step, values):
+            self.steps[step] = values
+
+    sink = Shown()
+    recorder, meter, _, _ = make_recorder(usd_per_hour=3600.0, sinks=[sink])
+    for step in (1, 2):
+        spend(meter, clock, "rollout", step)
+        meter.add_tokens(generated=7)
+        recorder.record_step(step, {"reward/mean": 0.5})
+    recorder.record_work("checkpoint")
+    assert list(sink.steps) == [1, 2]
+    values = sink.steps[2]
+    assert values["reward/mean"] == 0.5 and values["tokens/generated"] == 7
+    assert (values["seconds/rollout"], values["usd/step"], values["usd/so_far"]) == (2.0, 2.0, 3.0)
+    assert values["memory/peak_gib"] > 0.01
 
 
 def test_without_a_price_nothing_is_projected(make_recorder, clock):

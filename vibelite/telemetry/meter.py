@@ -132,6 +132,16 @@ class Meter:
         """Since the last lap; no lap ends here."""
         return sum(self._nanoseconds.values()) + self._clock() - self._since
 
+    @property
+    def running_span(self) -> str:
+        """The span that runs."""
+        return self._running[-1]
+
+    @property
+    def generated_tokens(self) -> int:
+        """Sampled since the last lap."""
+        return self._tokens["generated"]
+
     def _settle(self) -> None:
         """Gives the time and the peak since the last call to the span that runs."""
         span = self._running[-1]

@@ -1,12 +1,11 @@
-"""What a stage writes down while it runs: steps.jsonl, samples.jsonl, the ledger and one plain
-console line per step.
+"""What a stage writes down while it runs: steps.jsonl, samples.jsonl, the ledger, one console line
+per step, and what the recipe's sinks make of it.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +14,10 @@ from vibelite.run_dir import StageDir, append_jsonl
 from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter
+from vibelite.telemetry.money import NANOSECONDS
+from vibelite.telemetry.progress import ProgressLine, duration
 from vibelite.telemetry.projection import project
+from vibelite.telemetry.sinks import Sink, numbers_of
 from vibelite.telemetry.unit_costs import unit_costs
 from vibelite.types import StepRecord
 
@@ -48,8 +50,11 @@ class Recorder:
         guard: RunGuard,
         *,
         num_steps: int | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
-        """`num_steps` of the whole stage, for the projection; None = it has no steps."""
+        """`num_steps` of the whole stage, for the projection; None = it has no steps. `sinks` are
+        shown every step.
+        """
         self._stage = stage
         self._stage_dir = stage_dir
         self._meter = meter
@@ -57,6 +62,8 @@ class Recorder:
         self._guard.new_stage(stage)
         self._leak_watch = LeakWatch()
         self._num_steps = num_steps
+        self._sinks = sinks
+        self._console = ProgressLine(stage, num_steps)
         # USD of each step with the work since the step before it, such as checkpoints.
         self._step_usd: list[float] = []
         self._usd_at_last_step = guard.usd_spent
@@ -87,6 +94,8 @@ class Recorder:
             },
         )
         append_jsonl(self._stage_dir.steps_path, [asdict(record)])
+        for sink in self._sinks:
+            sink.log(step, numbers_of(record))
         self._print_step(record, lap)
         self._leak_watch.check(step)
         return record
@@ -100,7 +109,8 @@ class Recorder:
         lap = self._meter.lap()
         self._guard.record(lap, stage=self._stage, what=what, details=details)
         label = " ".join([self._stage, what, *(f"{key}={value}" for key, value in details.items())])
-        self._print([label, f"{lap.wall_seconds:.2f} s"])
+        self._console.close()
+        self._console.line("  ".join([label, f"{lap.wall_seconds:.2f} s", *self._money()]))
         return lap
 
     def reason_to_stop(self) -> RunStopped | None:
@@ -114,6 +124,9 @@ class Recorder:
     def check_deadline(self) -> None:
         """Asked between completions: raises BudgetReached when time is up within a step."""
         self._guard.check_deadline()
+        meter = self._meter
+        seconds = meter.unrecorded_nanoseconds / NANOSECONDS
+        self._console.within(meter.running_span, meter.generated_tokens, seconds)
 
     def _project(self, step: int) -> tuple[float, float, float] | None:
         """USD of the run at the end of this stage, and the ends of its interval; None where the
@@ -151,15 +164,21 @@ class Recorder:
             if record.metrics.get(key)
         ]
         parts.append(f"{lap.wall_seconds:.2f} s")
+        if tokens := lap.tokens["generated"] or lap.tokens["trained"]:
+            parts.append(f"{tokens / lap.wall_seconds:.0f} tokens/s")
         if record.usd is not None:
             parts.append(f"${record.usd:.4g}")
-        self._print(parts, record.usd_at_end_of_stage)
+        money = self._money(record.usd_at_end_of_stage)
+        left = self._console.step(record.step, lap.wall_seconds, "  ".join(money))
+        ending = [f"{duration(left)} left"] if left else []
+        self._console.line("  ".join([*parts, *money, *ending]))
 
-    def _print(self, parts: list[str], projected: tuple[float, float, float] | None = None) -> None:
-        spent = self._guard.usd_spent
+    def _money(self, projected: tuple[float, float, float] | None = None) -> list[str]:
+        """What the run has spent, and will have at the end of the stage, where that is known."""
+        spent, parts = self._guard.usd_spent, []
         if self._guard.ledger.price is not None and spent is not None:
             parts.append(f"${spent:.4f} so far")
         if projected is not None:
             total, low, high = projected
             parts.append(f"${total:.4f} ({low:.4f} to {high:.4f}) after {self._stage}")
-        print("  ".join(parts), file=sys.stderr)
+        return parts

@@ -1,0 +1,76 @@
+"""Lines where nobody watches, a bar where somebody does."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from vibelite.telemetry.progress import SECONDS_PER_DRAWING, ProgressLine, duration
+
+
+def terminal():
+    return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+
+
+def written(console):
+    return console.file.getvalue()
+
+
+def test_without_a_terminal_nothing_but_lines_is_written(capsys):
+    console = Console(file=io.StringIO(), force_terminal=False)
+    shown = ProgressLine("mgpo", 3, console)
+    shown.within("rollout", 100, 2.0)
+    shown.step(1, 4.0, "$1 so far")
+    shown.line("mgpo 1  reward 0.5")
+    assert written(console) == ""
+    assert capsys.readouterr() == ("", "mgpo 1  reward 0.5\n")
+
+
+def test_a_terminal_shows_speed_within_a_step_and_what_is_left_after_it():
+    console = terminal()
+    shown = ProgressLine("mgpo", 50, console)
+    shown.within("rollout", 100, 2.0)
+    assert "mgpo" in written(console) and "0/50 rollout: 100 tokens, 50 tokens/s" in written(
+        console
+    )
+    for step in (1, 2, 3):
+        left = shown.step(step, 4.0, f"${step} so far  $50 after mgpo")
+    assert left == 47 * 4.0
+    assert "3/50 3 min 08 s left  $3 so far  $50 after mgpo" in written(console)
+    shown.close()
+
+
+def test_the_bar_goes_away_with_the_last_step_and_leaves_the_cursor():
+    console = terminal()
+    shown = ProgressLine("sft", 2, console)
+    shown.step(1, 1.0, "")
+    assert "\x1b[?25l" in written(console), "hidden while the bar is there"
+    shown.step(2, 1.0, "")
+    assert written(console).endswith("\x1b[2K") and "\x1b[?25h" in written(console)
+
+
+def test_model_names_are_no_markup():
+    console = terminal()
+    shown = ProgressLine("[bold]x[/]", None, console)
+    shown.within("[red]rollout", 1, 1.0)
+    assert "[bold]x[/]" in written(console) and "[red]rollout: 1 tokens" in written(console)
+    shown.close()
+
+
+def test_completions_that_end_at_once_are_not_all_drawn():
+    console = terminal()
+    shown = ProgressLine("evaluate", None, console)
+    started = time.monotonic()
+    for tokens in range(1000):
+        shown.within("rollout", tokens, 1.0)
+    most = 1 + (time.monotonic() - started) / SECONDS_PER_DRAWING
+    assert 1 <= written(console).count("rollout:") <= most
+    shown.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(42.4, "42 s"), (245, "4 min 05 s"), (11_220, "3 h 07 min")]
+)
+def test_durations_are_readable(seconds, text):
+    assert duration(seconds) == text
