@@ -1,0 +1,173 @@
+"""Every recipe of the project: it validates, its plan says what its comment says, and it runs to
+its end on a tiny model, all stages, over rows with the columns of its real data.
+
+The texts are scripted, half of them right, so that groups are mixed and solutions are verified; all
+else is real.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.integration.test_code import logprobs_of
+from tests.recipes.public_rows import PROGRAM, write_all
+from vibelite import cli
+from vibelite.pipeline import run_pipeline
+from vibelite.recipe.load import load_recipe
+from vibelite.recipe.schema import Recipe
+from vibelite.rollout.transformers_engine import TransformersEngine
+from vibelite.run_dir import read_json, read_jsonl
+from vibelite.types import Completion
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+REPLICATIONS = sorted(path.stem for path in RECIPES.glob("vibethinker_*.yaml"))
+NUM_STEPS = 3
+RIGHT, WRONG = f"So \\boxed{{1}}.\n{PROGRAM}", "So \\boxed{2}.\n```python\nprint(2)\n```"
+TINY = (
+    "model={source: tiny, hidden_size: 16, num_layers: 1, num_heads: 2, mlp_size: 16, "
+    "vocab_size: 600, max_position: 4096}"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def scripted_stream(
+    self: TransformersEngine,
+    prompts: Sequence[Sequence[int]],
+    settings: Any,
+    *,
+    seed: int,
+    skip: Any = (),
+) -> Iterator[tuple[int, int, Completion]]:
+    """Right and wrong in turns; right ones of different lengths."""
+    tokenizer = self._policy.tokenizer
+    for place, prompt in enumerate(prompts):
+        for sample in range(settings.num_completions):
+            text = "Well. " * sample + (RIGHT if sample % 2 == 0 else WRONG)
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            logprobs = logprobs_of(self._policy.model, list(prompt), tokens)
+            yield place, sample, Completion(tuple(tokens), logprobs, "stop", text)
+
+
+def small(recipe: Recipe) -> list[str]:
+    """What makes every stage of a recipe three steps on a tiny model."""
+    overrides = [TINY, "num_gpus=1", "rollout.engine=transformers", "verification.num_workers=1"]
+    overrides += ["cost={usd_per_hour: 1}"]  # one per GPU needs a GPU
+    for stage in recipe.stages:
+        changes: dict[str, Any] = {}
+        match stage.kind:
+            case "sft":
+                changes = {"num_steps": NUM_STEPS, "sequences_per_step": 2, "checkpoint_every": 1}
+            case "mgpo":
+                changes = {"num_steps": NUM_STEPS, "problems_per_step": 1, "group_size": 4}
+                changes |= {"prefilter_samples": 2, "prefilter_problems": 4}
+            case "probe":
+                changes = {"num_samples": 2, "k": 2}
+            case "distill":
+                changes = {"num_samples": 2, "min_tokens": 4, "keep_from": 0}
+            case "evaluate":
+                changes = {"num_samples": 2, "k": [2], "num_bootstrap": 50}
+        if hasattr(stage, "sampling"):
+            changes |= {"sampling.max_new_tokens": 512, "sampling.max_sequences": 8}
+        overrides += [
+            f"stages.{stage.name}.{key}={json.dumps(value)}" for key, value in changes.items()
+        ]
+    return overrides
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_all(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_a_recipe_validates_under_its_own_name(name: str) -> None:
+    assert load_recipe(RECIPES / f"{name}.yaml").name == name
+
+
+@pytest.mark.parametrize("name", REPLICATIONS)
+def test_the_plan_is_the_one_in_the_comment(name: str) -> None:
+    """Within a tenth, so that a better planner need not rewrite them each time."""
+    text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    comment = re.search(r"^#   vibelite (plan recipes/.*)\n#   (.*)$", text, re.MULTILINE)
+    assert comment, "the command and, below it, what it prints"
+    command, printed = comment.groups()
+    assert command.split()[1] == f"recipes/{name}.yaml"
+    arguments = [f"{RECIPES / name}.yaml" if "recipes/" in a else a for a in command.split()]
+    done = CliRunner().invoke(cli.app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)
+    hours, usd, peak = map(float, re.findall(r"([\d.]+) (?:h|USD|GiB)\b", printed)[:3])
+    assert hours == pytest.approx(plan["seconds"] / 3600, rel=0.1)
+    assert usd == pytest.approx(plan["usd"], rel=0.1)
+    assert peak == pytest.approx(plan["peak_bytes"] / 2**30, rel=0.1)
+
+
+def test_recipes_of_one_model_have_the_same_data() -> None:
+    """But for how many traces they take."""
+
+    def data(name: str) -> Any:
+        values = load_recipe(RECIPES / f"{name}.yaml").data.model_dump()
+        for part in values["traces"]["traces"]["sets"]:
+            del part["num_traces"]
+        return values
+
+    first, *others = [name for name in REPLICATIONS if "_1p5b_" in name]
+    assert len(others) == 3
+    for other in others:
+        assert data(other) == data(first)
+
+
+def test_hub_data_are_pinned() -> None:
+    for name in REPLICATIONS:
+        recipe = load_recipe(RECIPES / f"{name}.yaml")
+        traces: Any = recipe.data.traces["traces"]
+        sources = [*traces.sets, *recipe.data.problems.values(), recipe.model]
+        pins = [source.revision for source in sources if hasattr(source, "revision")]
+        assert len(pins) >= 7 and all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins)
+
+
+@pytest.mark.parametrize("name", REPLICATIONS)
+@pytest.mark.filterwarnings("ignore:.*rows cannot be used and are left out")
+def test_every_stage_runs_on_a_tiny_model_over_the_real_columns(
+    name: str, tables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TransformersEngine, "stream", scripted_stream)
+    path = RECIPES / f"{name}.yaml"
+    whole = load_recipe(path)
+    known = {f"data.problems.{problems}" for problems in whole.data.problems} | {"data.traces"}
+    local = [f"{key}={value}" for key, value in tables.items() if key.startswith(tuple(known))]
+    recipe = load_recipe(path, [*small(whole), *local])
+    run_pipeline(recipe, recipe_path=path, run_dir=tmp_path)
+    for index, stage in enumerate(recipe.stages):
+        directory = tmp_path / "stages" / f"{index:02d}-{stage.name}"
+        assert (directory / "status.json").exists(), stage.name
+        if stage.kind in ("sft", "mgpo"):
+            steps = list(read_jsonl(directory / "steps.jsonl"))
+            assert len(steps) == NUM_STEPS
+        if stage.kind == "mgpo":
+            assert {step["metrics"]["reward/mean"] for step in steps} == {0.5}
+            assert all(step["metrics"]["optimizer/grad_norm"] > 0 for step in steps)
+        if stage.kind == "probe":
+            probed = read_json(directory / "probe.json")
+            assert set(probed["subdomains"]) == {"algebra", "geometry", "calculus", "statistics"}
+    for row in read_json(tmp_path / "summary.json")["results"]:
+        expected = 0.5 if row["benchmark"] != "gpqa" else row["pass_at_1"]
+        assert row["pass_at_1"] == expected, row["benchmark"]
+    dropped = read_json(tmp_path / "manifest.json")["decontamination"]
+    assert set(dropped) >= {"traces/traces", "problems/rl-math", "problems/rl-code"}
+    assert (tmp_path / "export" / "config.json").exists()
