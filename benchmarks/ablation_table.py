@@ -145,6 +145,8 @@ def verdict(gain: Difference) -> str:
     """Whether zero is excluded: over problems, and then over seeds too."""
     if not gain.excludes_zero:
         return "no"
+    if gain.over_seeds is None:
+        return "over problems, one seed"
     return "yes" if gain.seeds_exclude_zero else "over problems, not over seeds"
 
 
@@ -239,7 +241,8 @@ def sentences(rows: Sequence[Row], max_tokens: int) -> str:
             if not found.excludes_zero:
                 words.append(f"{name} {NOT_DISTINGUISHABLE}")
                 continue
-            caveat = "" if found.seeds_exclude_zero else " (not over seeds)"
+            unsure = "one seed" if found.over_seeds is None else "not over seeds"
+            caveat = "" if found.seeds_exclude_zero else f" ({unsure})"
             words.append(f"{name} {more if found.mean > 0 else less}{caveat}")
         lines.append(f"- {claim.text}: {', '.join(words)}.")
     return "\n".join(lines)

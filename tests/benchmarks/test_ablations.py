@@ -98,6 +98,8 @@ def test_the_bar_is_higher_over_seeds_than_over_problems():
         ablation_table.paired_rows(mixed, "a", "b"), "pass_at_1", MAX_TOKENS
     )
     assert ablation_table.verdict(found) == "over problems, not over seeds"
+    found = ablation_table.difference(pairs[:1], "pass_at_1", MAX_TOKENS)
+    assert ablation_table.verdict(found) == "over problems, one seed"
 
 
 def test_a_point_has_a_price_only_where_it_is_distinguishable():
@@ -122,7 +124,7 @@ def test_the_tables_say_whether_long2short_shortened_at_unchanged_pass_at_1():
     assert "-1.5 [-1.6, -1.4]" in text
     assert (
         "- Long2Short stage against as many more steps: Pass@1 not distinguishable, "
-        "Pass@8 not distinguishable, responses shortened (not over seeds)." in text
+        "Pass@8 not distinguishable, responses shortened (one seed)." in text
     )
     assert "GRPO" not in text, "a claim without rows"
 
