@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vibelite import __version__
+from vibelite.commands.build_probe import build_probe
 from vibelite.commands.columns import ColumnNames, read_columns
 from vibelite.commands.compare import compare
 from vibelite.commands.decontaminate import decontaminate
@@ -271,6 +272,7 @@ app.command()(init)
 app.command()(plan)
 app.command()(verify)
 app.command()(decontaminate)
+app.command()(build_probe)
 app.command()(samples)
 app.command()(replicate)
 app.command()(watch)

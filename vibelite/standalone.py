@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vibelite.data.benchmarks import BENCHMARKS, describe_benchmark
+from vibelite.data.benchmarks import BENCHMARKS, content_hash, describe_benchmark
+from vibelite.data.probing_set import Candidate, Tally
 from vibelite.data.sources import load_problems
 from vibelite.errors import RecipeError
 from vibelite.pipeline import make_context
@@ -39,6 +40,7 @@ from vibelite.stages.evaluate import sample_model, summarise
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
 from vibelite.stages.fuse import write_fused
 from vibelite.stages.probe import choose_specialist, mean_pass_at_k
+from vibelite.stages.problem_votes import Election, hold_election
 from vibelite.telemetry.meter import Meter
 from vibelite.types import Problem
 
@@ -141,8 +143,10 @@ def default_directory(model: Path, source: ProblemSource, settings: dict[str, An
     return path.with_name(f"{path.name}-eval") / f"{name}-{digest[:8]}"
 
 
-def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:
-    """Writes `settings` to the directory, or checks that those in it are the same."""
+def require_same_settings(directory: Path, settings: dict[str, Any], *, holder: str = "") -> None:
+    """Writes `settings` to the directory, or checks that those in it are the same; `holder` begins
+    the message where they are not.
+    """
     path = directory / "settings.json"
     if not path.exists():
         write_json_atomic(path, settings)
@@ -155,9 +159,35 @@ def require_same_settings(directory: Path, settings: dict[str, Any]) -> None:
     ]
     if different:
         raise RecipeError(
-            f"--out {directory}: holds an evaluation with other settings ({'; '.join(different)}); "
-            "name another directory"
+            f"{holder or f'--out {directory}: holds an evaluation'} with other settings "
+            f"({'; '.join(different)}); name another directory"
         )
+
+
+def vote_on_problems(
+    problems: Sequence[Problem],
+    subdomains: Sequence[str],
+    election: Election,
+    directory: Path,
+    *,
+    seed: int,
+    tally: Tally,
+) -> list[Candidate]:
+    """The problems on which a model is clear, with its votes (see `stages.problem_votes`); the same
+    call goes on where an earlier one was stopped. Raises RecipeError for a directory that holds
+    votes with other settings.
+    """
+    settings = {
+        "data_sha256": content_hash(problems),
+        "model": fingerprint(election.model),
+        "subdomains": list(subdomains),
+        "seed": seed,
+        **election.settings(),
+    }
+    require_same_settings(directory, settings, holder=f"{directory}: holds votes")
+    stage = ProbeStage(kind="probe", num_samples=1, k=1, sampling=election.sampling)
+    with locked(directory), standalone_context(stage, seed) as context:
+        return hold_election(problems, subdomains, election, directory, context, tally)
 
 
 def fingerprint(model: Path) -> str:

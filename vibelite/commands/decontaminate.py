@@ -55,7 +55,9 @@ def decontaminate(
     train, *more = files
     sources = [*against, *more]
     _require_new(Path(train), output, sources)
-    items = [item for source in dict.fromkeys(sources) for item in _read(source, eval_column)]
+    items = [
+        item for source in dict.fromkeys(sources) for item in read_evaluation(source, eval_column)
+    ]
     cleaner = Cleaner(items, CleaningRules(max_repetition, near_duplicates))
     clean_file(Path(train), output, cleaner, column)
     summary = {
@@ -71,7 +73,8 @@ def decontaminate(
     print(json.dumps(summary, indent=1) if as_json else _as_text(summary, dropped))
 
 
-def _read(source: str, column: str) -> list[EvaluationItem]:
+def read_evaluation(source: str, column: str = "") -> list[EvaluationItem]:
+    """The questions of a benchmark by its name, or of a file; `column` as for `read_items`."""
     from vibelite.data.benchmarks import BENCHMARKS
     from vibelite.data.clean import evaluation_items
     from vibelite.data.clean_file import read_items

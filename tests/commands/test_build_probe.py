@@ -1,0 +1,306 @@
+"""`vibelite build-probe` on labelled tables, and with a model whose votes are scripted."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.policies import tiny_policy
+from vibelite import cli
+from vibelite.data.sources import load_problems
+from vibelite.recipe.data_section import ProblemFile
+from vibelite.rollout.transformers_engine import TransformersEngine
+from vibelite.run_dir import read_jsonl
+from vibelite.types import Completion
+
+SUBJECTS = ["Algebra", "Prealgebra", "Geometry", "Precalculus", "Counting & Probability"]
+NUMBERS = {"Algebra": 4, "Prealgebra": 3, "Geometry": 5, "Precalculus": 3}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs the command: its JSON, or its message where it fails as on wrong input."""
+
+    def run_command(*arguments: Any, code: int = 0) -> Any:
+        given = ["vibelite", "build-probe", *map(str, arguments), *["--json"] * (code == 0)]
+        monkeypatch.setattr(sys, "argv", given)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert ended.value.code == code, captured.err
+        return json.loads(captured.out) if code == 0 else captured.err
+
+    return run_command
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Rows as MATH has them; those of number theory belong to none of the four."""
+    rows = [
+        {"problem": f"{subject}: what is {n} + {n}?", "answer": f"{2 * n}", "type": subject}
+        for subject in [*SUBJECTS, "Number Theory"]
+        for n in range(NUMBERS.get(subject, 6))
+    ]
+    rows.append(rows[0] | {"problem": "ALGEBRA - what is 0+0?"})
+    return write(tmp_path / "math.jsonl", rows)
+
+
+COLUMNS = ("--columns", "prompt=problem,answer=answer,subdomain=type")
+
+
+def problems_of(path: Path) -> list[Any]:
+    source = {
+        "source": "file",
+        "path": str(path),
+        "columns": {"subdomain": "subdomain", "id": "id"},
+    }
+    return load_problems(ProblemFile.model_validate(source), recipe_dir=path.parent, seed=0)
+
+
+def test_subjects_become_sub_domains_with_as_many_problems_each(
+    labelled: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    out = tmp_path / "probe.jsonl"
+    report = run(labelled, "-o", out, *COLUMNS, "--subdomains", "math")
+    assert report["subdomains"] == dict.fromkeys(
+        ["algebra", "geometry", "calculus", "statistics"], 3
+    )
+    # 28 rows: 6 of number theory, one repeated, and 21 of which three of each of four stay.
+    assert report["num_candidates"] == 28
+    dropped = {"another sub-domain": 6, "repeated": 1, "beyond the number of each": 9}
+    assert report["dropped"] == dropped
+    problems = problems_of(out)
+    assert len(problems) == report["num_problems"] == 12
+    assert {p.subdomain for p in problems} == set(report["subdomains"])
+    assert all(p.messages[0]["content"].endswith("?") and p.verifier == "math" for p in problems)
+    text = (tmp_path / "probe.md").read_text()
+    assert all(f"## {name} (3)" in text for name in report["subdomains"])
+    assert all(problem.id in text for problem in problems)
+    assert json.loads((tmp_path / "probe.report.json").read_text()) == report
+
+
+def test_the_seed_decides_and_the_order_of_the_rows_does_not(
+    labelled: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    rows = [{**row, "key": str(n)} for n, row in enumerate(read_jsonl(labelled))]
+    first = write(tmp_path / "first.jsonl", rows)
+    second = write(tmp_path / "second.jsonl", rows[::-1])
+    columns = ("--columns", "prompt=problem,subdomain=type,id=key", "--subdomains", "math")
+
+    def ids(table: Path, seed: int) -> list[str]:
+        run(table, "-o", tmp_path / "probe.jsonl", *columns, "--per-subdomain", 2, "--seed", seed)
+        return [row["id"] for row in read_jsonl(tmp_path / "probe.jsonl")]
+
+    assert ids(first, 0) == ids(first, 0) == ids(second, 0)
+    assert len(ids(first, 0)) == 8
+    assert ids(first, 1) != ids(first, 0)
+
+
+def test_evaluation_problems_stay_out_and_the_report_has_their_text(
+    labelled: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    long = "A train covers many kilometers in a few minutes and then waits at every station."
+    rows = [
+        {"problem": f"{long} How far?", "answer": "1", "type": "Geometry"},
+        *read_jsonl(labelled),
+    ]
+    table = write(tmp_path / "table.jsonl", rows)
+    exam = write(tmp_path / "exam.jsonl", [{"problem": f"{long.upper()} When?", "answer": "2"}])
+    out = tmp_path / "probe.jsonl"
+    report = run(table, "-o", out, *COLUMNS, "--subdomains", "math", "--against", exam)
+    assert report["dropped"]["an evaluation problem"] == 1
+    (repeat,) = report["repeats"]
+    assert repeat["id"] == "table/0" and "waits at every station" in repeat["text"]
+    assert "table/0" not in {row["id"] for row in read_jsonl(out)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--subdomains", "Algebr=algebra"), "no row is of the sub-domain algebra; the column"),
+        (("--subdomains", "nowhere.json"), "--subdomains nowhere.json: "),
+        (("--answer-samples", "2"), "--answer-samples: needs a --model that votes"),
+        (("--without-answers",), "--without-answers: needs --model and --answer-samples"),
+        (("--model", "nowhere"), "--model nowhere: not a model directory"),
+        (("--against", "aime26"), "--against aime26: no such file or benchmark; did you mean"),
+        (("-o", "probe.json"), "--output probe.json: must end in .jsonl"),
+    ],
+)
+def test_wrong_input_is_one_message(
+    labelled: Path,
+    tmp_path: Path,
+    run: Callable[..., Any],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    err = run(labelled, "-o", tmp_path / "probe.jsonl", *COLUMNS, *arguments, code=2)
+    assert message in err and "Traceback" not in err
+    assert not (tmp_path / "probe.jsonl").exists()
+
+
+def test_without_a_label_or_a_model_nothing_can_be_built(
+    labelled: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    names = ("--columns", "prompt=problem")
+    err = run(labelled, "-o", tmp_path / "probe.jsonl", *names, code=2)
+    assert "without --columns subdomain=COLUMN: needs a --model that votes" in err
+
+
+def test_a_model_that_says_nothing_sensible_changes_nothing_about_labelled_problems(
+    labelled: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """A real engine: the tiny model's completions have no box."""
+    tiny_policy(seed=1).save(tmp_path / "model")
+    arguments = (*COLUMNS, "--subdomains", "math", "--per-subdomain", "2")
+    run(labelled, "-o", tmp_path / "plain.jsonl", *arguments)
+    votes = ("--model", tmp_path / "model", "--answer-samples", "2", "--max-new-tokens", "6")
+    run(labelled, "-o", tmp_path / "voted.jsonl", *arguments, *votes)
+    plain, voted = (list(read_jsonl(tmp_path / f"{name}.jsonl")) for name in ("plain", "voted"))
+    nothing = {"answer_votes": {}, "answer_agreement": 0.0}
+    assert voted == [row | nothing for row in plain]
+    assert "| none: 2 |" in (tmp_path / "voted.md").read_text()
+    assert len(list(read_jsonl(tmp_path / "voted.votes" / "answers.jsonl"))) == 21 * 2
+
+
+# What the scripted model says: question -> votes on its field, votes on its answer.
+SCRIPT = {
+    "alpha": (["algebra", "Algebra", "\\text{algebra}", "geometry", ""], ["4", "4.0", "4", "5"]),
+    "beta": (["algebra", "geometry", "algebra", "geometry", "topology"], ["1", "1", "1", "1"]),
+    "gamma": (["geometry"] * 5, ["\\frac{1}{2}", "0.5", "7", "8"]),
+    "delta": (["geometry"] * 4 + ["algebra"], ["6", "6", "7", "7"]),
+    "epsilon": (["algebra"] * 5, ["9", "9", "9", ""]),
+}
+asked: list[str] = []
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL between two completions."""
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The scripted model; it is killed once after "kill_after" completions, if that is set."""
+    state: dict[str, int] = {}
+    asked.clear()
+
+    def stream(
+        self: Any, prompts: Any, settings: Any, *, seed: int, skip: Any = ()
+    ) -> Iterator[Any]:
+        for place, prompt in enumerate(prompts):
+            text = self._policy.tokenizer.decode(prompt)
+            (name,) = [name for name in SCRIPT if name in text]
+            said = SCRIPT[name][0 if "Which field" in text else 1]
+            for sample in range(settings.num_completions):
+                if (place, sample) in skip:
+                    continue
+                if len(asked) == state.get("kill_after"):
+                    raise Killed
+                asked.append(name)
+                box = f"\\boxed{{{said[sample]}}}" if said[sample] else "No idea."
+                yield place, sample, Completion((1,), (-1.0,), "stop", f"So {box}")
+
+    monkeypatch.setattr(TransformersEngine, "stream", stream)
+    return state
+
+
+@pytest.fixture
+def voting(tmp_path: Path) -> list[str]:
+    tiny_policy(seed=1).save(tmp_path / "model")
+    write(tmp_path / "questions.jsonl", [{"prompt": f"Do {name}."} for name in SCRIPT])
+    return [str(tmp_path / "questions.jsonl"), "-o", str(tmp_path / "probe.jsonl"),
+            "--model", str(tmp_path / "model"), "--subdomains", "algebra,geometry",
+            "--answer-samples", "4", "--without-answers"]  # fmt: skip
+
+
+def test_majorities_decide_on_sub_domains_and_answers(
+    scripted: dict[str, int], voting: list[str], tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    report = run(*voting, "--min-agreement", "0.5")
+    # beta: two fields share the first place. delta: two answers do.
+    dropped = {"no clear sub-domain": 1, "no clear answer": 1, "beyond the number of each": 1}
+    assert report["dropped"] == dropped
+    assert report["subdomains"] == {"algebra": 1, "geometry": 1}
+    rows = {row["prompt"][0]["content"]: row for row in read_jsonl(tmp_path / "probe.jsonl")}
+    gamma = rows["Do gamma."]
+    assert (gamma["subdomain"], gamma["answer"]) == ("geometry", "1/2")
+    assert gamma["label_votes"] == {"geometry": 5} and gamma["label_agreement"] == 1.0
+    assert gamma["answer_votes"] == {"1/2": 2, "7": 1, "8": 1}
+    assert gamma["answer_agreement"] == 0.5
+    (algebra,) = [row for row in rows.values() if row["subdomain"] == "algebra"]
+    expected = {"Do alpha.": ("4", 0.6, 0.75), "Do epsilon.": ("9", 1.0, 0.75)}
+    found = (algebra["answer"], algebra["label_agreement"], algebra["answer_agreement"])
+    assert found == expected[algebra["prompt"][0]["content"]]
+    assert [p.answer for p in problems_of(tmp_path / "probe.jsonl")]
+    text = (tmp_path / "probe.md").read_text()
+    assert "| 1/2 | geometry: 5 | 1/2: 2, 7: 1, 8: 1 |" in text
+
+
+def test_a_majority_that_is_too_small_does_not_count(
+    scripted: dict[str, int], voting: list[str], run: Callable[..., Any]
+) -> None:
+    err = run(*voting, "--min-agreement", "0.7", code=2)
+    assert "nothing is left of the sub-domain 'geometry'" in err
+    assert "'no clear sub-domain': 2, 'no clear answer': 2" in err
+
+
+@pytest.mark.parametrize("kill_after", [3, 24, 30])
+def test_a_killed_vote_asks_only_what_is_missing_and_ends_the_same(
+    scripted: dict[str, int],
+    voting: list[str],
+    tmp_path: Path,
+    run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    kill_after: int,
+) -> None:
+    arguments = (*voting, "--min-agreement", "0.5")
+    scripted["kill_after"] = kill_after
+    monkeypatch.setattr(sys, "argv", ["vibelite", "build-probe", *arguments])
+    with pytest.raises(Killed):
+        cli.main()
+    assert not (tmp_path / "probe.jsonl").exists()
+    del scripted["kill_after"]
+    report = run(*arguments)
+    # Five votes on each of five fields; four on the answers of the four that have one.
+    assert len(asked) == 5 * 5 + 4 * 4
+    resumed = (tmp_path / "probe.jsonl").read_bytes()
+    other = tmp_path / "other.jsonl"
+    assert run(arguments[0], "-o", other, *arguments[3:])["dropped"] == report["dropped"]
+    assert other.read_bytes() == resumed
+
+
+def test_votes_with_other_settings_are_refused(
+    scripted: dict[str, int], voting: list[str], run: Callable[..., Any]
+) -> None:
+    run(*voting, "--min-agreement", "0.5")
+    err = run(*voting, "--min-agreement", "0.5", "--label-samples", "3", code=2)
+    assert "probe.votes: holds votes with other settings (label_samples was 5, now 3)" in err
+    before = len(asked)
+    run(*voting, "--min-agreement", "0.4")
+    assert len(asked) == before, "what counts as a majority needs no new votes"
+
+
+def test_a_known_answer_stays_and_the_votes_against_it_come_first_in_the_list(
+    scripted: dict[str, int], voting: list[str], tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    answers = {"alpha": "5", "beta": "1", "gamma": "0.50", "delta": "6", "epsilon": "9"}
+    rows = [{"prompt": f"Do {name}.", "answer": answers[name]} for name in SCRIPT]
+    write(tmp_path / "questions.jsonl", rows)
+    report = run(*voting[:-1], "--min-agreement", "0.5", "--per-subdomain", "2")
+    assert report["dropped"] == {"no clear sub-domain": 1}
+    found = {row["prompt"][0]["content"]: row for row in read_jsonl(tmp_path / "probe.jsonl")}
+    assert {text: row["answer"] for text, row in found.items()} == {
+        f"Do {name}.": answers[name] for name in SCRIPT if name != "beta"
+    }
+    # Right ones are counted under the table's own spelling.
+    assert found["Do gamma."]["answer_votes"] == {"0.50": 2, "7": 1, "8": 1}
+    text = (tmp_path / "probe.md").read_text()
+    assert text.index("Do alpha.") < text.index("Do epsilon.")
