@@ -27,11 +27,21 @@ COVERED_BY = {
     "unsloth": "gpu",
     "track": "gpu",
     "dedup": "cpu",
+    "sweep": "cpu",
 }
 # Import name -> distribution, where the two differ.
 DISTRIBUTIONS = {"ruamel": "ruamel-yaml"}
 # Imported inside functions only, by those who asked for the extra.
-OPTIONAL_IMPORTS = {"triton", "vllm", "bitsandbytes", "pynvml", "unsloth", "gguf", "trackio"}
+OPTIONAL_IMPORTS = {
+    "triton",
+    "vllm",
+    "bitsandbytes",
+    "pynvml",
+    "unsloth",
+    "gguf",
+    "trackio",
+    "optuna",
+}
 
 
 def project() -> dict[str, Any]:
