@@ -177,6 +177,7 @@ class RunBuilder:
             "mismatch/mean_abs": 1e-6 * abs(noise(1, 0.2)),
             "mismatch/max_abs": 3e-5 * abs(noise(1, 0.4)),
             "mismatch/k3": 2e-12 * abs(noise(1, 0.4)),
+            "rollout/tokens_per_second": 4000 + noise(0, 200),
             "completion/mean_tokens": 44 + noise(0, 1),
             "completion/truncated": max(0.0, 0.1 - step / 400),
             "optimizer/lr": 3e-4,

@@ -75,8 +75,8 @@ def test_curves_have_one_point_per_step(html):
     assert chart_points(html, "Reward, mean") == [[40]]
     assert chart_points(html, "Reward by sub-domain") == [[40] * 4]
     assert chart_points(html, "Gradient norm before clipping") == [[60], [40]]
-    assert chart_points(html, "Tokens trained per second of training") == [[60], [40]]
-    assert chart_points(html, "Tokens generated per second of rollout") == [[40]]
+    assert chart_points(html, "Tokens trained per second") == [[60], [40]]
+    assert chart_points(html, "Tokens generated per second") == [[40]]
     assert chart_points(html, "USD of the run") == [[50, 60], [30, 40]], "projected from step 11 on"
 
 
@@ -94,6 +94,16 @@ def test_a_metric_without_a_plan_gets_its_own_chart(make_run, tmp_path):
     for step in (1, 2, 3):
         recorder.record_step(step, {"new/metric": float(step)})
     assert chart_points(build(tmp_path, builder), "new/metric") == [[3]]
+
+
+def test_failures_of_the_verifier_have_a_chart_where_there_are_any(make_run, tmp_path):
+    builder = make_run()
+    recorder = builder.recorder("mgpo", builder.run.stage(0, "mgpo"))
+    title = "Completions without a verdict, by what kept the verifier from it"
+    recorder.record_step(1, {"verify/failures_timeout": 0, "verify/unverifiable": 0})
+    assert chart_points(build(tmp_path, builder), title) == []
+    recorder.record_step(2, {"verify/failures_timeout": 0, "verify/unverifiable": 2})
+    assert chart_points(build(tmp_path, builder), title) == [[2, 2]]
 
 
 def test_probe_table_has_a_cell_per_checkpoint_and_sub_domain_and_frames_the_specialists(page):
@@ -250,7 +260,14 @@ def test_durations_are_readable(seconds, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "-"), (0.01234, "$0.0123"), (1234.5, "$1,234.50")]
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0, "$0.0000"),
+        (2.71e-6, "$2.7e-6"),
+        (0.01234, "$0.0123"),
+        (1234.5, "$1,234.50"),
+    ],
 )
 def test_money_is_readable(value, text):
     assert usd(value) == text

@@ -97,8 +97,8 @@ def test_spacing_is_rounded_up(spacing, rounded):
 
 
 def test_numbers_are_short():
-    values = [0, 0.1234, 1234.5, 12345, 1.5e6, 2e9, 3e-6, -0.5]
-    texts = ["0", "0.123", "1234", "12.3k", "1.5M", "2G", "3e-06", "-0.5"]
+    values = [0, 0.1234, 1234.5, 12345, 1.5e6, 2e9, 3e-6, 0.00015, -0.5]
+    texts = ["0", "0.123", "1234", "12.3k", "1.5M", "2G", "3e-6", "1.5e-4", "-0.5"]
     assert [short_number(value) for value in values] == texts
 
 

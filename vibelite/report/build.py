@@ -182,7 +182,9 @@ def duration(seconds: float | None) -> str:
 
 
 def usd(value: Any) -> str:
-    """Dollars with cents, and with more digits below a dollar; "-" where unknown."""
+    """Dollars with cents, below a dollar with more digits; "-" where unknown."""
     if value is None:
         return "-"
+    if 0 < value < 0.001:
+        return f"${short_number(float(value), 2)}"
     return f"${float(value):,.2f}" if value >= 1 else f"${float(value):.4f}"

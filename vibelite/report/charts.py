@@ -118,8 +118,10 @@ def make_axis(
     """An axis over low..high with about NUM_TICKS round ticks, at whole numbers if `is_whole`;
     `is_loose` widens it to the ticks outside.
     """
-    if high == low:
-        margin = abs(low) / 2 or 1.0
+    if high == low == 0:  # most of what is always 0 cannot be below it
+        high = 1.0
+    elif high == low:
+        margin = abs(low) / 2
         low, high = low - margin, high + margin
     spacing = round_spacing((high - low) / NUM_TICKS)
     if is_whole:
@@ -146,12 +148,15 @@ def round_spacing(spacing: float) -> float:
 
 
 def short_number(value: float, digits: int = 3) -> str:
-    """`value` with `digits` significant digits and few characters: 0.003, 12.3k, 3e-06."""
+    """`value` with `digits` significant digits and few characters: 0.003, 12.3k, 2.5e-4."""
     for limit, scale, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= limit:
             return f"{value / scale:.{digits}g}{suffix}"
     if abs(value) >= 1000:
         return f"{value:.0f}"
+    if value and abs(value) < 0.001:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.{digits}g}"
 
 

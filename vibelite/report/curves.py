@@ -24,6 +24,8 @@ class ChartPlan:
     metrics: dict[str, str]
     y_range: tuple[float, float] | None = None
     is_noisy: bool = True
+    is_shown_at_zero: bool = True
+    """Whether the chart is of interest where all its values are 0."""
 
 
 PLANS = (
@@ -51,6 +53,7 @@ PLANS = (
             "verify/unverifiable": "unverifiable",
         },
         is_noisy=False,
+        is_shown_at_zero=False,
     ),
     ChartPlan("Policy loss", {"policy/loss": "loss"}),
     ChartPlan("Tokens clipped", {"policy/clip_fraction": "share"}),
@@ -58,9 +61,13 @@ PLANS = (
     ChartPlan("Trainer - sampler log-prob, mean |nats|", {"mismatch/mean_abs": "mean"}),
     ChartPlan("Trainer - sampler log-prob, max |nats|", {"mismatch/max_abs": "max"}),
     ChartPlan("Trainer - sampler, k3 estimate of KL", {"mismatch/k3": "k3"}),
+    ChartPlan(
+        "Effective share of the samples", {"mismatch/effective_sample_share": "share"}, FRACTION
+    ),
     ChartPlan("Gradient norm before clipping", {"optimizer/grad_norm": "norm"}),
     ChartPlan("Learning rate", {"optimizer/lr": "lr"}, is_noisy=False),
     ChartPlan("Tokens of a step", {"sft/tokens": "tokens"}),
+    ChartPlan("Tokens generated per second", {"rollout/tokens_per_second": "tokens"}),
 )
 
 # What runs are compared by when they are to have used as much: the first that a stage records.
@@ -69,11 +76,7 @@ PROGRESS = ("reward/mean", "sft/loss")
 # Facts of a step that are not metrics.
 Fact = Callable[[Mapping[str, Any]], float | None]
 FACTS: tuple[tuple[str, Fact], ...] = (
-    ("Tokens generated per second of rollout", lambda step: speed(step, "generated", ("rollout",))),
-    (
-        "Tokens trained per second of training",
-        lambda step: speed(step, "trained", ("train", "optimizer")),
-    ),
+    ("Tokens trained per second", lambda step: training_speed(step)),
     ("Seconds per step", lambda step: sum(step["seconds"].values())),
     ("USD per step", lambda step: step["usd"]),
     ("Peak memory, GiB", lambda step: max(step["peak_bytes"].values()) / GIB),
@@ -82,11 +85,11 @@ FACTS: tuple[tuple[str, Fact], ...] = (
 DRAWN_BY_SPAN = ("Seconds per step", "USD per step")
 
 
-def speed(step: Mapping[str, Any], tokens: str, spans: Sequence[str]) -> float | None:
-    """Tokens of a step per second of `spans`; None where it has none of them."""
-    seconds = sum(step["seconds"].get(span, 0.0) for span in spans)
-    amount = step["tokens"].get(tokens, 0)
-    return amount / seconds if amount and seconds else None
+def training_speed(step: Mapping[str, Any]) -> float | None:
+    """Tokens per second of training; None for a step without."""
+    seconds = sum(step["seconds"].get(span, 0.0) for span in ("train", "optimizer"))
+    tokens = step["tokens"].get("trained", 0)
+    return tokens / seconds if tokens and seconds else None
 
 
 def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, list[Markup]]]:
@@ -201,6 +204,8 @@ def draw_plan(plan: ChartPlan, steps: Mapping[str, list[dict[str, Any]]]) -> Mar
                 (line["step"], line["metrics"][key]) for line in lines if key in line["metrics"]
             ]
             series.append(Series(run if len(steps) > 1 else label, points, len(series)))
+    if not plan.is_shown_at_zero and not any(y for one in series for _, y in one.points):
+        return Markup("")
     return line_chart(
         plan.title, series, y_range=fitting_range(plan, series), is_noisy=plan.is_noisy
     )

@@ -131,8 +131,9 @@ def projection_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def outcomes_chart(outcomes: Outcomes, label: str) -> Markup:
-    """How the groups' numbers of correct completions are distributed, step by step: the darker a
-    cell, the larger the share of the step's groups. `label` begins the title; "" without groups.
+    """How the groups' numbers of correct completions are distributed, step by step: the stronger a
+    cell's colour, the larger the share of the step's groups. `label` begins the title; "" without
+    groups.
     """
     if not outcomes:
         return Markup("")
@@ -141,24 +142,28 @@ def outcomes_chart(outcomes: Outcomes, label: str) -> Markup:
     steps = sorted(outcomes)
     width = -(-len(steps) // MAX_COLUMNS)
     frame = plot_frame((steps[0], steps[-1] + 1), (-0.5, group_size + 0.5), is_loose=False)
-    cells = []
-    for start in range(0, len(steps), width):
-        columns = steps[start : start + width]
-        counts = Counter(
-            round(group_size * right / size) for step in columns for right, size in outcomes[step]
+    columns = [steps[start : start + width] for start in range(0, len(steps), width)]
+    counts = [
+        Counter(
+            round(group_size * right / size) for step in column for right, size in outcomes[step]
         )
-        total = sum(counts.values())
-        left, end = (frame.x_axis.position(x) for x in (columns[0], columns[-1] + 1))
-        for number, count in sorted(counts.items()):
+        for column in columns
+    ]
+    largest = max(count / one.total() for one in counts for count in one.values())
+    cells = []
+    for column, one in zip(columns, counts, strict=True):
+        left, end = (frame.x_axis.position(x) for x in (column[0], column[-1] + 1))
+        for number, count in sorted(one.items()):
             low, high = (frame.y_axis.position(number + y) for y in (-0.5, 0.5))
-            told = f"step {columns[0]}: {number} of {group_size} correct in {count} of {total}"
+            share = count / one.total()
+            told = f"step {column[0]}: {number} of {group_size} correct in {count} of {one.total()}"
             cells.append(
                 Markup(
                     '<rect class="cell" x="{}" y="{}" width="{:.1f}" height="{:.1f}"'
                     ' fill-opacity="{:.2f}"><title>{}</title></rect>'
-                ).format(left, high, end - left, low - high, 0.08 + 0.92 * count / total, told)
+                ).format(left, high, end - left, low - high, share / largest, told)
             )
-    title = f"{label}Groups by number of correct completions of {group_size}"
+    title = f"{label}Groups by correct completions, of {group_size}"
     return figure(title, [*cells, draw_grid(frame)], Markup(""))
 
 
