@@ -39,7 +39,7 @@ EXIT_FAILED = 1
 app = typer.Typer(
     name="vibelite",
     help="Trains a small reasoning model with the VibeThinker recipe on one machine.",
-    add_completion=False,
+    epilog="Example: vibelite run recipes/quickstart.yaml",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -98,7 +98,7 @@ def _options(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-@app.command()
+@app.command(epilog="Example: vibelite run mine.yaml --set stages.mgpo.num_steps=50 --budget-usd 5")
 def run(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
     overrides: Overrides = [],  # noqa: B006 - typer copies it
@@ -145,7 +145,7 @@ def run(
         raise Interrupted(f"{reason}; the same command goes on in {directory}") from None
 
 
-@app.command("eval")
+@app.command("eval", epilog="Example: vibelite eval runs/mine/export --bench aime25 --k 8")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A Hugging Face model directory.")],
     bench: Annotated[
@@ -206,7 +206,7 @@ def evaluate(
     print(evaluation_table(f"{model} on {bench}", result))
 
 
-@app.command()
+@app.command(epilog="Example: vibelite probe ckpt/step-* --problems probe.jsonl --k 8")
 def probe(
     models: Annotated[list[Path], typer.Argument(help="Hugging Face model directories.")],
     problems: Annotated[
@@ -241,7 +241,7 @@ def probe(
     print(probe_table(result))
 
 
-@app.command()
+@app.command(epilog="Example: vibelite fuse algebra/ geometry/ --weights 0.5,0.5 -o fused")
 def fuse(
     models: Annotated[list[Path], typer.Argument(help="Hugging Face model directories.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The new model directory.")],
@@ -270,16 +270,20 @@ def fuse(
 
 app.command()(init)
 app.command()(plan)
-app.command()(verify)
-app.command()(decontaminate)
-app.command()(build_probe)
+app.command(epilog="Example: vibelite verify answers.jsonl --custom judge.py:score")(verify)
+app.command(epilog="Example: vibelite decontaminate train.jsonl --against aime25 -o clean.jsonl")(
+    decontaminate
+)
+app.command(epilog="Example: vibelite build-probe math.parquet --subdomains math -o probe.jsonl")(
+    build_probe
+)
 app.command()(samples)
-app.command()(replicate)
+app.command(epilog="Example: vibelite replicate runs/mine/manifest.json")(replicate)
 app.command()(watch)
 app.command()(compare)
 
 
-@app.command()
+@app.command(epilog="Example: vibelite report runs/mine -o mine.html")
 def report(
     run_dirs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.")],
     output: Annotated[
@@ -295,7 +299,7 @@ def report(
     print(write_report(run_dirs, output or run_dirs[0] / "report.html"))
 
 
-@app.command()
+@app.command(epilog="Example: vibelite export runs/mine --to models/mine --stage fuse")
 def export(
     run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
     to: Annotated[Path, typer.Option(help="The new model directory.")],
@@ -313,7 +317,7 @@ def export(
     print(to)
 
 
-@app.command()
+@app.command(epilog="Example: vibelite doctor --json")
 def doctor(as_json: AsJson = False) -> None:
     """Examine versions, memory, disks and GPUs; advise."""
     with redirect_stdout(sys.stderr):
@@ -331,7 +335,7 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
+@app.command(epilog="Example: vibelite schema > recipe.schema.json")
 def schema() -> None:
     """Print the JSON schema of recipes, for the completion of editors."""
     from vibelite.recipe.load import recipe_schema
