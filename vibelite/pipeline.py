@@ -265,6 +265,8 @@ def run_stage(stage: AnyStage, context: StageContext) -> None:
             from vibelite.stages.mgpo import run
         case "distill":
             from vibelite.stages.distill import run
+        case "filter":
+            from vibelite.stages.filter import run
         case "evaluate":
             from vibelite.stages.evaluate import run
         case "export":

@@ -48,12 +48,12 @@ WRONG_LINES = {
     "wrong kind": (
         {"line_28": "  - kind: mpgo"},
         "recipe.yaml:28:5: stages.mpgo.kind: 'mpgo' is not one of: sft, probe, fuse, mgpo, "
-        "distill, evaluate, export; did you mean 'mgpo'?",
+        "distill, filter, evaluate, export; did you mean 'mgpo'?",
     ),
     "missing kind": (
         {"line_26": "  - name: fuse"},
         "recipe.yaml:26:5: stages.fuse.kind: this key is required (one of: sft, probe, fuse, mgpo, "
-        "distill, evaluate, export)",
+        "distill, filter, evaluate, export)",
     ),
     "wrong literal": (
         {"line_8": "      split: trian"},
@@ -202,7 +202,7 @@ def test_the_schema_describes_every_stage_kind_and_key() -> None:
     assert mgpo["group_size"]["minimum"] == 2
     assert mgpo["group_size"]["description"] == "Completions per problem, G."
     kinds = schema["properties"]["stages"]["items"]["discriminator"]["mapping"]
-    assert set(kinds) == {"sft", "probe", "fuse", "mgpo", "distill", "evaluate", "export"}
+    assert set(kinds) == {"sft", "probe", "fuse", "mgpo", "distill", "filter", "evaluate", "export"}
 
 
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.name)

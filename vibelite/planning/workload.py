@@ -15,6 +15,7 @@ from vibelite.recipe.stage_section import (
     AnyStage,
     DistillStage,
     EvaluateStage,
+    FilterStage,
     MGPOStage,
     ProbeStage,
     Sampling,
@@ -134,7 +135,7 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assume: Assumpti
             return _sampling_work(
                 stage, stage.sampling, num_models * num_problems, stage.num_samples
             )
-        case DistillStage():
+        case DistillStage() | FilterStage():
             num_problems = count_problems(recipe, stage.problems, recipe_dir, assume)
             return _sampling_work(stage, stage.sampling, num_problems, stage.num_samples)
         case EvaluateStage():
@@ -228,7 +229,7 @@ def _prompts_at_once(sampling: Sampling, num_prompts: float, num_samples: int) -
 
 
 def _sampling_work(
-    stage: ProbeStage | DistillStage | EvaluateStage,
+    stage: ProbeStage | DistillStage | FilterStage | EvaluateStage,
     sampling: Sampling,
     num_prompts: float,
     num_samples: int,

@@ -31,6 +31,7 @@ from vibelite.recipe.stage_section import (
     DistillStage,
     EvaluateStage,
     ExportStage,
+    FilterStage,
     FuseStage,
     MGPOStage,
     ProbeStage,
@@ -107,16 +108,16 @@ class _Checker:
                 self._check_fuse_weights(index, stage)
             case MGPOStage():
                 self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
-                self._check_set(("stages", index, "problems"), stage.problems, "problems")
-                self._check_split(index, stage.problems, {"probe", "test"}, "training on it")
-                self._check_training_set(index, stage.problems)
+                self._check_trained_on(index, stage.problems)
                 self._check_rl_sampling(index, stage)
             case DistillStage():
                 self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
                 self._check_start(index, stage.student, MODEL_KINDS, field="student")
-                self._check_set(("stages", index, "problems"), stage.problems, "problems")
-                self._check_split(index, stage.problems, {"probe", "test"}, "training on it")
-                self._check_training_set(index, stage.problems)
+                self._check_trained_on(index, stage.problems)
+            case FilterStage():
+                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
+                self._check_traces(index, stage.traces)
+                self._check_trained_on(index, stage.problems)
             case ExportStage():
                 self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
             case EvaluateStage():
@@ -138,7 +139,7 @@ class _Checker:
     def _check_traces(self, index: int, name: str) -> None:
         """A set of traces, or an earlier stage that makes one."""
         earlier = zip(self.parts.stage_names[:index], self.parts.stage_kinds, strict=False)
-        if (name, "distill") not in earlier:
+        if not {(name, "distill"), (name, "filter")} & set(earlier):
             self._check_set(("stages", index, "traces"), name, "traces")
 
     def _check_start(
@@ -196,6 +197,11 @@ class _Checker:
             message = f"{name!r} is a {problems.split!r} set; {doing} would spoil the evaluation"
             self.source.report(("stages", index, "problems"), message)
 
+    def _check_trained_on(self, index: int, name: str) -> None:
+        self._check_set(("stages", index, "problems"), name, "problems")
+        self._check_split(index, name, {"probe", "test"}, "training on it")
+        self._check_training_set(index, name)
+
     def _check_training_set(self, index: int, name: str) -> None:
         """Files and hub data sets have no splits of ours: the same one must not serve both ends."""
         training = self.parts.problems.get(name)
@@ -248,7 +254,7 @@ class _Checker:
             earlier = self._find_earlier(location, index, model, base=True)
             if earlier is None:
                 continue
-            if self.parts.stage_kinds[earlier] in ("distill", "evaluate", "export"):
+            if self.parts.stage_kinds[earlier] in ("distill", "filter", "evaluate", "export"):
                 self.source.report(location, f"the stage {model!r} makes no model of its own")
 
 
@@ -279,7 +285,11 @@ def _check_decontaminate(parts: RecipeParts, source: RecipeSource) -> None:
     if not source.is_written(location):
         return
     names = source.data["data"]["decontaminate"]["against"]
-    trained = {s.problems for s in parts.stages if isinstance(s, MGPOStage | DistillStage)}
+    trained = {
+        stage.problems
+        for stage in parts.stages
+        if isinstance(stage, MGPOStage | DistillStage | FilterStage)
+    }
     for position, name in enumerate(names if isinstance(names, list) else []):
         if name not in parts.problems:
             hint = did_you_mean(str(name), parts.problems)

@@ -64,7 +64,7 @@ class SFTStage(Stage):
     kind: Literal["sft"]
     start_from: Name = BASE
     traces: Name = "traces"
-    """A set of data.traces, or a `distill` stage before this one."""
+    """A set of data.traces, or a `distill` or `filter` stage before this one."""
     num_steps: PositiveInt
     sequences_per_step: PositiveInt = 48
     tokens_per_micro_batch: PositiveInt = 4096
@@ -176,6 +176,33 @@ class DistillStage(Stage):
     tokens_per_micro_batch: PositiveInt = 8192
 
 
+class FilterStage(Stage):
+    """The traces for a second, harder round of fine-tuning (VibeThinker-3B report 2.1); an `sft`
+    stage after it names it under `traces`. What is dropped is counted by reason."""
+
+    kind: Literal["filter"]
+    traces: Name = "traces"
+    """A set of data.traces, or a `distill` or `filter` stage before this one."""
+    problems: Name = "train"
+    """The problem set that the traces solve: the same id, or the same letters and digits of the
+    question, sentences on the answer's form left out."""
+    start_from: Name = BASE
+    """The reference model: a problem is hard if its rollouts seldom solve it."""
+    num_samples: PositiveInt = 8
+    """Rollouts per problem (report: 8)."""
+    sampling: Sampling
+    min_error_rate: Fraction = 0.75
+    """Share of the rollouts that must not be right (report: 0.75); 0 = keep easy problems too."""
+    min_tokens: NonNegativeInt = 5000
+    """Traces with a shorter answer are dropped (report: 5K)."""
+    max_repetition: Fraction = 0.5
+    """Traces of which a larger share repeats itself word for word are dropped; 1 = none."""
+    verify: bool = True
+    """Drop traces whose own answer the problem's verifier does not find right."""
+    max_per_problem: PositiveInt = 8
+    """At most so many different traces of one problem, from the top."""
+
+
 class EvaluateStage(Stage):
     kind: Literal["evaluate"]
     models: list[Name] = Field(default_factory=list)
@@ -203,6 +230,13 @@ class ExportStage(Stage):
 
 
 AnyStage = Annotated[
-    SFTStage | ProbeStage | FuseStage | MGPOStage | DistillStage | EvaluateStage | ExportStage,
+    SFTStage
+    | ProbeStage
+    | FuseStage
+    | MGPOStage
+    | DistillStage
+    | FilterStage
+    | EvaluateStage
+    | ExportStage,
     Field(discriminator="kind"),
 ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the ledger begins before torch is imported
     from vibelite.models.policy import Policy
     from vibelite.training.parallel import World
 
-# What a distill stage leaves for an sft stage.
+# What a distill or filter stage leaves for an sft stage.
 DISTILLED = "traces.jsonl"
 
 
@@ -80,7 +80,7 @@ class StageContext:
         )
 
     def traces(self, name: str) -> list[Trace]:
-        """The set of traces `name`, or what the distill stage `name` left; decontaminated."""
+        """The set of traces `name`, or what the stage `name` left; decontaminated."""
         source = self.recipe.data.traces.get(name)
         if source is None:
             path = self.run.find_stage(name).path.resolve() / DISTILLED
