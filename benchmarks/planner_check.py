@@ -243,26 +243,34 @@ def report(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{format_table(heads, body)}\n\n{summary}"
 
 
+def kept_rows(path: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """What an earlier call has left in `path`, without what is measured again."""
+    if path is None or not path.exists():
+        return []
+    rows = json.loads(path.read_text())["rows"]
+    return [row for row in rows if row["name"] not in {case.name for case in cases}]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore
     parser.add_argument("names", nargs="*", help="Only cases whose name contains one of these.")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, help="Written after each; keeps what it had of others.")
     arguments = parser.parse_args()
     cases = [
         case for case in CASES
         if not arguments.names or any(name in case.name for name in arguments.names)
     ]  # fmt: skip
-    rows = []
+    rows = kept_rows(arguments.out, cases)
     with tempfile.TemporaryDirectory() as directory:
         write_models(Path(directory))
         for case in cases:
             name = next(name for name, model in models().items() if model == case.model)
             rows.append(compare(case, measure(case, Path(directory) / name)))
             print(report(rows[-1:]).splitlines()[-3], file=sys.stderr)
+            if arguments.out is not None:
+                result = {"hardware": describe_hardware(), "rows": rows}
+                arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(report(rows))
-    if arguments.out is not None:
-        result = {"hardware": describe_hardware(), "rows": rows}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

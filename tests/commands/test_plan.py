@@ -1,0 +1,154 @@
+"""`vibelite plan`: without torch, in time, what it says of fitting, money and disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vibelite.cli import app
+from vibelite.commands.plan import EXIT_DOES_NOT_FIT
+from vibelite.errors import RecipeError
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+QUICKSTART, BIG = RECIPES / "quickstart.yaml", RECIPES / "vibethinker_1p5b_1x80gb.yaml"
+# The head, which has no setting, takes so much alone.
+TOO_SMALL = ("--rate", "memory_gib=2")
+
+
+def plan(*arguments):
+    result = CliRunner().invoke(app, ["plan", *map(str, arguments)])
+    if isinstance(result.exception, RecipeError):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def plan_json(*arguments):
+    code, output = plan(*arguments, "--json")
+    return code, json.loads(output)
+
+
+def test_a_plan_needs_no_torch_and_less_than_two_seconds_of_a_processor():
+    program = (
+        "import sys, time, vibelite.cli as cli\n"
+        f"sys.argv = ['vibelite', 'plan', {str(BIG)!r}, '--usd-per-gpu-hour', '2']\n"
+        "try: cli.main()\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "print('seconds', time.process_time())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout.rpartition("seconds ")[2]) < 2
+
+
+def test_parts_add_up_and_money_is_time_at_the_price():
+    code, found = plan_json(QUICKSTART, "--usd-per-gpu-hour", 3.6, "--num-gpus", 2)
+    assert code == 0 and found["fits"]
+    for stage in found["stages"]:
+        for phase in stage["phases"]:
+            assert sum(phase["parts"].values()) == pytest.approx(phase["total"])
+        assert stage["usd"] == pytest.approx(stage["seconds"]["total"] * 0.002)
+    assert found["seconds"] == pytest.approx(
+        sum(stage["seconds"]["total"] for stage in found["stages"])
+    )
+    assert found["usd"] == pytest.approx(found["seconds"] * 0.002)
+    peaks = [phase["total"] for stage in found["stages"] for phase in stage["phases"]]
+    assert found["peak_bytes"] == max(peaks)
+    (mgpo,) = (stage for stage in found["stages"] if stage["stage"] == "mgpo")
+    assert mgpo["seconds_per_step"] * 70 == pytest.approx(mgpo["seconds"]["total"])
+    assert mgpo["communicated_bytes"] > 0
+
+
+def test_suggested_settings_make_it_fit():
+    arguments = (BIG, "--gpu", "rtx4090-24gb", "--set", "training.activations=keep")
+    code, found = plan_json(*arguments)
+    assert code == EXIT_DOES_NOT_FIT and not found["fits"]
+    assert found["suggestions"]
+    sets = [word for item in found["suggestions"] for word in ("--set", item)]
+    code, changed = plan_json(*arguments, *sets)
+    assert code == 0 and changed["fits"]
+    for left_out in range(0, len(sets), 2):
+        fewer = sets[:left_out] + sets[left_out + 2 :]
+        assert plan_json(*arguments, *fewer)[0] == EXIT_DOES_NOT_FIT, sets[left_out + 1]
+
+
+def test_where_no_setting_helps_the_plan_says_so_and_names_a_gpu():
+    code, output = plan(BIG, *TOO_SMALL)
+    assert code == EXIT_DOES_NOT_FIT
+    assert "no setting makes it fit" in output
+    assert "the smallest listed GPU on which it fits" in output
+
+
+def test_the_longest_response_fits_and_one_step_more_does_not():
+    _, found = plan_json(BIG)
+    (stage, tokens) = next(iter(found["longest_response"].items()))
+    setting = f"stages.{stage}.sampling.max_new_tokens="
+
+    def peak(length):
+        _, at_length = plan_json(BIG, "--set", f"{setting}{length}")
+        (one,) = (one for one in at_length["stages"] if one["stage"] == stage)
+        return max(phase["total"] for phase in one["phases"])
+
+    usable = found["usable_share"] * found["device"]["memory_bytes"]
+    assert peak(tokens) <= usable < peak(tokens + 1024)
+
+
+def test_the_smallest_gpu_is_one_on_which_it_fits():
+    _, found = plan_json(BIG)
+    assert plan(BIG, "--gpu", found["smallest_gpu"])[0] == 0
+
+
+def test_numbers_of_the_gpu_and_assumptions_can_be_changed():
+    _, before = plan_json(QUICKSTART)
+    _, after = plan_json(
+        QUICKSTART, "--rate", "memory_gib=7", "--assume", "context_gib=3", "--assume",
+        "decode_step_seconds=0.004",
+    )  # fmt: skip
+    assert after["device"]["memory_bytes"] == 7 << 30
+    assert after["peak_bytes"] == pytest.approx(before["peak_bytes"] + (2 << 30))
+    assert after["seconds"] > before["seconds"]
+    assert after["assumptions"]["context_gib"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpu", "h100-80g"], "--gpu h100-80g: not listed.*h100-80gb"),
+        (["--rate", "memory=3"], "--rate memory: h100-80gb has no such number.*memory_gib"),
+        (["--rate", "memory_gib=much"], "'much' is not a number"),
+        (["--rate", "memory_gib=-1"], "must be a number above 0"),
+        (["--assume", "promt_tokens=3"], "no such name.*prompt_tokens"),
+        (["--gpu", "cpu", "--num-gpus", "2"], "a CPU is planned alone"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_message(arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        plan(QUICKSTART, *arguments)
+
+
+def test_a_processor_is_planned_at_its_own_rates():
+    _, found = plan_json(QUICKSTART, "--gpu", "cpu")
+    _, slower = plan_json(QUICKSTART, "--gpu", "cpu", "--rate", "float32.flops=1e9")
+    assert found["device"]["rates"]["float32"]["flops"] > 1e9
+    assert slower["seconds"] > 2 * found["seconds"]
+
+
+def test_disk_is_the_models_that_stay_and_the_states_that_pass():
+    _, found = plan_json(QUICKSTART)
+    (run,) = found["disk"]
+    parameters = found["num_parameters"]
+    kept = 1 + sum(stage["kept_models"] for stage in found["stages"])
+    assert run["models"] == 4 * parameters * kept
+    assert run["states"] > 0
+    hub = plan_json(BIG)[1]["disk"]
+    assert [need["place"] for need in hub] == ["run directory", "model cache"]
+    assert hub[1]["models"] == 2 * plan_json(BIG)[1]["num_parameters"]
+
+
+def test_without_a_price_there_is_no_money():
+    _, found = plan_json(QUICKSTART, "--set", "cost.usd_per_hour=null")
+    assert found["usd"] is None
+    assert "none, so no $" in plan(QUICKSTART, "--set", "cost.usd_per_hour=null")[1]
