@@ -82,6 +82,25 @@ def test_settings_are_changed_until_it_fits_and_comments_stay(directory):
     assert done.exit_code == 0 and 0 < USABLE < 1 and plan["fits"] is True
 
 
+def test_settings_of_one_stage_leave_the_others_as_they_are(directory):
+    arguments = [*QWEN, *OWN, "--gpu", "l40s-48gb", "--max-new-tokens", "16384"]
+    recipe = made(directory / "long.yaml", *arguments)
+    mgpo, evaluate = recipe.stage_named("mgpo"), recipe.stage_named("evaluate")
+    assert mgpo.optimizer.kind == "adamw_cpu", "rather than one completion at a time"
+    assert mgpo.sampling.max_sequences > 16
+    assert (mgpo.sampling.max_new_tokens, evaluate.sampling.max_new_tokens) == (16384, 16384)
+    done = CliRunner().invoke(cli.app, ["plan", "long.yaml", "--gpu", "l40s-48gb", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["fits"] is True
+
+
+def test_commands_in_the_recipe_work_from_where_it_was_made(directory):
+    (directory / "my recipes").mkdir()
+    assert init("my recipes/mine.yaml", *OWN).exit_code == 0
+    text = (directory / "my recipes" / "mine.yaml").read_text()
+    assert "vibelite plan 'my recipes/mine.yaml' --gpu cpu" in text
+    assert "vibelite run 'my recipes/mine.yaml'" in text
+
+
 def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
     done = init("free.yaml", *QWEN, *OWN, *H100)
     full = float(re.findall(r"\$([\d.]+)", done.output)[0])

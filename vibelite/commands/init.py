@@ -70,7 +70,7 @@ def init(
     on_cpu = gpu == "cpu"
     values: dict[str, Any] = {
         "arguments": "".join(f" {shlex.quote(word)}" for word in sys.argv[2:]),
-        "file": recipe.name, "name": recipe.stem, "gpu": gpu, "on_cpu": on_cpu,
+        "path": shlex.quote(str(recipe)), "name": recipe.stem, "gpu": gpu, "on_cpu": on_cpu,
         "price": usd_per_gpu_hour, "budget": budget_usd,
         "model": model if model == "smollm2" else _path_or_name(model, recipe),
         "problems": _table(problems, recipe), "traces": _table(traces, recipe),
@@ -135,6 +135,7 @@ def fitted(values: dict[str, Any], recipe: Path) -> tuple[str, Plan]:
         cut = {name: max(MIN_STEPS, number) for name, number in steps.items()}
         text = _with_settings(_render(values | cut), settings)
         plan = plan_of(text)
+    assert plan.fits, f"what makes it fit was advised: {settings}"
     return text, plan
 
 

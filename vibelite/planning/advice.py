@@ -45,7 +45,7 @@ def suggestions(question: Question) -> list[str] | None:
     """Settings, as --set takes them, that together make the recipe fit; None if none of ours do.
 
     Taken in the order in which memory is bought with speed, cheapest first, until it fits; then
-    each one that it fits without is left out again.
+    each one that it fits without is left out again, dearest first.
     """
     chosen: list[Saving] = []
     for saving in _savings(question):
@@ -54,7 +54,7 @@ def suggestions(question: Question) -> list[str] | None:
             break
     else:
         return None
-    for saving in list(chosen):
+    for saving in chosen[::-1]:
         fewer = [other for other in chosen if other is not saving]
         if question.fits(_with(question.recipe, fewer)):
             chosen = fewer
