@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.kernels.problems import INTERPRETED
+from tests.kernels.problems import INTERPRETED, make_case
+from vibelite.kernels.problem import Problem
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 
-SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}
+SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
 POINTERS = {"row_scale", "partial", "target_logit", "row_constants"}
 FLOATS = {"softcap"}
 ALIGNED = {
@@ -113,7 +115,7 @@ def compile_kernel(
 
 @pytest.mark.parametrize("with_bias_and_softcap", [False, True], ids=["plain", "bias-softcap"])
 @pytest.mark.parametrize("kernel", ["forward_kernel", "dz_kernel", "exp_kernel"])
-@pytest.mark.parametrize("architecture", [80, 89, 90])
+@pytest.mark.parametrize("architecture", SHARED_BYTES)
 def test_shipped_tiles_compile_without_spills(
     architecture: int, kernel: str, with_bias_and_softcap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,3 +141,19 @@ def test_shipped_tiles_compile_without_spills(
             else:
                 assert counts["HMMA"] > 0
                 assert counts["LDGSTS"] > 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "is_hopper"),
+    [((8, 0), False), ((8, 9), False), ((9, 0), True), ((12, 0), False)],
+)
+def test_only_hopper_takes_tiles_that_need_its_shared_memory(
+    capability: tuple[int, int], is_hopper: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vibelite.kernels import triton_launch
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    case = make_case(4, 64, 16, dtype=torch.bfloat16)
+    problem = Problem(case.hidden, case.weight, case.targets)
+    assert triton_launch.dz_tile(problem).use_tma == is_hopper
+    assert triton_launch.forward_tile(problem).use_tma == is_hopper

@@ -24,6 +24,7 @@ INTERPRETED = isinstance(triton_kernels.forward_kernel, InterpretedFunction)
 # The vocabulary is always cut into this many parts, whatever N: a row's log-prob does not depend on
 # the batch it is in. 16 parts x (N / 128) row tiles fill 132 processors from N = 1024 on.
 NUM_SPLITS = 16
+HOPPER = (9, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Tile:
 # TFLOP/s for H = 1536; two narrow ones per processor hide each other's epilogue when H is small.
 HOPPER_WIDE = Tile(128, 256, 64, 8, 3, use_tma=True)
 HOPPER_NARROW = Tile(128, 128, 64, 4, 3, use_tma=True)
-# Ampere and Ada, and what TMA cannot address: asynchronous copies through pointers.
+# Ampere, Ada and Blackwell, and what TMA cannot address: asynchronous copies through pointers. The
+# Hopper tiles need more shared memory than an RTX 5090 has, and have not been tried on a B200.
 AMPERE = Tile(128, 128, 32, 8, 3, use_tma=False)
 FLOAT32 = Tile(64, 64, 32, 4, 2, use_tma=False)
 NARROW_MAX_WIDTH = 1024
@@ -70,7 +72,7 @@ def _tile(problem: Problem, hopper: Tile) -> Tile:
         return Tile(32, 64, 64, 4, 1, use_tma=fits_tma(problem))
     if problem.hidden.dtype == torch.float32:
         return FLOAT32
-    if torch.cuda.get_device_capability(problem.hidden.device) >= (9, 0) and fits_tma(problem):
+    if torch.cuda.get_device_capability(problem.hidden.device) == HOPPER and fits_tma(problem):
         return hopper
     return AMPERE
 
