@@ -25,6 +25,8 @@ ALLOWED = {
     "storage": {"errors"},
     "run_dir": {"errors", "types", "storage"},
     "run_lock": {"errors", "storage", "run_dir"},
+    # The processes of one run on several GPUs: their store is torch's.
+    "launch": {"errors", "training"},
     "recipe": BASE_LAYER,
     # storage: the checksums of a fused model are not those of its first source.
     "algorithms": {"types", "errors", "storage"},
@@ -41,8 +43,19 @@ ALLOWED = {
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"},
     # rewards: the verifiers' processes live as long as a stage.
+    # launch: which process leads. training: the ranks of the run.
     "pipeline": DATA_MODEL
-    | {"run_lock", "stages", "models", "rewards", "telemetry", "report", "planning"},
+    | {
+        "run_lock",
+        "launch",
+        "training",
+        "stages",
+        "models",
+        "rewards",
+        "telemetry",
+        "report",
+        "planning",
+    },
     "standalone": DATA_MODEL | {"run_lock", "pipeline", "stages", "data", "telemetry"},
     # rewards: whether this machine confines model-written programs.
     "doctor": {"errors", "rewards"},
@@ -50,10 +63,22 @@ ALLOWED = {
     # One file per command that cli.py has no room for.
     # pipeline and telemetry: replicate runs a manifest's recipe again and compares the two.
     "commands": DATA_MODEL
-    | {"planning", "standalone", "data", "report", "rewards", "tables", "pipeline", "telemetry"},
+    | {"planning", "standalone", "data", "report", "rewards", "tables", "pipeline", "telemetry"}
+    # sweep: one process at a time in its directory.
+    | {"run_lock"},
     # models: unsloth must be imported before anything that a run imports.
     "cli": DATA_MODEL
-    | {"__init__", "commands", "models", "pipeline", "standalone", "stages", "report", "doctor"}
+    | {
+        "__init__",
+        "launch",
+        "commands",
+        "models",
+        "pipeline",
+        "standalone",
+        "stages",
+        "report",
+        "doctor",
+    }
     | {"tables", "telemetry"},
 }
 # Torch is never needed to read what a run left behind, or to judge a text.

@@ -27,9 +27,11 @@ from vibelite.commands.init import init
 from vibelite.commands.plan import plan
 from vibelite.commands.replicate import replicate
 from vibelite.commands.samples import samples
+from vibelite.commands.sweep import sweep
 from vibelite.commands.verify import verify
 from vibelite.commands.watch import watch
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
+from vibelite.launch import is_follower, is_started_with_others, run_ranks
 
 if TYPE_CHECKING:
     from vibelite.recipe.stage_section import Sampling
@@ -77,6 +79,8 @@ def main() -> None:
     try:
         app(prog_name="vibelite")
     except VibeLiteError as error:
+        if is_follower() and getattr(error, "is_leaders", False):
+            sys.exit(0)  # the leader says it, and ends with its exit code
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 
@@ -116,6 +120,9 @@ def run(
     names = [stage.name for stage in loaded.stages]
     if until is not None and until not in names:
         raise RecipeError(f"--until {until}: no such stage{did_you_mean(until, names)}")
+    if loaded.num_gpus > 1 and not is_started_with_others():
+        command = [sys.executable, "-m", "vibelite", *sys.argv[1:]]
+        raise typer.Exit(run_ranks(loaded.num_gpus, command))
     if getattr(loaded.model, "loader", "") == "unsloth":
         from vibelite.models.unsloth_loader import import_unsloth
 
@@ -281,6 +288,7 @@ app.command()(samples)
 app.command(epilog="Example: vibelite replicate runs/mine/manifest.json")(replicate)
 app.command()(watch)
 app.command()(compare)
+app.command()(sweep)
 
 
 @app.command(epilog="Example: vibelite report runs/mine -o mine.html")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError, RunStopped
+from vibelite.launch import is_follower, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
+from vibelite.recipe.run_section import Budget, Cost
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage
 from vibelite.rewards.pool import VerifierPool
@@ -24,10 +29,10 @@ from vibelite.run_dir import (
     write_text_atomic,
 )
 from vibelite.run_lock import locked
-from vibelite.stages.context import StageContext
+from vibelite.stages.context import StageContext, world_of_one
 from vibelite.stages.decontaminate import dropped_counts
 from vibelite.storage import require_writable, storage_errors
-from vibelite.telemetry.energy import gpu_energy_reader, num_gpus
+from vibelite.telemetry.energy import gpu_energy_reader, no_energy, num_gpus
 from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
@@ -35,6 +40,12 @@ from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.outcome import record_outcome
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.sinks import open_sinks
+
+if TYPE_CHECKING:  # the ledger begins before torch is imported
+    from vibelite.training.parallel import World
+
+# Stages in which all ranks compute; others are the leader's, but for the sampling in them.
+TRAINED_BY_ALL = ("sft", "mgpo")
 
 
 def run_pipeline(
@@ -51,24 +62,24 @@ def run_pipeline(
     Raises RecipeError when the directory holds a run of a different recipe.
     """
     # First of all, as importing is paid for too.
-    meter = Meter(read_energy=gpu_energy_reader(), boot_nanoseconds=boot_nanoseconds)
-    require_writable(run_dir)
+    reader = gpu_energy_reader() if num_nodes() == 1 else no_energy  # other nodes' is unknown
+    meter = Meter(read_energy=reader, boot_nanoseconds=boot_nanoseconds)
     return_freed_tensors()
+    if is_follower():
+        follow_run(recipe, recipe_path, RunDir(run_dir.resolve()), until, meter)
+        return
+    require_writable(run_dir)
     with locked(run_dir), storage_errors(run_dir.resolve()):
         run = open_run(recipe, recipe_path, run_dir)
-        guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path, gpus=num_gpus())
-        with guard.listen(), guard.paying(meter):
-            import torch
-
+        cost = recipe.cost.times(num_nodes())
+        guard = RunGuard(recipe.budget, cost, run.ledger_path, gpus=num_gpus() * num_nodes())
+        with guard.listen(), guard.paying(meter), torch_and_ranks(recipe) as world:
             from vibelite.report.build import write_report
             from vibelite.report.summary import print_summary, write_summary
 
-            torch.set_float32_matmul_precision(recipe.matmul_precision)
-            if recipe.num_threads:
-                torch.set_num_threads(recipe.num_threads)
             reason = None
             try:
-                run_stages(recipe, recipe_path, run, guard, until, meter=meter)
+                run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)
             except RunStopped as stopped:  # what was paid for is shown all the same
                 reason = stopped
             summary = write_summary(run.path)
@@ -80,6 +91,30 @@ def run_pipeline(
                 raise reason
 
 
+def follow_run(
+    recipe: Recipe, recipe_path: Path, run: RunDir, until: str | None, meter: Meter
+) -> None:
+    """This process's part in a run that another one leads, writes and pays."""
+    with torch_and_ranks(recipe) as world:
+        guard = RunGuard(Budget(), Cost(), run.ledger_path)
+        with guard.listen():
+            run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)
+
+
+@contextmanager
+def torch_and_ranks(recipe: Recipe) -> Iterator[World]:
+    """Torch as the recipe wants it, and the processes that were started with this one."""
+    import torch
+
+    from vibelite.training.parallel import joined_world
+
+    torch.set_float32_matmul_precision(recipe.matmul_precision)
+    if recipe.num_threads:
+        torch.set_num_threads(recipe.num_threads)
+    with joined_world(recipe.parallel.timeout_seconds) as world:
+        yield world
+
+
 def run_stages(
     recipe: Recipe,
     recipe_path: Path,
@@ -88,22 +123,30 @@ def run_stages(
     until: str | None,
     *,
     meter: Meter,
+    world: World,
 ) -> None:
     """The base model and every stage that is not finished, up to stage `until`."""
-    base = make_context(recipe, recipe_path, run, "base", StageDir(run.path), meter, guard)
-    if is_moved(recipe, run):
-        require_same_data(base)
-        save_recipe(recipe, recipe_path, run)
-    base.recorder.record_work("boot")
-    prepare_base_model(base)
+    world.waiting = partial(meter.span, "wait")
+    context_of = partial(make_context, recipe, recipe_path, run, meter=meter, guard=guard)
+    base = context_of("base", StageDir(run.path), world=world)
+    world.from_leader(partial(begin_run, base, recipe_path))
     for index, stage in enumerate(recipe.stages):
         stage_dir = run.stage(index, stage.name)
-        if not stage_dir.is_finished:
-            context = make_context(recipe, recipe_path, run, stage.name, stage_dir, meter, guard)
+        if not world.from_leader(stage_dir.status_path.exists):
+            context = context_of(stage.name, stage_dir, world=world)
             context.recorder.stop_if_needed()
             run_stage(stage, context)
         if stage.name == until:
             break
+
+
+def begin_run(base: StageContext, recipe_path: Path) -> None:
+    """What comes before the first stage."""
+    if is_moved(base.recipe, base.run):
+        require_same_data(base)
+        save_recipe(base.recipe, recipe_path, base.run)
+    base.recorder.record_work("boot")
+    prepare_base_model(base)
 
 
 def make_context(
@@ -114,12 +157,20 @@ def make_context(
     stage_dir: StageDir,
     meter: Meter,
     guard: RunGuard | None = None,
+    world: World | None = None,
 ) -> StageContext:
     """The context of one stage, with a recorder that writes to its directory."""
+    world = world or world_of_one()
     guard = guard or RunGuard(recipe.budget, recipe.cost, run.ledger_path)
     steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
-    sinks = open_sinks(recipe.tracking, run_dir=run.path, stage=name, project=recipe.name)
-    recorder = Recorder(name, stage_dir, meter, guard, num_steps=steps.get(name), sinks=sinks)
+    sinks = ()
+    if world.is_leader:
+        sinks = open_sinks(recipe.tracking, run_dir=run.path, stage=name, project=recipe.name)
+    recorder = Recorder(
+        name, stage_dir, meter, guard, num_steps=steps.get(name), ranks=world, sinks=sinks
+    )
+    if world.watchdog is not None:
+        world.watchdog.describe = recorder.describe
     settings = recipe.verification
     verifiers = VerifierPool(
         num_workers=settings.num_workers,
@@ -127,7 +178,7 @@ def make_context(
         allow_weak_sandbox=settings.allow_weak_sandbox,
     )
     directory = recipe_path.resolve().parent
-    return StageContext(recipe, directory, run, name, stage_dir, meter, recorder, verifiers)
+    return StageContext(recipe, directory, run, name, stage_dir, meter, recorder, verifiers, world)
 
 
 def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
@@ -203,6 +254,7 @@ def prepare_base_model(context: StageContext) -> None:
     run, recipe = context.run, context.recipe
     if run.base_model.exists():
         return
+    context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import write_base_model
     from vibelite.models.window import require_window
 
@@ -271,5 +323,11 @@ def run_stage(stage: AnyStage, context: StageContext) -> None:
             from vibelite.stages.evaluate import run
         case "export":
             from vibelite.stages.export import run
+    run_it = partial(run, stage, context)  # pyright: ignore[reportArgumentType]
     with context.verifiers:
-        run(stage, context)  # pyright: ignore[reportArgumentType]
+        if context.world.is_one or stage.kind in TRAINED_BY_ALL:
+            run_it()
+        else:
+            from vibelite.stages.sharing import help_leader
+
+            context.world.from_leader(run_it, meanwhile=help_leader(context))

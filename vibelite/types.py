@@ -142,6 +142,9 @@ class StepRecord:
     `usd_so_far` is the whole run's, `usd_at_end_of_stage` is it projected with the two ends of its
     80% interval (`telemetry.projection`); `costs` holds those of `telemetry.unit_costs.UnitCosts`
     that are known.
+
+    On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest;
+    seconds_max, seconds_mean and peak_bytes_mean are over ranks, and empty for one.
     """
 
     stage: str
@@ -156,3 +159,6 @@ class StepRecord:
     usd_so_far: float | None = None
     usd_at_end_of_stage: tuple[float, float, float] | None = None
     costs: dict[str, float] = field(default_factory=dict)
+    seconds_max: dict[str, float] = field(default_factory=dict)
+    seconds_mean: dict[str, float] = field(default_factory=dict)
+    peak_bytes_mean: dict[str, float] = field(default_factory=dict)

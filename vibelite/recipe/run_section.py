@@ -152,6 +152,19 @@ class Cost(Section):
             raise ValueError(f"give only one of {' and '.join(given)}")
         return self
 
+    def times(self, num_machines: int) -> Cost:
+        """What so many machines of this kind cost."""
+        if num_machines == 1:
+            return self
+        values = self.model_dump()
+        if self.usd_per_hour is not None:
+            values["usd_per_hour"] = self.usd_per_hour * num_machines
+        if self.price is not None and self.price.unit == "instance_hour":
+            values["price"]["amount"] = self.price.amount * num_machines
+        if self.electricity is not None:
+            values["electricity"]["watts_beside_gpus"] *= num_machines
+        return Cost.model_validate(values)
+
     @property
     def is_in_usd(self) -> bool:
         """Whether sums in USD can be told."""

@@ -62,7 +62,6 @@ class SharedEngine:
     """Makes a context manager around the wait for other ranks."""
     names: list[str] = field(default_factory=list)
     """What prompts are called in messages, in their order; empty = by number."""
-    _num_tasks: int = 0
     _mean_tokens: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def stream(
@@ -74,14 +73,13 @@ class SharedEngine:
         skip: Collection[Pair] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
         """As `RolloutEngine.stream`, on all ranks; called by the leader alone."""
-        self._num_tasks += 1
         capacity = max(1, self.max_sequences // settings.num_completions)
         wanted = self._wanted(len(prompts), settings.num_completions, skip)
         expected = self._expected(prompts)
         units = cut_into_units(wanted, expected, self.ranks.num_ranks, capacity)
         names = self.names or [f"prompt {index + 1}" for index in range(len(prompts))]
         task = SampleTask(
-            self._num_tasks,
+            self.ranks.store.add("sample/tasks", 1),
             [list(p) for p in prompts],
             settings,
             seed,

@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # the ledger begins before torch is imported
 DISTILLED = "traces.jsonl"
 
 
-def _world_of_one() -> World:
+def world_of_one() -> World:
+    """This process by itself."""
     from vibelite.training.parallel import World
 
     return World()
@@ -49,7 +50,7 @@ class StageContext:
     recorder: Recorder
     verifiers: VerifierPool = field(default_factory=VerifierPool)
     """Closed where the stage ends; it starts no process before one is needed."""
-    world: World = field(default_factory=_world_of_one)
+    world: World = field(default_factory=world_of_one)
     """The processes of the run, seen from this one."""
 
     def seed(self, *parts: str | int) -> int:

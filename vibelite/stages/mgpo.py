@@ -37,7 +37,7 @@ from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
 from vibelite.stages.mismatch import probe_mismatch, require_agreement
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
 from vibelite.stages.shaped_rewards import shape_rewards, shaping_metrics
-from vibelite.stages.sharing import share_engine
+from vibelite.stages.sharing import own_engine, share_engine
 from vibelite.telemetry.unit_costs import completion_counts
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
@@ -97,7 +97,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         start = states.load()
     engine.load_weights(start)
     trainer = Trainer(stage, context, policy, reference, engine, optimizer, context.world)
-    probe_mismatch(engine, policy, problems, stage.sampling, context)
+    probe_mismatch(own_engine(engine), policy, problems, stage.sampling, context)
     for step in range(start, stage.num_steps):
         try:
             mgpo_step(trainer, problems, step)

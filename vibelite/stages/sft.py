@@ -79,14 +79,17 @@ def run(stage: SFTStage, context: StageContext) -> None:
             context.recorder.record_work("checkpoint")
             raise reason
     context.recorder.record_work("checkpoint")
-    if not world.is_leader:
-        return
+    if world.is_leader:
+        finish(stage, context, num_sequences=len(sequences), num_dropped=num_dropped)
+
+
+def finish(stage: SFTStage, context: StageContext, **counts: int) -> None:
+    """Names the models that were kept, the last one as the stage's."""
     checkpoints = [checkpoint_path(context, step) for step in checkpoint_steps(stage)]
     context.stage_dir.finish(
         models={stage.name: existing_model(checkpoints[-1])},
         checkpoints=[existing_model(path).name for path in checkpoints],
-        num_sequences=len(sequences),
-        num_dropped=num_dropped,
+        **counts,
     )
 
 

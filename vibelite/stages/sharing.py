@@ -44,6 +44,11 @@ def share_engine(
     return SharedEngine(engine, context.world, sampling.max_sequences, waiting)
 
 
+def own_engine(engine: RolloutEngine | SharedEngine) -> RolloutEngine:
+    """This rank's part of a shared engine."""
+    return engine.own if isinstance(engine, SharedEngine) else engine
+
+
 def helper_of(engine: RolloutEngine | SharedEngine, context: StageContext) -> Callable[[Any], None]:
     """What a rank does with the sampling that the leader delegates."""
 

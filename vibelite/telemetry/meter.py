@@ -2,8 +2,8 @@
 needed, energy, and counts of tokens and completions.
 
 The spans: boot (the process starts and loads libraries), load, rollout (sampling), verify, train,
-optimizer, sync (weights to the engine), checkpoint, eval (sampling of an evaluation), fuse, export,
-report, and idle: what no span claims.
+optimizer, sync (weights to the engine), wait (for other ranks), checkpoint, eval (sampling of an
+evaluation), fuse, export, report, and idle: what no span claims.
 
 Time is kept in integer nanoseconds, so that nothing is lost in sums. The meter does not wait for a
 GPU: work that was only queued counts for the span in which the program waits for it.
@@ -102,6 +102,11 @@ class Meter:
         finally:
             self._settle()
             self._running.pop()
+
+    @property
+    def running(self) -> str:
+        """The span that runs."""
+        return self._running[-1]
 
     def add_tokens(self, *, prompt: int = 0, generated: int = 0, trained: int = 0) -> None:
         """Counts tokens read by an engine, sampled by it, and passed through a training step."""

@@ -17,6 +17,7 @@ from vibelite.telemetry.meter import Lap, Meter
 from vibelite.telemetry.money import NANOSECONDS
 from vibelite.telemetry.progress import ProgressLine, duration
 from vibelite.telemetry.projection import project
+from vibelite.telemetry.ranks import OneRank, Ranks, joint_lap, spread_of
 from vibelite.telemetry.sinks import Sink, numbers_of
 from vibelite.telemetry.unit_costs import unit_costs
 from vibelite.types import StepRecord
@@ -50,11 +51,15 @@ class Recorder:
         guard: RunGuard,
         *,
         num_steps: int | None = None,
+        ranks: Ranks | None = None,
         sinks: Sequence[Sink] = (),
     ) -> None:
-        """`num_steps` of the whole stage, for the projection; None = it has no steps. `sinks` are
-        shown every step.
+        """`num_steps` of the whole stage, for the projection; None = it has no steps. `ranks`: the
+        processes that train together, of which the leader writes; None = this one alone. `sinks`
+        are shown every step.
         """
+        self._ranks = ranks or OneRank()
+        self._num_recorded = 0
         self._stage = stage
         self._stage_dir = stage_dir
         self._meter = meter
@@ -74,7 +79,15 @@ class Recorder:
         Raises VibeLiteError when a metric is not finite, before anything is written.
         """
         self._require_finite(step, metrics)
-        lap = self._meter.lap()
+        self._num_recorded = step
+        laps = self._ranks.gather(self._meter.lap())
+        if not self._ranks.is_leader:
+            self._leak_watch.check(step)
+            own = laps[-1]
+            return StepRecord(
+                self._stage, step, dict(metrics), own.seconds, own.tokens, own.peak_bytes
+            )
+        lap = joint_lap(laps)
         usd = self._guard.record(lap, stage=self._stage, step=step)
         costs = unit_costs(usd, lap.nanoseconds, lap.tokens, lap.counts)
         record = StepRecord(
@@ -92,6 +105,7 @@ class Recorder:
             costs={
                 name: float(value) for name, value in asdict(costs).items() if value is not None
             },
+            **spread_of(laps),
         )
         append_jsonl(self._stage_dir.steps_path, [asdict(record)])
         for sink in self._sinks:
@@ -100,13 +114,21 @@ class Recorder:
         self._leak_watch.check(step)
         return record
 
+    def describe(self) -> str:
+        """Where this process is in the run."""
+        return f"stage {self._stage!r}, step {self._num_recorded + 1}, {self._meter.running}"
+
     def record_samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows of step `step` to samples.jsonl."""
+        if not self._ranks.is_leader:
+            return
         append_jsonl(self._stage_dir.samples_path, [{"step": step, **row} for row in rows])
 
     def record_work(self, what: str, **details: Any) -> Lap:
         """One ledger line for time that belongs to no step: load, probe, evaluate, checkpoint."""
         lap = self._meter.lap()
+        if not self._ranks.is_leader:
+            return lap
         self._guard.record(lap, stage=self._stage, what=what, details=details)
         label = " ".join([self._stage, what, *(f"{key}={value}" for key, value in details.items())])
         self._console.close()
@@ -115,11 +137,11 @@ class Recorder:
 
     def reason_to_stop(self) -> RunStopped | None:
         """Asked after a step: why the next one must not begin. The caller saves, then raises it."""
-        return self._guard.reason_to_stop()
+        return self._ranks.from_leader(self._guard.reason_to_stop)
 
     def stop_if_needed(self) -> None:
         """Asked where everything is on disk: raises the reason to stop, if there is one."""
-        self._guard.check()
+        self._ranks.from_leader(self._guard.check)
 
     def check_deadline(self) -> None:
         """Asked between completions: raises BudgetReached when time is up within a step."""

@@ -9,6 +9,7 @@ in which nothing here does anything.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,10 +32,15 @@ from vibelite.errors import CheckpointError, PeerLost, RecipeError, VibeLiteErro
 from vibelite.training.watchdog import Watchdog
 
 T = TypeVar("T")
+# Their names since torch 2.13, and those before.
+reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 # What the leader sends: something to do meanwhile, what a call returned, what it raised.
 TASK, RESULT, ERROR = "task", "result", "error"
 # Of the exchange of objects: how long a rank may take for its own work is the watchdog's business.
 OBJECT_TIMEOUT = timedelta(days=7)
+# Of everything that VibeLite keeps in the store.
+KEYS = "vibelite"
 
 
 @dataclass(eq=False)
@@ -166,7 +172,7 @@ class World:
         mine = packed.new_empty(packed.shape[1])
         self._count("reduce_scatter", packed)
         with self._wait("the gradients of all ranks"):
-            dist.reduce_scatter_tensor(mine, packed.view(-1))
+            reduce_scatter(mine, packed.view(-1))
         return list(mine.split([share_size(t.numel(), self.num_ranks) for t in tensors]))
 
     def whole(self, shares: Sequence[torch.Tensor], like: Sequence[torch.Tensor]) -> None:
@@ -175,7 +181,7 @@ class World:
         gathered = mine.new_empty(self.num_ranks * mine.numel())
         self._count("all_gather", gathered)
         with self._wait("the weights of all ranks"):
-            dist.all_gather_into_tensor(gathered, mine)
+            all_gather(gathered, mine)
         parts = gathered.view(self.num_ranks, -1).split([len(share) for share in shares], dim=1)
         for part, target in zip(parts, like, strict=True):
             target.view(-1).copy_(part.reshape(-1)[: target.numel()])
@@ -307,7 +313,7 @@ def join(timeout_seconds: float) -> World:
                 f"{torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local_rank)
-    store, rank, num_ranks = next(iter(rendezvous("env://")))
+    store, rank, num_ranks = given_store(), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = torch.device("cuda", local_rank) if has_gpu else None
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpu else "gloo",
@@ -324,6 +330,11 @@ def join(timeout_seconds: float) -> World:
     return World(rank, num_ranks, local_rank, num_nodes, store, watchdog, objects, mesh)
 
 
+def num_devices() -> int:
+    """GPUs of this machine; 0 on a CPU."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def host_store(listening: int, port: int) -> Any:
     """The store of a world on this machine, served by this process on a socket that listens."""
     return TCPStore(
@@ -331,6 +342,22 @@ def host_store(listening: int, port: int) -> Any:
     )
 
 
-def ranks_view(store: Any) -> Any:
-    """The host's store as ranks see it, which torch prefixes with the attempt of its launcher."""
-    return PrefixStore("/worker/attempt_0", store)
+def run_keys(store: Any, name: str, num_ranks: int) -> dict[int, Any]:
+    """By rank what ranks left under `name` in the store that this process hosts."""
+    view = PrefixStore(KEYS, store)
+    return {
+        rank: json.loads(view.get(f"{name}/{rank}"))
+        for rank in range(num_ranks)
+        if view.check([f"{name}/{rank}"])
+    }
+
+
+def given_store() -> Any:
+    """A client of the store that this process's launcher serves, or its leader."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        store, _, _ = next(iter(rendezvous("env://")))
+        return PrefixStore(KEYS, store)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = KEYS if attempt == "0" else f"{KEYS}-{attempt}"
+    return PrefixStore(prefix, TCPStore(address, port, is_master=False))
