@@ -255,6 +255,7 @@ def prepare_base_model(context: StageContext) -> None:
     if run.base_model.exists():
         return
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
+    context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import write_base_model
     from vibelite.models.window import require_window
 

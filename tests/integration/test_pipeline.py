@@ -42,9 +42,15 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def run(directory: Path, *overrides: str, until: str | None = None) -> None:
+def run(directory: Path, *overrides: str, until: str | None = None, boot_seconds: int = 0) -> None:
     recipe = load_recipe(RECIPE, overrides)
-    run_pipeline(recipe, recipe_path=RECIPE, run_dir=directory, until=until)
+    run_pipeline(
+        recipe,
+        recipe_path=RECIPE,
+        run_dir=directory,
+        until=until,
+        boot_nanoseconds=boot_seconds * 10**9,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +242,14 @@ def test_a_run_with_half_its_budget_stops_before_it_and_ends_the_same_when_it_is
             limit += known  # loading again costs too
     assert stops >= 1
     assert outcome(directory) == outcome(finished)
+
+
+def test_a_budget_that_starting_has_spent_ends_the_run_before_its_data_are_loaded(tmp_path):
+    limits = ["cost.usd_per_hour=3600", "budget.usd=2.5"]
+    with pytest.raises(BudgetReached, match="budget of \\$2.5 ends here"):
+        run(tmp_path, *limits, boot_seconds=2)
+    assert not (tmp_path / "base").exists()
+    assert [entry.what for entry in read_ledger(tmp_path / "ledger")] == ["boot", "report"]
 
 
 def test_a_signal_saves_at_the_end_of_the_step_and_the_run_goes_on(finished, tmp_path, monkeypatch):
