@@ -44,7 +44,7 @@ _SPACE = re.compile(
 )
 _STYLE = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|textit|textbf|textrm|mathsf|emph|mathrm|operatorname|mathtt"
-    r"|texttt|textsf|textnormal|mbox|hbox|underline)"
+    r"|texttt|textsf|textnormal|mbox|hbox|underline|num)"
     r"\s*\{([^{}]*)\}"
 )
 _WHOLE_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -63,6 +63,7 @@ _LEADING_TEXT = re.compile(
     re.I,
 )
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,|\{,\}|\s)[0-9]{3})+(?:\.[0-9]+)?")
+_NAMED_THOUSANDS = re.compile(rf"([A-Za-z]\s*=\s*)({_THOUSANDS.pattern})")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degrees?\b)$")
 _ANGLE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
 _TRIGONOMETRY = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
@@ -125,11 +126,14 @@ def read_notation(answer: str) -> Notation:
     text = _CURRENCY.sub("", text.strip())
     # Thousands before spacing goes: "1\,037" and "1 037" are one number, "1 2" is not twelve.
     text = _SPACE.sub(" ", _DROPPED.sub("", f"{text} ")).strip()
+    text = re.sub(r"(?<![A-Za-z])\{:\}", ":", text)
     text = _trim(_LEADING_TEXT.sub("", text))
     if (match := _ONE_LINE.fullmatch(text)) and "\\\\" not in match[2]:
         text = match[2].replace("&", "").strip()
     if _THOUSANDS.fullmatch(text):
         return Notation(re.sub(r"[\s,{}]", "", text))
+    if match := _NAMED_THOUSANDS.fullmatch(text):
+        text = match[1] + re.sub(r"[\s,{}]", "", match[2])
     is_text = False
     while match := _WHOLE_TEXT.fullmatch(text) or _STYLE.fullmatch(text):
         text, is_text = _trim(_LEADING_TEXT.sub("", match[1])), True
@@ -139,6 +143,7 @@ def read_notation(answer: str) -> Notation:
     text, unit, is_percent = _split_unit(text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text)
+    text = re.sub(r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln ", text)
     text = _ANGLE.sub(r"(\\frac{\1 \\pi}{180})", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _BRACE_NAMES.sub(lambda m: "\\{" if m[1] == "l" else "\\}", text)

@@ -6,8 +6,11 @@ import re
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _SHORT = ("yes", "no", "odd", "all", "any")
-# "(C) 12", "\\text{C) }": an option's letter and its text.
-_LABEL = re.compile(r"\s*(?:\\(?:text(?:bf|rm)?|mathrm|mathbf)\s*\{\s*)?(?:\(([A-E])\)|([A-E])\))")
+# "(C) 12", "\\text{C) }", "Option C": an option's letter and its text.
+_LABEL = re.compile(
+    r"\s*(?:\\(?:text(?:bf|rm)?|mathrm|mathbf)\s*\{\s*)?"
+    r"(?:\(([A-E])\)|([A-E])\)|(?:[Oo]ption|[Cc]hoice)\s+\(?([A-E])\b)"
+)
 
 
 def is_words(text: str) -> bool:
@@ -25,7 +28,7 @@ def equal_words(first: str, second: str) -> bool:
 def option_letter(boxed: str) -> str:
     """The letter that an option begins with; "" for anything else."""
     label = _LABEL.match(boxed)
-    return "" if label is None else label[1] or label[2]
+    return "" if label is None else label[1] or label[2] or label[3]
 
 
 def _plain(text: str) -> str:

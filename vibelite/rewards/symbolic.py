@@ -38,6 +38,10 @@ _NORMALISATION = NormalizationConfig(
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _IMAGINARY = re.compile(r"(?<![A-Za-z])i(?![A-Za-z])")
 _FUNCTION = r"\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?![A-Za-z])"
+# "\\cos{x}\\cdot y": the braces end the argument, to all but the reader.
+_BRACED = re.compile(
+    rf"({_FUNCTION}(?:\s*\^\s*(?:[0-9]|\{{-?[0-9]\}}))?)\s*\{{([^{{}}]*)\}}(?!\s*\{{)"
+)
 # The reader takes \\pi before a bracket for a function.
 _PI_TIMES = re.compile(r"(\\pi)\s*\(")
 _ARGUMENT = re.compile(
@@ -92,7 +96,8 @@ def _parse(content: str) -> Any:
 
 def _with_arguments_closed(content: str) -> str:
     r""" "\sin x / \cos x" -> "\sin(x) / \cos(x)"; the reader has all that follows as argument."""
-    return _ARGUMENT.sub(r"\1(\2)", _PI_TIMES.sub(r"\1\\cdot (", content))
+    content = _BRACED.sub(r"\1(\2)", _PI_TIMES.sub(r"\1\\cdot (", content))
+    return _ARGUMENT.sub(r"\1(\2)", content)
 
 
 def _exact(value: Any) -> Any:
