@@ -16,7 +16,7 @@ PROGRAM = "```python\ndef f(n): return 1\nprint(1)\n```"
 def traces_of_openr1() -> list[dict[str, Any]]:
     return [
         {
-            "problem": f"Sum the first {number} odd numbers, divided by their sum.",
+            "problem": f"Sum the first {number} odd numbers over their sum.",
             "solution": "Both are equal.",
             "answer": "1",
             "problem_type": "Algebra",
@@ -156,6 +156,7 @@ def write_all(directory: Path) -> dict[str, str]:
         "data.traces.traces.sets.0.local": traces_of_openr1(),
         "data.traces.traces.sets.1.local": traces_of_open_code_reasoning(),
         "data.problems.probe.local": math_problems(),
+        "data.problems.traced.local": traces_of_openr1(),
         "data.problems.rl-math.local": deepscaler(),
         "data.problems.rl-hard.local": dapo(),
         "data.problems.rl-code.local": deepcoder_taco(),

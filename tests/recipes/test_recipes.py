@@ -77,6 +77,8 @@ def small(recipe: Recipe) -> list[str]:
                 changes |= {"prefilter_samples": 2, "prefilter_problems": 4}
             case "probe":
                 changes = {"num_samples": 2, "k": 2}
+            case "filter":
+                changes = {"num_samples": 2, "min_tokens": 4, "min_error_rate": 0.5}
             case "distill":
                 changes = {"num_samples": 2, "min_tokens": 4, "keep_from": 0}
             case "evaluate":
