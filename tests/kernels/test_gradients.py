@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.kernels.problems import BACKENDS, INTERPRETED, Backend, Case, make_case, results
-from vibelite.kernels import linear_logprobs
+from vibelite.kernels import Implementation, linear_logprobs
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -38,6 +38,26 @@ def test_gradient_flows_through_either_output_alone(used: str, backend: Backend)
     for tensor, name in ((hidden, "grad_hidden"), (weight, "grad_weight")):
         error = (tensor.grad.double() - expected[name]).norm()
         assert error <= 1e-5 * expected[name].norm(), (name, error)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="in float64 there is no kernel")
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_both_outputs_gradients_are_finite_differences(
+    impl: Implementation, softcap: float | None
+) -> None:
+    case = make_case(5, 4, 11)
+    leaves = [case.hidden, case.weight, torch.linspace(-1, 1, 11)]
+    inputs = [leaf.double().requires_grad_() for leaf in leaves]
+    targets, temperature = case.targets.clone(), torch.linspace(0.5, 2, 5)
+    targets[2] = -100
+
+    def head(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor):
+        return linear_logprobs(
+            hidden, weight, targets, bias=bias, temperature=temperature, softcap=softcap, impl=impl
+        )
+
+    assert torch.autograd.gradcheck(head, inputs)
 
 
 @each_backend

@@ -10,8 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vibelite
+from benchmarks.memory_growth import peak_allocated_bytes
 from tests.kernels.problems import INTERPRETED, make_case
-from vibelite.kernels import active_columns, chunked, linear_logprobs
+from vibelite.kernels import active_columns, chunked, linear_logprobs, linear_token_loss
 from vibelite.kernels.problem import Problem, Wanted
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="nothing here depends on the implementation")
@@ -82,6 +83,26 @@ def test_the_chunked_head_never_holds_all_logits_or_a_frozen_weights_gradient() 
     # The weight itself passes through no operation that returns it as a new tensor.
     assert weight_elements < chunked.TILE_ELEMENTS["cpu"]
     assert largest.elements <= chunked.TILE_ELEMENTS["cpu"]
+
+
+@pytest.mark.parametrize("num", [512, pytest.param(4096, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_smollm2s_head_needs_at_most_64_mib_beside_inputs_and_gradients(
+    num: int, one_pass: bool
+) -> None:
+    case = make_case(num, 576, 49152)  # all logits of 512 rows are 96 MiB
+    hidden, weight = case.hidden.requires_grad_(), case.weight.requires_grad_()
+    returned = 4 * (hidden.numel() + weight.numel() + 2 * num)
+
+    def run() -> None:
+        if one_pass:
+            loss = linear_token_loss(hidden, weight, case.targets, lambda p, e, _: p + e).loss
+        else:
+            logprobs, entropy = linear_logprobs(hidden, weight, case.targets)
+            loss = (logprobs + entropy).sum()
+        torch.autograd.grad(loss, [hidden, weight])
+
+    assert peak_allocated_bytes(run) - returned <= 64 << 20
 
 
 def test_dead_rows_never_reach_the_backward_products() -> None:
