@@ -82,6 +82,7 @@ def shut_down(llm: Any, *, keep_process_group: bool) -> None:
     only vLLM's groups within it end.
     """
     core = llm.llm_engine.engine_core.engine_core
+    _forget_graph_pool()
     if not keep_process_group:
         core.shutdown()
         return
@@ -94,3 +95,14 @@ def shut_down(llm: Any, *, keep_process_group: bool) -> None:
     parallel_state.destroy_model_parallel()
     # The world group of vLLM wraps the trainer's; only the wrapper is forgotten.
     parallel_state._WORLD = None
+
+
+def _forget_graph_pool() -> None:
+    """Lets the process's next engine capture its CUDA graphs in a pool of their own.
+
+    vLLM has one pool for all engines of a process; torch refuses to capture into it again once this
+    engine's graphs are gone (an internal assertion about its use count; seen with 0.26.0).
+    """
+    from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
+
+    type(current_platform)._global_graph_pool = None
