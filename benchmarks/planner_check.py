@@ -1,16 +1,18 @@
 """What `vibelite plan` predicts against what is measured: peak memory and seconds of a step.
 
     OMP_NUM_THREADS=1 python -m benchmarks.planner_check [NAME ...] [--out FILE.json]
+    python -m benchmarks.planner_check --gpu h100-80gb      on a machine with that GPU
 
-Every configuration is a process of its own with one thread (`planner_steps.py`). It measures its
-rates (`planner_rates.py`) before every step, and the prediction is made from them by the planner's
-formulas, so that other users of the machine slow down both alike; no number is fitted to steps.
+Every configuration is a process of its own with one thread (`planner_steps.py`). On a CPU it
+measures its rates (`planner_rates.py`) before every step, and the prediction is made from them by
+the planner's formulas, so that other users of the machine slow down both alike; no number is fitted
+to steps. On a GPU the rates are those of the planner's table.
 
 Seconds: of the process on the processor, generating, training and updating together; the error is
 the median over all steps but the first, which also makes the optimizer's state. Peak: resident
-memory, the highest of all parts of all steps. `above` leaves out what the process held beside the
-weights when it had loaded the model (libraries, tokenizer), which is measured and not predicted;
-`whole` counts it on both sides.
+memory, the highest of all parts of all steps. `whole` is what the process holds with everything in
+it against what `vibelite plan` says; `above` leaves out on both sides what it held beside the
+weights when it had loaded the model (libraries, tokenizer): as measured, and as assumed.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 import yaml
 
 from vibelite.planning.cpu import Cpu, CpuRates, ProductRates
+from vibelite.planning.gpus import gpu_named
 from vibelite.planning.known_models import shape_of
 from vibelite.planning.memory_model import GIB
 from vibelite.planning.plan import Machine, Plan, make_plan
@@ -163,25 +166,29 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def planned(case: Case, rates: Mapping[str, Any], before_bytes: float) -> Plan:
-    """The plan for a processor of these rates."""
-    known: dict[str, Any] = {
-        name: ProductRates(**value) if isinstance(value, Mapping) else value
-        for name, value in rates.items()
-    }
-    machine = Machine(Cpu("cpu", 1 << 40, CpuRates(**known)))
-    assume = Assumptions(
-        prompt_tokens=PROMPT_TOKENS, length_fraction=1.0, program_gib=before_bytes / GIB
-    )
+def planned(case: Case, rates: Mapping[str, Any] | None, gpu: str | None) -> Plan:
+    """The plan for a processor of these rates, or for a listed GPU."""
+    if gpu is not None:
+        device = gpu_named(gpu)
+    else:
+        assert rates is not None, "measured on a GPU: name it with --gpu"
+        known: dict[str, Any] = {
+            name: ProductRates(**value) if isinstance(value, Mapping) else value
+            for name, value in rates.items()
+        }
+        device = Cpu("cpu", 1 << 40, CpuRates(**known))
+    assume = Assumptions(prompt_tokens=PROMPT_TOKENS, length_fraction=1.0)
     recipe = case.recipe()
-    return make_plan(recipe, Path(), shape_of(recipe.model, Path()), machine, assume)
+    return make_plan(recipe, Path(), shape_of(recipe.model, Path()), Machine(device), assume)
 
 
-def compare(case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
+def compare(case: Case, found: Mapping[str, Any], gpu: str | None = None) -> dict[str, Any]:
     """One row: measured, predicted, errors, and the parts of both."""
     before = found["before_bytes"]
     steps = found["steps"][1:]
-    plans = [planned(case, step["rates"], before) for step in steps]
+    plans = [planned(case, step["rates"], gpu) for step in steps]
+    # A GPU's context is in neither of the two: torch does not count it before the first step.
+    assumed = 0.0 if gpu else plans[0].assumptions.program_gib * GIB
     (stage,) = plans[0].stages
     seconds = [sum(step["seconds"].values()) for step in steps]
     expected = [plan.seconds / case.num_steps for plan in plans]
@@ -193,7 +200,8 @@ def compare(case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
         "before_bytes": before,
         "peak_bytes": peak,
         "predicted_bytes": predicted,
-        "error_above": (predicted - before) / (peak - before) - 1,
+        "assumed_before_bytes": assumed,
+        "error_above": (predicted - assumed) / (peak - before) - 1,
         "error_whole": predicted / peak - 1,
         "seconds": median(seconds),
         "predicted_seconds": median(expected),
@@ -225,7 +233,7 @@ def report(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             row["name"],
             f"{(row['peak_bytes'] - row['before_bytes']) / MIB:.0f}",
-            f"{(row['predicted_bytes'] - row['before_bytes']) / MIB:.0f}",
+            f"{(row['predicted_bytes'] - row['assumed_before_bytes']) / MIB:.0f}",
             f"{row['error_above']:+.1%}",
             f"{row['error_whole']:+.1%}",
             f"{row['seconds']:.2f}",
@@ -255,6 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore
     parser.add_argument("names", nargs="*", help="Only cases whose name contains one of these.")
     parser.add_argument("--out", type=Path, help="Written after each; keeps what it had of others.")
+    parser.add_argument("--gpu", help="The listed GPU of this machine; default: its processor.")
     arguments = parser.parse_args()
     cases = [
         case for case in CASES
@@ -265,7 +274,7 @@ def main() -> None:
         write_models(Path(directory))
         for case in cases:
             name = next(name for name, model in models().items() if model == case.model)
-            rows.append(compare(case, measure(case, Path(directory) / name)))
+            rows.append(compare(case, measure(case, Path(directory) / name), arguments.gpu))
             print(report(rows[-1:]).splitlines()[-3], file=sys.stderr)
             if arguments.out is not None:
                 result = {"hardware": describe_hardware(), "rows": rows}
