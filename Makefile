@@ -65,4 +65,4 @@ constraints:
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm .venv-cloud .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm .venv-cloud .venv-trl .pytest_cache .ruff_cache

@@ -59,6 +59,16 @@ def test_every_update_is_kept_in_float32(kind, dtype, gradient_dtype, num_steps)
     assert torch.equal(weights, master.to(weights.dtype))
 
 
+@pytest.mark.parametrize("num_steps", [1, 100])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_8_bit_moments_lose_no_update(dtype, num_steps):
+    """Single entries go a little too far or not far enough; on average nothing is lost."""
+    pytest.importorskip("bitsandbytes")
+    before, master, weights = train("adamw_8bit", dtype, num_steps)
+    assert moved_share(before, master, num_steps) == pytest.approx(1, abs=0.05)
+    assert torch.equal(weights, master.to(weights.dtype))
+
+
 @pytest.mark.parametrize(("dtype", "lowest", "highest"), [("bfloat16", 0.01, 0.04)])
 def test_updates_of_16_bit_weights_in_place_would_vanish(dtype, lowest, highest):
     """Why there are masters: about 98 % of the entries never move, however many steps."""
