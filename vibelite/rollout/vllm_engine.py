@@ -25,6 +25,7 @@ from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.rollout.fingerprint import Fingerprint, difference
 from vibelite.rollout.readiness import Readiness
+from vibelite.rollout.vllm_adapter import AdapterSync, fastest_directory
 from vibelite.rollout.vllm_side_effects import (
     has_process_group,
     isolated_random_state,
@@ -81,7 +82,7 @@ class VLLMEngine:
         self._readiness = Readiness()
         self._counters = _Counters()
         self._found_process_group = has_process_group()
-        self._directory = TemporaryDirectory(prefix="vibelite-vllm-")
+        self._directory = TemporaryDirectory(prefix="vibelite-vllm-", dir=fastest_directory())
         self._initial: Fingerprint | None = None
         self._synced: Fingerprint = {}
         self._weights_version = 0
@@ -100,7 +101,12 @@ class VLLMEngine:
         self._num_preemptions = num_preemptions(self._llm)
         self.load_weights(0)
 
-    def _share_weights(self) -> WeightSync:
+    def _share_weights(self) -> WeightSync | AdapterSync:
+        if self.settings.sync == "adapter":
+            directory = Path(self._directory.name)
+            adapter = AdapterSync(self._llm, model_of(self._llm), self._policy, directory)
+            adapter.load_first()
+            return adapter
         weights = WeightSync(
             model_of(self._llm),
             partial(merged_weights, self._policy),
@@ -120,7 +126,7 @@ class VLLMEngine:
 
     @property
     def sync_way(self) -> str:
-        """How weights come from the trainer: alias, copy or reload."""
+        """How weights come from the trainer: alias, copy, reload or adapter."""
         return self._weights.way
 
     def load_weights(self, version: int) -> None:
@@ -145,7 +151,7 @@ class VLLMEngine:
             "sync/seconds": pushed - start,
             "sync/check_seconds": time.perf_counter() - pushed,
             "sync/copied_bytes": float(num_bytes),
-            "sync/is_aliased": float(self._weights.way == "alias"),
+            f"sync/by_{self._weights.way}": 1.0,
         }
         if self._initial is None:
             self._initial = self._synced
@@ -279,7 +285,9 @@ class VLLMEngine:
             self.settings, settings.max_new_tokens, settings.temperature, settings.top_p, seed
         )
         inputs = {"prompt_token_ids": list(prompt)}
-        self._llm.llm_engine.add_request(request, inputs, params)
+        self._llm.llm_engine.add_request(
+            request, inputs, params, lora_request=self._weights.request
+        )
         self._open.add(request)
 
     def _outputs(self) -> Iterator[Any]:

@@ -19,6 +19,7 @@ import torch
 
 from vibelite.errors import EngineError, RecipeError
 from vibelite.models.policy import Policy
+from vibelite.rollout.vllm_adapter import adapter_arguments, write_frozen_weights
 from vibelite.rollout.vllm_side_effects import (
     announce_expandable_segments,
     isolated_random_state,
@@ -65,6 +66,14 @@ def with_sync(settings: VLLMSettings, policy: Policy) -> VLLMSettings:
     """The settings with `sync` auto resolved: alias where the policy's weights can be the engine's
     own, else copy.
     """
+    if settings.sync == "adapter":
+        if policy.adapter is None:
+            raise RecipeError("rollout.vllm.sync: adapter needs an adapter; use auto")
+        if settings.sleep_level == 2:
+            raise RecipeError(
+                "rollout.vllm.sleep_level: 2 drops the frozen weights, which sync: adapter never "
+                "brings again; use 1"
+            )
     if settings.sync != "auto":
         return settings
     dtypes = {str(parameter.dtype) for parameter in policy.model.parameters()}
@@ -89,13 +98,17 @@ def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
     config = copy.deepcopy(policy.model.config)
     config.architectures = [type(policy.model).__name__]
     config.save_pretrained(directory)
+    arguments = _arguments(settings, on_gpu)
+    if settings.sync == "adapter":
+        arguments |= adapter_arguments(policy)
+        write_frozen_weights(policy, directory)
     with isolated_random_state(), isolated_settings():
         from vllm import LLM  # pyright: ignore[reportMissingImports]
 
         if not on_gpu:
             _keep_weights_unpacked()
         try:
-            return LLM(str(directory), **_arguments(settings, on_gpu))
+            return LLM(str(directory), **arguments)
         except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
             reason = str(error).strip() or type(error).__name__
             raise EngineError(

@@ -20,7 +20,7 @@ import torch
 from vibelite.errors import EngineError, RecipeError
 from vibelite.rollout.fingerprint import Fingerprint, fingerprint
 
-SyncWay = Literal["alias", "copy", "reload"]
+SyncWay = Literal["alias", "copy", "reload", "adapter"]
 WeightsIterator = Iterable[tuple[str, torch.Tensor]]
 
 
@@ -83,14 +83,25 @@ class WeightSync:
         self._weights = weights
         self._reload = reload
         self.way: SyncWay = "reload"
+        self.request = None
+        """The adapter to sample with: none beside the weights."""
         shapes = {name: tensor.shape for name, tensor in weights()}
-        parameters = dict(model.named_parameters())
-        self._locations = locate(shapes, model.packed_modules_mapping, parameters)
+        self._locations = locate(shapes, model.packed_modules_mapping, self._parameters())
         self._dtypes = {name: view.dtype for name, view in self.views()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the engine multiplies."""
+        return next(iter(self._dtypes.values()))
+
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        """vLLM's, by the names that they have without adapters."""
+        named = self._model.named_parameters()
+        return {name.replace(".base_layer.", "."): parameter for name, parameter in named}
 
     def views(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The trainer's tensors as they lie in vLLM's model now, by the trainer's names."""
-        parameters = dict(self._model.named_parameters())
+        parameters = self._parameters()
         for name, location in self._locations.items():
             data = parameters[location.parameter].data
             yield name, data.narrow(0, location.start, location.rows)
@@ -98,6 +109,10 @@ class WeightSync:
     def load_first(self) -> None:
         """Loads by vLLM's own loader, and proves that every tensor is where `views` says."""
         self._model.load_weights(self._weights())
+        self.require_equal()
+
+    def require_equal(self) -> None:
+        """EngineError where a tensor is not, bit by bit, where `views` says."""
         views = dict(self.views())
         for name, tensor in self._weights():
             view = views[name]
