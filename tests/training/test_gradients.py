@@ -33,6 +33,16 @@ def test_the_norm_of_16_bit_gradients_is_summed_in_float32():
     assert norm.item() == pytest.approx(2**0.5 * expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_widening_in_parts_changes_no_bit_of_the_norm(dtype, monkeypatch):
+    monkeypatch.setattr(gradients, "NORM_BLOCK", 16)
+    monkeypatch.setattr(gradients, "WIDENED_BLOCKS", 3)
+    values = torch.randn(7 * 16 + 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(global_norm([values]), global_norm([values.float()]))
+    later = torch.cat([torch.zeros(96, dtype=dtype), values])
+    assert global_norm([later]) == pytest.approx(global_norm([values]).item(), rel=1e-6)
+
+
 def test_no_gradients_have_norm_zero():
     assert global_norm([]).item() == 0
 
