@@ -12,8 +12,8 @@ import torch
 # other: 0.18 % too small over 33 million entries, 0.9 % over 100 million, 1e-7 over blocks of this
 # size.
 NORM_BLOCK = 1 << 16
-# Blocks of 16-bit entries that a CPU widens at a time, in one buffer of 16 MiB: torch would widen all
-# of a tensor into fresh pages, whose faults cost more than the norm.
+# Blocks of 16-bit entries that a CPU widens at a time, in one buffer of 16 MiB: torch would widen a
+# whole tensor into fresh pages, whose faults cost more than the norm.
 WIDENED_BLOCKS = 64
 # Entries that are updated together, which bounds temporary copies to 256 MiB in float32.
 BUCKET_ELEMENTS = 1 << 26
