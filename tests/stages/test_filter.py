@@ -121,17 +121,19 @@ def recipe_path(tmp_path: Path) -> Path:
     return tmp_path / "recipe.yaml"
 
 
-def run(recipe_path: Path, *overrides: str, name: str = "run") -> Path:
+def run(
+    recipe_path: Path, *overrides: str, name: str = "run", until: str | None = "filter"
+) -> Path:
     run_dir = recipe_path.parent / name
     recipe = load_recipe(recipe_path, list(overrides))
-    run_pipeline(recipe, recipe_path=recipe_path, run_dir=run_dir)
+    run_pipeline(recipe, recipe_path=recipe_path, run_dir=run_dir, until=until)
     return run_dir / "stages" / "00-filter"
 
 
 def test_long_verified_traces_of_hard_problems_stay_and_the_next_stage_trains_on_them(
     scripted: dict[str, int], recipe_path: Path
 ) -> None:
-    stage = run(recipe_path)
+    stage = run(recipe_path, until=None)
     rows = list(read_jsonl(stage / "traces.jsonl"))
     assert [(row["problem_id"], row["error_rate"]) for row in rows] == [
         ("hard", 1.0), ("hard", 1.0), ("edge", 0.75), ("edge", 0.75),
