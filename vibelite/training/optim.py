@@ -116,6 +116,11 @@ class PolicyOptimizer:
             )
         return metrics
 
+    def exchange_only(self) -> None:
+        """What several ranks send each other for an update, without updating; for measurements."""
+        assert isinstance(self._update, ShardedAdamW), "a single process sends nothing"
+        self._update.exchange_only()
+
     def finish(self) -> None:
         """Returns when the weights are whole again after `step`.
 

@@ -106,6 +106,12 @@ class ShardedAdamW:
                     [self.parameters[index].detach() for index in chosen],
                 )
 
+    def exchange_only(self) -> None:
+        """What an update sends and receives, without updating; for measurements."""
+        self.gradients()
+        self.drop_gradients()
+        self._write_weights()
+
     def finish(self) -> None:
         """Nothing is left to wait for: the device does things in order."""
 

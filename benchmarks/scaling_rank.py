@@ -1,0 +1,308 @@
+"""One process of `benchmarks.scaling`: steps of SFT and MGPO on random weights by the stages' own
+functions, on however many ranks were started. The leader appends rows to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import torch
+
+from benchmarks.gpu_activations import QWEN_1_5B, TINY
+from benchmarks.random_policy import random_policy
+from vibelite.algorithms.advantages import group_advantages
+from vibelite.data.batching import TrainingSequence
+from vibelite.models.activations import apply_activations
+from vibelite.models.policy import Policy
+from vibelite.recipe.model_section import Training
+from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
+from vibelite.rollout.engine import RolloutEngine, SamplingSettings, generate
+from vibelite.rollout.shared_engine import SharedEngine
+from vibelite.rollout.transformers_engine import TransformersEngine
+from vibelite.stages import mgpo, sft
+from vibelite.telemetry.meter import Meter
+from vibelite.telemetry.ranks import joint_lap, spread_of
+from vibelite.training.optim import PolicyOptimizer
+from vibelite.training.parallel import World, joined_world
+from vibelite.types import Completion, Group, Problem, Verdict
+
+OPTIMIZER = Optimizer(lr=1e-6, warmup_fraction=0)
+NUM_STEPS = 3
+"""Of which the first warms up."""
+
+
+class WithoutText:
+    """In place of a tokenizer: random weights write nothing worth reading."""
+
+    def batch_decode(self, rows: list[Any], **_: Any) -> list[str]:
+        return [""] * len(rows)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every number of ranks does alike in a step."""
+
+    config: Mapping[str, Any]
+    dtype: str
+    num_sequences: int
+    sequence_tokens: int
+    micro_batch_tokens: int
+    num_prompts: int
+    group_size: int
+    prompt_tokens: int
+    new_tokens: int
+    rows_at_once: int
+
+
+WORKS = {
+    "qwen2.5-1.5b": Work(QWEN_1_5B, "bfloat16", 16, 8192, 16384, 32, 8, 128, 128, 64),
+    "tiny": Work(TINY, "float32", 8, 64, 128, 8, 4, 16, 16, 8),
+}
+
+
+@dataclass
+class Bench:
+    """A policy on one rank with what trains it."""
+
+    work: Work
+    world: World
+    meter: Meter
+    policy: Policy
+    optimizer: PolicyOptimizer
+
+    def synchronize(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def steps(self, part: str, num_tokens: int, step: Any) -> Iterator[dict[str, Any]]:
+        """Runs `step(index)` some times; one row with the median of those after the first."""
+        laps = []
+        for index in range(NUM_STEPS):
+            self.world.barrier("the next step")
+            self.synchronize()
+            self.meter.lap()
+            step(index)
+            self.synchronize()
+            self.world.barrier("the end of the step")
+            laps.append(self.world.gather(self.meter.lap()))
+        walls = [joint_lap(step_laps).wall_seconds for step_laps in laps[1:]]
+        chosen = laps[1:][walls.index(sorted(walls)[len(walls) // 2])]
+        spread = spread_of(chosen)
+        seconds = median(walls)
+        mean = spread["seconds_mean"] if spread else chosen[0].seconds
+        yield {
+            "part": part,
+            "num_gpus": self.world.num_ranks,
+            "seconds": seconds,
+            "all_seconds": walls,
+            "tokens": num_tokens,
+            "tokens_per_second": num_tokens / seconds,
+            "wait_share": mean.get("wait", 0.0) / joint_lap(chosen).wall_seconds,
+            "seconds_by_span": chosen[0].seconds,
+            **spread,
+        }
+
+
+def make_bench(work: Work, world: World) -> Bench:
+    """The same random weights on every rank."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, work.dtype)
+    made = random_policy(work.config, dtype=dtype, device=device)
+    policy = Policy(made.model, cast(Any, WithoutText()))
+    sums = [float(parameter.double().sum()) for parameter in policy.trainable_parameters()]
+    assert all(other == sums for other in world.gather(sums)), "ranks drew other weights"
+    training = Training(dtype=cast(Any, work.dtype), activations="checkpoint")
+    apply_activations(policy.model, training)
+    optimizer = PolicyOptimizer(policy, OPTIMIZER, num_steps=100, training=training, world=world)
+    meter = Meter()
+    world.waiting = partial(meter.span, "wait")
+    return Bench(work, world, meter, policy, optimizer)
+
+
+def random_sequences(work: Work) -> list[TrainingSequence]:
+    """Prompts with completions up to `sequence_tokens`."""
+    generator = torch.Generator().manual_seed(0)
+    length, prompt = work.sequence_tokens, work.prompt_tokens
+    return [
+        TrainingSequence(
+            torch.randint(work.config["vocab_size"], (length,), generator=generator).tolist(),
+            [False] * prompt + [True] * (length - prompt),
+        )
+        for _ in range(work.num_sequences)
+    ]
+
+
+def update(bench: Bench, step: int) -> None:
+    with bench.meter.span("optimizer"):
+        bench.optimizer.step(step)
+        bench.optimizer.finish()
+        bench.synchronize()
+
+
+def sft_rows(bench: Bench) -> Iterator[dict[str, Any]]:
+    work, sequences = bench.work, random_sequences(bench.work)
+    stage = SFTStage(
+        kind="sft", num_steps=1, checkpoint_every=1, optimizer=OPTIMIZER,
+        tokens_per_micro_batch=work.micro_batch_tokens,
+    )  # fmt: skip
+
+    def step(index: int) -> None:
+        with bench.meter.span("train"):
+            sft.accumulate_gradient(bench.policy, sequences, stage, world=bench.world)
+        update(bench, index)
+
+    yield from bench.steps("sft", work.num_sequences * work.sequence_tokens, step)
+
+
+def mgpo_trainer(bench: Bench, engine: RolloutEngine) -> mgpo.Trainer:
+    work = bench.work
+    stage = MGPOStage(
+        kind="mgpo", num_steps=1, optimizer=OPTIMIZER, group_size=work.group_size,
+        sampling=Sampling(max_new_tokens=work.new_tokens),
+        tokens_per_micro_batch=work.micro_batch_tokens,
+    )  # fmt: skip
+    no_context = cast(Any, None)
+    return mgpo.Trainer(stage, no_context, bench.policy, None, engine, bench.optimizer, bench.world)
+
+
+def train_on(bench: Bench, trainer: mgpo.Trainer, groups: list[Group], step: int) -> None:
+    """The update of an MGPO step on groups that all ranks have."""
+    with bench.meter.span("train"):
+        advantages = [group_advantages(group.rewards) for group in groups]
+        batches = mgpo.training_batches(trainer, groups, advantages)
+        bench.world.joined(
+            mgpo.accumulate_gradient(trainer, batch, None, None) for batch in batches
+        )
+    update(bench, step)
+
+
+def group_of(index: int, prompt: list[int], completions: list[Completion]) -> Group:
+    """Every second completion is right."""
+    verdicts = tuple(Verdict(place % 2, bool(place % 2)) for place in range(len(completions)))
+    problem = Problem(str(index), "all", (), "", "exact")
+    return Group(problem, tuple(prompt), tuple(completions), verdicts)
+
+
+def long_update_rows(bench: Bench) -> Iterator[dict[str, Any]]:
+    """MGPO's update on responses of `sequence_tokens`."""
+    work = bench.work
+    trainer = mgpo_trainer(bench, cast(Any, None))
+    per_group = min(work.group_size, work.num_sequences)
+    sequences = random_sequences(work)
+    completions = [
+        Completion(tuple(ids), (-11.9,) * len(ids), "length", "")
+        for ids in (sequence.token_ids[work.prompt_tokens :] for sequence in sequences)
+    ]
+    groups = [
+        group_of(start, list(sequences[start].token_ids[: work.prompt_tokens]),
+                 completions[start : start + per_group])
+        for start in range(0, work.num_sequences, per_group)
+    ]  # fmt: skip
+    tokens = work.num_sequences * work.sequence_tokens
+    yield from bench.steps("mgpo update", tokens, partial(train_on, bench, trainer, groups))
+
+
+def mgpo_rows(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Whole MGPO steps; what is sampled never ends early, so that all do the same work."""
+    work, world, meter = bench.work, bench.world, bench.meter
+    generator = torch.Generator().manual_seed(1)
+    size = (work.num_prompts, work.prompt_tokens)
+    prompts = torch.randint(work.config["vocab_size"], size, generator=generator).tolist()
+    own = TransformersEngine(bench.policy, stop_ids=(), max_sequences=work.rows_at_once)
+    waiting = partial(meter.span, "wait")
+    shared = None if world.is_one else SharedEngine(own, world, work.rows_at_once, waiting)
+    engine = own if shared is None else shared
+    trainer = mgpo_trainer(bench, engine)
+    rollouts: list[float] = []
+
+    def sample(step: int) -> list[Group]:
+        settings = SamplingSettings(work.group_size, work.new_tokens)
+        with meter.span("rollout"):
+            sampled = generate(engine, prompts, settings, seed=step)
+        pairs = zip(prompts, sampled, strict=True)
+        return [group_of(index, *pair) for index, pair in enumerate(pairs)]
+
+    def help_with(task: Any) -> None:
+        assert shared is not None
+        with meter.span("rollout"):
+            shared.help(task)
+
+    def step(index: int) -> None:
+        started = time.perf_counter()
+        groups = world.from_leader(partial(sample, index), meanwhile=help_with)
+        rollouts.append(time.perf_counter() - started)
+        train_on(bench, trainer, groups, index)
+
+    generated = work.num_prompts * work.group_size * work.new_tokens
+    for row in bench.steps("mgpo step", generated, step):
+        seconds = median(rollouts[1:])
+        yield {**row, "rollout_seconds": seconds, "rollout_tokens_per_second": generated / seconds}
+
+
+def communication_rows(bench: Bench) -> Iterator[dict[str, Any]]:
+    """The two exchanges of an update by themselves, and the bytes that this rank handed over."""
+    world = bench.world
+    if world.is_one:
+        return
+    parameters = list(bench.policy.trainable_parameters())
+    seconds = []
+    for _ in range(NUM_STEPS):
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter, dtype=torch.float32)
+        world.barrier("the exchange")
+        bench.synchronize()
+        world.sent_bytes.clear()
+        started = time.perf_counter()
+        bench.optimizer.exchange_only()
+        bench.synchronize()
+        seconds.append(time.perf_counter() - started)
+    share = (world.num_ranks - 1) / world.num_ranks
+    handed = dict(world.sent_bytes)
+    sent = share * sum(handed.values())
+    yield {
+        "part": "communication",
+        "num_gpus": world.num_ranks,
+        "seconds": median(seconds[1:]),
+        "handed_bytes": handed,
+        "sent_bytes": sent,
+        "bytes_per_second": sent / median(seconds[1:]),
+    }
+
+
+PARTS = {
+    "sft": sft_rows,
+    "update": long_update_rows,
+    "communication": communication_rows,
+    "mgpo": mgpo_rows,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", choices=list(WORKS), required=True)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    with joined_world(600.0) as world:
+        if not torch.cuda.is_available():
+            torch.set_num_threads(1)
+        bench = make_bench(WORKS[arguments.work], world)
+        for part in arguments.parts:
+            for row in PARTS[part](bench):
+                if world.is_leader:
+                    with open(arguments.out, "a") as file:
+                        file.write(json.dumps(row) + "\n")
+                    print(f"{row['part']} on {row['num_gpus']}: {row['seconds']:.3f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
