@@ -6,8 +6,12 @@ import sys
 import pytest
 
 from vibelite.errors import VibeLiteError
+from vibelite.recipe.run_section import Budget, Cost
+from vibelite.run_dir import StageDir, read_jsonl
+from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.memory import CHECK_EVERY, NUM_GROWN, LeakWatch, bytes_held
 from vibelite.telemetry.meter import Meter
+from vibelite.telemetry.recorder import Recorder
 
 GIB = 2**30
 
@@ -85,6 +89,18 @@ def test_the_message_says_how_much_and_where():
     with pytest.raises(VibeLiteError, match=r"step 40: .* from 1.00 to 4.00 GiB in 30 steps"):
         for step in range(1, 41):
             watch.check(step)
+
+
+def test_a_run_whose_steps_keep_what_they_use_ends_after_its_40th_is_written(tmp_path):
+    guard = RunGuard(Budget(), Cost(), tmp_path / "ledger")
+    stage_dir = StageDir(tmp_path / "stages" / "00-mgpo")
+    recorder = Recorder("mgpo", stage_dir, Meter(), guard)
+    kept = []
+    with pytest.raises(VibeLiteError, match="step 40: memory held between steps grew"):
+        for step in range(1, 61):
+            kept.append(bytearray(b"x") * round(bytes_held() * 0.02))
+            recorder.record_step(step, {"reward/mean": 0.0})
+    assert [row["step"] for row in read_jsonl(stage_dir.steps_path)] == list(range(1, 41))
 
 
 def test_freed_tensors_leave_resident_memory():
