@@ -64,7 +64,7 @@ class Work:
 
 
 WORKS = {
-    "qwen2.5-1.5b": Work(QWEN_1_5B, "bfloat16", 16, 8192, 16384, 32, 8, 128, 128, 64),
+    "qwen2.5-1.5b": Work(QWEN_1_5B, "bfloat16", 16, 8192, 16384, 32, 8, 128, 96, 64),
     "tiny": Work(TINY, "float32", 8, 64, 128, 8, 4, 16, 16, 8),
 }
 
@@ -217,7 +217,7 @@ def mgpo_rows(bench: Bench) -> Iterator[dict[str, Any]]:
     generator = torch.Generator().manual_seed(1)
     size = (work.num_prompts, work.prompt_tokens)
     prompts = torch.randint(work.config["vocab_size"], size, generator=generator).tolist()
-    own = TransformersEngine(bench.policy, stop_ids=(), max_sequences=work.rows_at_once)
+    own = TransformersEngine(bench.policy, stop_ids=[-1], max_sequences=work.rows_at_once)
     waiting = partial(meter.span, "wait")
     shared = None if world.is_one else SharedEngine(own, world, work.rows_at_once, waiting)
     engine = own if shared is None else shared

@@ -314,14 +314,12 @@ def join(timeout_seconds: float) -> World:
             )
         torch.cuda.set_device(local_rank)
     store, rank, num_ranks = given_store(), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = torch.device("cuda", local_rank) if has_gpu else None
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpu else "gloo",
         store=PrefixStore("tensors", store),
         rank=rank,
         world_size=num_ranks,
         timeout=timedelta(seconds=timeout_seconds),
-        device_id=device,
     )
     mesh = DeviceMesh("cuda" if has_gpu else "cpu", list(range(num_ranks)))
     objects = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
