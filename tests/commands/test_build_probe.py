@@ -2,19 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.policies import tiny_policy
+from tests.scripted_model import Killed, ScriptedModel
 from vibelite import cli
 from vibelite.data.sources import load_problems
 from vibelite.recipe.data_section import ProblemFile
-from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_jsonl
-from vibelite.types import Completion
 
 SUBJECTS = ["Algebra", "Prealgebra", "Geometry", "Precalculus", "Counting & Probability"]
 NUMBERS = {"Algebra": 4, "Prealgebra": 3, "Geometry": 5, "Precalculus": 3}
@@ -179,37 +178,19 @@ SCRIPT = {
     "delta": (["geometry"] * 4 + ["algebra"], ["6", "6", "7", "7"]),
     "epsilon": (["algebra"] * 5, ["9", "9", "9", ""]),
 }
-asked: list[str] = []
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL between two completions."""
+def reply(question: str, sample: int) -> str:
+    (name,) = [name for name in SCRIPT if name in question]
+    said = SCRIPT[name][0 if "Which field" in question else 1][sample]
+    return f"So \\boxed{{{said}}}" if said else "No idea."
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """The scripted model; it is killed once after "kill_after" completions, if that is set."""
-    state: dict[str, int] = {}
-    asked.clear()
-
-    def stream(
-        self: Any, prompts: Any, settings: Any, *, seed: int, skip: Any = ()
-    ) -> Iterator[Any]:
-        for place, prompt in enumerate(prompts):
-            text = self._policy.tokenizer.decode(prompt)
-            (name,) = [name for name in SCRIPT if name in text]
-            said = SCRIPT[name][0 if "Which field" in text else 1]
-            for sample in range(settings.num_completions):
-                if (place, sample) in skip:
-                    continue
-                if len(asked) == state.get("kill_after"):
-                    raise Killed
-                asked.append(name)
-                box = f"\\boxed{{{said[sample]}}}" if said[sample] else "No idea."
-                yield place, sample, Completion((1,), (-1.0,), "stop", f"So {box}")
-
-    monkeypatch.setattr(TransformersEngine, "stream", stream)
-    return state
+def voter(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
+    model = ScriptedModel(reply)
+    model.play(monkeypatch)
+    return model
 
 
 @pytest.fixture
@@ -222,7 +203,7 @@ def voting(tmp_path: Path) -> list[str]:
 
 
 def test_majorities_decide_on_sub_domains_and_answers(
-    scripted: dict[str, int], voting: list[str], tmp_path: Path, run: Callable[..., Any]
+    voter: ScriptedModel, voting: list[str], tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     report = run(*voting, "--min-agreement", "0.5")
     # beta: two fields share the first place. delta: two answers do.
@@ -245,7 +226,7 @@ def test_majorities_decide_on_sub_domains_and_answers(
 
 
 def test_a_majority_that_is_too_small_does_not_count(
-    scripted: dict[str, int], voting: list[str], run: Callable[..., Any]
+    voter: ScriptedModel, voting: list[str], run: Callable[..., Any]
 ) -> None:
     err = run(*voting, "--min-agreement", "0.7", code=2)
     assert "nothing is left of the sub-domain 'geometry'" in err
@@ -254,7 +235,7 @@ def test_a_majority_that_is_too_small_does_not_count(
 
 @pytest.mark.parametrize("kill_after", [3, 24, 30])
 def test_a_killed_vote_asks_only_what_is_missing_and_ends_the_same(
-    scripted: dict[str, int],
+    voter: ScriptedModel,
     voting: list[str],
     tmp_path: Path,
     run: Callable[..., Any],
@@ -262,15 +243,15 @@ def test_a_killed_vote_asks_only_what_is_missing_and_ends_the_same(
     kill_after: int,
 ) -> None:
     arguments = (*voting, "--min-agreement", "0.5")
-    scripted["kill_after"] = kill_after
+    voter.kill_after = kill_after
     monkeypatch.setattr(sys, "argv", ["vibelite", "build-probe", *arguments])
     with pytest.raises(Killed):
         cli.main()
     assert not (tmp_path / "probe.jsonl").exists()
-    del scripted["kill_after"]
+    voter.kill_after = None
     report = run(*arguments)
     # Five votes on each of five fields; four on the answers of the four that have one.
-    assert len(asked) == 5 * 5 + 4 * 4
+    assert voter.asked == 5 * 5 + 4 * 4
     resumed = (tmp_path / "probe.jsonl").read_bytes()
     other = tmp_path / "other.jsonl"
     assert run(arguments[0], "-o", other, *arguments[3:])["dropped"] == report["dropped"]
@@ -278,18 +259,18 @@ def test_a_killed_vote_asks_only_what_is_missing_and_ends_the_same(
 
 
 def test_votes_with_other_settings_are_refused(
-    scripted: dict[str, int], voting: list[str], run: Callable[..., Any]
+    voter: ScriptedModel, voting: list[str], run: Callable[..., Any]
 ) -> None:
     run(*voting, "--min-agreement", "0.5")
     err = run(*voting, "--min-agreement", "0.5", "--label-samples", "3", code=2)
     assert "probe.votes: holds votes with other settings (label_samples was 5, now 3)" in err
-    before = len(asked)
+    before = voter.asked
     run(*voting, "--min-agreement", "0.4")
-    assert len(asked) == before, "what counts as a majority needs no new votes"
+    assert voter.asked == before, "what counts as a majority needs no new votes"
 
 
 def test_a_known_answer_stays_and_the_votes_against_it_come_first_in_the_list(
-    scripted: dict[str, int], voting: list[str], tmp_path: Path, run: Callable[..., Any]
+    voter: ScriptedModel, voting: list[str], tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     answers = {"alpha": "5", "beta": "1", "gamma": "0.50", "delta": "6", "epsilon": "9"}
     rows = [{"prompt": f"Do {name}.", "answer": answers[name]} for name in SCRIPT]

@@ -2,21 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.scripted_model import Killed, ScriptedModel
 from vibelite.errors import DataError, RecipeError
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.recipe.stage_section import FilterStage
-from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_jsonl
 from vibelite.stages.filter import Survivor, choose, question_key
-from vibelite.types import Completion, Trace
+from vibelite.types import Trace
 
 RECIPE = """\
 name: curriculum
@@ -77,36 +76,18 @@ DROPPED = {
     "too easy": 1,
     "without a problem": 1,
 }
-asked: list[str] = []
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL between two completions."""
+def reply(question: str, sample: int) -> str:
+    (name,) = [name for name in ANSWERS if f"What is {name}?" in question]
+    return f"\\boxed{{{ANSWERS[name] if sample < NUM_RIGHT[name] else '0'}}}"
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """The reference model, killed after "kill_after" completions where that is set."""
-    state: dict[str, int] = {}
-    asked.clear()
-
-    def stream(
-        self: Any, prompts: Any, settings: Any, *, seed: int, skip: Any = ()
-    ) -> Iterator[Any]:
-        for place, prompt in enumerate(prompts):
-            text = self._policy.tokenizer.decode(prompt)
-            (name,) = [name for name in ANSWERS if f"What is {name}?" in text]
-            for sample in range(settings.num_completions):
-                if (place, sample) in skip:
-                    continue
-                if len(asked) == state.get("kill_after"):
-                    raise Killed
-                asked.append(name)
-                answer = ANSWERS[name] if sample < NUM_RIGHT[name] else "0"
-                yield place, sample, Completion((1,), (-1.0,), "stop", f"\\boxed{{{answer}}}")
-
-    monkeypatch.setattr(TransformersEngine, "stream", stream)
-    return state
+def reference(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
+    model = ScriptedModel(reply)
+    model.play(monkeypatch)
+    return model
 
 
 @pytest.fixture
@@ -131,7 +112,7 @@ def run(
 
 
 def test_long_verified_traces_of_hard_problems_stay_and_the_next_stage_trains_on_them(
-    scripted: dict[str, int], recipe_path: Path
+    reference: ScriptedModel, recipe_path: Path
 ) -> None:
     stage = run(recipe_path, until=None)
     rows = list(read_jsonl(stage / "traces.jsonl"))
@@ -144,19 +125,19 @@ def test_long_verified_traces_of_hard_problems_stay_and_the_next_stage_trains_on
     assert (report["num_traces"], report["num_chosen"], report["num_problems"]) == (11, 4, 2)
     assert report["dropped"] == DROPPED
     assert report["error_rates"] == {"hard": 1.0, "edge": 0.75, "easy": 0.5}
-    assert len(asked) == 3 * 4
+    assert reference.asked == 3 * 4
     assert len(list(read_jsonl(stage.parent / "01-sft" / "steps.jsonl"))) == 2
 
 
 def test_a_killed_filter_draws_only_what_is_missing(
-    scripted: dict[str, int], recipe_path: Path
+    reference: ScriptedModel, recipe_path: Path
 ) -> None:
-    scripted["kill_after"] = 5
+    reference.kill_after = 5
     with pytest.raises(Killed):
         run(recipe_path)
-    del scripted["kill_after"]
+    reference.kill_after = None
     resumed = run(recipe_path)
-    assert len(asked) == 3 * 4
+    assert reference.asked == 3 * 4
     other = run(recipe_path, name="other")
     for name in ("traces.jsonl", "filtering.json"):
         assert (resumed / name).read_bytes() == (other / name).read_bytes()
@@ -175,7 +156,7 @@ def test_a_killed_filter_draws_only_what_is_missing(
     ],
 )
 def test_every_setting_decides_on_its_own_traces(
-    scripted: dict[str, int], recipe_path: Path, override: str, changed: dict[str, int]
+    reference: ScriptedModel, recipe_path: Path, override: str, changed: dict[str, int]
 ) -> None:
     stage = run(recipe_path, f"stages.filter.{override}")
     expected = Counter(DROPPED)
@@ -186,11 +167,11 @@ def test_every_setting_decides_on_its_own_traces(
 
 
 def test_nothing_left_is_an_error_that_says_why(
-    scripted: dict[str, int], recipe_path: Path
+    reference: ScriptedModel, recipe_path: Path
 ) -> None:
     with pytest.raises(DataError, match=r"'filter': no trace is left: .*\"too short\": 10"):
         run(recipe_path, "stages.filter.min_tokens=5000")
-    assert asked == []
+    assert reference.asked == 0
 
 
 @pytest.mark.parametrize(
