@@ -177,7 +177,7 @@ def planned(case: Case, rates: Mapping[str, Any] | None, gpu: str | None) -> Pla
             for name, value in rates.items()
         }
         device = Cpu("cpu", 1 << 40, CpuRates(**known))
-    assume = Assumptions(prompt_tokens=PROMPT_TOKENS, length_fraction=1.0)
+    assume = Assumptions(prompt_tokens=PROMPT_TOKENS, length_fraction=1.0, trace_fraction=1.0)
     recipe = case.recipe()
     return make_plan(recipe, Path(), shape_of(recipe.model, Path()), Machine(device), assume)
 

@@ -113,6 +113,20 @@ def test_numbers_of_the_gpu_and_assumptions_can_be_changed():
     assert after["assumptions"]["context_gib"] == 3
 
 
+def test_traces_and_completions_have_lengths_of_their_own():
+    def tokens(*arguments):
+        _, found = plan_json(QUICKSTART, *arguments)
+        return {stage["stage"]: stage["trained_tokens"] for stage in found["stages"]}
+
+    before = tokens()
+    assert before["sft"] == pytest.approx(360 * 48 * 0.5 * 512)
+    assert before["mgpo"] == pytest.approx(70 * 32 * 8 * (200 + 0.5 * 80))
+    traces = tokens("--assume", "trace_fraction=0.1")
+    assert traces == before | {"sft": pytest.approx(360 * 48 * 0.1 * 512)}
+    completions = tokens("--assume", "length_fraction=0.25")
+    assert completions == before | {"mgpo": pytest.approx(70 * 32 * 8 * (200 + 0.25 * 80))}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -38,7 +38,9 @@ class Assumptions:
     prompt_tokens: float = 200.0
     """Mean tokens of a prompt."""
     length_fraction: float = 0.5
-    """Mean tokens of a completion, as a share of max_new_tokens (of a trace: of max_tokens)."""
+    """Mean tokens of a completion, as a share of max_new_tokens."""
+    trace_fraction: float = 0.5
+    """Mean tokens of a trace with its prompt, as a share of max_tokens."""
     unknown_problems: float = 1000.0
     """Problems of a set that cannot be counted beforehand."""
     trained_fraction: float = 1.0
@@ -151,7 +153,7 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assume: Assumpti
 
 
 def _sft_work(stage: SFTStage, assume: Assumptions) -> StageWork:
-    length = assume.length_fraction * stage.max_tokens
+    length = assume.trace_fraction * stage.max_tokens
     num = stage.sequences_per_step
     largest, accumulates = _largest_micro_batch(num, stage.max_tokens, stage.tokens_per_micro_batch)
     return StageWork(
