@@ -20,7 +20,8 @@ def written(console):
 def test_without_a_terminal_nothing_but_lines_is_written(capsys):
     console = Console(file=io.StringIO(), force_terminal=False)
     shown = ProgressLine("mgpo", 3, console)
-    shown.within("rollout", 100, 2.0)
+    shown.expect(8)
+    shown.sampled(100, 2.0)
     shown.step(1, 4.0, "$1 so far")
     shown.line("mgpo 1  reward 0.5")
     assert written(console) == ""
@@ -30,14 +31,28 @@ def test_without_a_terminal_nothing_but_lines_is_written(capsys):
 def test_a_terminal_shows_speed_within_a_step_and_what_is_left_after_it():
     console = terminal()
     shown = ProgressLine("mgpo", 50, console)
-    shown.within("rollout", 100, 2.0)
-    assert "mgpo" in written(console) and "0/50 rollout: 100 tokens, 50 tokens/s" in written(
-        console
-    )
+    shown.expect(64)
+    shown.sampled(100, 2.0)
+    assert "mgpo" in written(console)
+    assert "0/50 1/64 completions  50 tokens/s" in written(console)
     for step in (1, 2, 3):
         left = shown.step(step, 4.0, f"${step} so far  $50 after mgpo")
     assert left == 47 * 4.0
     assert "3/50 3 min 08 s left  $3 so far  $50 after mgpo" in written(console)
+    shown.close()
+
+
+def test_a_stage_without_steps_tells_its_completions_and_their_time(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = terminal()
+    shown = ProgressLine("evaluate", None, console)
+    shown.expect(4)
+    for tokens in (30, 60):
+        now[0] += 10
+        shown.sampled(tokens, now[0] - 100)
+    assert "1/4 1/4 completions  3 tokens/s  30 s left" in written(console)
+    assert "2/4 2/4 completions  3 tokens/s  20 s left" in written(console)
     shown.close()
 
 
@@ -52,9 +67,9 @@ def test_the_bar_goes_away_with_the_last_step_and_leaves_the_cursor():
 
 def test_model_names_are_no_markup():
     console = terminal()
-    shown = ProgressLine("[bold]x[/]", None, console)
-    shown.within("[red]rollout", 1, 1.0)
-    assert "[bold]x[/]" in written(console) and "[red]rollout: 1 tokens" in written(console)
+    shown = ProgressLine("[bold]x[/]", 9, console)
+    shown.step(1, 1.0, "[red]$1")
+    assert "[bold]x[/]" in written(console) and "[red]$1" in written(console)
     shown.close()
 
 
@@ -62,10 +77,11 @@ def test_completions_that_end_at_once_are_not_all_drawn():
     console = terminal()
     shown = ProgressLine("evaluate", None, console)
     started = time.monotonic()
+    shown.expect(1000)
     for tokens in range(1000):
-        shown.within("rollout", tokens, 1.0)
+        shown.sampled(tokens, 1.0)
     most = 1 + (time.monotonic() - started) / SECONDS_PER_DRAWING
-    assert 1 <= written(console).count("rollout:") <= most
+    assert 1 <= written(console).count("completions") <= most
     shown.close()
 
 

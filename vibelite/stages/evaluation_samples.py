@@ -92,6 +92,7 @@ def draw_missing(
     """
     recorder, num_done = context.recorder, len(done)
     total = len(request.problems) * request.num_samples
+    recorder.expect_completions(total - num_done)
     noted = time.monotonic()
     with closing(draw_samples(request, done, context)) as rows:
         try:

@@ -60,6 +60,7 @@ def _sample_groups(
     name_prompts(engine, [problem.id for problem in problems])
     verdicts: list[dict[int, Future[Verdict]]] = [{} for _ in problems]
     completions: list[dict[int, Completion]] = [{} for _ in problems]
+    context.recorder.expect_completions(len(problems) * settings.num_completions)
     with meter.span("rollout"):
         prompts = [
             prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt)

@@ -138,11 +138,6 @@ class Meter:
         return sum(self._nanoseconds.values()) + self._clock() - self._since
 
     @property
-    def running_span(self) -> str:
-        """The span that runs."""
-        return self._running[-1]
-
-    @property
     def generated_tokens(self) -> int:
         """Sampled since the last lap."""
         return self._tokens["generated"]

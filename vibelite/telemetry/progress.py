@@ -30,6 +30,7 @@ class ProgressLine:
         self._done = 0
         self._money = ""
         self._drawn = 0.0
+        self._expected, self._sampled, self._began = 0, 0, 0.0
         self._seconds: deque[float] = deque(maxlen=WINDOW)
 
     def line(self, text: str) -> None:
@@ -49,10 +50,21 @@ class ProgressLine:
             self._draw("", at_once=True)
         return self._seconds_left()
 
-    def within(self, span: str, tokens: int, seconds: float) -> None:
-        """A step or another piece of work goes on: `tokens` were generated in `seconds` so far."""
-        speed = f", {tokens / seconds:.0f} tokens/s" if seconds > 0 else ""
-        self._draw(f"{span}: {tokens} tokens{speed}", at_once=False)
+    def expect(self, num_completions: int) -> None:
+        """So many completions are about to be sampled; `sampled` is called after each."""
+        self._expected, self._sampled, self._began = num_completions, 0, time.monotonic()
+
+    def sampled(self, tokens: int, seconds: float) -> None:
+        """Another completion has ended; `tokens` were generated in the last `seconds`."""
+        self._sampled += 1
+        parts = [f"{self._sampled}/{self._expected} completions"]
+        if seconds > 0:
+            parts.append(f"{tokens / seconds:.0f} tokens/s")
+        if self._num_steps is None and self._sampled < self._expected:
+            elapsed = time.monotonic() - self._began
+            left = elapsed * (self._expected - self._sampled) / self._sampled
+            parts.append(f"{duration(left)} left")  # or more: short ones end first
+        self._draw("  ".join(parts), at_once=False)
 
     def _seconds_left(self) -> float | None:
         if not self._num_steps or len(self._seconds) < MIN_STEPS or self._done >= self._num_steps:
@@ -80,11 +92,14 @@ class ProgressLine:
                 TextColumn("{task.fields[status]}", markup=False),
                 console=self._console, auto_refresh=False, transient=True,
             )  # fmt: skip
-            self._bar.add_task(self._stage, total=self._num_steps, status="")
+            self._bar.add_task(self._stage, status="")
             self._bar.start()
             atexit.register(self.close)  # also after an error: the cursor comes back
         (task,) = self._bar.task_ids
-        self._bar.update(task, completed=self._done, status="  ".join(filter(None, parts)))
+        done, total = self._done, self._num_steps
+        if total is None:  # what is sampled is all there is to tell
+            done, total = self._sampled, self._expected
+        self._bar.update(task, completed=done, total=total, status="  ".join(filter(None, parts)))
         self._bar.refresh()
 
 

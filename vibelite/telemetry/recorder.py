@@ -143,12 +143,16 @@ class Recorder:
         """Asked where everything is on disk: raises the reason to stop, if there is one."""
         self._ranks.from_leader(self._guard.check)
 
+    def expect_completions(self, number: int) -> None:
+        """So many are about to be sampled, with `check_deadline` after each: for the console."""
+        self._console.expect(number)
+
     def check_deadline(self) -> None:
-        """Asked between completions: raises BudgetReached when time is up within a step."""
+        """Asked after every completion: raises BudgetReached when time is up within a step."""
         self._guard.check_deadline()
-        meter = self._meter
-        seconds = meter.unrecorded_nanoseconds / NANOSECONDS
-        self._console.within(meter.running_span, meter.generated_tokens, seconds)
+        if self._ranks.is_leader:
+            seconds = self._meter.unrecorded_nanoseconds / NANOSECONDS
+            self._console.sampled(self._meter.generated_tokens, seconds)
 
     def _project(self, step: int) -> tuple[float, float, float] | None:
         """USD of the run at the end of this stage, and the ends of its interval; None where the
