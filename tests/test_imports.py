@@ -40,8 +40,10 @@ ALLOWED = {
     "planning": DATA_MODEL | {"models", "telemetry"},
     # algorithms: the intervals of differences between runs.
     "report": DATA_MODEL | {"telemetry", "algorithms"},
+    # report: an export brings its model card.
     "stages": DATA_MODEL
-    | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"},
+    | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"}
+    | {"report"},
     # rewards: the verifiers' processes live as long as a stage.
     # launch: which process leads. training: the ranks of the run.
     "pipeline": DATA_MODEL
@@ -64,8 +66,8 @@ ALLOWED = {
     # pipeline and telemetry: replicate runs a manifest's recipe again and compares the two.
     "commands": DATA_MODEL
     | {"planning", "standalone", "data", "report", "rewards", "tables", "pipeline", "telemetry"}
-    # sweep: one process at a time in its directory.
-    | {"run_lock"},
+    # run_lock: one sweep at a time in its directory. stages: what an export is made of.
+    | {"run_lock", "stages"},
     # models: unsloth must be imported before anything that a run imports.
     "cli": DATA_MODEL
     | {

@@ -23,6 +23,7 @@ from vibelite.commands.build_probe import build_probe
 from vibelite.commands.columns import ColumnNames, read_columns
 from vibelite.commands.compare import compare
 from vibelite.commands.decontaminate import decontaminate
+from vibelite.commands.export import export
 from vibelite.commands.init import init
 from vibelite.commands.plan import plan
 from vibelite.commands.replicate import replicate
@@ -289,6 +290,7 @@ app.command(epilog="Example: vibelite replicate runs/mine/manifest.json")(replic
 app.command()(watch)
 app.command()(compare)
 app.command()(sweep)
+app.command()(export)
 
 
 @app.command(epilog="Example: vibelite report runs/mine -o mine.html")
@@ -305,24 +307,6 @@ def report(
     from vibelite.report.build import write_report
 
     print(write_report(run_dirs, output or run_dirs[0] / "report.html"))
-
-
-@app.command(epilog="Example: vibelite export runs/mine --to models/mine --stage fuse")
-def export(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
-    to: Annotated[Path, typer.Option(help="The new model directory.")],
-    stage: Annotated[
-        str | None, typer.Option(help="The stage whose model is meant; default: the run's export.")
-    ] = None,
-) -> None:
-    """Write a run's model to a directory that transformers loads, adapters merged into it."""
-    source = _model_of_run(run_dir, stage)
-    if to.exists():
-        raise RecipeError(f"{to}: exists already; name a new directory")
-    from vibelite.stages.export import export_model
-
-    export_model(source, to)
-    print(to)
 
 
 @app.command(epilog="Example: vibelite doctor --json")
@@ -353,27 +337,6 @@ def schema() -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def _model_of_run(run_dir: Path, stage: str | None) -> Path:
-    """The directory of the model that a stage left, or of the run's export."""
-    from vibelite.recipe.suggest import did_you_mean
-    from vibelite.run_dir import RunDir
-
-    run = RunDir(run_dir)
-    if stage is None:
-        if not run.export_path.is_dir():
-            raise RecipeError(f"{run_dir}: has no export yet; finish the run, or name a --stage")
-        return run.export_path
-    finished = sorted(path.parent.name for path in run.path.glob("stages/*/status.json"))
-    names = [name.partition("-")[2] for name in finished]
-    if stage not in names:
-        hint = did_you_mean(stage, names)
-        raise RecipeError(f"--stage {stage}: no finished stage of {run_dir}{hint}")
-    models = list(run.find_stage(stage).models().values())
-    if not models:
-        raise RecipeError(f"--stage {stage}: makes no model of its own")
-    return models[-1]
 
 
 def _require_models(paths: list[Path]) -> None:

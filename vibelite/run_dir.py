@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vibelite.errors import CheckpointError
-from vibelite.storage import CHECKSUMS_NAME, require_unchanged, seal_directory, sync_file
+from vibelite.storage import seal_directory, sync_file
 
 REMAKE_MODEL = (
     "restore it from a copy, or remove the directory of the stage that made it and run the same "
@@ -125,15 +125,6 @@ def replace_directory(source: Path, target: Path) -> None:
     os.replace(source, target)
     sync_file(target.parent)
     drop_directory(aside)
-
-
-def copy_directory(source: Path, target: Path) -> None:
-    """Copies a sealed directory to `target`, whole or not at all."""
-    require_unchanged(source, remedy="it cannot be copied; make it again or restore it")
-    with new_directory(target) as temporary:
-        shutil.copytree(
-            source, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CHECKSUMS_NAME)
-        )
 
 
 @contextmanager

@@ -1,29 +1,161 @@
-"""The final model as one directory that `AutoModelForCausalLM.from_pretrained` loads."""
+"""A model of the run as a directory for others, with its model card: what transformers loads, the
+same in 4 or 8 bits, or a GGUF file. Nothing is left behind before it has answered a question.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
+
+from vibelite.data.chat import end_token_id, prompt_ids
+from vibelite.errors import CheckpointError
 from vibelite.models.adapter_files import is_adapter
 from vibelite.recipe.stage_section import ExportStage
-from vibelite.run_dir import copy_directory, new_directory
+from vibelite.report.model_card import CARD_NAME, model_card
+from vibelite.run_dir import REMAKE_MODEL, new_directory
 from vibelite.stages.context import StageContext
+from vibelite.storage import CHECKSUMS_NAME, require_unchanged
+
+Form = Literal["hf", "bnb-4bit", "bnb-8bit", "gguf", "gguf-q8_0"]
+GGUF_NAME = "model.gguf"
+GENERATION = "generation_config.json"
+QUESTION = "What is 1 + 1?"
+ANSWER_TOKENS = 16
+# Of these forms the weights are those of the model, and so must its answers be.
+EXACT: tuple[Form, ...] = ("hf", "gguf")
 
 
 def run(stage: ExportStage, context: StageContext) -> None:
     """Writes the model of `start_from` to the run's export/."""
     with context.meter.span("export"):
-        export_model(context.model_of(stage.start_from), context.run.export_path)
+        source = context.model_of(stage.start_from)
+        card = model_card(context.run.path, stage.start_from)
+        export_model(source, context.run.export_path, card=card)
     context.recorder.record_work("export")
     context.stage_dir.finish(models={stage.name: context.run.export_path})
 
 
-def export_model(source: Path, target: Path) -> None:
-    """Writes the model in `source` to `target`, whole or not at all; adapters merged into it."""
+def export_model(source: Path, target: Path, *, card: str = "", form: Form = "hf") -> None:
+    """Writes the model in `source` to the new directory `target` in `form`, whole or not at all;
+    adapters merged into it.
+
+    Raises CheckpointError where what was written does not answer as the model does, RecipeError for
+    a form that this model or machine cannot have.
+    """
+    with new_directory(target) as temporary:
+        if form == "hf":
+            write_directory(source, temporary)
+        else:
+            plain = temporary / "plain"
+            write_directory(source, plain)
+            convert(plain, temporary, form)
+            check_answer(plain, temporary, form)
+            shutil.rmtree(plain)
+        if card:
+            (temporary / CARD_NAME).write_text(card, encoding="utf-8")
+        if form == "hf":
+            check_answer(source, temporary, form)
+
+
+def write_directory(source: Path, target: Path) -> None:
+    """The model as transformers loads it. Generation ends where a message does: base models name
+    the end of documents alone, and would go on after their answer.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
+
+    if is_adapter(source):
+        from vibelite.models.load import load_policy
+
+        target.mkdir(exist_ok=True)
+        load_policy(source).save(target)
+    else:
+        require_unchanged(source, remedy=REMAKE_MODEL)
+        checksums = shutil.ignore_patterns(CHECKSUMS_NAME)
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=checksums)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    path = target / GENERATION
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = settings.get("eos_token_id")
+    ends = known if isinstance(known, list) else [] if known is None else [known]
+    settings["eos_token_id"] = list(dict.fromkeys([end_token_id(tokenizer), *ends]))
+    GenerationConfig(**settings).save_pretrained(target)
+
+
+def convert(plain: Path, target: Path, form: Form) -> None:
+    """Another form of the model in directory `plain`."""
+    from transformers import AutoTokenizer
+
+    from vibelite.models.gguf_file import write_gguf
+    from vibelite.models.quantised import write_quantised
+
+    match form:
+        case "bnb-4bit":
+            write_quantised(plain, target, bits=4)
+        case "bnb-8bit":
+            write_quantised(plain, target, bits=8)
+        case "gguf" | "gguf-q8_0":
+            end = end_token_id(AutoTokenizer.from_pretrained(plain))
+            quantisation = "q8_0" if form == "gguf-q8_0" else "none"
+            write_gguf(plain, target / GGUF_NAME, quantisation=quantisation, end_token=end)
+
+
+def check_answer(source: Path, written: Path, form: Form) -> None:
+    """CheckpointError unless what was written answers QUESTION, loaded by transformers alone, and,
+    where its weights are those of `source`, with the same greedy tokens.
+
+    A GGUF is asked in the ids of the model's own tokenizer: transformers reads of the tokenizer in
+    it neither the special tokens nor, of a Llama, how it cuts text; llama.cpp reads both.
+    """
+    from transformers import AutoTokenizer
+
+    is_gguf = form.startswith("gguf")
+    # Not of an adapter's directory, which has no tokenizer; a GGUF is made of an ordinary one.
+    prompt = prompt_of(AutoTokenizer.from_pretrained(source if is_gguf else written))
+    answer = greedy_answer(written, prompt, **({"gguf_file": GGUF_NAME} if is_gguf else {}))
+    if form in EXACT and answer != (expected := expected_answer(source, prompt)):
+        raise CheckpointError(
+            f"the exported model ({form}) answers {QUESTION!r} with tokens {answer}, the run's "
+            f"with {expected}: it was not written; {REMAKE_MODEL}"
+        )
+
+
+def prompt_of(tokenizer: Any) -> list[int]:
+    return prompt_ids(tokenizer, [{"role": "user", "content": QUESTION}])
+
+
+def expected_answer(source: Path, prompt: Sequence[int]) -> list[int]:
+    """The answer of a model of the run; adapters are merged as in its export."""
     if not is_adapter(source):
-        copy_directory(source, target)
-        return
+        return greedy_answer(source, prompt)
     from vibelite.models.load import load_policy
 
-    with new_directory(target) as temporary:
-        load_policy(source).save(temporary)
+    policy = load_policy(source, device=torch.device("cpu"))
+    return continue_greedily(policy.model.float(), prompt)
+
+
+def greedy_answer(directory: Path, prompt: Sequence[int], **arguments: Any) -> list[int]:
+    """Greedy tokens of the model in a directory, by transformers alone, in float32 on the CPU:
+    there equal weights give equal tokens. Quantised weights stay as they are.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **arguments)
+    return continue_greedily(model, prompt)
+
+
+@torch.no_grad()
+def continue_greedily(model: Any, prompt: Sequence[int]) -> list[int]:
+    """The next ANSWER_TOKENS tokens, each the most probable one; ends of messages do not end it."""
+    tokens = list(prompt)
+    for _ in range(ANSWER_TOKENS):
+        ids = torch.tensor([tokens], device=model.device)
+        logits = model(ids).logits[0, -1]
+        if not torch.isfinite(logits).all():
+            raise CheckpointError("the exported model's logits are not finite; it was not written")
+        tokens.append(int(logits.argmax()))
+    return tokens[len(prompt) :]
