@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,10 +93,16 @@ def ranks_of(launcher: subprocess.Popen[str]) -> dict[int, int]:
 
 
 def kill_and_resume(
-    num_gpus: int, resume_on: int, run_dir: Path, reference: Path, *, seed: int
+    num_gpus: int,
+    resume_on: int,
+    run_dir: Path,
+    reference: Path,
+    *,
+    seed: int,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Kills a random rank after a random number of steps, waits for the end of all, and goes on
-    with another number of processes to the end.
+    with another number of processes to the end. What was killed is copied to `keep`.
     """
     draw = random.Random(seed)
     rank, after = draw.randrange(num_gpus), draw.randrange(NUM_STEPS - 1)
@@ -123,6 +130,8 @@ def kill_and_resume(
     row["message"] = log.read_text().strip().splitlines()[-1][:300]
     row["names_rank"] = f"rank {rank}" in row["message"] and "SIGKILL" in row["message"]
     row["left_running"] = [pid for pid in pids.values() if is_running(pid)]
+    if keep is not None:
+        shutil.copytree(run_dir, keep)
     resumed = run_curve(resume_on, run_dir)
     if resumed.get("status") == "failed":
         return row | {"status": "failed", "text": resumed["text"]}

@@ -103,11 +103,11 @@ def test_gpus_share_the_work_and_send_gradients_and_weights():
     assert four.generate == pytest.approx(one.generate / 4)
     assert four.train == pytest.approx(one.train / 4)
     assert one.communicate == 0
-    # 3/4 of (2 x 4 bytes of gradient + 2 of weight), at a byte a second, twice.
-    assert communicated_bytes(setting(), 4) == 0.75 * 10 * PARAMETERS
-    assert four.communicate == pytest.approx(2 * 0.75 * 10 * PARAMETERS)
+    # 3/4 of (4 bytes of gradient + 2 of weight), at a byte a second, twice.
+    assert communicated_bytes(setting(), 4) == 0.75 * 6 * PARAMETERS
+    assert four.communicate == pytest.approx(2 * 0.75 * 6 * PARAMETERS)
     adapter = setting(adapter=Adapter(kind="lora", rank=4, targets=["q_proj"]))
-    assert communicated_bytes(adapter, 2) == 0.5 * 10 * (2 * 4 * (8 + 8))
+    assert communicated_bytes(adapter, 2) == 0.5 * 6 * (2 * 4 * (8 + 8))
 
 
 # A processor for which nothing takes time; tests give it one cost at a time.

@@ -138,15 +138,17 @@ def trained_parameters(setting: Setting) -> int:
 
 def communicated_bytes(setting: Setting, num_gpus: int) -> float:
     """Bytes that each GPU sends per update when n GPUs hold the whole weights each and share the
-    sequences and the optimizer: an all-reduce of the gradients and an all-gather of the updated
-    weights, in rings,
+    sequences and the optimizer (`training/sharded_update.py`): a reduce-scatter of the gradients
+    and an all-gather of the updated weights, in rings,
 
-        2 (n - 1) / n x gradient bytes + (n - 1) / n x weight bytes
+        (n - 1) / n x (gradient bytes + weight bytes)
 
-    (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, 2009: an all-reduce is a
-    reduce-scatter and an all-gather, each sending (n - 1) / n of the data). 0 for one GPU.
+    (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, 2009: each sends (n - 1) / n of
+    the data). 0 for one GPU. Not in it, and small beside it: completions and their diagnostics,
+    about 30 bytes a token. Seconds are these bytes at `Assumptions.link_gb_per_second`; nothing is
+    hidden behind the backward pass.
     """
     share = (num_gpus - 1) / num_gpus
     training = setting.training
-    each = 2 * BYTES[training.gradient_dtype] + BYTES[training.dtype]
+    each = BYTES[training.gradient_dtype] + BYTES[training.dtype]
     return share * each * trained_parameters(setting)

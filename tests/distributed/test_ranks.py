@@ -1,0 +1,141 @@
+"""Real processes on a CPU over gloo: the same run on any number of them, killed ranks, two nodes.
+
+Tolerances: losses differ by the order of float32 sums (4e-7 seen, of losses up to 6), weights by
+what AdamW makes of that in 14 steps at rates of 1e-2 and 1e-3 (5e-6 seen, of weights up to 1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.rank_runs import RECIPE, difference, kill_and_resume, losses, run_curve
+from vibelite.planning.memory_model import Setting
+from vibelite.planning.model_shape import shape_of_config
+from vibelite.planning.time_model import communicated_bytes
+from vibelite.planning.workload import Assumptions
+from vibelite.recipe.model_section import Training
+from vibelite.run_dir import read_jsonl
+from vibelite.telemetry.entries import read_ledger
+
+LOSS_TOLERANCE = 1e-5
+WEIGHT_TOLERANCE = 1e-4
+ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whole runs on 1, 2 and 4 processes."""
+    directory = tmp_path_factory.mktemp("curves")
+    for num_ranks in (1, 2, 4):
+        row = run_curve(num_ranks, directory / f"curve-{num_ranks}")
+        assert row.get("status") != "failed", row["text"]
+    return directory
+
+
+def require_same(run_dir: Path, other: Path) -> None:
+    found = difference(run_dir, other)
+    assert found["loss_difference"] < LOSS_TOLERANCE
+    assert found["weight_difference"] < WEIGHT_TOLERANCE
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_the_number_of_processes_changes_nothing_but_rounding(curves: Path, num_ranks: int) -> None:
+    alone = losses(curves / "curve-1")
+    assert [len(values) for values in alone.values()] == [4, 10]
+    assert alone["sft"][0] - alone["sft"][-1] > 1  # it learns: equal curves are no equal standstill
+    require_same(curves / f"curve-{num_ranks}", curves / "curve-1")
+
+
+def test_all_ranks_are_in_the_records_and_paid_once(curves: Path) -> None:
+    one, four = (
+        list(read_jsonl(next((curves / f"curve-{n}").glob("stages/*-mgpo/steps.jsonl"))))
+        for n in (1, 4)
+    )
+    for alone, shared in zip(one, four, strict=True):
+        assert shared["tokens"] == alone["tokens"]
+        assert shared["counts"] == alone["counts"]
+        assert shared["seconds_max"]["train"] >= shared["seconds_mean"]["train"] > 0
+        assert shared["seconds_mean"]["wait"] > 0
+        assert shared["peak_bytes"]["train"] >= shared["peak_bytes_mean"]["train"] > 0
+        assert alone["seconds_max"] == {}
+    entries = read_ledger(curves / "curve-4" / "ledger")
+    paid = [entry for entry in entries if entry.stage == "mgpo" and entry.step is not None]
+    assert [entry.step for entry in paid] == list(range(1, 11))
+    for entry, shared in zip(paid, four, strict=True):
+        assert entry.wall_nanoseconds / 1e9 == pytest.approx(sum(shared["seconds"].values()))
+
+
+def test_a_killed_rank_ends_all_and_the_state_of_two_resumes_on_one_and_on_four(
+    curves: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    row = kill_and_resume(2, 1, killed, curves / "curve-1", seed=0, keep=tmp_path / "state-of-two")
+    assert row["status"] == "done", row
+    assert row["seconds_to_end"] < 30
+    require_same(killed, curves / "curve-1")
+    saved = tmp_path / "state-of-two"
+    assert list(saved.glob("stages/*/resume/step-*/parts/.metadata"))
+    assert run_curve(4, saved).get("status") != "failed"
+    require_same(saved, curves / "curve-1")
+
+
+def test_two_nodes_of_torchrun_train_as_one(curves: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    overrides = ["stages.1.num_steps=5"]
+    run = ["run", str(RECIPE), "--run-dir", str(tmp_path / "nodes")]
+    run += [part for value in overrides for part in ("--set", value)]
+    agent = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
+        "--local-addr", "127.0.0.1", "-m", "vibelite", *run,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(agent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        for _ in range(2)
+    ]
+    outputs = [node.communicate(timeout=300)[0].decode() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    found, alone = losses(tmp_path / "nodes"), losses(curves / "curve-1")
+    assert len(found["mgpo"]) == 5
+    assert found["sft"] == pytest.approx(alone["sft"], abs=LOSS_TOLERANCE)
+    assert found["mgpo"] == pytest.approx(alone["mgpo"][:5], abs=LOSS_TOLERANCE)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_counted_bytes_are_those_of_the_plan(num_ranks: int, tmp_path: Path) -> None:
+    from benchmarks.gpu_activations import TINY
+    from benchmarks.scaling import START
+
+    out = tmp_path / "rows.jsonl"
+    module = [sys.executable, "-m", "benchmarks.scaling_rank", "--work", "tiny"]
+    module += ["--parts", "communication", "--out", str(out)]
+    command = [sys.executable, "-c", START.format(n=num_ranks, command=module)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=200, capture_output=True)
+    row = json.loads(out.read_text())
+    setting = Setting(shape_of_config(TINY), Training(), Assumptions())
+    planned = communicated_bytes(setting, num_ranks)
+    # What is counted has every tensor padded to a multiple of the ranks.
+    assert planned <= row["sent_bytes"] < 1.01 * planned
+
+
+def test_an_error_of_the_leader_is_one_message_and_its_exit_code(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "vibelite", "run", str(RECIPE), "--run-dir", str(run_dir)]
+    command += ["--set", "num_gpus=2", "--set", "stages.0.optimizer.kind=muon"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2
+    assert done.stderr.count("only adamw shares its state") == 1
+    assert "Traceback" not in done.stderr
+    shutil.rmtree(run_dir)

@@ -1,0 +1,156 @@
+"""Shares of tensors, a world of one, and work cut for several ranks; processes are in
+tests/distributed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from tests.policies import random_sequences, tiny_policy
+from vibelite.data.batching import share_by_tokens
+from vibelite.errors import RecipeError, VibeLiteError
+from vibelite.recipe.stage_section import Optimizer
+from vibelite.training import watchdog
+from vibelite.training.optim import PolicyOptimizer
+from vibelite.training.parallel import World, pack, share_size
+from vibelite.training.watchdog import LOST_BEATS, Watchdog
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8])
+def test_shares_put_together_are_the_tensors(num_ranks: int) -> None:
+    tensors = [torch.arange(7.0), torch.full((1,), 5.0), torch.arange(24.0).view(2, 3, 4)]
+    packed = pack(tensors, num_ranks)
+    sizes = [share_size(tensor.numel(), num_ranks) for tensor in tensors]
+    for tensor, columns in zip(tensors, packed.split(sizes, dim=1), strict=True):
+        whole = columns.reshape(-1)
+        assert torch.equal(whole[: tensor.numel()].view_as(tensor), tensor)
+        assert not whole[tensor.numel() :].any()
+
+
+def test_a_share_is_a_row_of_the_packed_tensor() -> None:
+    tensor = torch.arange(10.0)
+    assert World(rank=3, num_ranks=4).share_of(tensor).tolist() == [9.0, 0.0, 0.0]
+    assert World(rank=1, num_ranks=4).share_of(tensor).tolist() == [3.0, 4.0, 5.0]
+
+
+def test_every_sequence_is_trained_on_by_one_rank_and_tokens_are_even() -> None:
+    sequences = random_sequences(40, longest=50)
+    shares = share_by_tokens(sequences, 4)
+    assert sorted(id(s) for share in shares for s in share) == sorted(map(id, sequences))
+    tokens = [sum(len(s.token_ids) for s in share) for share in shares]
+    assert max(tokens) - min(tokens) <= 50
+    assert share_by_tokens(sequences, 1) == [sequences]
+
+
+def test_a_world_of_one_asks_nobody() -> None:
+    world = World()
+    assert world.from_leader(lambda: 3) == 3
+    assert world.gather("own") == ["own"]
+    world.barrier("nobody")
+    with world.leader_first():
+        world.delegate("nothing")
+
+
+def test_within_from_leader_the_leader_is_by_itself() -> None:
+    world = World(rank=0, num_ranks=2)
+    said: list[Any] = []
+    world._send = said.append  # pyright: ignore[reportAttributeAccessIssue]
+
+    def produce() -> list[int]:
+        world.delegate("work")
+        world.barrier("nobody waits here")
+        return world.gather(1) + [world.from_leader(lambda: 2)]
+
+    assert world.from_leader(produce) == [1, 2]
+    assert said == [("task", "work"), ("result", [1, 2])]
+
+
+def test_the_leaders_error_is_raised_on_every_rank() -> None:
+    error = RecipeError("no room")
+    messages = iter([("task", "first"), ("error", error)])
+    world = World(rank=1, num_ranks=2)
+    world._send = lambda _: next(messages)  # pyright: ignore[reportAttributeAccessIssue]
+    done: list[Any] = []
+    with pytest.raises(RecipeError, match="no room") as raised:
+        world.from_leader(lambda: pytest.fail("the leader's work"), meanwhile=done.append)
+    assert done == ["first"]
+    assert getattr(raised.value, "is_leaders", False)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw_8bit", "adamw_cpu"])
+def test_other_optimizers_are_refused_on_several_ranks(kind: Any) -> None:
+    with pytest.raises(RecipeError, match=f"optimizer.kind {kind}.*num_gpus: 1"):
+        optimizer = Optimizer(lr=1e-3, kind=kind)
+        PolicyOptimizer(tiny_policy(), optimizer, num_steps=1, world=World(num_ranks=2))
+
+
+class Store:
+    """A store of this process."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def clone(self) -> Store:
+        return self
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def get(self, key: str) -> bytes:
+        return self.values[key].encode()
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+
+def state(beats: int, place: str, waits_for: str = "") -> str:
+    return json.dumps({"beats": beats, "progress": 0, "place": place, "waits_for": waits_for})
+
+
+def watch_until_end(monkeypatch: pytest.MonkeyPatch, store: Store, timeout: float) -> list[int]:
+    """The exit codes with which rank 0 of two ended itself."""
+    monkeypatch.setattr(watchdog, "SECONDS_PER_BEAT", 0.01)
+    codes: list[int] = []
+    dog = Watchdog(store, 0, 2, timeout_seconds=timeout, end=codes.append)
+    dog.describe = lambda: "stage 'mgpo', step 3, wait"
+    with dog.waiting("the gradients of all ranks"):
+        dog._watch()
+    return codes
+
+
+def test_a_rank_that_is_not_heard_of_any_more_ends_the_others(monkeypatch, capsys) -> None:
+    store = Store()
+    store.set("rank/1", state(7, "stage 'mgpo', step 3, rollout, p-17, sample 2"))
+    assert watch_until_end(monkeypatch, store, timeout=1e9) == [1]
+    said = capsys.readouterr().err
+    assert f"rank 1 has not been heard of for {LOST_BEATS} s" in said
+    assert "rank 1: stage 'mgpo', step 3, rollout, p-17, sample 2" in said
+    assert json.loads(store.get("failure/0"))["place"] == "stage 'mgpo', step 3, wait"
+
+
+def test_without_progress_on_any_rank_a_table_says_who_waits_where(monkeypatch, capsys) -> None:
+    store = Store()
+    store.set("rank/1", state(-1, "stage 'mgpo', step 3, train", "the leader's word"))
+    assert watch_until_end(monkeypatch, store, timeout=0.05) == [1]
+    said = capsys.readouterr().err
+    assert "no rank made progress for 0.05 s" in said
+    assert "rank 0: stage 'mgpo', step 3, wait, waits for the gradients of all ranks" in said
+    assert "rank 1: stage 'mgpo', step 3, train, waits for the leader's word" in said
+
+
+def test_a_failure_is_left_for_the_launcher_unless_another_rank_is_why() -> None:
+    store = Store()
+    dog = Watchdog(store, 1, 2, timeout_seconds=1)
+    shared = VibeLiteError("the leader's")
+    shared.is_leaders = True  # pyright: ignore[reportAttributeAccessIssue]
+    dog.report_failure(shared)
+    assert not store.check(["failure/1"])
+    dog.note("p-3, sample 1")
+    dog.report_failure(ValueError("bad"))
+    left = json.loads(store.get("failure/1"))
+    assert left["message"] == "ValueError: bad"
+    assert left["place"] == "start, p-3, sample 1"
