@@ -143,6 +143,18 @@ def test_published_scores_stand_among_the_run_s_own_best_first(make_run, tmp_pat
     assert "Published: a report." in html and "on 256 of its 300 problems, 8 samples each" in html
 
 
+def test_a_single_sub_domain_has_no_column_of_its_own(make_run, tmp_path):
+    builder = make_run()
+    builder.base()
+    stage_dir = builder.run.stage(4, "evaluate")
+    row = result_row("mgpo", 0.4)
+    row["subdomains"] = {"anything": row["subdomains"]["algebra"]}
+    write_json_atomic(stage_dir.path / "results.json", [row])
+    stage_dir.finish(models={})
+    html = build(tmp_path, builder)
+    assert "anything" not in html and "Sub-domains: Pass@1" not in html
+
+
 def test_benchmarks_that_nobody_published_have_no_such_table(html):
     assert "Beside published scores" not in html
 

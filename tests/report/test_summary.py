@@ -79,6 +79,13 @@ def test_table_shows_interval_and_sub_domains_in_eighty_columns(run):
     assert "…" not in text
 
 
+def test_a_single_sub_domain_has_no_table_of_its_own(run):
+    row = result_row("sft", 0.25)
+    evaluate(run, 1, [row | {"subdomains": {"all": row["subdomains"]["algebra"]}}])
+    text = table_text(write_summary(run.path))
+    assert "25.0 [21.0, 29.0]" in text and "sub-domain" not in text
+
+
 def test_without_a_price_there_is_no_money_column(run):
     evaluate(run, 1, [result_row("sft", 0.25) | {"usd": None}])
     assert "$" not in table_text(write_summary(run.path))
@@ -86,7 +93,7 @@ def test_without_a_price_there_is_no_money_column(run):
 
 def test_markup_in_names_is_printed_and_not_obeyed(run):
     row = result_row("[red]sft[/nonsense]", 0.25, benchmark="[bold]b")
-    row["subdomains"] = {"[link=x]a": row["subdomains"]["algebra"]}
+    row["subdomains"] |= {"[link=x]a": row["subdomains"]["algebra"]}
     evaluate(run, 1, [row])
     text = table_text(write_summary(run.path), width=120)
     for name in ("[red]sft[/nonsense]", "[bold]b", "[link=x]a"):

@@ -112,7 +112,7 @@ def benchmark_blocks(runs: Sequence[RunData]) -> list[dict[str, Any]]:
                 "name": name,
                 "rows": rows,
                 "ks": list(ks),
-                "subdomains": list(subdomains),
+                "subdomains": list(subdomains) if len(subdomains) > 1 else [],
                 "published": published_table(rows),
             }
         )

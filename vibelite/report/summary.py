@@ -52,7 +52,8 @@ def collect_results(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints two tables per benchmark: the models with intervals and costs, and their sub-domains.
+    """Prints a table per benchmark, the models with intervals and costs, and one of sub-domains
+    where there are several.
 
     Names are printed as plain text: rich markup in them does nothing.
     """
@@ -64,7 +65,8 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     for benchmark in dict.fromkeys(row["benchmark"] for row in results):
         rows = [row for row in results if row["benchmark"] == benchmark]
         console.print(model_table(benchmark, rows))
-        if any(row.get("subdomains") for row in rows):
+        names = {name for row in rows for name in row.get("subdomains", {})}
+        if len(names) > 1:  # of a single one the first table has told everything
             console.print(subdomain_table(rows))
 
 
