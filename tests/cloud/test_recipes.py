@@ -69,6 +69,17 @@ def test_the_command_is_one_that_this_program_takes(name, monkeypatch):
     assert called["recipe"].cost.source == environment["PRICE_SOURCE"]
 
 
+def test_two_nodes_run_the_command_of_one_under_torchrun():
+    line = command_of("sky_2_nodes.yaml")
+    under, _, run = line.partition(" -m vibelite ")
+    assert under.split()[1:3] == ["-m", "torch.distributed.run"]
+    assert run.strip() == command_of("sky.yaml").partition("/vibelite ")[2].strip()
+    environment = environment_of("sky.yaml")
+    environment.pop("BUCKET")
+    assert environment_of("sky_2_nodes.yaml").keys() == environment.keys()
+    assert read("sky_2_nodes.yaml")["num_nodes"] == 2
+
+
 def test_a_spent_budget_is_never_started_again_and_an_interruption_is():
     recovery = read("sky.yaml")["resources"]["job_recovery"]
     assert recovery["recover_on_exit_codes"] == [Interrupted.exit_code]

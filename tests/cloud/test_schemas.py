@@ -89,3 +89,16 @@ def test_a_key_that_does_not_exist_is_refused(program, name, right, wrong, tmp_p
     result = read(program, path, tmp_path)
     assert result.returncode != 0
     assert wrong.rstrip(":") in result.stderr
+
+
+def test_skypilot_takes_the_task_of_two_nodes(tmp_path):
+    program = """
+import json, sys, sky
+task = sky.Task.from_yaml(sys.argv[1])
+print(json.dumps({"run": task.run, "nodes": task.num_nodes}))
+"""
+    result = read(program, ROOT / "recipes" / "cloud" / "sky_2_nodes.yaml", tmp_path)
+    assert result.returncode == 0, result.stderr
+    task = json.loads(result.stdout.splitlines()[-1])
+    assert task["nodes"] == 2
+    assert "-m torch.distributed.run --nnodes" in task["run"]
