@@ -12,6 +12,7 @@ import pytest
 
 from tests.recipe.texts import write_recipe
 from vibelite import __version__, cli
+from vibelite.commands.export import model_of_run
 from vibelite.errors import EngineError, RecipeError
 from vibelite.tables import probe_table
 
@@ -99,7 +100,7 @@ WRONG_ARGUMENTS = {
     "no run": (["report", "empty"], "empty: not a run directory (no recipe.resolved.yaml)"),
     "nothing to export": (
         ["export", "empty", "--to", "out"],
-        "empty: has no export yet; finish the run, or name a --stage",
+        "empty: not a run directory (no recipe.resolved.yaml)",
     ),
     "a column of no meaning": (
         ["eval", "model", "--bench", "gcd", "--columns", "promt=question"],
@@ -139,20 +140,21 @@ def finished_run(tmp_path: Path) -> Path:
     (run / "stages/00-sft/status.json").write_text(json.dumps({"models": models}))
     (run / "stages/01-evaluate").mkdir()
     (run / "stages/01-evaluate/status.json").write_text(json.dumps({"models": {}}))
+    recipe = "stages: [{name: export, kind: export, start_from: sft}]"
+    (run / "recipe.resolved.yaml").write_text(recipe)
     return run
 
 
 @pytest.mark.parametrize(
-    ("options", "model"),
-    [([], "export"), (["--stage", "sft"], "stages/00-sft/checkpoints/b")],
+    ("stage", "model"), [(None, "export"), ("sft", "stages/00-sft/checkpoints/b")]
 )
-def test_export_copies_the_final_model_or_that_of_a_stage(
-    options: list[str], model: str, finished_run: Path, tmp_path: Path
+def test_export_takes_the_final_model_or_that_of_a_stage(
+    stage: str | None, model: str, finished_run: Path
 ) -> None:
-    result = vibelite("export", finished_run, "--to", tmp_path / "out", *options)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"{tmp_path / 'out'}\n"
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"name": model}
+    """tests/stages/test_export.py exports real ones."""
+    found, maker = model_of_run(finished_run, stage)
+    assert json.loads((found / "config.json").read_text()) == {"name": model}
+    assert maker == "sft"
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ def export_model(source: Path, target: Path, *, card: str = "", form: Form = "hf
     Raises CheckpointError where what was written does not answer as the model does, RecipeError for
     a form that this model or machine cannot have.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # bars of every load and save would drown the run's own lines
     with new_directory(target) as temporary:
         if form == "hf":
             write_directory(source, temporary)
