@@ -56,8 +56,16 @@ def num_nodes() -> int:
     return int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
 
 
-def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
+def num_gpus_of(num_visible: int) -> int:
+    """GPUs of all nodes of the run, of which this process sees `num_visible`."""
+    if not num_visible or not is_started_with_others():
+        return num_visible
+    return num_nodes() * max(num_visible, int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def run_ranks(num_ranks: int, command: Sequence[str], *, one_gpu_each: bool = False) -> int:
     """Runs `command` as `num_ranks` ranks to their end; the exit code of the one that decided it.
+    `one_gpu_each`: a process sees its own GPU alone, as vLLM takes the first one it sees.
 
     Raises RecipeError where this machine has GPUs, but fewer.
     """
@@ -69,7 +77,8 @@ def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
     port = listening.getsockname()[1]
     with TemporaryDirectory(prefix="vibelite-ranks-") as directory:
         logs = [Path(directory) / f"rank-{rank}.log" for rank in range(num_ranks)]
-        ranks = list(start(num_ranks, command, port, logs))
+        gpus = visible_gpus(num_ranks) if one_gpu_each and num_devices() else []
+        ranks = list(start(command, port, logs, gpus))
         # Ranks connect once the store is served, which takes as long as torch's import.
         store = host_store(listening.detach(), port)
         with forwarding_signals(ranks):
@@ -77,15 +86,26 @@ def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
         return outcome(ranks, killed, store)
 
 
+def visible_gpus(num_ranks: int) -> list[str]:
+    """What CUDA calls each rank's GPU."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(number) for number in range(num_ranks)]
+    return names[:num_ranks]
+
+
 def start(
-    num_ranks: int, command: Sequence[str], port: int, logs: Sequence[Path]
+    command: Sequence[str], port: int, logs: Sequence[Path], gpus: Sequence[str]
 ) -> Iterator[Rank]:
-    """Starts the processes, each in a session of its own: signals of the terminal are forwarded."""
+    """Starts the processes, each in a session of its own: signals of the terminal are forwarded.
+    `gpus`: the only one that each is to see; none = all see all.
+    """
+    num_ranks = len(logs)
     threads = max(1, (os.cpu_count() or 1) // num_ranks)
     for number in range(num_ranks):
-        environment = (
-            {"OMP_NUM_THREADS": str(threads)} | os.environ | place(number, num_ranks, port)
-        )
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        environment |= place(number, num_ranks, port)
+        if gpus:
+            environment |= {"CUDA_VISIBLE_DEVICES": gpus[number], "LOCAL_RANK": "0"}
         output: IO[bytes] | None = open(logs[number], "wb") if number else None  # noqa: SIM115
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, start_new_session=True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError, RunStopped
-from vibelite.launch import is_follower, num_nodes
+from vibelite.launch import is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost
@@ -62,7 +62,8 @@ def run_pipeline(
     Raises RecipeError when the directory holds a run of a different recipe.
     """
     # First of all, as importing is paid for too.
-    reader = gpu_energy_reader() if num_nodes() == 1 else no_energy  # other nodes' is unknown
+    gpus = num_gpus_of(num_gpus())
+    reader = gpu_energy_reader() if gpus == num_gpus() else no_energy  # others' is unknown
     meter = Meter(read_energy=reader, boot_nanoseconds=boot_nanoseconds)
     return_freed_tensors()
     if is_follower():
@@ -72,7 +73,7 @@ def run_pipeline(
     with locked(run_dir), storage_errors(run_dir.resolve()):
         run = open_run(recipe, recipe_path, run_dir)
         cost = recipe.cost.times(num_nodes())
-        guard = RunGuard(recipe.budget, cost, run.ledger_path, gpus=num_gpus() * num_nodes())
+        guard = RunGuard(recipe.budget, cost, run.ledger_path, gpus=gpus)
         with guard.listen(), guard.paying(meter), torch_and_ranks(recipe) as world:
             from vibelite.report.build import write_report
             from vibelite.report.summary import print_summary, write_summary
@@ -106,12 +107,17 @@ def torch_and_ranks(recipe: Recipe) -> Iterator[World]:
     """Torch as the recipe wants it, and the processes that were started with this one."""
     import torch
 
-    from vibelite.training.parallel import joined_world
+    from vibelite.training.parallel import joined_world, num_devices
 
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
     with joined_world(recipe.parallel.timeout_seconds) as world:
+        if recipe.rollout.engine == "vllm" and not world.is_one and num_devices() > 1:
+            raise RecipeError(
+                "rollout.engine: vllm takes the first GPU that its process sees; under torchrun "
+                "let each see its own alone (CUDA_VISIBLE_DEVICES), or use engine: transformers"
+            )
         yield world
 
 
@@ -130,6 +136,11 @@ def run_stages(
     context_of = partial(make_context, recipe, recipe_path, run, meter=meter, guard=guard)
     base = context_of("base", StageDir(run.path), world=world)
     world.from_leader(partial(begin_run, base, recipe_path))
+    if not run.base_model.is_dir():
+        raise RecipeError(
+            f"{run.path}: process {world.rank} does not see what the leader writes there; name a "
+            "directory on a disk that all nodes share with --run-dir"
+        )
     for index, stage in enumerate(recipe.stages):
         stage_dir = run.stage(index, stage.name)
         if not world.from_leader(stage_dir.status_path.exists):
@@ -221,12 +232,16 @@ def without_paths(values: dict[str, Any]) -> dict[str, Any]:
     """
     data = dict(values["data"])
     for kind in ("problems", "traces"):
-        data[kind] = {name: leave_out(source, "path") for name, source in data[kind].items()}
-    return values | {"data": data, "model": leave_out(values["model"], "path")}
+        data[kind] = {name: without_place(source) for name, source in data[kind].items()}
+    return values | {"data": data, "model": without_place(values["model"])}
 
 
-def leave_out(values: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
+def without_place(source: dict[str, Any]) -> dict[str, Any]:
+    """A model or set without where it is; of a mix, each of its sets."""
+    kept = {key: value for key, value in source.items() if key not in ("path", "local")}
+    if "sets" in kept:
+        kept["sets"] = [without_place(part) for part in kept["sets"]]
+    return kept
 
 
 def is_moved(recipe: Recipe, run: RunDir) -> bool:
@@ -254,7 +269,6 @@ def prepare_base_model(context: StageContext) -> None:
     run, recipe = context.run, context.recipe
     if run.base_model.exists():
         return
-    context.recorder.stop_if_needed()  # data to be made or fetched can take long
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import write_base_model
     from vibelite.models.window import require_window

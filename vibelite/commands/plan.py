@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vibelite.planning.workload import Assumptions
 
 EXIT_DOES_NOT_FIT = 5
+NumGpus = Annotated[int | None, typer.Option(min=1, help="Default: the recipe's; 1 on a CPU.")]
 
 
 def plan(
@@ -28,9 +29,7 @@ def plan(
     gpu: Annotated[
         str, typer.Option(help="A listed GPU, such as rtx4090-24gb; cpu = this machine without.")
     ] = "h100-80gb",
-    num_gpus: Annotated[
-        int | None, typer.Option(min=1, help="Default: the recipe's; 1 on a CPU.")
-    ] = None,
+    num_gpus: NumGpus = None,
     usd_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, help="Default: what the recipe's cost says, if anything.")
     ] = None,
@@ -57,8 +56,7 @@ def plan(
 
     loaded = load_recipe(recipe, overrides)
     directory = recipe.resolve().parent
-    if num_gpus is None:
-        num_gpus = 1 if gpu == "cpu" else loaded.num_gpus
+    num_gpus = num_gpus or (1 if gpu == "cpu" else loaded.num_gpus)
     price, price_source = price_per_hour(loaded.cost, usd_per_gpu_hour, num_gpus)
     device = with_rates(device_named(gpu), _numbers("--rate", rate))
     if gpu == "cpu" and num_gpus > 1:
