@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from tests.integration.test_code import logprobs_of
 from tests.recipes.public_rows import PROGRAM, write_all
 from vibelite import cli
-from vibelite.pipeline import run_pipeline
-from vibelite.recipe.load import load_recipe
+from vibelite.pipeline import run_pipeline, what_matters, without_paths
+from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.schema import Recipe
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_json, read_jsonl
@@ -141,6 +141,18 @@ def test_hub_data_are_pinned() -> None:
         sources = [*traces.sets, *recipe.data.problems.values(), recipe.model]
         pins = [source.revision for source in sources if hasattr(source, "revision")]
         assert len(pins) >= 7 and all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins)
+
+
+def test_a_run_may_go_on_with_copies_elsewhere(tables: dict[str, str]) -> None:
+    """What the copies hold is compared by their hashes."""
+    path = RECIPES / "vibethinker_1p5b_1x80gb.yaml"
+    others = ("rl-stem", "gpqa", "traced")  # of the 3B recipe
+    known = [f"{key}={table}" for key, table in tables.items() if key.split(".")[2] not in others]
+    here, there = (
+        without_paths(what_matters(dump_resolved(load_recipe(path, local))))
+        for local in ([], known)
+    )
+    assert here == there
 
 
 @pytest.mark.parametrize("name", REPLICATIONS)
