@@ -37,7 +37,6 @@ from vibelite.rollout.vllm_start import (
     has_work,
     load_with_vllm,
     model_of,
-    num_preemptions,
     sampling_params,
     scheduler_of,
     start_vllm,
@@ -64,6 +63,7 @@ class _Counters:
     cached_tokens: int = 0
     completions: int = 0
     loops: int = 0
+    preemptions: int = 0
     kv_use: float = 0.0
     sync: dict[str, float] = field(default_factory=dict)
 
@@ -98,7 +98,6 @@ class VLLMEngine:
             self._weights = self._share_weights()
         finally:
             torch.nn.Module.to(policy.model, device)
-        self._num_preemptions = num_preemptions(self._llm)
         self.load_weights(0)
 
     def _share_weights(self) -> WeightSync | AdapterSync:
@@ -207,14 +206,12 @@ class VLLMEngine:
         counted, self._counters = self._counters, _Counters()
         metrics = dict(counted.sync)
         if counted.completions:
-            preempted = num_preemptions(self._llm)
             metrics |= {
                 "rollout/tokens_per_second": counted.tokens / counted.seconds,
                 "rollout/kv_use_max": counted.kv_use,
-                "rollout/preemptions": preempted - self._num_preemptions,
+                "rollout/preemptions": float(counted.preemptions),
                 "rollout/prefix_hit_share": counted.cached_tokens / counted.prompt_tokens,
             }
-            self._num_preemptions = preempted
             if self.settings.loop_tokens:
                 metrics["rollout/looped"] = counted.loops / counted.completions
         return metrics
@@ -247,11 +244,14 @@ class VLLMEngine:
                     request = f"{self._num_streams}-{prompt}-{sample}"
                     self._submit(request, prompts[prompt], settings, _seed(seed, prompt, sample))
                     pairs[request] = (prompt, sample)
+        queued = list(scheduler_of(self._llm).requests.values())
         try:
             for output in self._outputs():
                 prompt, sample = pairs[output.request_id]
                 yield prompt, sample, self._completion(output, settings)
         finally:
+            # Read of the requests themselves: vLLM's own statistics cost time at every token.
+            self._counters.preemptions += sum(request.num_preemptions for request in queued)
             self._drain()
 
     def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:

@@ -152,7 +152,7 @@ def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
         "enable_chunked_prefill": True,
         # Of the sampled token, after temperature: what importance weights need.
         "logprobs_mode": "processed_logprobs",
-        "disable_log_stats": False,
+        "disable_log_stats": True,
     }
     if not on_gpu:
         # A prompt read in parts makes the CPU's runner wind back a random generator, which torch's
@@ -242,8 +242,3 @@ def has_work(llm: Any) -> bool:
 def load_with_vllm(llm: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Loads by vLLM's own loader, into the tensors that are there."""
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-
-
-def num_preemptions(llm: Any) -> float:
-    """Requests that lost their KV cache to others and were read again, since the process began."""
-    return sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
