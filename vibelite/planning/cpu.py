@@ -69,7 +69,7 @@ class CpuRates:
 
 
 # One thread of a shared x86-64 machine with AVX-512 and AMX (Intel Xeon), torch 2.13: medians over
-# all steps of benchmarks/planner_check.py.
+# the steps of an earlier benchmarks/planner_check.py, in a quieter hour than that of its table.
 RATES = CpuRates(
     float32=ProductRates(1.9e11, 5.0e9, 4.5e10),
     medium=ProductRates(6.0e11, 9.6e9, 2.7e10),

@@ -1,0 +1,65 @@
+"""The script that holds plans against measured steps, without measuring: what it makes of them."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from benchmarks.planner_check import CASES, RESULT, SMOLLM2, compare, kept_rows, planned, report
+from vibelite.planning.cpu import RATES
+
+CASE = CASES[0]
+
+
+def found(seconds: float, peak: float, rates=None):
+    step = {"rates": rates, "seconds": {"train": seconds, "optimizer": 0.0}}
+    return {"before_bytes": 1e8, "peak_bytes": peak, "steps": [step | {"seconds": {"x": 99}}, step]}
+
+
+def test_errors_are_of_what_was_predicted_for_the_same_rates():
+    plan = planned(CASE, asdict(RATES), None)
+    each = plan.seconds / CASE.num_steps
+    row = compare(CASE, found(each / 1.2, plan.peak_bytes / 1.1, asdict(RATES)))
+    assert row["error_seconds"] == pytest.approx(0.2)
+    assert row["error_whole"] == pytest.approx(0.1)
+    program = plan.assumptions.program_gib * (1 << 30)
+    above = (plan.peak_bytes - program) / (plan.peak_bytes / 1.1 - 1e8) - 1
+    assert row["error_above"] == pytest.approx(above)
+    assert f"{0.2:+.0%}" in report([row])
+
+
+def test_half_the_rates_are_twice_the_seconds():
+    rates = asdict(RATES)
+    slow = {
+        name: {part: number / 2 for part, number in value.items()} if isinstance(value, dict)
+        else value / 2 if name.endswith("per_second") else value * 2
+        for name, value in rates.items()
+    }  # fmt: skip
+    fast, slower = (planned(CASE, one, None).seconds for one in (rates, slow))
+    assert slower == pytest.approx(2 * fast)
+
+
+def test_a_gpu_is_predicted_from_the_planner_s_table():
+    row = compare(CASE, found(0.1, 2e9), "h100-80gb")
+    assert row["predicted_bytes"] > 1 << 30  # the context
+    assert row["assumed_before_bytes"] == 0
+    with pytest.raises(AssertionError, match="--gpu"):
+        compare(CASE, found(0.1, 2e9))
+
+
+def test_rows_of_other_configurations_are_kept(tmp_path):
+    path = tmp_path / "rows.json"
+    assert kept_rows(path, CASES) == [] == kept_rows(None, CASES)
+    rows = [{"name": CASES[0].name}, {"name": CASES[1].name}]
+    path.write_text(json.dumps({"rows": rows}))
+    assert kept_rows(path, [CASES[0]]) == [{"name": CASES[1].name}]
+
+
+def test_the_table_holds_what_was_asked_of_it():
+    """Peak of memory within 10%, seconds within 25%, on a dozen configurations and more."""
+    rows = json.loads(RESULT.read_text())["rows"]
+    assert len(rows) >= 12
+    assert sum(row["recipe"]["model"]["source"] == SMOLLM2.source for row in rows) >= 4
+    for row in rows:
+        assert abs(row["error_whole"]) <= 0.10, row["name"]
+        assert abs(row["error_seconds"]) <= 0.25, row["name"]
