@@ -1,0 +1,33 @@
+"""vLLM on a GPU, where it really sleeps: memory is given back, and what wakes is what was pushed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.gpu_vllm_parts import Part, Sizes, cycles, make_policy, mismatch, start, used_bytes
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.vllm,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+SIZES = Sizes(((64, 512, 1),), 2, (8, 64))
+
+
+@pytest.mark.parametrize(("sync", "level"), [("alias", 1), ("copy", 1), ("copy", 2)])
+def test_a_sleeping_engine_gives_its_memory_back_and_wakes_with_the_trainers_weights(sync, level):
+    device = torch.device("cuda")
+    policy = make_policy(None, True, device)
+    engine = start(policy, Part(sync, sync, level, 0.0), SIZES)
+    try:
+        awake = used_bytes(device)
+        measured = cycles(policy, engine, SIZES)
+        freed = awake - measured["used_bytes_asleep"]
+        assert freed >= 0.9 * engine.settings.kv_cache_bytes
+        assert measured["used_bytes_awake"] >= awake - 0.1 * engine.settings.kv_cache_bytes
+        assert measured["total_seconds"] < 1.0
+        assert mismatch(policy, engine, SIZES)["mismatch/k3"] < 0.01
+    finally:
+        engine.close()
