@@ -1,4 +1,4 @@
-"""vLLM on a GPU, where it really sleeps: memory is given back, and what wakes is what was pushed."""
+"""vLLM on a GPU, where it really sleeps: memory is given back; what wakes is what was pushed."""
 
 from __future__ import annotations
 
