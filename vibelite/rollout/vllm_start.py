@@ -1,5 +1,5 @@
 """Starts vLLM in this process over a model that is not on disk, and knows where versions and
-platforms differ. Run: 0.30.0 (built for the CPU); written against 0.26.0 too.
+platforms differ. Run: 0.30.0 (built for the CPU) and 0.26.0 (one H100).
 
 Nothing but this file and `vllm_side_effects.py` names vLLM's arguments, variables and private
 parts.
