@@ -53,6 +53,7 @@ def speeds(num_gpus: int, work: str, directory: Path, seconds: float) -> list[Ro
         text, _ = process.communicate()
     if process.returncode:
         failed = {"part": "failed", "num_gpus": num_gpus, "code": process.returncode}
+        failed |= {"seconds": time.monotonic() - started, "seconds_given": seconds}
         rows.append(failed | {"text": text[-LAST_CHARACTERS:]})
     if out.exists():
         rows = [json.loads(line) for line in out.read_text().splitlines()] + rows
