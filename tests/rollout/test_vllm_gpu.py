@@ -24,6 +24,7 @@ def test_a_sleeping_engine_gives_its_memory_back_and_wakes_with_the_trainers_wei
     try:
         awake = used_bytes(device)
         measured = cycles(policy, engine, SIZES)
+        assert awake is not None, "told on a GPU"
         freed = awake - measured["used_bytes_asleep"]
         assert freed >= 0.9 * engine.settings.kv_cache_bytes
         assert measured["used_bytes_awake"] >= awake - 0.1 * engine.settings.kv_cache_bytes
