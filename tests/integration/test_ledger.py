@@ -15,11 +15,13 @@ from vibelite.recipe.load import load_recipe
 from vibelite.run_dir import read_jsonl
 from vibelite.telemetry import meter
 from vibelite.telemetry.entries import lost_entries, read_ledger, run_cost
+from vibelite.training.optim import PolicyOptimizer
 
 RECIPE = Path(__file__).parent / "nano.yaml"
 # A second costs a dollar, and what a run makes is the same on any machine.
 PRICE = "cost.usd_per_hour=3600"
-STEPS = 200
+STEPS = 60
+STEP_SECONDS = 0.1
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +92,20 @@ def run_sft(directory: Path, *options: str):
     return CliRunner().invoke(app, [*arguments, *options])
 
 
+@pytest.fixture
+def slow_steps(monkeypatch):
+    """Steps that cost more than starting does, and as much on a busy machine."""
+    update = PolicyOptimizer.step
+
+    def wait(optimizer: PolicyOptimizer, step: int) -> dict[str, float]:
+        time.sleep(STEP_SECONDS)
+        return update(optimizer, step)
+
+    monkeypatch.setattr(PolicyOptimizer, "step", wait)
+
+
 def test_half_the_known_cost_stops_a_run_before_it_and_a_higher_limit_goes_on(
-    tmp_path, young_process
+    tmp_path, young_process, slow_steps
 ):
     for name in ("warm", "known"):  # the first run of a process also imports
         assert run_sft(tmp_path / name).exception is None
