@@ -198,7 +198,7 @@ def test_percentile_is_the_largest_of_few():
 
 
 def test_the_first_signal_waits_for_a_safe_place(tmp_path):
-    guard = make_guard(tmp_path)
+    guard, before = make_guard(tmp_path), signal.getsignal(signal.SIGTERM)
     with guard.listen():
         os.kill(os.getpid(), signal.SIGTERM)
         reason = guard.reason_to_stop()
@@ -206,7 +206,7 @@ def test_the_first_signal_waits_for_a_safe_place(tmp_path):
         assert "SIGTERM" in str(reason)
         with pytest.raises(Interrupted):
             guard.check()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_second_signal_ends_the_process_at_once():
