@@ -190,3 +190,19 @@ def test_training_is_within_ten_percent_of_what_an_h100_allocated():
             sum(moments[name].values()) - moments[name]["host"] for name in ("head", "backward")
         )
         assert predicted == pytest.approx(row["peak_bytes"], rel=0.1), row
+
+
+def test_an_mgpo_update_is_within_eleven_percent_of_what_an_h100_allocated():
+    """benchmarks/gpu_mgpo.py; one completion in one micro-batch, state of the optimizer there."""
+    rows = json.loads((RESULTS / "gpu_mgpo.json").read_text())["rows"]
+    measured = [row for row in rows if "allocated_bytes" in row]
+    assert len(measured) >= 15
+    for row in measured:
+        names = ("dtype", "gradient_dtype", "activations", "mlp_tile_tokens")
+        training = Training.model_validate({name: row[name] for name in names})
+        optimizer = Optimizer.model_validate({"kind": row["optimizer"], "lr": 1e-6})
+        known = setting(QWEN25_1_5B, training, optimizer=optimizer)
+        one = work(micro_batch_tokens=row["tokens"], max_new_tokens=row["tokens"])
+        moments = training_moments(known, one, model_bytes(known, one))
+        predicted = max(sum(parts.values()) - parts.get("host", 0.0) for parts in moments.values())
+        assert predicted == pytest.approx(row["allocated_bytes"], rel=0.11), row
