@@ -100,11 +100,14 @@ def results(case: Case, impl: Implementation, *, exact: bool = False) -> dict[st
 def gradient_bound(dtype: torch.dtype, backend: Backend) -> float:
     """Relative error allowed of a gradient.
 
-    bf16 dz and bf16 results round with 1.7e-3 each; Triton's interpreter truncates instead of
-    rounding, which doubles it, and sums over few columns leave little to average.
+    A bf16 result rounds with 1.7e-3, and on a GPU its bf16 dz with as much again; Triton's
+    interpreter truncates instead of rounding, which doubles it, and sums over few columns leave
+    little to average.
     """
     if dtype == torch.bfloat16:
-        return 5e-3 if backend == ("triton", "cpu") else 3.2e-3
+        if backend == ("triton", "cpu"):
+            return 5e-3
+        return 3.2e-3 if backend[1] == "cuda" else 2.3e-3
     return 6e-4 if dtype == torch.float16 else 1e-5
 
 
