@@ -110,9 +110,14 @@ def kill_and_resume(
     row: dict[str, Any] = {"part": "kill", "num_gpus": num_gpus, "resume_on": resume_on}
     row |= {"rank": rank, "after_steps": after}
     log = run_dir.with_suffix(".log")
+    slowed = os.environ | {"REWARD_SECONDS": "0.3"}  # a step takes longer than `pause`
     with open(log, "w") as output:
         process = subprocess.Popen(
-            command_of(num_gpus, run_dir), stdout=output, stderr=subprocess.STDOUT, text=True
+            command_of(num_gpus, run_dir),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=slowed,
         )
         started = time.monotonic()
         while steps_of(run_dir) < after or len(ranks_of(process)) < num_gpus:
