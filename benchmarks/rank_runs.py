@@ -32,18 +32,21 @@ NUM_STEPS = 14
 LONGEST_SECONDS = 240.0
 
 
-def command_of(num_gpus: int, run_dir: Path) -> list[str]:
+def command_of(num_gpus: int, run_dir: Path, sharding: str = "optimizer") -> list[str]:
     run = [sys.executable, "-m", "vibelite", "run", str(RECIPE), "--run-dir", str(run_dir)]
-    return [*run, "--set", f"num_gpus={num_gpus}"]
+    return [*run, "--set", f"num_gpus={num_gpus}", "--set", f"parallel.sharding={sharding}"]
 
 
-def run_curve(num_gpus: int, run_dir: Path) -> dict[str, Any]:
+def run_curve(num_gpus: int, run_dir: Path, sharding: str = "optimizer") -> dict[str, Any]:
     """A whole run: its losses, and how far they and the weights are from those of one GPU, where
     that run is beside this one.
     """
     started = time.monotonic()
     done = subprocess.run(
-        command_of(num_gpus, run_dir), capture_output=True, text=True, timeout=LONGEST_SECONDS
+        command_of(num_gpus, run_dir, sharding),
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_SECONDS,
     )
     row: dict[str, Any] = {"part": "curve", "num_gpus": num_gpus}
     row["seconds"] = time.monotonic() - started
@@ -100,9 +103,11 @@ def kill_and_resume(
     *,
     seed: int,
     keep: Path | None = None,
+    shardings: tuple[str, str] = ("optimizer", "optimizer"),
 ) -> dict[str, Any]:
     """Kills a random rank after a random number of steps, waits for the end of all, and goes on
     with another number of processes to the end. What was killed is copied to `keep`.
+    `shardings`: before and after.
     """
     draw = random.Random(seed)
     rank, after = draw.randrange(num_gpus), draw.randrange(NUM_STEPS - 1)
@@ -113,7 +118,7 @@ def kill_and_resume(
     slowed = os.environ | {"REWARD_SECONDS": "0.3"}  # a step takes longer than `pause`
     with open(log, "w") as output:
         process = subprocess.Popen(
-            command_of(num_gpus, run_dir),
+            command_of(num_gpus, run_dir, shardings[0]),
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
@@ -137,7 +142,7 @@ def kill_and_resume(
     row["left_running"] = [pid for pid in pids.values() if is_running(pid)]
     if keep is not None:
         shutil.copytree(run_dir, keep)
-    resumed = run_curve(resume_on, run_dir)
+    resumed = run_curve(resume_on, run_dir, shardings[1])
     if resumed.get("status") == "failed":
         return row | {"status": "failed", "text": resumed["text"]}
     row |= difference(run_dir, reference) if (reference / "export").exists() else {}

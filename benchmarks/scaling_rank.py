@@ -31,6 +31,7 @@ from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.stages import mgpo, sft
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.ranks import joint_lap, spread_of
+from vibelite.training.full_sharding import FullyShardedPolicy, fully_sharded
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.parallel import World, joined_world
 from vibelite.types import Completion, Group, Problem, Verdict
@@ -90,6 +91,7 @@ class Bench:
             self.world.barrier("the next step")
             self.synchronize()
             self.meter.lap()
+            self.world.sent_bytes.clear()
             step(index)
             self.synchronize()
             self.world.barrier("the end of the step")
@@ -106,14 +108,20 @@ class Bench:
             "all_seconds": walls,
             "tokens": num_tokens,
             "tokens_per_second": num_tokens / seconds,
+            "sent_bytes": sent_bytes(self.world),
             "wait_share": mean.get("wait", 0.0) / joint_lap(chosen).wall_seconds,
             "seconds_by_span": chosen[0].seconds,
             **spread,
         }
 
 
-def make_bench(work: Work, world: World) -> Bench:
-    """The same random weights on every rank."""
+def sent_bytes(world: World) -> float:
+    """What this rank sent of the tensors that it handed over, in rings."""
+    return (world.num_ranks - 1) / world.num_ranks * sum(world.sent_bytes.values())
+
+
+def make_bench(work: Work, world: World, *, is_cut: bool) -> Bench:
+    """The same random weights on every rank, or each its part of them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, work.dtype)
     made = random_policy(work.config, dtype=dtype, device=device)
@@ -122,6 +130,8 @@ def make_bench(work: Work, world: World) -> Bench:
     assert all(other == sums for other in world.gather(sums)), "ranks drew other weights"
     training = Training(dtype=cast(Any, work.dtype), activations="checkpoint")
     apply_activations(policy.model, training)
+    if is_cut and not world.is_one:
+        policy = fully_sharded(policy, training, world)
     optimizer = PolicyOptimizer(policy, OPTIMIZER, num_steps=100, training=training, world=world)
     meter = Meter()
     world.waiting = partial(meter.span, "wait")
@@ -179,9 +189,9 @@ def train_on(bench: Bench, trainer: mgpo.Trainer, groups: list[Group], step: int
     with bench.meter.span("train"):
         advantages = [group_advantages(group.rewards) for group in groups]
         batches = mgpo.training_batches(trainer, groups, advantages)
-        bench.world.joined(
-            mgpo.accumulate_gradient(trainer, batch, None, None) for batch in batches
-        )
+        with bench.policy.accumulating(len(batches)):
+            parts = [mgpo.accumulate_gradient(trainer, batch, None, None) for batch in batches]
+        bench.world.joined(parts)
     update(bench, step)
 
 
@@ -251,8 +261,8 @@ def mgpo_rows(bench: Bench) -> Iterator[dict[str, Any]]:
 def communication_rows(bench: Bench) -> Iterator[dict[str, Any]]:
     """The two exchanges of an update by themselves, and the bytes that this rank handed over."""
     world = bench.world
-    if world.is_one:
-        return
+    if world.is_one or isinstance(bench.policy, FullyShardedPolicy):
+        return  # the latter exchanges in every pass: the steps' rows count it
     parameters = list(bench.policy.trainable_parameters())
     seconds = []
     for _ in range(NUM_STEPS):
@@ -265,9 +275,7 @@ def communication_rows(bench: Bench) -> Iterator[dict[str, Any]]:
         bench.optimizer.exchange_only()
         bench.synchronize()
         seconds.append(time.perf_counter() - started)
-    share = (world.num_ranks - 1) / world.num_ranks
-    handed = dict(world.sent_bytes)
-    sent = share * sum(handed.values())
+    handed, sent = dict(world.sent_bytes), sent_bytes(world)
     yield {
         "part": "communication",
         "num_gpus": world.num_ranks,
@@ -290,12 +298,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", choices=list(WORKS), required=True)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--full-sharding", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     with joined_world(600.0) as world:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
-        bench = make_bench(WORKS[arguments.work], world)
+        bench = make_bench(WORKS[arguments.work], world, is_cut=arguments.full_sharding)
         for part in arguments.parts:
             for row in PARTS[part](bench):
                 if world.is_leader:

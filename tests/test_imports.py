@@ -35,7 +35,8 @@ ALLOWED = {
     "data": DATA_MODEL | {"rewards"},
     "rewards": BASE_LAYER,
     "rollout": BASE_LAYER | {"models"},
-    "training": DATA_MODEL | {"models"},
+    # kernels: the type of a loss.
+    "training": DATA_MODEL | {"models", "kernels"},
     "telemetry": DATA_MODEL,
     "planning": DATA_MODEL | {"models", "telemetry"},
     # algorithms: the intervals of differences between runs.

@@ -12,11 +12,15 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.gpu_activations import TINY
 from benchmarks.rank_runs import RECIPE, difference, kill_and_resume, losses, run_curve
+from benchmarks.scaling import START
 from vibelite.planning.memory_model import Setting
 from vibelite.planning.model_shape import shape_of_config
 from vibelite.planning.time_model import communicated_bytes
@@ -28,6 +32,7 @@ from vibelite.telemetry.entries import read_ledger
 LOSS_TOLERANCE = 1e-5
 WEIGHT_TOLERANCE = 1e-4
 ROOT = Path(__file__).parent.parent.parent
+TINY_SETTING = Setting(shape_of_config(TINY), Training(), Assumptions())
 
 pytestmark = pytest.mark.slow
 
@@ -113,20 +118,27 @@ def test_two_nodes_of_torchrun_train_as_one(curves: Path, tmp_path: Path) -> Non
     assert found["mgpo"] == pytest.approx(alone["mgpo"][:5], abs=LOSS_TOLERANCE)
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
-def test_counted_bytes_are_those_of_the_plan(num_ranks: int, tmp_path: Path) -> None:
-    from benchmarks.gpu_activations import TINY
-    from benchmarks.scaling import START
-
-    out = tmp_path / "rows.jsonl"
+def counted(num_ranks: int, out: Path, *arguments: str) -> dict[str, Any]:
+    """The row of one part of `benchmarks.scaling_rank` on the tiny model."""
     module = [sys.executable, "-m", "benchmarks.scaling_rank", "--work", "tiny"]
-    module += ["--parts", "communication", "--out", str(out)]
+    module += ["--out", str(out), *arguments]
     command = [sys.executable, "-c", START.format(n=num_ranks, command=module)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=200, capture_output=True)
-    row = json.loads(out.read_text())
-    setting = Setting(shape_of_config(TINY), Training(), Assumptions())
-    planned = communicated_bytes(setting, num_ranks)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_counted_bytes_are_those_of_the_plan(num_ranks: int, tmp_path: Path) -> None:
+    row = counted(num_ranks, tmp_path / "rows.jsonl", "--parts", "communication")
+    planned = communicated_bytes(TINY_SETTING, num_ranks)
     # What is counted has every tensor padded to a multiple of the ranks.
+    assert planned <= row["sent_bytes"] < 1.01 * planned
+
+
+def test_counted_bytes_of_cut_weights_are_those_of_the_plan(tmp_path: Path) -> None:
+    """8 sequences of 64 tokens on two ranks: two micro-batches of 128 each."""
+    row = counted(2, tmp_path / "rows.jsonl", "--parts", "sft", "--full-sharding")
+    planned = communicated_bytes(replace(TINY_SETTING, sharding="full"), 2, num_passes=2)
     assert planned <= row["sent_bytes"] < 1.01 * planned
 
 

@@ -77,6 +77,19 @@ def test_several_gpus_share_masters_and_moments():
     assert one.optimizer == 12 * SMALL_PARAMETERS == 4 * four.optimizer
 
 
+def test_full_sharding_cuts_all_that_is_trained_and_gathers_some_layers():
+    known = setting(optimizer=ADAMW, num_gpus=4, sharding="full")
+    found = model_bytes(known, work())
+    pieces = 4 * SMALL_PARAMETERS / 4
+    assert (found.gradients, found.optimizer) == (pieces, 3 * pieces)
+    assert found.weights == 2 * SMALL_PARAMETERS
+    assert found.training_weights == 2 * (256 + 3 * 576)
+    (train,) = stage_memory(known, work(completions=0))
+    assert train.parts["weights"] == found.training_weights
+    (with_reference,) = stage_memory(known, work(completions=0, holds_reference=True))
+    assert with_reference.parts["weights"] - train.parts["weights"] == 2 * SMALL_PARAMETERS
+
+
 def test_muon_keeps_two_moments_of_the_embedding_and_one_of_the_layers():
     muon = Optimizer(kind="muon", lr=1e-3)
     found = model_bytes(setting(training=Training(), optimizer=muon), work())

@@ -21,6 +21,7 @@ from vibelite.planning.time_model import (
     communicated_bytes,
     generation_seconds,
     passes,
+    passes_of_a_rank,
     stage_seconds,
     training_flops,
     update_seconds,
@@ -108,6 +109,20 @@ def test_gpus_share_the_work_and_send_gradients_and_weights():
     assert four.communicate == pytest.approx(2 * 0.75 * 6 * PARAMETERS)
     adapter = setting(adapter=Adapter(kind="lora", rank=4, targets=["q_proj"]))
     assert communicated_bytes(adapter, 2) == 0.5 * 6 * (2 * 4 * (8 + 8))
+
+
+def test_cut_weights_are_sent_in_every_pass():
+    """4 bytes of gradient and 2 of weight: layers twice, the rest once, then all whole."""
+    shape = setting().shape
+    layers = shape.num_layers * shape.layer_parameters
+    a_pass = 2 * (2 * layers + shape.embedding_parameters) + 4 * PARAMETERS
+    cut = setting(optimizer=ADAMW, num_gpus=4, sharding="full")
+    assert communicated_bytes(cut, 4, 3) == 0.75 * (3 * a_pass + 2 * PARAMETERS)
+    assert communicated_bytes(replace(cut, num_gpus=1), 1, 3) == 0
+    shared = replace(WORK, num_micro_batches=24, num_updates=2)
+    assert passes_of_a_rank(shared, cut) == 3
+    assert passes_of_a_rank(replace(shared, num_micro_batches=2), cut) == 1
+    assert stage_seconds(cut, shared, GPU).communicate == 2 * communicated_bytes(cut, 4, 3)
 
 
 # A processor for which nothing takes time; tests give it one cost at a time.

@@ -5,6 +5,8 @@ tests/distributed.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +15,14 @@ import torch
 from tests.policies import random_sequences, tiny_policy
 from vibelite.data.batching import share_by_tokens
 from vibelite.errors import RecipeError, VibeLiteError
+from vibelite.models.policy import TrainedAdapter
+from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training import watchdog
+from vibelite.training.full_sharding import fully_sharded
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.parallel import World, pack, share_size
+from vibelite.training.parallel import World
+from vibelite.training.shares import pack, rows_of, share_length, share_size
 from vibelite.training.watchdog import LOST_BEATS, Watchdog
 
 
@@ -35,6 +41,23 @@ def test_a_share_is_a_row_of_the_packed_tensor() -> None:
     tensor = torch.arange(10.0)
     assert World(rank=3, num_ranks=4).share_of(tensor).tolist() == [9.0, 0.0, 0.0]
     assert World(rank=1, num_ranks=4).share_of(tensor).tolist() == [3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8])
+def test_rows_and_lengths_of_all_ranks_are_the_tensor(num_ranks: int) -> None:
+    tensor = torch.arange(10.0).view(5, 2)
+    rows = [rows_of(tensor, num_ranks, rank) for rank in range(num_ranks)]
+    assert torch.equal(torch.cat(rows), tensor)
+    lengths = [share_length(10, num_ranks, rank) for rank in range(num_ranks)]
+    assert sum(lengths) == 10
+    assert max(lengths) == share_size(10, num_ranks)
+
+
+def test_an_adapters_frozen_weights_are_not_cut() -> None:
+    policy = tiny_policy()
+    adapted = replace(policy, adapter=TrainedAdapter(Path("start"), four_bit=False))
+    with pytest.raises(RecipeError, match="use parallel.sharding: optimizer"):
+        fully_sharded(adapted, Training(), World(num_ranks=2))
 
 
 def test_every_sequence_is_trained_on_by_one_rank_and_tokens_are_even() -> None:

@@ -4,7 +4,8 @@ under it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,13 @@ class Policy:
         return linear_token_loss(
             hidden, self.head, batch.input_ids[positions], per_token_loss, temperature=temperature
         )
+
+    @contextmanager
+    def accumulating(self, num_micro_batches: int) -> Iterator[None]:
+        """Around the backward passes of one step; here there is nothing to prepare
+        (`training/full_sharding.py`).
+        """
+        yield
 
     def trainable_parameters(self) -> Iterable[torch.nn.Parameter]:
         return (parameter for parameter in self.model.parameters() if parameter.requires_grad)

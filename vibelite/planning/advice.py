@@ -84,8 +84,11 @@ def _savings(question: Question) -> Iterator[Saving]:
         yield _training(activations="checkpoint_offload")
     if training.gradient_dtype == "float32":
         yield _training(gradient_dtype="bfloat16")
+    is_shared = question.machine.num_gpus > 1  # which only adamw is
+    if is_shared and recipe.adapter is None and recipe.parallel.sharding != "full":
+        yield _full_sharding()
     for stage in trained:
-        if stage.optimizer.kind != "adamw_cpu" and not is_cpu:
+        if stage.optimizer.kind != "adamw_cpu" and not is_cpu and not is_shared:
             optimizer = stage.optimizer.model_copy(update={"kind": "adamw_cpu"})
             yield _stage(stage.name, "optimizer.kind=adamw_cpu", optimizer=optimizer)
     for stage in recipe.stages:
@@ -126,6 +129,14 @@ def _training(**change: Any) -> Saving:
         return recipe.model_copy(update={"training": recipe.training.model_copy(update=change)})
 
     return Saving(f"training.{name}={value}", apply)
+
+
+def _full_sharding() -> Saving:
+    def apply(recipe: Recipe) -> Recipe:
+        parallel = recipe.parallel.model_copy(update={"sharding": "full"})
+        return recipe.model_copy(update={"parallel": parallel})
+
+    return Saving("parallel.sharding=full", apply)
 
 
 def _stage(stage_name: str, setting: str, **change: Any) -> Saving:

@@ -23,6 +23,7 @@ from vibelite.planning.optimizer_memory import (
     UPDATE_BUFFER_BYTES,
     bytes_per_parameter,
 )
+from vibelite.planning.sharding import Sharding
 from vibelite.planning.workload import Assumptions, StageWork
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
@@ -49,6 +50,7 @@ class Setting:
     adapter: Adapter | None = None
     is_cpu: bool = False
     num_gpus: int = 1
+    sharding: Sharding = "optimizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,14 @@ class ModelBytes:
     """Everything as large as the model, in bytes; `host` is not on the device."""
 
     weights: float
+    """While it samples."""
     gradients: float
     optimizer: float
     update: float
     """For a moment, while the optimizer works."""
     host: float
+    training_weights: float | None = None
+    """Where they are cut over the GPUs: what is gathered at a time. None = as while it samples."""
 
 
 def stage_memory(setting: Setting, work: StageWork) -> list[PhaseMemory]:
@@ -166,7 +171,8 @@ def training_moments(
     trained_head = setting.adapter is None
     head = _head(setting, int(tokens * work.head_share), trained_head)
     held = head.pop("held", 0.0)
-    resident = {"weights": model.weights, "optimizer": model.optimizer}
+    weights = model.weights if model.training_weights is None else model.training_weights
+    resident = {"weights": weights, "optimizer": model.optimizer}
     host = model.host + offloaded
     before = model.gradients if work.accumulates else 0.0
     # The embedding's own gradient, and its sum with the head's before it joins what is there.
@@ -207,7 +213,9 @@ def model_bytes(setting: Setting, work: StageWork) -> ModelBytes:
     """Bytes of everything as large as the model.
 
     Under an adapter its own weights are trained; without one all are. Where several
-    GPUs share the optimizer each holds its part of masters and moments.
+    GPUs share the optimizer each holds its part of masters and moments; under full sharding float32
+    masters, gradients and moments are all cut, and in training the embeddings and two layers, with
+    the gradients of one, are whole at a time (not yet measured on GPUs).
     """
     shape, training = setting.shape, setting.training
     element = BYTES[training.dtype]
@@ -222,6 +230,12 @@ def model_bytes(setting: Setting, work: StageWork) -> ModelBytes:
         return ModelBytes(weights, 0.0, 0.0, 0.0, 0.0)
     if work.holds_reference:
         weights *= 2
+    if setting.sharding == "full":
+        cut = FLOAT32 * trained / setting.num_gpus
+        gathered = element * (shape.embedding_parameters + 3 * shape.layer_parameters)
+        if work.holds_reference:
+            gathered += weights / 2
+        return ModelBytes(weights, cut, 3 * cut, 0.0, 0.0, gathered)
     kind = setting.optimizer.kind
     each = bytes_per_parameter(kind, training.dtype, training.gradient_dtype)
     state = (each.masters + each.moments + each.pageable) * trained

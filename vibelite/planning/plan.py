@@ -14,9 +14,11 @@ from vibelite.planning.disk import DiskNeed, disk_needs
 from vibelite.planning.gpus import GPUS, Gpu
 from vibelite.planning.memory_model import PhaseMemory, Setting, stage_memory
 from vibelite.planning.model_shape import ModelShape
+from vibelite.planning.sharding import chosen_sharding
 from vibelite.planning.time_model import (
     StageSeconds,
     communicated_bytes,
+    passes_of_a_rank,
     stage_seconds,
     trained_parameters,
 )
@@ -100,13 +102,16 @@ class Plan:
 def make_plan(
     recipe: Recipe, recipe_dir: Path, shape: ModelShape, machine: Machine, assume: Assumptions
 ) -> Plan:
-    """The plan of a recipe. Several GPUs share the sequences of a step and the optimizer evenly,
-    each with the whole weights.
+    """The plan of a recipe. Several GPUs share the sequences of a step evenly, and the optimizer
+    or all that is trained (`planning/sharding.py`).
     """
     stages = []
     for work in stage_work(recipe, recipe_dir, assume):
         setting = stage_setting(recipe, recipe.stage_named(work.stage), shape, machine, assume)
-        sent = communicated_bytes(setting, machine.num_gpus) if setting.optimizer else 0.0
+        num_passes = passes_of_a_rank(work, setting)
+        sent = 0.0
+        if setting.optimizer:
+            sent = communicated_bytes(setting, machine.num_gpus, num_passes)
         seconds = _seconds(recipe, setting, work, machine.device)
         stages.append(StagePlan(work, seconds, stage_memory(setting, work), sent))
     trained = trained_parameters(Setting(shape, recipe.training, assume, adapter=recipe.adapter))
@@ -118,14 +123,21 @@ def stage_setting(
     recipe: Recipe, stage: AnyStage, shape: ModelShape, machine: Machine, assume: Assumptions
 ) -> Setting:
     """What decides the memory and the time of a stage, beside its work."""
+    is_cpu = isinstance(machine.device, Cpu)
     return Setting(
         shape,
         recipe.training,
         assume,
         optimizer=stage.optimizer if isinstance(stage, SFTStage | MGPOStage) else None,
         adapter=recipe.adapter,
-        is_cpu=isinstance(machine.device, Cpu),
+        is_cpu=is_cpu,
         num_gpus=machine.num_gpus,
+        sharding=chosen_sharding(
+            recipe,
+            shape.num_parameters,
+            num_gpus=machine.num_gpus,
+            memory_bytes=None if is_cpu else machine.device.memory_bytes,
+        ),
     )
 
 

@@ -36,7 +36,7 @@ def stage_seconds(setting: Setting, work: StageWork, gpu: Gpu) -> StageSeconds:
     shape, training, assume = setting.shape, setting.training, setting.assume
     flops = training_flops(shape, work, training)
     generate = generation_seconds(shape, work, gpu, assume, BYTES[training.dtype])
-    num_bytes = communicated_bytes(setting, setting.num_gpus)
+    num_bytes = communicated_bytes(setting, setting.num_gpus, passes_of_a_rank(work, setting))
     return StageSeconds(
         generate=generate / setting.num_gpus,
         train=flops / (gpu.bf16_flops * assume.training_efficiency) / setting.num_gpus,
@@ -136,19 +136,38 @@ def trained_parameters(setting: Setting) -> int:
     return adapter_parameters(setting.shape, setting.adapter)
 
 
-def communicated_bytes(setting: Setting, num_gpus: int) -> float:
-    """Bytes that each GPU sends per update when n GPUs hold the whole weights each and share the
-    sequences and the optimizer (`training/sharded_update.py`): a reduce-scatter of the gradients
-    and an all-gather of the updated weights, in rings,
+def passes_of_a_rank(work: StageWork, setting: Setting) -> float:
+    """Micro-batches of one update that each GPU runs, on average."""
+    if not work.num_updates:
+        return 0.0
+    return max(1.0, work.num_micro_batches / work.num_updates / setting.num_gpus)
+
+
+def communicated_bytes(setting: Setting, num_gpus: int, num_passes: float = 1.0) -> float:
+    """Bytes that each of n GPUs sends per update, in rings (Patarasuk and Yuan, Bandwidth optimal
+    all-reduce algorithms, 2009: each sends (n - 1) / n of the data). 0 for one GPU.
+
+    Where each holds the whole weights (`training/sharded_update.py`), a reduce-scatter of the
+    gradients and an all-gather of the updated weights:
 
         (n - 1) / n x (gradient bytes + weight bytes)
 
-    (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, 2009: each sends (n - 1) / n of
-    the data). 0 for one GPU. Not in it, and small beside it: completions and their diagnostics,
-    about 30 bytes a token. Seconds are these bytes at `Assumptions.link_gb_per_second`; nothing is
-    hidden behind the backward pass.
+    Where weights are cut (`training/full_sharding.py`), in each of `num_passes` micro-batches the
+    layers are gathered forward and backward, the embeddings once, and the gradients are scattered;
+    then the weights are gathered whole:
+
+        (n - 1) / n x (num_passes x (2 x layers + embeddings + gradients) + weights)
+
+    Not in it, and small beside it: completions and their diagnostics, about 30 bytes a token.
+    Seconds are these bytes at `Assumptions.link_gb_per_second`; nothing is hidden behind the
+    backward pass.
     """
     share = (num_gpus - 1) / num_gpus
-    training = setting.training
-    each = BYTES[training.gradient_dtype] + BYTES[training.dtype]
-    return share * each * trained_parameters(setting)
+    training, shape = setting.training, setting.shape
+    gradient, weight = BYTES[training.gradient_dtype], BYTES[training.dtype]
+    trained = trained_parameters(setting)
+    if setting.sharding == "optimizer":
+        return share * (gradient + weight) * trained
+    layers = shape.layer_parameters * shape.num_layers
+    each_pass = weight * (2 * layers + shape.embedding_parameters) + gradient * trained
+    return share * (num_passes * each_pass + weight * trained)

@@ -89,6 +89,11 @@ class Verification(Section):
 class Parallel(Section):
     """How several processes work together; read where there is more than one."""
 
+    sharding: Literal["auto", "optimizer", "full"] = "auto"
+    """optimizer = the GPUs share masters and moments, each holds the whole weights and gradients,
+    and nothing is exchanged before the update; full = they share weights and gradients too, which
+    are gathered layer by layer (FSDP2); auto = full where whole weights and gradients would fill
+    more than 40 % of a GPU."""
     timeout_seconds: PositiveFloat = 1800.0
     """Without progress on any rank for so long the run ends, and says which rank waits where. The
     default is a guess above the longest pause: loading a model from a slow disk."""

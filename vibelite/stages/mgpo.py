@@ -37,7 +37,7 @@ from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
 from vibelite.stages.mismatch import probe_mismatch, require_agreement
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
 from vibelite.stages.shaped_rewards import shape_rewards, shaping_metrics
-from vibelite.stages.sharing import own_engine, share_engine
+from vibelite.stages.sharing import own_engine, share_engine, share_weights
 from vibelite.telemetry.unit_costs import completion_counts
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
@@ -75,6 +75,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         training = context.recipe.training
         start_from = context.model_of(stage.start_from)
         policy = load_for_training(start_from, context.recipe, seed=context.seed("adapter"))
+        policy = share_weights(policy, context)
         reference = reference_of(policy, start_from, context.recipe) if stage.kl_coef else None
         engine = build_engine(context.recipe, policy, stage.sampling, stage.optimizer)
         engine = share_engine(engine, stage.sampling, context)
@@ -164,10 +165,12 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
         with meter.span("train"):
             if update == 0:
                 frozen = [frozen_logprobs(trainer, batch) for batch in batches]
-            diagnostics = trainer.world.joined(
-                accumulate_gradient(trainer, batch, *known)
-                for batch, known in zip(batches, frozen, strict=True)
-            )
+            with trainer.policy.accumulating(len(batches)):
+                parts = [
+                    accumulate_gradient(trainer, batch, *known)
+                    for batch, known in zip(batches, frozen, strict=True)
+                ]
+            diagnostics = trainer.world.joined(parts)
         require_agreement(
             [part["mismatch"] for part in diagnostics], context.recipe.rollout.max_mismatch_kl
         )

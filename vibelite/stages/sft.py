@@ -19,6 +19,7 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
+from vibelite.stages.sharing import share_weights
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
@@ -35,6 +36,7 @@ def run(stage: SFTStage, context: StageContext) -> None:
         policy = load_for_training(
             context.model_of(stage.start_from), context.recipe, seed=context.seed("adapter")
         )
+        policy = share_weights(policy, context)
         sequences, num_dropped = tokenize(context, stage, policy)
         optimizer = PolicyOptimizer(
             policy, stage.optimizer, num_steps=stage.num_steps, training=training, world=world
@@ -142,17 +144,19 @@ def accumulate_gradient(
     num_trained = sum(sum(sequence.completion_mask) for sequence in sequences)
     sequences = share_by_tokens(sequences, world.num_ranks)[world.rank]
     lengths = [len(sequence.token_ids) for sequence in sequences]
+    micro_batches = split_by_tokens(lengths, stage.tokens_per_micro_batch)
     total = 0.0
-    for micro_batch in split_by_tokens(lengths, stage.tokens_per_micro_batch):
-        weighted = [
-            replace(sequences[index], token_weight=1 / num_trained) for index in micro_batch
-        ]
-        batch = pack(weighted, policy.device)
-        # Scaled here, not the sum afterwards: the head's gradient is computed with the loss.
-        weights = batch.token_weights[batch.completion_mask] * loss_scale
-        loss = policy.token_loss(batch, partial(weighted_nll, weights)).loss
-        loss.backward()
-        total += loss.item() / loss_scale
+    with policy.accumulating(len(micro_batches)):
+        for micro_batch in micro_batches:
+            weighted = [
+                replace(sequences[index], token_weight=1 / num_trained) for index in micro_batch
+            ]
+            batch = pack(weighted, policy.device)
+            # Scaled here, not the sum afterwards: the head's gradient is computed with the loss.
+            weights = batch.token_weights[batch.completion_mask] * loss_scale
+            loss = policy.token_loss(batch, partial(weighted_nll, weights)).loss
+            loss.backward()
+            total += loss.item() / loss_scale
     return sum(world.gather(total)), sum(lengths)
 
 

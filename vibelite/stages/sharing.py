@@ -1,5 +1,5 @@
-"""Sampling on all ranks: the engines that share prompts, and what ranks do while the leader runs a
-stage by itself.
+"""Training and sampling on all ranks: how they hold the weights, the engines that share prompts,
+and what ranks do while the leader runs a stage by itself.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import Any
 
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
+from vibelite.planning.sharding import chosen_sharding
 from vibelite.recipe.stage_section import Sampling
 from vibelite.rollout.engine import RolloutEngine
+from vibelite.rollout.kv_memory import device_memory
 from vibelite.rollout.shared_engine import SampleTask, SharedEngine
 from vibelite.stages.context import StageContext, build_engine
+from vibelite.training.full_sharding import fully_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,24 @@ class OpenEngine:
 @dataclass(frozen=True, slots=True)
 class CloseEngine:
     """Drop the model."""
+
+
+def share_weights(policy: Policy, context: StageContext) -> Policy:
+    """The policy that the ranks train together: `policy`, or its weights cut over the ranks.
+
+    Before an engine is built over it; called by all ranks. RecipeError.
+    """
+    world, device = context.world, policy.device
+    num_parameters = sum(p.numel() for p in policy.model.parameters())
+    sharding = chosen_sharding(
+        context.recipe,
+        num_parameters,
+        num_gpus=world.num_ranks,
+        memory_bytes=None if device.type == "cpu" else device_memory(device)[1],
+    )
+    if sharding == "optimizer":
+        return policy
+    return fully_sharded(policy, context.recipe.training, world)
 
 
 def share_engine(

@@ -28,7 +28,7 @@ from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.parallel import World
 from vibelite.training.shared_checkpoint import (
-    is_in_parts,
+    layout_of,
     load_state_in_parts,
     save_state_in_parts,
 )
@@ -224,8 +224,8 @@ def step_to_resume(root: Path) -> int:
 
 def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer, world: World) -> None:
     """Loads a whole state in place; CheckpointError if it is that of another model or optimizer."""
-    if is_in_parts(directory):
-        load_state_in_parts(directory, dict(trained(policy)), optimizer, world)
+    if layout := layout_of(directory):
+        load_state_in_parts(directory, layout, dict(trained(policy)), optimizer, world)
         return
     try:
         weights = load_file(directory / WEIGHTS_NAME)

@@ -11,6 +11,7 @@ from vibelite.errors import RecipeError
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.gradients import buckets
 from vibelite.training.precision import float32_master
+from vibelite.training.shared_adamw import Layout, empty_state
 
 # Nesterov momentum 0.95 and five Newton-Schulz steps are Muon's published defaults.
 MUON_MOMENTUM = 0.95
@@ -75,20 +76,15 @@ class DeviceUpdate:
             "masters": [master for _, master in self._own_masters()],
         }
 
-    def flat_state(self) -> dict[str, Any]:
-        """Of AdamW: a `state_dict` with empty flat tensors, as several ranks save theirs."""
+    def state_to_fill(self, layout: Layout) -> dict[str, Any]:
+        """Of AdamW: a `state_dict` of empty tensors, as several ranks save theirs."""
         (part,) = self._parts
-        state = {
-            index: {"step": torch.zeros(())}
-            | {name: torch.empty(master.numel()) for name in ("exp_avg", "exp_avg_sq")}
-            for index, master in enumerate(part.masters)
-        }
-        masters = [torch.empty(master.numel()) for _, master in self._own_masters()]
-        return {"optimizers": [{"state": state}], "masters": masters}
+        own = [i for i, p in enumerate(part.parameters) if p.dtype != torch.float32]
+        return empty_state([master.shape for master in part.masters], own, layout)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a `state_dict`, or from a `flat_state` that was filled."""
+        """From a `state_dict`, or from a `state_to_fill` that was filled."""
         for part, saved in zip(self._parts, state["optimizers"], strict=True):
             if "param_groups" not in saved:
                 saved = in_shape(part, saved)

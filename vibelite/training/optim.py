@@ -16,11 +16,13 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.device_update import DeviceUpdate, adamw, adamw_8bit, muon
+from vibelite.training.full_sharding import FullyShardedAdamW, FullyShardedPolicy
 from vibelite.training.gradients import clip_factor, global_norm
 from vibelite.training.host_adamw import HostAdamW
 from vibelite.training.parallel import World
 from vibelite.training.precision import DTYPES, LossScale, check_weights
 from vibelite.training.sharded_update import ShardedAdamW
+from vibelite.training.shared_adamw import Layout, SharedAdamW
 
 
 def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
@@ -134,8 +136,14 @@ class PolicyOptimizer:
             state["loss_scale"] = self._loss_scale.state_dict()
         return state
 
-    def flat_state(self) -> dict[str, Any]:
-        """A `state_dict` with empty flat tensors, for `parallel.load_parts` to fill.
+    @property
+    def layout(self) -> Layout:
+        """How several ranks save the state."""
+        assert isinstance(self._update, SharedAdamW), "a single process saves whole tensors"
+        return self._update.layout
+
+    def state_to_fill(self, layout: Layout) -> dict[str, Any]:
+        """A `state_dict` of tensors for `parallel.load_parts` to fill, saved in `layout`.
 
         CheckpointError where the kind of optimizer never saves in parts.
         """
@@ -144,8 +152,8 @@ class PolicyOptimizer:
                 f"the saved state is that of optimizer.kind adamw, not {self._config.kind}; use "
                 "another run directory"
             )
-        assert isinstance(self._update, DeviceUpdate | ShardedAdamW)
-        state = {"kind": self._config.kind, **self._update.flat_state()}
+        assert isinstance(self._update, DeviceUpdate | SharedAdamW)
+        state = {"kind": self._config.kind, **self._update.state_to_fill(layout)}
         if self._loss_scale is not None:
             state["loss_scale"] = self._loss_scale.state_dict()
         return state
@@ -172,6 +180,8 @@ def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype, worl
                 f"optimizer.kind {config.kind}: only adamw shares its state and its update among "
                 "several GPUs; use it, or num_gpus: 1"
             )
+        if isinstance(policy, FullyShardedPolicy):
+            return FullyShardedAdamW(policy, config)
         return ShardedAdamW(parameters, config, gradient_dtype, world)
     match config.kind:
         case "adamw":

@@ -25,10 +25,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, Shard
 
 from vibelite.errors import CheckpointError, PeerLost, RecipeError, VibeLiteError
+from vibelite.training.shares import pack, share_size
 from vibelite.training.watchdog import Watchdog
 
 T = TypeVar("T")
@@ -203,42 +205,60 @@ class World:
         """For each place whether any rank says so."""
         return [any(column) for column in zip(*self.gather(list(flags)), strict=True)]
 
-    def as_dtensor(self, share: torch.Tensor, numel: int) -> DTensor:
-        """A share as a part of a flat tensor of `numel`, which is how DCP saves and cuts it anew.
-        Shares memory.
+    def as_dtensor(self, part: torch.Tensor, shape: Sequence[int]) -> DTensor:
+        """This rank's rows of a tensor of `shape`, as torch.chunk cuts it, for DCP to save and to
+        cut anew. Shares memory.
         """
-        size = share_size(numel, self.num_ranks)
-        length = max(0, min(size, numel - self.rank * size))
+        stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(
-            share[:length], self.mesh, [Shard(0)],
-            run_check=False, shape=torch.Size([numel]), stride=(1,),
-        )  # fmt: skip
+            part, self.mesh, [Shard(0)], run_check=False, shape=torch.Size(shape), stride=stride
+        )
+
+    def fully_shard(
+        self, module: torch.nn.Module, dtype: torch.dtype, gradient_dtype: torch.dtype
+    ) -> None:
+        """Cuts a module's parameters over the ranks, by rows (FSDP2). While it runs it has them
+        whole, in `dtype`; gradients are summed over ranks in `gradient_dtype`. Modules inside come
+        first, the one that holds all last.
+        """
+        policy = MixedPrecisionPolicy(dtype, gradient_dtype, cast_forward_inputs=False)
+        shared = fully_shard(module, mesh=self.mesh, mp_policy=policy)
+        shared.set_gradient_divide_factor(1.0)
+        shared.set_force_sum_reduction_for_comms(True)  # gloo knows no factor
+        gather = _Exchange(self, "all_gather", all_gather, "the weights of a layer")
+        scatter = _Exchange(self, "reduce_scatter", reduce_scatter, "the gradients of a layer")
+        shared.set_custom_all_gather(gather)  # pyright: ignore[reportArgumentType]
+        shared.set_custom_reduce_scatter(scatter)  # pyright: ignore[reportArgumentType]
 
     def _count(self, what: str, tensor: torch.Tensor) -> None:
         self.sent_bytes[what] = self.sent_bytes.get(what, 0) + tensor.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """A collective as FSDP calls it, counted, and known to the watchdog."""
+
+    world: World
+    name: str
+    collective: Callable[..., Any]
+    what: str
+
+    def allocate(
+        self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, **settings: Any
+    ) -> Any:
+        self.world._count(self.name, max(output_tensor, input_tensor, key=torch.Tensor.numel))
+        with self.world._wait(self.what):
+            return self.collective(output_tensor, input_tensor, **settings)
+
+
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-def share_size(numel: int, num_ranks: int) -> int:
-    """Elements of every rank's share but the last ones', which may be shorter or empty."""
-    return -(-numel // num_ranks)
-
-
-def pack(tensors: Sequence[torch.Tensor], num_ranks: int) -> torch.Tensor:
-    """[n, C]: row r holds share r of every tensor, one after the other; short ones end with 0."""
-    sizes = [share_size(tensor.numel(), num_ranks) for tensor in tensors]
-    packed = tensors[0].new_zeros(num_ranks, sum(sizes))
-    for tensor, columns in zip(tensors, packed.split(sizes, dim=1), strict=True):
-        flat, size = tensor.reshape(-1), columns.shape[1]
-        num_full = flat.numel() // size
-        columns[:num_full] = flat[: num_full * size].view(num_full, size)
-        if rest := flat[num_full * size :].numel():
-            columns[num_full, :rest] = flat[num_full * size :]
-    return packed
 
 
 def save_parts(state: dict[str, Any], directory: Path, world: World) -> None:

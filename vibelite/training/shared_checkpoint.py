@@ -1,5 +1,6 @@
 """Training states that several ranks write together, by torch's DCP: each its part of the
-optimizer's state. Any number of ranks, and a single process, resume from them.
+optimizer's state. Any number of ranks, and a single process, resume from them, however they cut the
+weights themselves.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from vibelite.run_dir import new_directory
 from vibelite.storage import storage_errors
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.parallel import World, load_parts, save_parts
+from vibelite.training.shared_adamw import Layout
 
-PARTS_NAME = "parts"
+# The directory of the parts says how they were cut.
+PARTS_NAMES: dict[Layout, str] = {"flat": "parts", "rows": "parts-by-rows"}
 Weights = dict[str, torch.Tensor]
 
 
@@ -29,23 +32,27 @@ def save_state_in_parts(
     ):
         world.barrier("the checkpoint's directory")
         state = {"weights": weights, "optimizer": optimizer.state_dict()}
-        save_parts(state, temporary / PARTS_NAME, world)
+        save_parts(state, temporary / PARTS_NAMES[optimizer.layout], world)
         world.barrier("the checkpoint's parts")
 
 
-def is_in_parts(directory: Path) -> bool:
-    return (directory / PARTS_NAME).is_dir()
+def layout_of(directory: Path) -> Layout | None:
+    """How the parts in a state's directory were cut; None if it holds whole tensors."""
+    for layout, name in PARTS_NAMES.items():
+        if (directory / name).is_dir():
+            return layout
+    return None
 
 
 def load_state_in_parts(
-    directory: Path, weights: Weights, optimizer: PolicyOptimizer, world: World
+    directory: Path, layout: Layout, weights: Weights, optimizer: PolicyOptimizer, world: World
 ) -> None:
     """Loads in place what any number of ranks saved; `weights` are the parameters themselves."""
     state = {
         "weights": {name: torch.empty_like(weight) for name, weight in weights.items()},
-        "optimizer": optimizer.flat_state(),
+        "optimizer": optimizer.state_to_fill(layout),
     }
-    load_parts(state, directory / PARTS_NAME, world)
+    load_parts(state, directory / PARTS_NAMES[layout], world)
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(state["weights"][name])
