@@ -48,18 +48,24 @@ def plan_text(plan: Plan, findings: Findings) -> str:
 
 
 def _memory_lines(plan: Plan) -> list[str]:
-    lines = [f"{'stage':<12}{'phase':<10}{'peak GiB':>9}{'host GiB':>9}  of which, in GiB"]
+    width = _name_width(plan)
+    lines = [f"{'stage':<{width}}{'phase':<10}{'peak GiB':>9}{'host GiB':>9}  of which, in GiB"]
     for phase in plan.phases:
         parts = sorted(phase.parts.items(), key=lambda part: -part[1])
         shown = ", ".join(f"{name} {_gib(size)}" for name, size in parts if size >= SHOWN_BYTES)
         host = _gib(phase.host) if phase.host else ""
-        row = f"{phase.stage:<12}{phase.phase:<10}{_gib(phase.total):>9}{host:>9}"
+        row = f"{phase.stage:<{width}}{phase.phase:<10}{_gib(phase.total):>9}{host:>9}"
         lines.append(f"{row}  {shown} ({phase.moment})")
     return lines
 
 
+def _name_width(plan: Plan) -> int:
+    """Of the column of stages' names."""
+    return max(12, *(len(stage.work.stage) + 2 for stage in plan.stages))
+
+
 def _cost_lines(plan: Plan) -> list[str]:
-    row = "{:<12}{:>7}{:>11}{:>11}{:>11}{:>11}{:>11}{:>10}".format
+    row = f"{{:<{_name_width(plan)}}}{{:>7}}{{:>11}}{{:>11}}{{:>11}}{{:>11}}{{:>11}}{{:>10}}".format
     lines = [
         row("stage", "steps", "generate", "train", "send", "together", "s a step", "$ a step")
         + f"{'$':>10}"
