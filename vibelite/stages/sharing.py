@@ -4,6 +4,7 @@ stage by itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from vibelite.stages.context import StageContext, build_engine
 class OpenEngine:
     """Load this model and sample from it, until `CloseEngine`."""
 
-    model: Path
+    model: str
+    """Relative to the run directory, which is another path for every node."""
     sampling: Sampling
 
 
@@ -66,7 +68,7 @@ def open_engine(
     """The model in a directory and an engine that samples from it, on all ranks; `opened`
     ends it.
     """
-    context.world.delegate(OpenEngine(model, sampling))
+    context.world.delegate(OpenEngine(os.path.relpath(model, context.run.path), sampling))
     with context.meter.span("load"):
         policy = load_policy(model)
     return policy, share_engine(build_engine(context.recipe, policy, sampling), sampling, context)
@@ -89,7 +91,7 @@ def help_leader(context: StageContext) -> Callable[[Any], None]:
     def work_on(task: Any) -> None:
         match task:
             case OpenEngine():
-                policy = load_policy(task.model)
+                policy = load_policy(context.run.path / task.model)
                 engine = build_engine(context.recipe, policy, task.sampling)
                 shared = share_engine(engine, task.sampling, context)
                 assert isinstance(shared, SharedEngine)
