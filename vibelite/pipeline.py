@@ -100,7 +100,7 @@ def follow_run(
     recipe: Recipe, recipe_path: Path, run: RunDir, until: str | None, meter: Meter
 ) -> None:
     """This process's part in a run that another one leads, writes and pays."""
-    with torch_and_ranks(recipe, run) as world:
+    with storage_errors(run.path), torch_and_ranks(recipe, run) as world:
         guard = RunGuard(Budget(), Cost(), run.ledger_path)
         with guard.listen():
             run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)

@@ -4,10 +4,12 @@ tests/distributed/test_nodes.py.
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -33,6 +35,7 @@ class Ranks:
     def __init__(self, num_ranks: int) -> None:
         self.barrier = threading.Barrier(num_ranks, timeout=20)
         self.box: list[Any] = [None] * num_ranks
+        self.chunks = [Queue() for _ in range(num_ranks)]
         self.sent: list[int] = []
 
 
@@ -48,9 +51,9 @@ class ThreadWorld(World):
         self.disks = disks
 
     def gather(self, value: Any) -> list[Any]:
-        self.ranks.box[self.rank] = value
+        self.ranks.box[self.rank] = pickle.dumps(value)
         self.ranks.barrier.wait()
-        values = list(self.ranks.box)
+        values = [pickle.loads(data) for data in self.ranks.box]
         self.ranks.barrier.wait()
         return values
 
@@ -61,10 +64,11 @@ class ThreadWorld(World):
         self.gather(None)
 
     def send_bytes(self, chunk: bytearray | memoryview, source: int) -> None:
-        data = self.gather(bytes(chunk) if self.rank == source else None)[source]
-        chunk[:] = data
         if self.rank == source:
-            self.ranks.sent.append(len(data))
+            self.ranks.sent.append(len(chunk))
+            for other in self.disks:
+                self.ranks.chunks[other].put(bytes(chunk))
+        chunk[:] = self.ranks.chunks[self.rank].get(timeout=20)
 
 
 def on_ranks(num: int, work: Callable[[ThreadWorld], Any], disks: list[int]) -> list[Any]:
