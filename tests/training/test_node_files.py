@@ -192,6 +192,10 @@ def test_a_full_disk_of_another_node_is_the_leaders_message(
 
 
 def test_ranks_that_see_one_directory_are_one_disk(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".seen-by-a-killed-one-0").touch()
+
     def work(world: ThreadWorld) -> list[int]:
         return find_disks(world, tmp_path / "abba"[world.rank])
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # the ledger begins before torch is imported
     from vibelite.training.parallel import World
 
 T = TypeVar("T")
+HOW_TO_LEAD = "torchrun --master-addr and --node-rank 0; --rdzv-backend c10d goes by address"
 CHUNK_BYTES = 16 * 2**20
 INCOMING = ".incoming"
 # In the directory of a stage: the leader's alone, or sent when it is resumed from.
@@ -102,6 +103,9 @@ def find_disks(world: World, directory: Path) -> list[int]:
     def leave_name() -> None:
         require_writable(directory)
         with storage_errors(directory):
+            for path in directory.glob(".seen-by-*"):
+                if path.name not in names:  # of a killed process
+                    path.unlink(missing_ok=True)
             (directory / names[world.rank]).touch()
 
     on_every_rank(world, leave_name)
@@ -124,8 +128,8 @@ def require_no_copies(run: RunDir) -> None:
         leader = read_json(run.follows_path)["leader"]
         raise RecipeError(
             f"{run.path}: holds copies of a run that {leader} leads, whose ledger and records are "
-            "there alone: start that node as the first (torchrun --node-rank 0). If it is lost, "
-            f"remove {run.follows_path}: the run goes on from the last state that was saved, but "
+            f"there alone: start that node as the first ({HOW_TO_LEAD}). If it is lost, remove "
+            f"{run.follows_path}: the run goes on from the last state that was saved, but "
             "what was spent before no longer counts for its budget and is not in its report"
         )
 
@@ -139,7 +143,7 @@ def require_copies(run: RunDir, leader: dict[str, str]) -> None:
         raise RecipeError(
             f"{run.path}: holds another run than that of {leader['leader']}, which leads; move it "
             "away to get copies of that run, or, to go on with this one, start this node as the "
-            "first (torchrun --node-rank 0)"
+            f"first ({HOW_TO_LEAD})"
         )
 
 
