@@ -35,8 +35,8 @@ ALLOWED = {
     "data": DATA_MODEL | {"rewards"},
     "rewards": BASE_LAYER,
     "rollout": BASE_LAYER | {"models"},
-    # kernels: the type of a loss.
-    "training": DATA_MODEL | {"models", "kernels"},
+    # kernels: the type of a loss. run_lock: nodes that have a run directory each hold theirs.
+    "training": DATA_MODEL | {"models", "kernels", "run_lock"},
     "telemetry": DATA_MODEL,
     "planning": DATA_MODEL | {"models", "telemetry"},
     # algorithms: the intervals of differences between runs.

@@ -23,6 +23,7 @@ from vibelite.rewards.sandbox import Sandbox
 from vibelite.run_dir import (
     RunDir,
     StageDir,
+    drop_directory,
     new_directory,
     read_json,
     write_json_atomic,
@@ -40,12 +41,15 @@ from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.outcome import record_outcome
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.sinks import open_sinks
+from vibelite.training.node_files import joined_directories, spread
 
 if TYPE_CHECKING:  # the ledger begins before torch is imported
     from vibelite.training.parallel import World
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
+# What the run directory holds before its first stage.
+BEFORE_STAGES = ("base", "manifest.json", "recipe.yaml", "recipe.resolved.yaml")
 
 
 def run_pipeline(
@@ -74,7 +78,7 @@ def run_pipeline(
         run = open_run(recipe, recipe_path, run_dir)
         cost = recipe.cost.times(num_nodes())
         guard = RunGuard(recipe.budget, cost, run.ledger_path, gpus=gpus)
-        with guard.listen(), guard.paying(meter), torch_and_ranks(recipe) as world:
+        with guard.listen(), guard.paying(meter), torch_and_ranks(recipe, run) as world:
             from vibelite.report.build import write_report
             from vibelite.report.summary import print_summary, write_summary
 
@@ -96,15 +100,17 @@ def follow_run(
     recipe: Recipe, recipe_path: Path, run: RunDir, until: str | None, meter: Meter
 ) -> None:
     """This process's part in a run that another one leads, writes and pays."""
-    with torch_and_ranks(recipe) as world:
+    with storage_errors(run.path), torch_and_ranks(recipe, run) as world:
         guard = RunGuard(Budget(), Cost(), run.ledger_path)
         with guard.listen():
             run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)
 
 
 @contextmanager
-def torch_and_ranks(recipe: Recipe) -> Iterator[World]:
-    """Torch as the recipe wants it, and the processes that were started with this one."""
+def torch_and_ranks(recipe: Recipe, run: RunDir) -> Iterator[World]:
+    """Torch as the recipe wants it, and the processes that were started with this one, which know
+    what they see of the run's directory.
+    """
     import torch
 
     from vibelite.training.parallel import joined_world, num_devices
@@ -112,7 +118,10 @@ def torch_and_ranks(recipe: Recipe) -> Iterator[World]:
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
-    with joined_world(recipe.parallel.timeout_seconds) as world:
+    with (
+        joined_world(recipe.parallel.timeout_seconds) as world,
+        joined_directories(world, run),
+    ):
         if recipe.rollout.engine == "vllm" and not world.is_one and num_devices() > 1:
             raise RecipeError(
                 "rollout.engine: vllm takes the first GPU that its process sees; under torchrun "
@@ -136,17 +145,16 @@ def run_stages(
     context_of = partial(make_context, recipe, recipe_path, run, meter=meter, guard=guard)
     base = context_of("base", StageDir(run.path), world=world)
     world.from_leader(partial(begin_run, base, recipe_path))
-    if not run.base_model.is_dir():
-        raise RecipeError(
-            f"{run.path}: process {world.rank} does not see what the leader writes there; name a "
-            "directory on a disk that all nodes share with --run-dir"
-        )
+    spread(world, run.path, *BEFORE_STAGES)
     for index, stage in enumerate(recipe.stages):
         stage_dir = run.stage(index, stage.name)
         if not world.from_leader(stage_dir.status_path.exists):
             context = context_of(stage.name, stage_dir, world=world)
             context.recorder.stop_if_needed()
             run_stage(stage, context)
+        spread(world, run.path, run.export_path.name, f"stages/{stage_dir.path.name}")
+        if stage_dir.is_finished and world.keeps_files:
+            drop_directory(stage_dir.resume)
         if stage.name == until:
             break
 

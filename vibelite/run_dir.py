@@ -118,6 +118,11 @@ def replace_directory(source: Path, target: Path) -> None:
     this returns; an older one of that name is dropped.
     """
     seal_directory(source)
+    move_directory(source, target)
+
+
+def move_directory(source: Path, target: Path) -> None:
+    """`replace_directory` for one that is sealed."""
     aside = target.with_name(f".{target.name}.old")
     drop_directory(aside)
     if target.exists():
@@ -262,6 +267,11 @@ class RunDir:
     def ledger_path(self) -> Path:
         """A directory: one file per start of the run."""
         return self.path / "ledger"
+
+    @property
+    def follows_path(self) -> Path:
+        """Where a node that has its own run directory says which one leads the run."""
+        return self.path / "follows.json"
 
     @property
     def export_path(self) -> Path:

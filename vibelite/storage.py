@@ -150,13 +150,18 @@ def seal_directory(directory: Path) -> None:
         sync_file(path)
 
 
+def checksums_in(directory: Path) -> dict[str, str]:
+    """SHA-256 by file name of a sealed directory. OSError or ValueError where it cannot be read."""
+    lines = (directory / CHECKSUMS_NAME).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
 def damage_of(directory: Path) -> str:
     """What is wrong with a sealed directory, with the file's name; empty if nothing is."""
     if not directory.is_dir():
         return f"{directory}: is missing"
     try:
-        lines = (directory / CHECKSUMS_NAME).read_text(encoding="utf-8").splitlines()
-        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        expected = checksums_in(directory)
     except (OSError, ValueError):
         return f"{directory / CHECKSUMS_NAME}: is missing or unreadable"
     paths = [directory / name for name in expected]

@@ -74,8 +74,7 @@ def test_a_world_of_one_asks_nobody() -> None:
     assert world.from_leader(lambda: 3) == 3
     assert world.gather("own") == ["own"]
     world.barrier("nobody")
-    with world.leader_first():
-        world.delegate("nothing")
+    world.delegate("nothing")
 
 
 def test_within_from_leader_the_leader_is_by_itself() -> None:

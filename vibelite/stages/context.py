@@ -17,9 +17,10 @@ from vibelite.recipe.stage_section import BASE, Optimizer, Sampling
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
-from vibelite.stages.decontaminate import without_evaluation
+from vibelite.stages.decontaminate import FILE_NAME, without_evaluation
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.training.node_files import leader_first
 from vibelite.types import Problem, Trace
 
 if TYPE_CHECKING:  # the ledger begins before torch is imported
@@ -71,7 +72,7 @@ class StageContext:
 
     def problems(self, name: str) -> list[Problem]:
         """The problem set called `name`, decontaminated if a stage trains on it."""
-        with self.world.leader_first():
+        with leader_first(self.world, self.run.path, FILE_NAME):
             return without_evaluation(self.all_problems(name), "problems", name, self)
 
     def all_problems(self, name: str) -> list[Problem]:
@@ -89,7 +90,7 @@ class StageContext:
         rows = load_traces(
             source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )
-        with self.world.leader_first():
+        with leader_first(self.world, self.run.path, FILE_NAME):
             return without_evaluation(rows, "traces", name, self)
 
 

@@ -4,6 +4,7 @@ and what ranks do while the leader runs a stage by itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from vibelite.training.full_sharding import fully_sharded
 class OpenEngine:
     """Load this model and sample from it, until `CloseEngine`."""
 
-    model: Path
+    model: str
+    """Relative to the run directory, which is another path for every node."""
     sampling: Sampling
 
 
@@ -87,7 +89,7 @@ def open_engine(
     """The model in a directory and an engine that samples from it, on all ranks; `opened`
     ends it.
     """
-    context.world.delegate(OpenEngine(model, sampling))
+    context.world.delegate(OpenEngine(os.path.relpath(model, context.run.path), sampling))
     with context.meter.span("load"):
         policy = load_policy(model)
     return policy, share_engine(build_engine(context.recipe, policy, sampling), sampling, context)
@@ -110,7 +112,7 @@ def help_leader(context: StageContext) -> Callable[[Any], None]:
     def work_on(task: Any) -> None:
         match task:
             case OpenEngine():
-                policy = load_policy(task.model)
+                policy = load_policy(context.run.path / task.model)
                 engine = build_engine(context.recipe, policy, task.sampling)
                 shared = share_engine(engine, task.sampling, context)
                 assert isinstance(shared, SharedEngine)

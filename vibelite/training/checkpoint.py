@@ -25,6 +25,7 @@ from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.run_dir import StageDir, drop_directory, new_directory
 from vibelite.storage import damage_of, free_bytes, require_free, storage_errors
 from vibelite.training.checkpoint_interval import SaveSchedule
+from vibelite.training.node_files import on_every_disk, spread
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.parallel import World
 from vibelite.training.shared_checkpoint import (
@@ -67,7 +68,7 @@ class TrainingStates:
         of finished steps, 0 if none was saved.
         """
         resume = self._stage_dir.resume
-        if self._world.is_leader:
+        if self._world.keeps_files:
             for path in self._stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
                 drop_directory(path)
         step = load_training_state(resume, self._policy, self._optimizer, world=self._world)
@@ -96,6 +97,7 @@ class TrainingStates:
             self._stage_dir.resume, step, self._policy, self._optimizer,
             settings=self._settings, world=self._world,
         )  # fmt: skip
+        spread(self._world, self._stage_dir.path, self._stage_dir.checkpoints.name)
         self._schedule.saved(time.monotonic() - start)
 
 
@@ -142,7 +144,7 @@ def save_training_state(
         make_room(root, num_bytes + margin_bytes)
         require_free(root, num_bytes, margin_bytes=margin_bytes, what="a training state")
 
-    world.from_leader(require_room)
+    on_every_disk(world, require_room)
     if world.is_one:
         with storage_errors(root), new_directory(state_directory(root, step)) as temporary:
             save_file(weights, temporary / WEIGHTS_NAME)
@@ -151,7 +153,7 @@ def save_training_state(
                 torch.save(state, file)
     else:
         save_state_in_parts(state_directory(root, step), weights, optimizer, world)
-    if world.is_leader:
+    if world.keeps_files:
         drop_superseded(root, step, settings)
 
 
@@ -197,6 +199,7 @@ def load_training_state(
     world = world or World()
     step = world.from_leader(lambda: step_to_resume(root))
     if step:
+        spread(world, root, state_directory(root, step).name)
         restore(state_directory(root, step), policy, optimizer, world)
     return step
 

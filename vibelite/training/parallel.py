@@ -1,7 +1,8 @@
 """Several processes, one per GPU, that run the same program: the only file that imports
 torch.distributed.
 
-Rank 0 leads: it alone writes the run's files and decides. Objects (decisions, completions, laps)
+Rank 0 leads: it alone decides, and writes the run's files (`node_files.py`: on every node, where
+nodes have a run directory each). Objects (decisions, completions, laps)
 travel over gloo, gradients and weights over the device's own backend. Work that any rank may take
 is handed out through the store (`rollout/shared_engine.py`). A single process is a `World` of one,
 in which nothing here does anything.
@@ -62,6 +63,10 @@ class World:
     waiting: Callable[[], Any] | None = None
     """Makes a context manager around every wait for other ranks (`Meter.span`)."""
     _is_alone: bool = False
+    disks: list[int] = field(default_factory=lambda: [0])
+    """Of every run directory the rank that writes it: one, where all ranks see the same."""
+    _writers: Any = None
+    """The process group of those."""
     sent_bytes: dict[str, int] = field(default_factory=dict)
     """By collective, the bytes of tensors that this rank handed over since the last reset."""
 
@@ -72,6 +77,16 @@ class World:
     @property
     def is_one(self) -> bool:
         return self.num_ranks == 1
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether this rank writes the run directory that it sees."""
+        return self.rank in self.disks
+
+    @property
+    def sends_files(self) -> bool:
+        """Whether what is written here and now has to reach other run directories."""
+        return len(self.disks) > 1 and not self._is_alone
 
     @contextmanager
     def _wait(self, what: str) -> Iterator[None]:
@@ -157,14 +172,17 @@ class World:
         with self._wait(what):
             dist.barrier(group=self.objects)
 
-    @contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """The leader does what is inside, then the others, who find what it wrote."""
-        if not self.is_leader:
-            self.barrier("what the leader prepares")
-        yield
-        if self.is_leader:
-            self.barrier("what the leader prepares")
+    def set_disks(self, disks: list[int]) -> None:
+        """Takes the ranks that write a run directory each. Called by all ranks."""
+        self.disks = disks
+        if len(disks) > 1:
+            self._writers = dist.new_group(disks, backend="gloo", timeout=OBJECT_TIMEOUT)
+
+    def send_bytes(self, chunk: bytearray | memoryview, source: int) -> None:
+        """Fills `chunk` with that of rank `source`. Called by the ranks that keep files."""
+        with self._wait("files of another node"):
+            tensor = torch.frombuffer(chunk, dtype=torch.uint8)
+            dist.broadcast(tensor, src=source, group=self._writers)
 
     def sum_to_shards(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """This rank's share [ceil(numel / n)] of the sum of each tensor over all ranks: one

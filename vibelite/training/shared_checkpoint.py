@@ -12,6 +12,7 @@ import torch
 
 from vibelite.run_dir import new_directory
 from vibelite.storage import storage_errors
+from vibelite.training.node_files import spread_parts
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.parallel import World, load_parts, save_parts
 from vibelite.training.shared_adamw import Layout
@@ -24,16 +25,19 @@ Weights = dict[str, torch.Tensor]
 def save_state_in_parts(
     directory: Path, weights: Weights, optimizer: PolicyOptimizer, world: World
 ) -> None:
-    """Writes `directory` whole or not at all; called by all ranks, which see one file system."""
+    """Writes `directory` whole or not at all, on every disk the parts of all ranks; called by all
+    ranks.
+    """
     temporary = directory.with_name(f".{directory.name}.tmp")
     with (
         storage_errors(directory.parent),
-        new_directory(directory) if world.is_leader else nullcontext(),
+        new_directory(directory) if world.keeps_files else nullcontext(),
     ):
         world.barrier("the checkpoint's directory")
         state = {"weights": weights, "optimizer": optimizer.state_dict()}
         save_parts(state, temporary / PARTS_NAMES[optimizer.layout], world)
         world.barrier("the checkpoint's parts")
+        spread_parts(world, temporary)
 
 
 def layout_of(directory: Path) -> Layout | None:
