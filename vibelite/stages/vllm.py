@@ -35,6 +35,7 @@ def build_vllm_engine(
     shape = engine_shape(
         config, dtype,
         max_sequences=sampling.max_sequences, max_model_len=window, batched=batched,
+        num_slices=recipe.rollout.tensor_parallel,
     )  # fmt: skip
     if chosen.kv_cache_gib:
         kv_bytes = int(chosen.kv_cache_gib * 2**30)
@@ -55,6 +56,7 @@ def build_vllm_engine(
         batch_invariant=chosen.batch_invariant,
         loop_tokens=chosen.loop_tokens,
         loop_repeats=chosen.loop_repeats,
+        tensor_parallel=recipe.rollout.tensor_parallel,
     )
     return VLLMEngine(policy, settings)
 
@@ -71,14 +73,18 @@ def state_bytes(recipe: Recipe, policy: Policy, optimizer: Optimizer | None) -> 
 
 
 def _own_weights(recipe: Recipe, policy: Policy, dtype: torch.dtype) -> int:
-    """Bytes of the engine's weights where it has its own."""
+    """Bytes of the engine's weights on this GPU where it has its own."""
     parameters = list(policy.model.parameters())
     is_shared = (
         recipe.adapter is None
+        and recipe.rollout.tensor_parallel == 1
         and recipe.rollout.vllm.sync in ("auto", "alias")
         and all(parameter.dtype == dtype for parameter in parameters)
     )
-    return 0 if is_shared else sum(parameter.numel() for parameter in parameters) * dtype.itemsize
+    if is_shared:
+        return 0
+    num_parameters = sum(parameter.numel() for parameter in parameters)
+    return num_parameters * dtype.itemsize // recipe.rollout.tensor_parallel
 
 
 def _sync(recipe: Recipe):
