@@ -5,13 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.recipe.texts import write_recipe
 from vibelite import launch
+from vibelite.errors import RecipeError
 from vibelite.launch import is_follower, num_gpus_of, num_nodes, run_ranks
+from vibelite.pipeline import torch_and_ranks
+from vibelite.recipe.load import load_recipe
 from vibelite.recipe.run_section import Cost
+from vibelite.training import parallel
 
 
 def script(text: str) -> list[str]:
@@ -90,3 +96,15 @@ def test_places_and_gpus_of_a_process_that_torchrun_started(monkeypatch) -> None
 def test_two_machines_cost_twice_as_much_and_gpus_are_counted_anyway(cost, two) -> None:
     assert Cost.model_validate(cost).times(2) == Cost.model_validate(two)
     assert Cost.model_validate(cost).times(1) == Cost.model_validate(cost)
+
+
+def test_engines_that_do_not_fill_a_machine_of_torchruns_are_refused(monkeypatch, tmp_path) -> None:
+    @contextmanager
+    def three_ranks(_: float):
+        yield parallel.World(num_ranks=6, num_nodes=2)
+
+    monkeypatch.setattr(parallel, "joined_world", three_ranks)
+    sets = ["rollout.engine=vllm", "rollout.tensor_parallel=2", "num_gpus=2"]
+    recipe = load_recipe(write_recipe(tmp_path), sets)
+    with pytest.raises(RecipeError, match="must divide the 3 processes"), torch_and_ranks(recipe):
+        pass

@@ -14,6 +14,7 @@ from vibelite.planning.disk import DiskNeed, disk_needs
 from vibelite.planning.gpus import GPUS, Gpu
 from vibelite.planning.memory_model import PhaseMemory, Setting, stage_memory
 from vibelite.planning.model_shape import ModelShape
+from vibelite.planning.optimizer_memory import BYTES
 from vibelite.planning.time_model import (
     StageSeconds,
     communicated_bytes,
@@ -126,7 +127,24 @@ def stage_setting(
         adapter=recipe.adapter,
         is_cpu=isinstance(machine.device, Cpu),
         num_gpus=machine.num_gpus,
+        tensor_parallel=recipe.rollout.tensor_parallel,
+        engine_weights=_engine_weights(recipe, shape),
+        engine_sleep_level=recipe.rollout.vllm.sleep_level,
     )
+
+
+def _engine_weights(recipe: Recipe, shape: ModelShape) -> float:
+    """Bytes on each GPU of the weights that vLLM has beside the trainer's; 0 where it shares
+    those.
+    """
+    rollout, dtype = recipe.rollout, recipe.training.dtype
+    if rollout.engine != "vllm":
+        return 0.0
+    sampled = dtype if rollout.vllm.dtype == "auto" else rollout.vllm.dtype
+    can_share = recipe.adapter is None and rollout.tensor_parallel == 1 and sampled == dtype
+    if can_share and rollout.vllm.sync in ("auto", "alias"):
+        return 0.0
+    return BYTES[sampled] * shape.num_parameters / rollout.tensor_parallel
 
 
 def _seconds(recipe: Recipe, setting: Setting, work: StageWork, device: Gpu | Cpu) -> StageSeconds:
