@@ -180,12 +180,12 @@ class Pair:
 
 def test_ranks_of_one_engine_sample_the_same_and_stop_at_the_same_completion() -> None:
     store, barrier = WaitingStore(), threading.Barrier(2)
-    engines = [Together(barrier) for _ in range(2)]
-    leader, follower = (
-        SharedEngine(engine, Pair(rank, store), 4, nullcontext, tensor_parallel=2)
-        for rank, engine in enumerate(engines)
+    engines: list[Any] = [Together(barrier) for _ in range(2)]
+    ranks = [Pair(rank, store) for rank in range(2)]
+    leader, ranks[0].follower = (
+        SharedEngine(engine, pair, 4, nullcontext, tensor_parallel=2)
+        for engine, pair in zip(engines, ranks, strict=True)
     )
-    leader.ranks.follower = follower
     prompts = [[1], [2], [3], [4], [5]]
     groups = generate(leader, prompts, SamplingSettings(2, 4), seed=1)
     assert [[one.token_ids for one in group] for group in groups] == [
@@ -195,7 +195,7 @@ def test_ranks_of_one_engine_sample_the_same_and_stop_at_the_same_completion() -
     for _ in range(3):
         next(stream)
     stream.close()
-    for thread in leader.ranks.threads:
+    for thread in ranks[0].threads:
         thread.join(timeout=30)
         assert not thread.is_alive()
     # Two prompts a unit, one engine: three units, then three completions of the first one.
