@@ -14,8 +14,8 @@ from tests.recipe.texts import write_recipe
 from vibelite import launch
 from vibelite.errors import RecipeError
 from vibelite.launch import is_follower, num_gpus_of, num_nodes, run_ranks
-from vibelite.pipeline import torch_and_ranks
-from vibelite.recipe.load import load_recipe
+from vibelite.pipeline import torch_and_ranks, what_matters
+from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.run_section import Cost
 from vibelite.training import parallel
 
@@ -108,3 +108,13 @@ def test_engines_that_do_not_fill_a_machine_of_torchruns_are_refused(monkeypatch
     recipe = load_recipe(write_recipe(tmp_path), sets)
     with pytest.raises(RecipeError, match="must divide the 3 processes"), torch_and_ranks(recipe):
         pass
+
+
+def test_a_run_goes_on_with_another_number_of_gpus_to_an_engine(tmp_path) -> None:
+    path = write_recipe(tmp_path)
+    one, two = (
+        what_matters(dump_resolved(load_recipe(path, ["rollout.engine=vllm", *sets])))
+        for sets in ([], ["num_gpus=2", "rollout.tensor_parallel=2"])
+    )
+    assert one == two
+    assert one["rollout"]["engine"] == "vllm"
