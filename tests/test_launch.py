@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.recipe.texts import write_recipe
 from vibelite import launch
-from vibelite.launch import is_follower, num_gpus_of, num_nodes, run_ranks, visible_gpus
+from vibelite.errors import RecipeError
+from vibelite.launch import is_follower, num_gpus_of, num_nodes, run_ranks
+from vibelite.pipeline import torch_and_ranks, what_matters
+from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.run_section import Cost
+from vibelite.run_dir import RunDir
+from vibelite.training import parallel
 
 
 def script(text: str) -> list[str]:
@@ -74,17 +80,6 @@ def test_places_and_gpus_of_a_process_that_torchrun_started(monkeypatch) -> None
     assert num_gpus_of(0) == 0
 
 
-def test_each_rank_may_see_its_gpu_alone(monkeypatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_gpus(3) == ["0", "1", "2"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert visible_gpus(2) == ["4", "6"]
-    checking = script("sys.exit(os.environ['CUDA_VISIBLE_DEVICES'] != '46'[rank])")
-    nowhere = [Path(os.devnull)] * 2
-    started = list(launch.start(checking, 1, nowhere, ["4", "6"]))
-    assert [rank.process.wait() for rank in started] == [0, 0]
-
-
 @pytest.mark.parametrize(
     ("cost", "two"),
     [
@@ -102,3 +97,28 @@ def test_each_rank_may_see_its_gpu_alone(monkeypatch) -> None:
 def test_two_machines_cost_twice_as_much_and_gpus_are_counted_anyway(cost, two) -> None:
     assert Cost.model_validate(cost).times(2) == Cost.model_validate(two)
     assert Cost.model_validate(cost).times(1) == Cost.model_validate(cost)
+
+
+def test_engines_that_do_not_fill_a_machine_of_torchruns_are_refused(monkeypatch, tmp_path) -> None:
+    @contextmanager
+    def three_ranks(_: float):
+        yield parallel.World(num_ranks=6, num_nodes=2)
+
+    monkeypatch.setattr(parallel, "joined_world", three_ranks)
+    sets = ["rollout.engine=vllm", "rollout.tensor_parallel=2", "num_gpus=2"]
+    recipe, run = load_recipe(write_recipe(tmp_path), sets), RunDir(tmp_path / "run")
+    with (
+        pytest.raises(RecipeError, match="must divide the 3 processes"),
+        torch_and_ranks(recipe, run),
+    ):
+        pass
+
+
+def test_a_run_goes_on_with_another_number_of_gpus_to_an_engine(tmp_path) -> None:
+    path = write_recipe(tmp_path)
+    one, two = (
+        what_matters(dump_resolved(load_recipe(path, ["rollout.engine=vllm", *sets])))
+        for sets in ([], ["num_gpus=2", "rollout.tensor_parallel=2"])
+    )
+    assert one == two
+    assert one["rollout"]["engine"] == "vllm"

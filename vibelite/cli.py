@@ -123,8 +123,7 @@ def run(
         raise RecipeError(f"--until {until}: no such stage{did_you_mean(until, names)}")
     if loaded.num_gpus > 1 and not is_started_with_others():
         command = [sys.executable, "-m", "vibelite", *sys.argv[1:]]
-        alone = loaded.rollout.engine == "vllm"
-        raise typer.Exit(run_ranks(loaded.num_gpus, command, one_gpu_each=alone))
+        raise typer.Exit(run_ranks(loaded.num_gpus, command))
     if getattr(loaded.model, "loader", "") == "unsloth":
         from vibelite.models.unsloth_loader import import_unsloth
 

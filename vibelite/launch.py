@@ -63,9 +63,8 @@ def num_gpus_of(num_visible: int) -> int:
     return num_nodes() * max(num_visible, int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
-def run_ranks(num_ranks: int, command: Sequence[str], *, one_gpu_each: bool = False) -> int:
+def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
     """Runs `command` as `num_ranks` ranks to their end; the exit code of the one that decided it.
-    `one_gpu_each`: a process sees its own GPU alone, as vLLM takes the first one it sees.
 
     Raises RecipeError where this machine has GPUs, but fewer.
     """
@@ -77,8 +76,7 @@ def run_ranks(num_ranks: int, command: Sequence[str], *, one_gpu_each: bool = Fa
     port = listening.getsockname()[1]
     with TemporaryDirectory(prefix="vibelite-ranks-") as directory:
         logs = [Path(directory) / f"rank-{rank}.log" for rank in range(num_ranks)]
-        gpus = visible_gpus(num_ranks) if one_gpu_each and num_devices() else []
-        ranks = list(start(command, port, logs, gpus))
+        ranks = list(start(command, port, logs))
         # Ranks connect once the store is served, which takes as long as torch's import.
         store = host_store(listening.detach(), port)
         with forwarding_signals(ranks):
@@ -86,26 +84,13 @@ def run_ranks(num_ranks: int, command: Sequence[str], *, one_gpu_each: bool = Fa
         return outcome(ranks, killed, store)
 
 
-def visible_gpus(num_ranks: int) -> list[str]:
-    """What CUDA calls each rank's GPU."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = given.split(",") if given else [str(number) for number in range(num_ranks)]
-    return names[:num_ranks]
-
-
-def start(
-    command: Sequence[str], port: int, logs: Sequence[Path], gpus: Sequence[str]
-) -> Iterator[Rank]:
-    """Starts the processes, each in a session of its own: signals of the terminal are forwarded.
-    `gpus`: the only one that each is to see; none = all see all.
-    """
+def start(command: Sequence[str], port: int, logs: Sequence[Path]) -> Iterator[Rank]:
+    """Starts the processes, each in a session of its own: signals of the terminal are forwarded."""
     num_ranks = len(logs)
     threads = max(1, (os.cpu_count() or 1) // num_ranks)
     for number in range(num_ranks):
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         environment |= place(number, num_ranks, port)
-        if gpus:
-            environment |= {"CUDA_VISIBLE_DEVICES": gpus[number], "LOCAL_RANK": "0"}
         output: IO[bytes] | None = open(logs[number], "wb") if number else None  # noqa: SIM115
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, start_new_session=True

@@ -113,21 +113,20 @@ def torch_and_ranks(recipe: Recipe, run: RunDir) -> Iterator[World]:
     """
     import torch
 
-    from vibelite.training.parallel import joined_world, num_devices
+    from vibelite.training.parallel import joined_world
 
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
-    with (
-        joined_world(recipe.parallel.timeout_seconds) as world,
-        joined_directories(world, run),
-    ):
-        if recipe.rollout.engine == "vllm" and not world.is_one and num_devices() > 1:
+    with joined_world(recipe.parallel.timeout_seconds) as world:
+        num_here, size = world.num_ranks // world.num_nodes, recipe.rollout.tensor_parallel
+        if num_here % size:
             raise RecipeError(
-                "rollout.engine: vllm takes the first GPU that its process sees; under torchrun "
-                "let each see its own alone (CUDA_VISIBLE_DEVICES), or use engine: transformers"
+                f"rollout.tensor_parallel: {size} must divide the {num_here} processes that were "
+                "started on each machine"
             )
-        yield world
+        with joined_directories(world, run):
+            yield world
 
 
 def run_stages(
@@ -230,6 +229,7 @@ def what_matters(resolved: str) -> dict[str, Any]:
     is saved, where it is shown, and on how many GPUs it runs.
     """
     values = YAML(typ="safe").load(resolved)
+    values["rollout"].pop("tensor_parallel", None)
     free_to_change = ("budget", "cost", "checkpoint", "num_gpus", "parallel", "tracking")
     return {key: value for key, value in values.items() if key not in free_to_change}
 

@@ -62,6 +62,19 @@ def test_parts_add_up_and_money_is_time_at_the_price():
     assert mgpo["communicated_bytes"] > 0
 
 
+def test_an_engine_on_two_gpus_is_planned_with_half_its_weights_beside_the_trainers():
+    sets = ("--set", "rollout.engine=vllm", "--set", "rollout.tensor_parallel=2")
+    sets += ("--set", "num_gpus=2")
+    _, found = plan_json(QUICKSTART, *sets)
+    for stage in found["stages"]:
+        for phase in stage["phases"]:
+            engine = phase["parts"].get("engine", 0.0)
+            generates = phase["phase"] == "generate"
+            assert engine == (phase["parts"]["weights"] / 2 if generates else 0)
+    with pytest.raises(RecipeError, match="tensor_parallel: 2 must divide the number of GPUs"):
+        plan(QUICKSTART, *sets, "--num-gpus", 3)
+
+
 def test_suggested_settings_make_it_fit():
     arguments = (BIG, "--gpu", "rtx4090-24gb", "--set", "training.activations=keep")
     code, found = plan_json(*arguments)

@@ -63,6 +63,27 @@ def test_the_cache_grows_by_half_and_on_a_processor_counts_what_is_written():
     assert on_cpu.parts["kv_cache"] == 6 * 200 * 32
 
 
+def test_an_engine_of_its_own_holds_weights_beside_the_trainers_and_sleeps_where_it_is_told():
+    held = 2 * SMALL_PARAMETERS / 2
+    for level, on_device, on_host in ((0, held, 0), (1, None, held), (2, None, 0)):
+        known = setting(
+            optimizer=ADAMW, tensor_parallel=2, engine_weights=held, engine_sleep_level=level
+        )
+        generate, train = stage_memory(known, work())
+        assert generate.parts["engine"] == held
+        assert (train.parts.get("engine"), train.host) == (on_device, on_host)
+        # One head of keys, which both GPUs hold.
+        assert generate.parts["kv_cache"] == 6 * 164 * 32
+        (alone,) = stage_memory(known, work(completions=0.0))
+        assert "engine" not in alone.parts and not alone.host  # no sampling, no engine
+
+
+def test_gpus_that_hold_an_engine_together_share_its_heads():
+    shape = replace(SMALL, num_heads=4, num_kv_heads=2)
+    one, two = (stage_memory(setting(shape, tensor_parallel=n), work())[0] for n in (1, 2))
+    assert one.parts["kv_cache"] == 2 * two.parts["kv_cache"] == 6 * 164 * 64
+
+
 def test_a_reference_doubles_the_weights_alone():
     one, two = (
         model_bytes(setting(optimizer=ADAMW), work(holds_reference=reference))

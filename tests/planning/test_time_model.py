@@ -91,6 +91,14 @@ def test_decoding_reads_weights_and_cache_in_every_step_of_six_rows():
     assert generation_seconds(SHAPE, replace(WORK, completions=0), GPU, setting().assume, 2) == 0
 
 
+def test_gpus_that_hold_an_engine_together_take_every_step_together():
+    one, two = (
+        stage_seconds(setting(num_gpus=2, tensor_parallel=n), WORK, GPU).generate for n in (1, 2)
+    )
+    # 20 steps of 6 rows: by two engines 10 each, by one all of them. Its parts are read as fast.
+    assert two - one == pytest.approx((20 - 10) * 1.0)
+
+
 def test_an_update_moves_masters_moments_gradient_and_weights():
     # bfloat16 weights, float32 masters, moments and gradients: 2 x (4 + 8) + 2 x 4 + 2.
     known = setting(optimizer=ADAMW)

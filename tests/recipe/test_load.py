@@ -105,6 +105,20 @@ WRONG_LINES = {
         "recipe.yaml:3:1: model: hidden_size (128) must be num_heads (3) times an even number "
         "(rotary position embedding)",
     ),
+    "slices of an engine that has none": (
+        {"line_2": "rollout: {tensor_parallel: 2}"},
+        "recipe.yaml:2:1: rollout: tensor_parallel: 2 needs engine: vllm; with engine: "
+        "transformers leave it out",
+    ),
+    "slices that cannot be shared": (
+        {"line_2": "rollout: {engine: vllm, tensor_parallel: 2, vllm: {sync: alias}}"},
+        "recipe.yaml:2:1: rollout: vllm.sync: alias needs whole tensors in the engine, and "
+        "tensor_parallel: 2 leaves it slices; use auto",
+    ),
+    "engines that do not fill the GPUs": (
+        {"line_2": "rollout: {engine: vllm, tensor_parallel: 2}\nnum_gpus: 3"},
+        "recipe.yaml:1:1: rollout.tensor_parallel: 2 must divide num_gpus, which is 3",
+    ),
 }
 
 

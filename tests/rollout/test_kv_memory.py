@@ -21,16 +21,18 @@ QWEN_1_5B = Qwen2Config(
 )  # fmt: skip
 
 
-def shape(max_sequences=64, max_model_len=16384):
+def shape(max_sequences=64, max_model_len=16384, **values):
     return engine_shape(
         QWEN_1_5B, torch.bfloat16,
-        max_sequences=max_sequences, max_model_len=max_model_len, batched=8192,
+        max_sequences=max_sequences, max_model_len=max_model_len, batched=8192, **values,
     )  # fmt: skip
 
 
 def test_a_token_takes_keys_and_values_of_every_layer():
     # 2 (keys, values) x 28 layers x 2 heads x 128 numbers x 2 bytes
     assert shape().bytes_per_token == 28672
+    # Two GPUs have a head each, and four too: heads are not cut.
+    assert [shape(num_slices=n).bytes_per_token for n in (2, 4)] == [14336, 14336]
 
 
 def test_plenty_is_cut_to_what_all_sequences_can_use():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from contextlib import nullcontext
+from datetime import timedelta
 from itertools import chain
 from typing import Any
 
@@ -14,6 +16,7 @@ from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.shared_engine import SampleTask, SharedEngine, cut_into_units
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.training.watchdog import Watchdog
+from vibelite.types import Completion
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
@@ -117,6 +120,85 @@ def test_an_abandoned_stream_tells_the_others_to_stop() -> None:
     shared = ranks.helper = SharedEngine(engine, ranks, 9, nullcontext)
     stream = shared.stream([[5, 6], [7, 8]], SamplingSettings(2, 4), seed=1)
     next(stream)
-    stream.close()  # pyright: ignore[reportAttributeAccessIssue]
+    stream.close()
     assert ranks.store.check(["sample/1/stop"])
     assert len(generate(shared, [[5, 6]], SamplingSettings(2, 4), seed=1)[0]) == 2
+
+
+class Together:
+    """The engine of one of two ranks that hold it together: neither samples alone."""
+
+    def __init__(self, barrier: threading.Barrier) -> None:
+        self.barrier = barrier
+        self.seen: list[Any] = []
+
+    def stream(self, prompts, settings, *, seed, skip=()):
+        wanted = [(p, s) for p in range(len(prompts)) for s in range(settings.num_completions)]
+        wanted = [pair for pair in wanted if pair not in skip]
+        try:
+            for prompt, sample in wanted:
+                self.barrier.wait(timeout=30)
+                self.seen.append((prompt, sample))
+                yield prompt, sample, Completion((prompt, sample), (0.0, 0.0), "stop", "")
+        finally:
+            self.barrier.wait(timeout=30)
+            self.seen.append("ended")
+
+
+class WaitingStore(Store):
+    """As torch's: whoever waits for a key gets it once another rank sets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = threading.Condition()
+
+    def set(self, key: str, value: Any) -> None:
+        with self.changed:
+            super().set(key, value)
+            self.changed.notify_all()
+
+    def wait(self, keys: list[str], timeout: timedelta) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.check(keys), timeout=30)
+
+
+class Pair:
+    """What the leader delegates is done by the second rank of its engine, in a thread."""
+
+    def __init__(self, rank: int, store: Store) -> None:
+        self.rank, self.num_ranks, self.store = rank, 2, store
+        self.watchdog = Watchdog(store, rank, 2, timeout_seconds=1e9)
+        self.follower: SharedEngine | None = None
+        self.threads: list[threading.Thread] = []
+
+    def delegate(self, task: SampleTask) -> None:
+        assert self.follower is not None
+        thread = threading.Thread(target=self.follower.help, args=[task], daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+
+def test_ranks_of_one_engine_sample_the_same_and_stop_at_the_same_completion() -> None:
+    store, barrier = WaitingStore(), threading.Barrier(2)
+    engines: list[Any] = [Together(barrier) for _ in range(2)]
+    ranks = [Pair(rank, store) for rank in range(2)]
+    leader, ranks[0].follower = (
+        SharedEngine(engine, pair, 4, nullcontext, tensor_parallel=2)
+        for engine, pair in zip(engines, ranks, strict=True)
+    )
+    prompts = [[1], [2], [3], [4], [5]]
+    groups = generate(leader, prompts, SamplingSettings(2, 4), seed=1)
+    assert [[one.token_ids for one in group] for group in groups] == [
+        [(prompt, 0), (prompt, 1)] for prompt in range(5)
+    ]
+    stream = leader.stream(prompts, SamplingSettings(2, 4), seed=1)
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    for thread in ranks[0].threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+    # Two prompts a unit, one engine: three units, then three completions of the first one.
+    assert engines[0].seen == engines[1].seen
+    assert len(engines[0].seen) == 10 + 3 + 3 + 1
+    assert not [key for key in store.values if "word" in key]

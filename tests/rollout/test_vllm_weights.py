@@ -13,7 +13,7 @@ from vibelite.models.adapter import merged_weights
 from vibelite.models.policy import Policy
 from vibelite.rollout.vllm_engine import admission_order
 from vibelite.rollout.vllm_start import VLLMSettings, with_sync
-from vibelite.rollout.vllm_weights import Location, WeightSync, locate
+from vibelite.rollout.vllm_weights import Location, Slice, WeightSync, locate
 
 FUSED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 
@@ -46,7 +46,7 @@ class Fused:
         """As vLLM's loader; with `reverse`, up before gate."""
         shapes = {name: tensor.shape for name, tensor in self.policy_weights}
         fused = FUSED | ({"gate_up_proj": ["up_proj", "gate_proj"]} if self.reverse else {})
-        places = locate(shapes, fused, self.tensors)
+        places = locate(shapes, fused, {name: t.shape for name, t in self.tensors.items()})
         for name, tensor in weights:
             place = places[name]
             view = self.tensors[place.parameter].data.narrow(0, place.start, place.rows)
@@ -75,14 +75,46 @@ def test_parts_follow_each_other_in_the_fused_tensor():
         "layers.0.v_proj.weight": torch.Size([2, 4]),
         "norm.weight": torch.Size([4]),
     }
-    places = locate(shapes, FUSED, ["layers.0.qkv_proj.weight", "norm.weight"])
+    held = {"layers.0.qkv_proj.weight": torch.Size([12, 4]), "norm.weight": torch.Size([4])}
+    places = locate(shapes, FUSED, held)
     assert places["layers.0.v_proj.weight"] == Location("layers.0.qkv_proj.weight", 10, 2)
     assert places["norm.weight"] == Location("norm.weight", 0, 4)
 
 
 def test_a_tensor_that_vllm_does_not_have_is_named():
     with pytest.raises(EngineError, match=r"no tensor for the trainer's lm_head\.weight"):
-        locate({"lm_head.weight": torch.Size([2])}, FUSED, ["norm.weight"])
+        locate({"lm_head.weight": torch.Size([2])}, FUSED, {"norm.weight": torch.Size([2])})
+
+
+def test_ranks_of_one_engine_hold_heads_rows_and_columns_in_their_order():
+    """8 heads of 2 numbers on 2 heads of keys, on 4 ranks: each of these is held by two of them."""
+    shapes = {
+        "layers.0.q_proj.weight": torch.Size([16, 8]),
+        "layers.0.k_proj.weight": torch.Size([4, 8]),
+        "layers.0.v_proj.weight": torch.Size([4, 8]),
+        "layers.0.o_proj.weight": torch.Size([8, 16]),
+        "layers.0.up_proj.weight": torch.Size([12, 8]),
+        "layers.0.gate_proj.weight": torch.Size([12, 8]),
+        "embed_tokens.weight": torch.Size([30, 8]),
+        "norm.weight": torch.Size([8]),
+    }
+    held = {
+        "layers.0.qkv_proj.weight": torch.Size([4 + 2 + 2, 8]),
+        "layers.0.o_proj.weight": torch.Size([8, 4]),
+        "layers.0.gate_up_proj.weight": torch.Size([3 + 3, 8]),
+        "embed_tokens.weight": torch.Size([8, 8]),  # 32 rows, of which 2 are padding
+        "norm.weight": torch.Size([8]),
+    }
+    third, last = (locate(shapes, FUSED, held, Slice(rank, 4)) for rank in (2, 3))
+    qkv = "layers.0.qkv_proj.weight"
+    assert third["layers.0.q_proj.weight"] == Location(qkv, 0, 4, first_row=8)
+    assert third["layers.0.k_proj.weight"] == Location(qkv, 4, 2, first_row=2)
+    assert last["layers.0.v_proj.weight"] == Location(qkv, 6, 2, first_row=2)
+    assert last["layers.0.o_proj.weight"] == Location("layers.0.o_proj.weight", 0, 8, 0, 12)
+    assert third["layers.0.up_proj.weight"] == Location("layers.0.gate_up_proj.weight", 3, 3, 6)
+    assert third["embed_tokens.weight"] == Location("embed_tokens.weight", 0, 8, 16)
+    assert last["embed_tokens.weight"] == Location("embed_tokens.weight", 0, 6, 24)
+    assert last["norm.weight"] == Location("norm.weight", 0, 8)
 
 
 def test_another_order_of_the_parts_is_noticed():
@@ -136,6 +168,7 @@ def test_auto_shares_where_the_types_are_equal_and_copies_elsewhere():
     policy = tiny_policy()
     assert with_sync(settings(), policy).sync == "alias"
     assert with_sync(settings(dtype="bfloat16"), policy).sync == "copy"
+    assert with_sync(settings(tensor_parallel=2), policy).sync == "copy"
     assert with_sync(settings(sync="reload"), policy).sync == "reload"
     with pytest.raises(RecipeError, match="needs an adapter"):
         with_sync(settings(sync="adapter"), policy)

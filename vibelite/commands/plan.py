@@ -16,6 +16,7 @@ from vibelite.errors import RecipeError
 if TYPE_CHECKING:
     from vibelite.planning.plan import Plan
     from vibelite.planning.workload import Assumptions
+    from vibelite.recipe.schema import Recipe
 
 EXIT_DOES_NOT_FIT = 5
 NumGpus = Annotated[int | None, typer.Option(min=1, help="Default: the recipe's; 1 on a CPU.")]
@@ -57,11 +58,9 @@ def plan(
     loaded = load_recipe(recipe, overrides)
     directory = recipe.resolve().parent
     num_gpus = num_gpus or (1 if gpu == "cpu" else loaded.num_gpus)
+    _require_possible(loaded, gpu, num_gpus)
     price, price_source = price_per_hour(loaded.cost, usd_per_gpu_hour, num_gpus)
-    device = with_rates(device_named(gpu), _numbers("--rate", rate))
-    if gpu == "cpu" and num_gpus > 1:
-        raise RecipeError(f"--num-gpus {num_gpus}: a CPU is planned alone; leave it out")
-    machine = Machine(device, num_gpus, price)
+    machine = Machine(with_rates(device_named(gpu), _numbers("--rate", rate)), num_gpus, price)
     shape = shape_of(loaded.model, directory)
     question = Question(loaded, directory, shape, machine, _assumptions(assume))
     made = make_plan(loaded, directory, shape, machine, question.assume)
@@ -81,6 +80,17 @@ def plan(
         print(plan_text(made, findings))
     if not made.fits:
         raise typer.Exit(EXIT_DOES_NOT_FIT)
+
+
+def _require_possible(recipe: Recipe, gpu: str, num_gpus: int) -> None:
+    if gpu == "cpu" and num_gpus > 1:
+        raise RecipeError(f"--num-gpus {num_gpus}: a CPU is planned alone; leave it out")
+    if num_gpus % recipe.rollout.tensor_parallel:
+        raise RecipeError(
+            f"rollout.tensor_parallel: {recipe.rollout.tensor_parallel} must divide the number of "
+            f"GPUs, which is {num_gpus} here; change --num-gpus or add "
+            "--set rollout.tensor_parallel=1"
+        )
 
 
 def _assumptions(changes: list[str]) -> Assumptions:

@@ -51,6 +51,12 @@ class Setting:
     is_cpu: bool = False
     num_gpus: int = 1
     sharding: Sharding = "optimizer"
+    tensor_parallel: int = 1
+    """GPUs that hold one engine together."""
+    engine_weights: float = 0.0
+    """Bytes on each GPU of an engine's own weights; 0 = it samples from the trainer's."""
+    engine_sleep_level: int = 1
+    """Where those are while training: 0 = on the GPU, 1 = in the host's memory, 2 = nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,8 @@ def generating_moments(
     where it is; vLLM is given what is left, at most what all its rows can fill. Per row keys and
     values of prompt and completion, on a GPU with the room that transformers' buffers have; per
     logit `element` + 12 (SAMPLING_BYTES_PER_LOGIT). The prompts' own pass holds
-    their keys, values and the widest tensors of one layer.
+    their keys, values and the widest tensors of one layer. GPUs that hold an engine together share
+    its heads evenly, but for keys and values at least one each; the rest is counted whole.
     """
     shape, element = setting.shape, BYTES[setting.training.dtype]
     prompt = setting.assume.prompt_tokens
@@ -134,8 +141,12 @@ def generating_moments(
     room = prompt + CACHE_ROOM
     while room < length:
         room *= CACHE_GROWTH
-    per_token = kv_bytes_per_token(shape, element)
+    per_token = kv_bytes_per_token(shape, element) / min(
+        setting.tensor_parallel, shape.num_kv_heads
+    )
     resident = {"weights": model.weights, "optimizer": model.optimizer, "host": model.host}
+    if setting.engine_weights:
+        resident["engine"] = setting.engine_weights
     logits = work.rows * shape.vocab_size * (element + SAMPLING_BYTES_PER_LOGIT)
     widest = 2 * shape.hidden_size + 3 * shape.mlp_size
     read = work.prompts_at_once * prompt * element * widest
@@ -173,7 +184,14 @@ def training_moments(
     held = head.pop("held", 0.0)
     weights = model.weights if model.training_weights is None else model.training_weights
     resident = {"weights": weights, "optimizer": model.optimizer}
-    host = model.host + offloaded
+    asleep = 0.0
+    if work.completions and setting.engine_weights:
+        if setting.is_cpu or not setting.engine_sleep_level:
+            resident["engine"] = setting.engine_weights
+        elif setting.engine_sleep_level == 1:
+            asleep = setting.engine_weights
+    resting = model.host + asleep
+    host = resting + offloaded
     before = model.gradients if work.accumulates else 0.0
     # The embedding's own gradient, and its sum with the head's before it joins what is there.
     matrix = element * shape.vocab_size * shape.hidden_size if trained_head else 0
@@ -187,9 +205,9 @@ def training_moments(
         | {"gradients": before, "activations": sum(backward.values()), "head": held, "host": host},
         "last gradient": resident
         | {"gradients": model.gradients, "activations": kept_by_one, "head": held + embedding}
-        | {"host": model.host},
+        | {"host": resting},
         "update": resident
-        | {"gradients": model.gradients, "update": model.update, "host": model.host},
+        | {"gradients": model.gradients, "update": model.update, "host": resting},
     }
 
 

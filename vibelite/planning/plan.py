@@ -14,7 +14,8 @@ from vibelite.planning.disk import DiskNeed, disk_needs
 from vibelite.planning.gpus import GPUS, Gpu
 from vibelite.planning.memory_model import PhaseMemory, Setting, stage_memory
 from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.sharding import chosen_sharding
+from vibelite.planning.optimizer_memory import BYTES
+from vibelite.planning.sharding import Sharding, chosen_sharding
 from vibelite.planning.time_model import (
     StageSeconds,
     communicated_bytes,
@@ -124,6 +125,12 @@ def stage_setting(
 ) -> Setting:
     """What decides the memory and the time of a stage, beside its work."""
     is_cpu = isinstance(machine.device, Cpu)
+    sharding = chosen_sharding(
+        recipe,
+        shape.num_parameters,
+        num_gpus=machine.num_gpus,
+        memory_bytes=None if is_cpu else machine.device.memory_bytes,
+    )
     return Setting(
         shape,
         recipe.training,
@@ -132,13 +139,26 @@ def stage_setting(
         adapter=recipe.adapter,
         is_cpu=is_cpu,
         num_gpus=machine.num_gpus,
-        sharding=chosen_sharding(
-            recipe,
-            shape.num_parameters,
-            num_gpus=machine.num_gpus,
-            memory_bytes=None if is_cpu else machine.device.memory_bytes,
-        ),
+        sharding=sharding,
+        tensor_parallel=recipe.rollout.tensor_parallel,
+        engine_weights=_engine_weights(recipe, shape, sharding),
+        engine_sleep_level=recipe.rollout.vllm.sleep_level,
     )
+
+
+def _engine_weights(recipe: Recipe, shape: ModelShape, sharding: Sharding) -> float:
+    """Bytes on each GPU of the weights that vLLM has beside the trainer's; 0 where it shares
+    those.
+    """
+    rollout, dtype = recipe.rollout, recipe.training.dtype
+    if rollout.engine != "vllm":
+        return 0.0
+    sampled = dtype if rollout.vllm.dtype == "auto" else rollout.vllm.dtype
+    is_whole = sharding == "optimizer" and rollout.tensor_parallel == 1
+    can_share = recipe.adapter is None and is_whole and sampled == dtype
+    if can_share and rollout.vllm.sync in ("auto", "alias"):
+        return 0.0
+    return BYTES[sampled] * shape.num_parameters / rollout.tensor_parallel
 
 
 def _seconds(recipe: Recipe, setting: Setting, work: StageWork, device: Gpu | Cpu) -> StageSeconds:

@@ -7,7 +7,7 @@ operations per weight and backward with 4 (arXiv 2001.08361, 2.1); what is recom
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vibelite.planning.gpus import GIGA, Gpu
 from vibelite.planning.memory_model import Setting, adapter_parameters, kv_bytes_per_token
@@ -32,10 +32,17 @@ class StageSeconds:
 
 
 def stage_seconds(setting: Setting, work: StageWork, gpu: Gpu) -> StageSeconds:
-    """Expected seconds of a stage; its sequences are shared evenly by the GPUs."""
+    """Expected seconds of a stage; its sequences are shared evenly by the GPUs. What GPUs that hold
+    an engine together send each other at every token is not counted, nor keys and values that
+    several of them hold twice.
+    """
     shape, training, assume = setting.shape, setting.training, setting.assume
     flops = training_flops(shape, work, training)
-    generate = generation_seconds(shape, work, gpu, assume, BYTES[training.dtype])
+    # Each GPU of an engine reads its part of weights and cache, and all of them take every step.
+    step = assume.decode_step_seconds * setting.tensor_parallel
+    generate = generation_seconds(
+        shape, work, gpu, replace(assume, decode_step_seconds=step), BYTES[training.dtype]
+    )
     num_bytes = communicated_bytes(setting, setting.num_gpus, passes_of_a_rank(work, setting))
     return StageSeconds(
         generate=generate / setting.num_gpus,

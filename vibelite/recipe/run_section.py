@@ -64,10 +64,30 @@ UsdRate = Annotated[
 
 class Rollout(Section):
     engine: Literal["transformers", "vllm"] = "transformers"
+    tensor_parallel: PositiveInt = 1
+    """GPUs that hold one vLLM engine together, each a slice of its weights and its keys and values;
+    divides num_gpus. 1 = an engine of its own on every GPU, the faster way where a model fits one.
+    May be changed between runs: it changes the result by rounding alone."""
     vllm: VLLM = VLLM()
     max_mismatch_kl: PositiveFloat = 0.05
     """Nats per token (k3 estimate of KL(sampler || trainer)) above which a step stops the run: the
     sampler is then not the policy that is trained. bfloat16 rounding alone gives about 0.001."""
+
+    @model_validator(mode="after")
+    def _slices_are_vllms_own(self) -> Rollout:
+        if self.tensor_parallel == 1:
+            return self
+        if self.engine != "vllm":
+            raise ValueError(
+                f"tensor_parallel: {self.tensor_parallel} needs engine: vllm; with engine: "
+                f"{self.engine} leave it out"
+            )
+        if self.vllm.sync in ("alias", "adapter"):
+            raise ValueError(
+                f"vllm.sync: {self.vllm.sync} needs whole tensors in the engine, and "
+                f"tensor_parallel: {self.tensor_parallel} leaves it slices; use auto"
+            )
+        return self
 
 
 class Verification(Section):

@@ -55,6 +55,15 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _engines_fill_the_gpus(self) -> Recipe:
+        size = self.rollout.tensor_parallel
+        if self.num_gpus % size:
+            raise ValueError(
+                f"rollout.tensor_parallel: {size} must divide num_gpus, which is {self.num_gpus}"
+            )
+        return self
+
     def stage_named(self, name: str) -> AnyStage:
         """The stage called `name`; KeyError if there is none."""
         for stage in self.stages:

@@ -28,18 +28,28 @@ class EngineShape:
     max_model_len: int
     max_batched_tokens: int
     bytes_per_token: int
-    """Keys and values of one token in all layers."""
+    """Keys and values of one token in all layers, on one GPU."""
     activation_bytes: int
     """Of one token on its way through a layer."""
     vocab_size: int
 
 
 def engine_shape(
-    config: Any, dtype: torch.dtype, *, max_sequences: int, max_model_len: int, batched: int
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    max_sequences: int,
+    max_model_len: int,
+    batched: int,
+    num_slices: int = 1,
 ) -> EngineShape:
-    """The shape for a Hugging Face configuration, with everything in `dtype`."""
+    """The shape for a Hugging Face configuration, with everything in `dtype`. Of `num_slices` GPUs
+    that hold the engine together each has some of the heads; what a layer works on is counted
+    whole.
+    """
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    kv_heads = max(1, kv_heads // num_slices)
     widest = 4 * config.hidden_size + 3 * config.intermediate_size
     return EngineShape(
         max_sequences,

@@ -1,10 +1,13 @@
-"""One engine per rank as a single engine: the leader's `stream` hands prompts out and yields what
-any rank samples.
+"""The engines of all ranks as a single one: the leader's `stream` hands prompts out and yields what
+any engine samples.
 
 Work is cut into units of prompts that one engine samples side by side; a rank that is done takes
 the next unit, so that none waits for a static split. Random numbers belong to a prompt and a
 sample, so the completions do not depend on who samples them, but for rounding in batches of another
 size.
+
+Where ranks hold an engine together, the first of them takes units, reports, and decides after every
+completion whether to go on; the others do the same at the same place.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from itertools import count
 from typing import Any, Protocol
 
 from vibelite.errors import EngineError
@@ -22,8 +28,11 @@ from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.types import Completion
 
 Pair = tuple[int, int]
+Sampled = Generator[tuple[int, int, Completion], None, None]
 # While nothing arrives from other ranks.
 POLL_SECONDS = 0.005
+# For the first rank's word; that a rank waits too long for it is the watchdog's business.
+WORD_TIMEOUT = timedelta(days=7)
 
 
 class Ranks(Protocol):
@@ -62,6 +71,8 @@ class SharedEngine:
     """Makes a context manager around the wait for other ranks."""
     names: list[str] = field(default_factory=list)
     """What prompts are called in messages, in their order; empty = by number."""
+    tensor_parallel: int = 1
+    """Ranks in a row that hold one engine together."""
     _mean_tokens: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def stream(
@@ -71,12 +82,13 @@ class SharedEngine:
         *,
         seed: int,
         skip: Collection[Pair] = (),
-    ) -> Iterator[tuple[int, int, Completion]]:
+    ) -> Sampled:
         """As `RolloutEngine.stream`, on all ranks; called by the leader alone."""
         capacity = max(1, self.max_sequences // settings.num_completions)
         wanted = self._wanted(len(prompts), settings.num_completions, skip)
         expected = self._expected(prompts)
-        units = cut_into_units(wanted, expected, self.ranks.num_ranks, capacity)
+        num_engines = self.ranks.num_ranks // self.tensor_parallel
+        units = cut_into_units(wanted, expected, num_engines, capacity)
         names = self.names or [f"prompt {index + 1}" for index in range(len(prompts))]
         task = SampleTask(
             self.ranks.store.add("sample/tasks", 1),
@@ -89,28 +101,36 @@ class SharedEngine:
         )
         self.ranks.delegate(task)
         try:
-            for prompt, sample, completion in self._collect(task):
-                self._learn(prompts[prompt], len(completion.token_ids))
-                yield prompt, sample, completion
+            with closing(self._collect(task)) as collected:
+                for prompt, sample, completion in collected:
+                    self._learn(prompts[prompt], len(completion.token_ids))
+                    yield prompt, sample, completion
         finally:
             self.ranks.store.set(f"sample/{task.number}/stop", "")
 
     def help(self, task: SampleTask) -> None:
         """Samples units of the leader's task until none is left or it wants no more."""
-        store = self.ranks.store
+        store, reports = self.ranks.store, self.ranks.rank % self.tensor_parallel == 0
         for result in self._own_share(task):
+            if not reports:
+                continue
             place = store.add(f"sample/{task.number}/ended", 1)
             store.set(f"sample/{task.number}/{place}", pickle.dumps(result))
 
-    def _own_share(self, task: SampleTask) -> Iterator[tuple[int, int, Completion]]:
-        """What this rank samples of a task, as it ends."""
+    def _own_share(self, task: SampleTask) -> Sampled:
+        """What this rank's engine samples of a task, as it ends."""
         store, key = self.ranks.store, f"sample/{task.number}"
+        words = count()
+
+        def agreed(decide: Callable[[], int]) -> int:
+            return self._first_ranks(f"{key}/word/{next(words)}", decide)
+
         everything = {
             (prompt, sample)
             for prompt in range(len(task.prompts))
             for sample in range(task.settings.num_completions)
         }
-        while (number := store.add(f"{key}/taken", 1) - 1) < len(task.units):
+        while (number := agreed(lambda: store.add(f"{key}/taken", 1) - 1)) < len(task.units):
             unit = set(task.units[number])
             self.ranks.watchdog.note(", ".join(task.names[prompt] for prompt in sorted(unit)[:3]))
             skip = task.skip | {pair for pair in everything if pair[0] not in unit}
@@ -118,12 +138,34 @@ class SharedEngine:
             with closing(drawn):  # pyright: ignore[reportArgumentType]
                 for prompt, sample, completion in drawn:
                     self.ranks.watchdog.note(f"{task.names[prompt]}, sample {sample + 1}")
-                    yield prompt, sample, completion
-                    if store.check([f"{key}/stop"]):
+                    is_last = True
+                    try:
+                        yield prompt, sample, completion
+                        is_last = store.check([f"{key}/stop"])
+                    finally:  # where the leader's reader wants no more, the others must hear of it
+                        is_last = agreed(partial(int, is_last))
+                    if is_last:
                         return
         self.ranks.watchdog.note("")
 
-    def _collect(self, task: SampleTask) -> Iterator[tuple[int, int, Completion]]:
+    def _first_ranks(self, key: str, decide: Callable[[], int]) -> int:
+        """What the first of the ranks that hold this engine decides, on all of them; `key` is new
+        at every call.
+        """
+        store, rank = self.ranks.store, self.ranks.rank
+        first = rank - rank % self.tensor_parallel
+        if rank == first:
+            number = decide()
+            for other in range(first + 1, first + self.tensor_parallel):
+                store.set(f"{key}/{other}", str(number))
+            return number
+        with self.waiting(), self.ranks.watchdog.waiting("the first rank of its engine"):
+            store.wait([f"{key}/{rank}"], WORD_TIMEOUT)
+        number = int(store.get(f"{key}/{rank}"))
+        store.delete_key(f"{key}/{rank}")
+        return number
+
+    def _collect(self, task: SampleTask) -> Sampled:
         """Everything that the task's ranks sample, this one's between the others'."""
         store, key = self.ranks.store, f"sample/{task.number}"
         missing = sum(
@@ -133,7 +175,7 @@ class SharedEngine:
         )
         num_read = 0
 
-        def arrived() -> Iterator[tuple[int, int, Completion]]:
+        def arrived() -> Sampled:
             nonlocal num_read
             for place in range(num_read + 1, store.add(f"{key}/ended", 0) + 1):
                 result = store.get(f"{key}/{place}")  # waits for the value behind the number
@@ -141,12 +183,13 @@ class SharedEngine:
                 num_read = place
                 yield pickle.loads(result)
 
-        for own in self._own_share(task):
-            missing -= 1
-            yield own
-            for other in arrived():
+        with closing(self._own_share(task)) as own_share:
+            for own in own_share:
                 missing -= 1
-                yield other
+                yield own
+                for other in arrived():
+                    missing -= 1
+                    yield other
         while missing:
             before = missing
             for other in arrived():

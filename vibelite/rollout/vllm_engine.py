@@ -39,6 +39,7 @@ from vibelite.rollout.vllm_start import (
     model_of,
     sampling_params,
     scheduler_of,
+    slice_of,
     start_vllm,
     with_sync,
 )
@@ -69,7 +70,8 @@ class _Counters:
 
 
 class VLLMEngine:
-    """Samples with vLLM on the policy's device.
+    """Samples with vLLM on the policy's device. Ranks that hold an engine together make the same
+    calls, and read or close what they stream at the same completions.
 
     A completion ends with the first of `settings.stop_ids`, or truncated: after `max_new_tokens`,
     where prompt and completion fill `settings.max_model_len`, or in a loop where the settings say
@@ -110,6 +112,7 @@ class VLLMEngine:
             model_of(self._llm),
             partial(merged_weights, self._policy),
             partial(load_with_vllm, self._llm),
+            slice_of(self.settings),
         )
         weights.load_first()
         match self.settings.sync:

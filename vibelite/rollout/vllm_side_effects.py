@@ -75,6 +75,11 @@ def has_process_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def num_ranks() -> int:
+    """Processes of the run."""
+    return torch.distributed.get_world_size() if has_process_group() else 1
+
+
 def shut_down(llm: Any, *, keep_process_group: bool) -> None:
     """Ends an engine in this process.
 

@@ -24,7 +24,9 @@ from vibelite.rollout.vllm_side_effects import (
     announce_expandable_segments,
     isolated_random_state,
     isolated_settings,
+    num_ranks,
 )
+from vibelite.rollout.vllm_weights import Slice
 
 # Multiples of 32 tokens are what the CPU's attention can page; on a GPU vLLM chooses.
 CPU_BLOCK_TOKENS = 32
@@ -33,14 +35,18 @@ CPU_BLOCK_TOKENS = 32
 SHARE_FOR_CHECK = 0.01
 
 
+Sync = Literal["auto", "alias", "copy", "reload", "adapter"]
+
+
 @dataclass(frozen=True, slots=True)
 class VLLMSettings:
-    """How vLLM runs; all sizes are those of one engine.
+    """How vLLM runs; sizes are those of one engine, and `kv_cache_bytes` of one GPU.
 
-    `sync` auto = alias where possible, else copy. `sleep_level` 0 = everything stays in memory; 1 =
-    the KV cache goes and weights of the engine's own wait in the host's memory; 2 = those are
-    dropped and pushed again. `loop_tokens` 0 = loops run on; else a completion ends when a pattern
-    of at most so many tokens has come `loop_repeats` times in a row.
+    `tensor_parallel` ranks in a row hold an engine together. `sync` auto = alias where possible,
+    else copy. `sleep_level` 0 = everything stays in memory; 1 = the KV cache goes and weights of
+    the engine's own wait in the host's memory; 2 = those are dropped and pushed again.
+    `loop_tokens` 0 = loops run on; else a completion ends when a pattern of at most so many tokens
+    has come `loop_repeats` times in a row.
     """
 
     stop_ids: tuple[int, ...]
@@ -48,13 +54,14 @@ class VLLMSettings:
     max_model_len: int
     kv_cache_bytes: int
     dtype: str
-    sync: Literal["auto", "alias", "copy", "reload", "adapter"] = "auto"
+    sync: Sync = "auto"
     sleep_level: Literal[0, 1, 2] = 1
     max_batched_tokens: int = 8192
     cuda_graphs: Literal["off", "decode", "full"] = "decode"
     batch_invariant: bool = False
     loop_tokens: int = 0
     loop_repeats: int = 8
+    tensor_parallel: int = 1
 
 
 def is_vllm_installed() -> bool:
@@ -78,6 +85,7 @@ def with_sync(settings: VLLMSettings, policy: Policy) -> VLLMSettings:
         return settings
     dtypes = {str(parameter.dtype) for parameter in policy.model.parameters()}
     can_share = policy.adapter is None and dtypes == {f"torch.{settings.dtype}"}
+    can_share = can_share and settings.tensor_parallel == 1
     return replace(settings, sync="alias" if can_share else "copy")
 
 
@@ -154,6 +162,10 @@ def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
     }
+    if num_ranks() > 1:
+        # Each rank is a worker with its own scheduler, on the GPU that LOCAL_RANK says.
+        arguments["distributed_executor_backend"] = "external_launcher"
+        arguments["tensor_parallel_size"] = settings.tensor_parallel
     if not on_gpu:
         # A prompt read in parts makes the CPU's runner wind back a random generator, which torch's
         # generators for the CPU cannot do (RuntimeError in 0.30.0).
@@ -227,6 +239,17 @@ def sampling_params(
 def model_of(llm: Any) -> Any:
     """vLLM's torch module."""
     return llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+
+
+def slice_of(settings: VLLMSettings) -> Slice:
+    """Which slices of the weights are in this process's worker."""
+    if settings.tensor_parallel == 1:
+        return Slice()
+    from vllm.distributed import (  # pyright: ignore[reportMissingImports]
+        get_tensor_model_parallel_rank,
+    )
+
+    return Slice(get_tensor_model_parallel_rank(), settings.tensor_parallel)
 
 
 def scheduler_of(llm: Any) -> Any:

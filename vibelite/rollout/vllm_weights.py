@@ -4,9 +4,9 @@ alias   the trainer's parameters are views of vLLM's tensors: a sync copies noth
 copy    into those views, all tensors at once, rounded to the engine's type.
 reload  vLLM's own loader, tensor by tensor.
 
-vLLM fuses q, k, v and gate, up into one tensor each, rows under rows. Where a tensor lies is worked
-out from the names and sizes here, and proven once, bit by bit, against what vLLM's own loader
-wrote.
+vLLM fuses q, k, v and gate, up into one tensor each, rows under rows, and an engine on several GPUs
+keeps a slice of most tensors on each. Where a tensor lies, and which slice of it, is worked out
+from the names and sizes here, and proven once, bit by bit, against what vLLM's own loader wrote.
 """
 
 from __future__ import annotations
@@ -26,40 +26,79 @@ WeightsIterator = Iterable[tuple[str, torch.Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """`rows` rows of vLLM's parameter `parameter`, from row `start`."""
+    """`rows` rows of vLLM's parameter `parameter`, from row `start`: the trainer's from `first_row`
+    and `first_column`.
+    """
 
     parameter: str
     start: int
     rows: int
+    first_row: int = 0
+    first_column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Which of how many ranks of one engine this is."""
+
+    rank: int = 0
+    num_ranks: int = 1
 
 
 def locate(
-    shapes: Mapping[str, torch.Size], fused: Mapping[str, list[str]], engine_names: Iterable[str]
+    shapes: Mapping[str, torch.Size],
+    fused: Mapping[str, list[str]],
+    engine_shapes: Mapping[str, torch.Size],
+    own: Slice = Slice(),  # noqa: B008 - frozen
 ) -> dict[str, Location]:
-    """Where each of the trainer's tensors, given by name and shape, lies in vLLM's model.
+    """Where each of the trainer's tensors, given by name and shape, lies in vLLM's model, and what
+    this rank holds of it.
 
     `fused` is the model's `packed_modules_mapping`, such as qkv_proj -> [q_proj, k_proj, v_proj].
-    EngineError names a tensor that vLLM does not have.
+    Of a smaller tensor in the engine ranks hold rows or columns in their order, all of one number;
+    of an embedding the last ones end with padding. EngineError names a tensor that vLLM does not
+    have.
     """
     parts = {part: (whole, names) for whole, names in fused.items() for part in names}
-    known = set(engine_names)
     locations = {}
     for name, shape in shapes.items():
         words = name.split(".")
         place = next((i for i, word in enumerate(words) if word in parts), None)
-        start, target = 0, name
-        if place is not None and name not in known:
+        names, target = [], name
+        if place is not None and name not in engine_shapes:
             whole, names = parts[words[place]]
             target = _with_word(words, place, whole)
-            before = names[: names.index(words[place])]
-            start = sum(shapes[_with_word(words, place, part)][0] for part in before)
-        if target not in known:
+        if target not in engine_shapes:
             raise EngineError(
                 f"vLLM's model has no tensor for the trainer's {name}; this architecture needs "
                 "rollout.engine: transformers"
             )
-        locations[name] = Location(target, start, shape[0])
+        held = engine_shapes[target]
+        if names:
+            rows = [shapes[_with_word(words, place or 0, part)][0] for part in names]
+            held_rows = _held_rows(rows, held[0], own.num_ranks)
+            index = names.index(words[place or 0])
+            start, num_rows = sum(held_rows[:index]), held_rows[index]
+            # Heads fewer than ranks are held by several in a row.
+            first = own.rank * (shape[0] // num_rows) // own.num_ranks * num_rows
+        else:
+            first = min(own.rank * held[0], shape[0]) if held[0] < shape[0] else 0
+            start, num_rows = 0, min(held[0], shape[0] - first)
+        is_cut = len(shape) > 1 and held[1] < shape[1]
+        column = own.rank * held[1] if is_cut else 0
+        locations[name] = Location(target, start, num_rows, first, column)
     return locations
+
+
+def _held_rows(rows: list[int], num_held: int, num_ranks: int) -> list[int]:
+    """Of parts of so many `rows`, what a rank has of each where it has `num_held` in all: the first
+    part is shared evenly, and the others' rest alike.
+
+    >>> _held_rows([12, 2, 2], num_held=5, num_ranks=4)
+    [3, 1, 1]
+    """
+    first = rows[0] // num_ranks
+    return [first, *((num_held - first) * part // sum(rows[1:]) for part in rows[1:])]
 
 
 def _with_word(words: list[str], place: int, word: str) -> str:
@@ -70,7 +109,7 @@ class WeightSync:
     """Keeps the weights of a vLLM model those of the trainer's parameters.
 
     `weights` yields the trainer's tensors by their Hugging Face names, whenever they are asked for;
-    `reload` is vLLM's way to load again.
+    `reload` is vLLM's way to load again. On several GPUs `own` says which slices this one holds.
     """
 
     def __init__(
@@ -78,6 +117,7 @@ class WeightSync:
         model: Any,
         weights: Callable[[], WeightsIterator],
         reload: Callable[[WeightsIterator], object],
+        own: Slice = Slice(),  # noqa: B008 - frozen
     ) -> None:
         self._model = model
         self._weights = weights
@@ -86,8 +126,10 @@ class WeightSync:
         self.request = None
         """The adapter to sample with: none beside the weights."""
         shapes = {name: tensor.shape for name, tensor in weights()}
-        self._locations = locate(shapes, model.packed_modules_mapping, self._parameters())
+        held = {name: parameter.shape for name, parameter in self._parameters().items()}
+        self._locations = locate(shapes, model.packed_modules_mapping, held, own)
         self._dtypes = {name: view.dtype for name, view in self.views()}
+        self._shapes = {name: view.shape for name, view in self.views()}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,6 +148,15 @@ class WeightSync:
             data = parameters[location.parameter].data
             yield name, data.narrow(0, location.start, location.rows)
 
+    def _own_weights(self) -> WeightsIterator:
+        """What of the trainer's tensors is in this GPU's engine."""
+        for name, tensor in self._weights():
+            location, shape = self._locations[name], self._shapes[name]
+            part = tensor.detach().narrow(0, location.first_row, location.rows)
+            if len(shape) > 1:
+                part = part.narrow(1, location.first_column, shape[1])
+            yield name, part
+
     def load_first(self) -> None:
         """Loads by vLLM's own loader, and proves that every tensor is where `views` says."""
         self._model.load_weights(self._weights())
@@ -114,9 +165,9 @@ class WeightSync:
     def require_equal(self) -> None:
         """EngineError where a tensor is not, bit by bit, where `views` says."""
         views = dict(self.views())
-        for name, tensor in self._weights():
+        for name, tensor in self._own_weights():
             view = views[name]
-            if not torch.equal(view, tensor.detach().to(view.device, view.dtype)):
+            if not torch.equal(view, tensor.to(view.device, view.dtype)):
                 raise EngineError(
                     f"vLLM keeps {name} in another layout than expected; this architecture needs "
                     "rollout.engine: transformers"
@@ -139,6 +190,8 @@ class WeightSync:
             if name not in parameters:
                 return f"{name} is not a parameter but computed from several (an adapter's merge)"
             parameter = parameters[name]
+            if parameter.shape != view.shape:
+                return f"the engine holds a slice of {name}"
             if parameter.dtype != view.dtype:
                 return f"the trainer's weights are {parameter.dtype}, the engine's {view.dtype}"
             if view.is_inference() or not view.is_contiguous():
@@ -154,7 +207,7 @@ class WeightSync:
         views = dict(self.views())
         match self.way:
             case "alias":
-                for name, tensor in self._weights():
+                for name, tensor in self._own_weights():
                     if tensor.data_ptr() != views[name].data_ptr():
                         raise EngineError(
                             f"the trainer's {name} no longer shares memory with the engine's: "
@@ -162,7 +215,7 @@ class WeightSync:
                         )
                 return 0
             case "copy":
-                for name, tensor in self._weights():
+                for name, tensor in self._own_weights():
                     views[name].copy_(tensor, non_blocking=True)
             case "reload":
                 self._reload(self._weights())
@@ -174,4 +227,4 @@ class WeightSync:
 
     def trainer_fingerprint(self) -> Fingerprint:
         """Checksums of what the engine ought to hold."""
-        return fingerprint(dict(self._weights()), self._dtypes)
+        return fingerprint(dict(self._own_weights()), self._dtypes)

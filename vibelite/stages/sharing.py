@@ -64,7 +64,10 @@ def share_engine(
     if context.world.is_one:
         return engine
     waiting = partial(context.meter.span, "wait")
-    return SharedEngine(engine, context.world, sampling.max_sequences, waiting)
+    size = context.recipe.rollout.tensor_parallel
+    return SharedEngine(
+        engine, context.world, sampling.max_sequences, waiting, tensor_parallel=size
+    )
 
 
 def own_engine(engine: RolloutEngine | SharedEngine) -> RolloutEngine:

@@ -12,7 +12,9 @@ from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import Optimizer, Sampling
 from vibelite.rollout.kv_memory import device_memory, engine_shape, kv_cache_bytes
 from vibelite.rollout.vllm_engine import VLLMEngine
-from vibelite.rollout.vllm_start import VLLMSettings
+from vibelite.rollout.vllm_start import Sync, VLLMSettings
+from vibelite.training.full_sharding import FullyShardedPolicy
+from vibelite.training.parallel import num_ranks_given
 
 # Tokens read in one pass: enough to keep a GPU busy; on a CPU it only delays what is decoding.
 BATCHED_TOKENS = {"cuda": 8192, "cpu": 1024}
@@ -35,6 +37,7 @@ def build_vllm_engine(
     shape = engine_shape(
         config, dtype,
         max_sequences=sampling.max_sequences, max_model_len=window, batched=batched,
+        num_slices=recipe.rollout.tensor_parallel,
     )  # fmt: skip
     if chosen.kv_cache_gib:
         kv_bytes = int(chosen.kv_cache_gib * 2**30)
@@ -48,43 +51,58 @@ def build_vllm_engine(
         max_model_len=window,
         kv_cache_bytes=kv_bytes,
         dtype=str(dtype).removeprefix("torch."),
-        sync=_sync(recipe),
+        sync=_sync(recipe, policy),
         sleep_level=chosen.sleep_level if optimizer else 0,
         max_batched_tokens=batched,
         cuda_graphs=chosen.cuda_graphs,
         batch_invariant=chosen.batch_invariant,
         loop_tokens=chosen.loop_tokens,
         loop_repeats=chosen.loop_repeats,
+        tensor_parallel=recipe.rollout.tensor_parallel,
     )
     return VLLMEngine(policy, settings)
 
 
 def state_bytes(recipe: Recipe, policy: Policy, optimizer: Optimizer | None) -> int:
-    """Bytes that the trainer will hold on the device while the engine samples, and does not yet."""
+    """Bytes that the trainer will hold on the device while the engine samples, and does not yet.
+    Several ranks share them.
+    """
     if optimizer is None or policy.device.type != "cuda":
         return 0
     training = recipe.training
     each = bytes_per_parameter(optimizer.kind, training.dtype, training.gradient_dtype)
     trained = sum(parameter.numel() for parameter in policy.trainable_parameters())
     buffers = UPDATE_BUFFER_BYTES if training.gradient_dtype == "bfloat16" else 0
-    return int((each.masters + each.moments + each.pageable) * trained) + buffers
+    state = each.masters + each.moments + each.pageable
+    return int(state * trained / num_ranks_given()) + buffers
 
 
 def _own_weights(recipe: Recipe, policy: Policy, dtype: torch.dtype) -> int:
-    """Bytes of the engine's weights where it has its own."""
+    """Bytes of the engine's weights on this GPU where it has its own."""
     parameters = list(policy.model.parameters())
     is_shared = (
         recipe.adapter is None
-        and recipe.rollout.vllm.sync in ("auto", "alias")
+        and recipe.rollout.tensor_parallel == 1
+        and _sync(recipe, policy) in ("auto", "alias")
         and all(parameter.dtype == dtype for parameter in parameters)
     )
-    return 0 if is_shared else sum(parameter.numel() for parameter in parameters) * dtype.itemsize
+    if is_shared:
+        return 0
+    num_parameters = sum(parameter.numel() for parameter in parameters)
+    return num_parameters * dtype.itemsize // recipe.rollout.tensor_parallel
 
 
-def _sync(recipe: Recipe):
+def _sync(recipe: Recipe, policy: Policy) -> Sync:
     sync = recipe.rollout.vllm.sync
     if recipe.adapter is None and sync == "adapter":
         raise RecipeError(
             "rollout.vllm.sync: adapter needs an adapter, and the recipe has none; use auto"
         )
-    return sync
+    if not isinstance(policy, FullyShardedPolicy):
+        return sync
+    if sync == "alias":
+        raise RecipeError(
+            "rollout.vllm.sync: alias needs weights that stay whole, and parallel.sharding cuts "
+            "them for training; use auto"
+        )
+    return "copy" if sync == "auto" else sync
