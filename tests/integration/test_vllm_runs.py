@@ -121,12 +121,14 @@ def test_twenty_steps_learn_what_they_learn_with_transformers(tmp_path):
         assert abs(apart) <= 2.5 * noise * math.sqrt(2 / len(SEEDS)), (part, means)
 
 
-def test_two_ranks_with_half_an_engine_each_do_what_one_does_by_itself(tmp_path):
+@pytest.mark.parametrize("shared", ["rollout.tensor_parallel=2", "parallel.sharding=full"])
+def test_two_ranks_do_what_one_does_by_itself(shared, tmp_path):
+    """With half an engine each; with an engine each, and pieces of the weights while training."""
     path = recipe_file(tmp_path)
     settings = ["rollout.engine=vllm", "stages.mgpo.num_steps=4"]
     alone = run(path, tmp_path / "alone", *settings)
     command = [sys.executable, "-m", "vibelite", "run", path, "--run-dir", tmp_path / "together"]
-    for setting in (*settings, "num_gpus=2", "rollout.tensor_parallel=2"):
+    for setting in (*settings, "num_gpus=2", shared):
         command += ["--set", setting]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -99,7 +99,8 @@ class VLLMEngine:
             self._llm = start_vllm(policy, settings, Path(self._directory.name))
             self._weights = self._share_weights()
         finally:
-            torch.nn.Module.to(policy.model, device)
+            if settings.sync == "alias":
+                torch.nn.Module.to(policy.model, device)
         self.load_weights(0)
 
     def _share_weights(self) -> WeightSync | AdapterSync:
