@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -354,3 +355,5 @@ def run_stage(stage: AnyStage, context: StageContext) -> None:
             from vibelite.stages.sharing import help_leader
 
             context.world.from_leader(run_it, meanwhile=help_leader(context))
+    if not context.world.is_one:
+        gc.collect()  # a module that FSDP has wrapped refers to itself, and holds a GPU's memory
