@@ -15,18 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-ROOT = Path(__file__).parent.parent
-LAST_CHARACTERS = 2000
+from benchmarks.child_process import run_child
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,46 +79,16 @@ def run_all(
             arguments = one.tiny_arguments if tiny else one.arguments
             part = out.with_name(f"{out.stem}-{one.name}.json")
             command = [python, "-m", one.module, *arguments, "--out", str(part)]
-            report[one.name] = run_one(command, part, min(left, one.seconds))
+            outcome = run_child(command, part, seconds=min(left, one.seconds))
+            report[one.name] = {"seconds": outcome.seconds}
+            if outcome.result is not None:
+                report[one.name]["result"] = outcome.result
+            if outcome.failure:
+                report[one.name]["failed"] = outcome.failure
         if "failed" in report[one.name]:
             print("FAILED:", report[one.name]["failed"].splitlines()[0], flush=True)
         out.write_text(json.dumps(report, indent=1) + "\n")
     return report
-
-
-def run_one(command: Sequence[str], out: Path, seconds: float) -> dict[str, Any]:
-    """One measurement in a process of its own, which is killed when its time is up."""
-    start = time.monotonic()
-    out.unlink(missing_ok=True)  # an earlier run's
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, errors="replace",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    printed: list[str] = []
-    reader = threading.Thread(target=pass_on, args=(process.stdout, printed))
-    reader.start()
-    try:
-        code = process.wait(seconds)
-        failure = f"exit code {code}" if code else "" if out.exists() else "no result"
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        failure = f"not done after {seconds:.0f} s"
-    reader.join(timeout=5.0)  # longer only where a process that outlives its parent holds the pipe
-    row: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
-    if out.exists():
-        row["result"] = json.loads(out.read_text())
-    if failure:
-        row["failed"] = f"{failure}\n{''.join(printed)[-LAST_CHARACTERS:]}"
-    return row
-
-
-def pass_on(stream: IO[str], printed: list[str]) -> None:
-    """Prints and keeps every line."""
-    for line in stream:
-        print(line, end="", flush=True)
-        printed.append(line)
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,12 +29,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_vllm_parts import LAST_CHARACTERS, PARTS, Part, run_part
+from benchmarks.child_process import run_child
+from benchmarks.gpu_vllm_parts import PARTS, Part, run_part
 from vibelite.rollout.vllm_start import is_vllm_installed
+from vibelite.run_dir import write_text_atomic
 from vibelite.tables import format_table
 from vibelite.telemetry.hardware import describe_hardware
-
-ROOT = Path(__file__).parent.parent
 
 
 def run_all(
@@ -50,44 +49,26 @@ def run_all(
         if left <= 0:
             results[part.name] = {"failed": "no time was left"}
         else:
-            results[part.name] = run_one(part, min(left, part.seconds), arguments)
+            results[part.name] = run_apart(part, min(left, part.seconds), arguments)
         if out is not None:
             write(out, results, arguments)
     return results
 
 
-def run_one(part: Part, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One part in a process of its own, which is killed when its time is up."""
+def run_apart(part: Part, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The measurements of one part in a process of its own, also of one that did not end well."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "part.json"
         command = [sys.executable, "-m", "benchmarks.gpu_vllm", "--part", part.name]
         command += ["--out", str(path), *(["--model", arguments.model] if arguments.model else [])]
         command += ["--tiny"] if arguments.tiny else []
-        log = Path(scratch) / "log"
-        with log.open("w") as stream:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment()
-            )
-            try:
-                code = process.wait(timeout=seconds)
-                failure = f"exit code {code}" if code else ""
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                failure = f"not done after {seconds:.0f} s"
-        printed = log.read_text(errors="replace")
-        results = json.loads(path.read_text()) if path.exists() else {}
-    if failure:
-        results["failed"] = f"{failure}\n{printed[-LAST_CHARACTERS:]}"
+        outcome = run_child(command, path, seconds=seconds, is_quiet=True)
+    results = outcome.result or {}
+    if outcome.failure:
+        results["failed"] = outcome.failure
     for name, row in results.items():
         print(f"{name}: {json.dumps(row) if isinstance(row, dict) else row}", flush=True)
     return results
-
-
-def environment() -> dict[str, str]:
-    """As the engine sets it; here already, so that nothing imported earlier decides otherwise."""
-    defaults = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
-    return defaults | dict(os.environ)
 
 
 def write(out: Path, results: Mapping[str, Any], arguments: argparse.Namespace) -> None:
@@ -100,7 +81,7 @@ def write(out: Path, results: Mapping[str, Any], arguments: argparse.Namespace) 
         "vllm": vllm.__version__,
         "hardware": describe_hardware(),
     }
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    write_text_atomic(out, json.dumps(report, indent=1) + "\n")
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -161,6 +142,9 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = {part.name: part for part in PARTS}
     if arguments.part:
+        # As the engine sets it; here already, so that nothing imported earlier decides otherwise.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         run_part(parts[arguments.part], arguments.out, arguments.model, arguments.tiny)
         return
     if not is_vllm_installed():

@@ -25,6 +25,7 @@ from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.kv_memory import engine_shape
 from vibelite.rollout.vllm_engine import VLLMEngine
 from vibelite.rollout.vllm_start import VLLMSettings
+from vibelite.run_dir import write_text_atomic
 
 # Heads of 32 numbers are the smallest that vLLM's attention for the CPU takes.
 TINY: Mapping[str, Any] = {
@@ -105,7 +106,7 @@ class Notes:
             "measured_in_seconds": round(time.perf_counter() - begun, 3),
         }
         print(f"{name}: {json.dumps(self.results[name])}", flush=True)
-        self.path.write_text(json.dumps(self.results))
+        write_text_atomic(self.path, json.dumps(self.results))
         return value
 
 
