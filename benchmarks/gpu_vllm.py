@@ -3,7 +3,7 @@ what memory it leaves, whether its log-probs are the trainer's, and how fast it 
 alone.
 
     python -m benchmarks.gpu_vllm --out FILE.json [--model DIRECTORY] [--only alias alone]
-        [--seconds 480] [--tiny]
+        [--seconds 480] [--short] [--tiny]
 
 Random weights of Qwen2.5-1.5B's exact dimensions in bfloat16, or the model in DIRECTORY. Each part
 is a process of its own with a limit of its own; it writes what it has after every measurement, so
@@ -12,7 +12,8 @@ nothing really sleeps and memory is not told.
 
 Sampling: random prompts of 64 tokens, no stop tokens, P x 1 completions of exactly T tokens.
 `inside` is `LLM.generate` of the very same vLLM without log-probs, seeds and checks, taking turns
-with ours; the part `alone` is vLLM by itself in a process without a trainer.
+with ours; the part `alone` is vLLM by itself in a process without a trainer. `--short` leaves out
+the longest completions, which take most of the time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 
 from benchmarks.child_process import run_child
-from benchmarks.gpu_vllm_parts import PARTS, Part, run_part
+from benchmarks.gpu_vllm_parts import BIG, PARTS, SHORT, SMALL, Part, run_part
 from vibelite.rollout.vllm_start import is_vllm_installed
 from vibelite.run_dir import write_text_atomic
 from vibelite.tables import format_table
@@ -61,7 +62,7 @@ def run_apart(part: Part, seconds: float, arguments: argparse.Namespace) -> dict
         path = Path(scratch) / "part.json"
         command = [sys.executable, "-m", "benchmarks.gpu_vllm", "--part", part.name]
         command += ["--out", str(path), *(["--model", arguments.model] if arguments.model else [])]
-        command += ["--tiny"] if arguments.tiny else []
+        command += [f"--{flag}" for flag in ("tiny", "short") if getattr(arguments, flag)]
         outcome = run_child(command, path, seconds=seconds, is_quiet=True)
     results = outcome.result or {}
     if outcome.failure:
@@ -138,18 +139,21 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything together")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, also on a CPU")
-    parser.add_argument("--part", choices=names, help=argparse.SUPPRESS)
+    parser.add_argument("--short", action="store_true", help="only the shortest timed completions")
+    parser.add_argument("--part", choices=names, help="this one alone, in this process")
     arguments = parser.parse_args()
+    if not is_vllm_installed():
+        print("left out: vLLM is not installed")
+        arguments.out.write_text(json.dumps({"left_out": "vLLM is not installed"}) + "\n")
+        return
     parts = {part.name: part for part in PARTS}
     if arguments.part:
         # As the engine sets it; here already, so that nothing imported earlier decides otherwise.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        run_part(parts[arguments.part], arguments.out, arguments.model, arguments.tiny)
-        return
-    if not is_vllm_installed():
-        print("left out: vLLM is not installed")
-        arguments.out.write_text(json.dumps({"left_out": "vLLM is not installed"}) + "\n")
+        sizes = SMALL if arguments.tiny else SHORT if arguments.short else BIG
+        part = parts[arguments.part]
+        run_part(part, arguments.out, sizes, model=arguments.model, tiny=arguments.tiny)
         return
     results = run_all([parts[name] for name in arguments.only], arguments, arguments.out)
     print("\n" + table(results))

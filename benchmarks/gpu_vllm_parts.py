@@ -69,6 +69,7 @@ class Sizes:
 
 
 BIG = Sizes(((64, 1024, 3), (16, 8192, 1)), 5, (16, 512))
+SHORT = replace(BIG, speeds=BIG.speeds[:1])
 SMALL = Sizes(((8, 32, 2),), 2, (4, 16))
 
 
@@ -110,10 +111,9 @@ class Notes:
         return value
 
 
-def run_part(part: Part, path: Path, model: str | None, tiny: bool) -> None:
+def run_part(part: Part, path: Path, sizes: Sizes, *, model: str | None, tiny: bool) -> None:
     """All measurements of one part in this process; `path` receives them."""
     notes = Notes(path)
-    sizes = SMALL if tiny else BIG
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = notes.measure("policy", lambda: make_policy(model, tiny, device), model_sizes)
     if policy is None:
