@@ -113,11 +113,11 @@ def test_two_nodes_of_torchrun_train_as_one(curves: Path, tmp_path: Path) -> Non
     assert found["mgpo"] == pytest.approx(alone["mgpo"][:5], abs=LOSS_TOLERANCE)
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
-def test_counted_bytes_are_those_of_the_plan(num_ranks: int, tmp_path: Path) -> None:
+def test_counted_bytes_are_those_of_the_plan(tmp_path: Path) -> None:
     from benchmarks.gpu_activations import TINY
     from benchmarks.scaling import START
 
+    num_ranks = 4  # 3/4 of everything; with 2 it could be either half
     out = tmp_path / "rows.jsonl"
     module = [sys.executable, "-m", "benchmarks.scaling_rank", "--work", "tiny"]
     module += ["--parts", "communication", "--out", str(out)]
