@@ -1,7 +1,7 @@
 """Peak memory and seconds of one forward and backward pass of a 1.5B model, for every way to keep
 activations.
 
-    python -m benchmarks.gpu_activations [--out FILE.json] [--tiny]
+    python -m benchmarks.gpu_activations [--out FILE.json] [--tokens 4096 16384] [--tiny]
 
 Random weights of Qwen2.5-1.5B's exact dimensions in bfloat16, one packed sequence of T tokens,
 through `Policy.token_loss`; the gradients' buffers exist before. Peak: torch's allocated bytes,
@@ -168,6 +168,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Activations of a 1.5B model on a GPU.")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
     arguments = parser.parse_args()
     if arguments.tiny:
@@ -175,7 +176,7 @@ def main() -> None:
         save = row_saver(arguments.out)
         rows = measure(TINY, tokens=TINY_TOKENS, tile_divisor=128, device=cpu, save=save)
     else:
-        rows = measure(save=row_saver(arguments.out))
+        rows = measure(tokens=arguments.tokens, save=row_saver(arguments.out))
     print(table(rows))
 
 

@@ -1,6 +1,6 @@
 """Peak memory and seconds of an update of a LoRA or QLoRA adapter on a 1.5B model.
 
-    python -m benchmarks.gpu_lora [--out FILE.json] [--tiny]
+    python -m benchmarks.gpu_lora [--out FILE.json] [--tokens 4096 16384] [--tiny]
 
 Random weights of Qwen2.5-1.5B's exact dimensions in bfloat16, an adapter of rank 32 on every linear
 map of the layers, AdamW. One sequence of T tokens goes through the stages' own
@@ -31,6 +31,7 @@ from vibelite.errors import RecipeError
 from vibelite.models.activations import apply_activations
 from vibelite.models.adapter import attach
 from vibelite.models.four_bit import quantise
+from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
 from vibelite.stages import mgpo, sft
@@ -91,12 +92,17 @@ def measure_kind(
 def make_trainer(
     config: Mapping[str, Any], adapter: Adapter, training: Training, device: torch.device
 ) -> mgpo.Trainer:
-    """The stage's own trainer around random weights with an adapter; no engine, no run."""
+    """The stage's own trainer around random weights with an adapter."""
     policy = random_policy(config, dtype=getattr(torch, training.dtype), device=device)
     if adapter.kind == "qlora":
         quantise(policy.model, device)
     policy = attach(policy, adapter, start=Path("random"), seed=0)
     apply_activations(policy.model, training)
+    return trainer_of(policy, training)
+
+
+def trainer_of(policy: Policy, training: Training) -> mgpo.Trainer:
+    """The stage's own trainer around a policy with an adapter; it has no engine and no run."""
     optimizer = Optimizer.model_validate({"kind": "adamw", "lr": 1e-5})
     updates = PolicyOptimizer(policy, optimizer, num_steps=1000, training=training)
     stage = MGPOStage(
@@ -178,13 +184,14 @@ def table_row(row: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
     arguments = parser.parse_args()
     if arguments.tiny:
         cpu = torch.device("cpu")
         rows = measure(TINY, tokens=TINY_TOKENS, device=cpu, save=row_saver(arguments.out))
     else:
-        rows = measure(save=row_saver(arguments.out))
+        rows = measure(tokens=arguments.tokens, save=row_saver(arguments.out))
     print(table(rows))
     for row in rows:
         if "left_out" in row:

@@ -59,8 +59,8 @@ class Case:
 
 CASES = (
     Case(24, "adamw_cpu", "bfloat16", "bfloat16", "checkpoint_offload", 4096),
-    Case(24, "adamw_8bit", "float32", "bfloat16", "checkpoint_offload", 4096),
     Case(80, "adamw", "bfloat16", "float32", "checkpoint", 4096),
+    Case(24, "adamw_8bit", "float32", "bfloat16", "checkpoint_offload", 4096),
     Case(80, "adamw", "float32", "float32", "checkpoint", 4096),
 )
 

@@ -19,9 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,15 +30,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.child_process import run_child
 from benchmarks.gpu_activations import QWEN_1_5B
 from benchmarks.gpu_vllm_parts import TINY
 from benchmarks.random_policy import random_policy
 from vibelite.tables import format_table
 from vibelite.telemetry.hardware import describe_hardware
 
-ROOT = Path(__file__).parent.parent
 PROMPT_TOKENS = 64
-LAST_CHARACTERS = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ def run_all(model: Path, options: argparse.Namespace, scratch: Path) -> list[dic
                     work = workload(model, name, case, side, options, scratch)
                     python = sys.executable if side == "vibelite" else options.trl_python
                     command = [python, "-m", SIDES[side].module]
-                    row |= run_one(command, work, min(left, options.each), scratch)
+                    row |= run_side(command, work, min(left, options.each), scratch)
                 rows.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
                 if "failed" in row:
@@ -149,34 +146,21 @@ def workload(
     }
 
 
-def run_one(
+def run_side(
     command: list[str], work: dict[str, Any], seconds: float, scratch: Path
 ) -> dict[str, Any]:
-    """One side in a process of its own, which is killed when its time is up."""
-    path, out, log = scratch / "work.json", Path(work["out"]), scratch / "log"
+    """The steps of one side in a process of its own, also of one that did not end well."""
+    path = scratch / "work.json"
     path.write_text(json.dumps(work))
-    out.unlink(missing_ok=True)
-    if shutil.which(command[0]) is None:
-        return {"failed": f"there is no {command[0]}"}
     # Without FlashInfer vLLM needs its own sampler; both sides get the same variables.
-    environment = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"} | dict(
-        os.environ
-    )
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [*command, str(path)],
-            cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment,
-        )  # fmt: skip
-        try:
-            code = process.wait(timeout=seconds)
-            failure = f"exit code {code}" if code else ""
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            failure = f"not done after {seconds:.0f} s"
-    result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"steps": []}
-    if failure:
-        result["failed"] = f"{failure}\n{log.read_text(errors='replace')[-LAST_CHARACTERS:]}"
+    defaults = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1"}
+    outcome = run_child(
+        [*command, str(path)], Path(work["out"]),
+        seconds=seconds, environment=defaults | dict(os.environ), is_quiet=True,
+    )  # fmt: skip
+    result: dict[str, Any] = outcome.result or {"steps": []}
+    if outcome.failure:
+        result["failed"] = outcome.failure
     return result | summary(result["steps"], work)
 
 

@@ -1,128 +1,119 @@
-"""Every measurement that needs a GPU, one after the other, in under 8 minutes: one table each, one
+"""Every measurement that needs a GPU, one after the other, in less than 8 minutes: one table, one
 JSON.
 
-    python -m benchmarks.gpu_suite --out gpu.json [--only kernel mgpo] [--seconds 480] [--tiny]
+    python -m benchmarks.gpu_suite --out gpu.json [--only kernel mgpo] [--seconds 450] [--tiny]
 
 Each measurement is a module of its own and runs in a process of its own, so that none starts in
-memory that another has left in pieces. What is printed and measured is passed on and written down
-at once, each measurement's rows also in a file of their own beside `--out`: a suite that is killed
-leaves all that it had. A measurement that fails, or does not end in the time that is left, is
-reported with the end of its output and the rows it had, and the suite ends with code 1. `--tiny`
-tries everything on a small model and on whatever processor there is.
+memory that another has left in pieces. Each has a share of the time, and what one leaves goes to
+the next; one whose time is over is ended, and the table says so. So all of them together take
+`--seconds`, and at most a few more until a process that was told to end has ended. Here some run
+fewer cases than by themselves (`python -m` and the module's name).
+
+What is printed and measured is passed on and written down at once, each measurement's rows also in
+a file of their own beside `--out`: a suite that is killed leaves all that it had. It ends with code
+1 where a measurement failed or was cut. `--tiny` tries everything on a small model and on whatever
+processor there is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-ROOT = Path(__file__).parent.parent
-LAST_CHARACTERS = 2000
+from benchmarks.child_process import run_child
+from benchmarks.gpu_suite_table import suite_table
+from vibelite.run_dir import write_text_atomic
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A module of `benchmarks` that takes `--out`, what to give it, also for a small trial, and the
-    seconds it may take on an H100.
+    """A module of `benchmarks` that takes `--out`, its share of the time in seconds, and what to
+    give it, also for a small trial.
     """
 
     name: str
     module: str
+    share: float
     arguments: tuple[str, ...] = ()
     tiny_arguments: tuple[str, ...] = ("--tiny",)
-    seconds: float = 120.0
 
 
-# The ones that a wider change touches first: what is cut for lack of time is at the end.
+# In the order of what matters most to a user. Shares are about what each took on an H100.
 MEASUREMENTS = (
-    Measurement("mgpo", "benchmarks.gpu_mgpo", seconds=150.0),
-    Measurement("lora", "benchmarks.gpu_lora", seconds=90.0),
+    Measurement("mgpo", "benchmarks.gpu_mgpo", 110.0),
     Measurement(
-        "kernel",
-        "benchmarks.linear_logprobs",
-        ("--shapes", "qwen2.5-1.5b", "--tokens", "8192", "32768", "--reps", "5"),
+        "vllm", "benchmarks.gpu_vllm", 105.0,
+        ("--part", "alias", "--short"), ("--part", "copy-2", "--tiny"),
+    ),
+    Measurement("optim", "benchmarks.gpu_optim", 50.0),
+    Measurement("activations", "benchmarks.gpu_activations", 35.0, ("--tokens", "16384")),
+    Measurement("lora", "benchmarks.gpu_lora", 40.0, ("--tokens", "16384")),
+    Measurement("unsloth", "benchmarks.gpu_unsloth", 50.0),
+    Measurement(
+        "kernel", "benchmarks.linear_logprobs", 60.0,
+        ("--shapes", "qwen2.5-1.5b", "--tokens", "8192", "--reps", "3",
+         "--only", "vibelite", "torch eager", "trl", "liger scaled"),
         ("--shapes", "smollm2", "--tokens", "64", "--reps", "1"),
-        150.0,
     ),
-    Measurement("optim", "benchmarks.gpu_optim"),
-    Measurement("activations", "benchmarks.gpu_activations"),
-    Measurement(
-        "vllm", "benchmarks.gpu_vllm", ("--seconds", "400"), ("--tiny", "--only", "copy-2"), 420.0
-    ),
-)
+)  # fmt: skip
+
+
+def time_limit(shares: Sequence[float], index: int, *, seconds: float, left: float) -> float:
+    """Seconds that part `index` may take: what is `left` of `seconds`, but for the shares of those
+    after it. Shares are weights: together they are the whole. At most 0 where nothing is left.
+    """
+    return left - seconds * sum(shares[index + 1 :]) / sum(shares)
 
 
 def run_all(
-    measurements: Sequence[Measurement],
-    *,
-    seconds: float,
-    out: Path,
-    tiny: bool = False,
-    python: str = sys.executable,
+    measurements: Sequence[Measurement], *, seconds: float, out: Path, tiny: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Name -> {seconds, result, failed}, without what there is none of; passes on what the modules
-    print, and writes `out` after every one.
+    """Name -> {state, seconds, limit, result, failed}, the last two where there are any; passes on
+    what the modules print, and writes `out` after every one.
     """
     report: dict[str, dict[str, Any]] = {}
+    shares = [one.share for one in measurements]
     start = time.monotonic()
-    for one in measurements:
+    for index, one in enumerate(measurements):
         left = seconds - (time.monotonic() - start)
-        print(f"\n## {one.name} ({one.module}), {left:.0f} s left", flush=True)
-        if left <= 0:
-            report[one.name] = {"seconds": 0.0, "failed": "no time was left"}
-        else:
-            arguments = one.tiny_arguments if tiny else one.arguments
-            part = out.with_name(f"{out.stem}-{one.name}.json")
-            command = [python, "-m", one.module, *arguments, "--out", str(part)]
-            report[one.name] = run_one(command, part, min(left, one.seconds))
+        limit = time_limit(shares, index, seconds=seconds, left=left)
+        print(f"\n## {one.name} ({one.module}), at most {limit:.0f} s", flush=True)
+        report[one.name] = run_one(one, limit, out, tiny)
         if "failed" in report[one.name]:
             print("FAILED:", report[one.name]["failed"].splitlines()[0], flush=True)
-        out.write_text(json.dumps(report, indent=1) + "\n")
+        write_text_atomic(out, json.dumps(report, indent=1) + "\n")
     return report
 
 
-def run_one(command: Sequence[str], out: Path, seconds: float) -> dict[str, Any]:
-    """One measurement in a process of its own, which is killed when its time is up."""
-    start = time.monotonic()
-    out.unlink(missing_ok=True)  # an earlier run's
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, errors="replace",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    printed: list[str] = []
-    reader = threading.Thread(target=pass_on, args=(process.stdout, printed))
-    reader.start()
-    try:
-        code = process.wait(seconds)
-        failure = f"exit code {code}" if code else "" if out.exists() else "no result"
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        failure = f"not done after {seconds:.0f} s"
-    reader.join(timeout=5.0)  # longer only where a process that outlives its parent holds the pipe
-    row: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
-    if out.exists():
-        row["result"] = json.loads(out.read_text())
-    if failure:
-        row["failed"] = f"{failure}\n{''.join(printed)[-LAST_CHARACTERS:]}"
-    return row
+def run_one(one: Measurement, limit: float, out: Path, tiny: bool) -> dict[str, Any]:
+    """What a measurement left, and how it ended: done, left out, cut or failed."""
+    row: dict[str, Any] = {"state": "cut", "seconds": 0.0, "limit": round(limit, 1)}
+    if limit <= 0:
+        return row | {"failed": "no time was left"}
+    part = out.with_name(f"{out.stem}-{one.name}.json")
+    arguments = one.tiny_arguments if tiny else one.arguments
+    command = [sys.executable, "-m", one.module, *arguments, "--out", str(part)]
+    outcome = run_child(command, part, seconds=limit)
+    row["seconds"] = outcome.seconds
+    if outcome.result is not None:
+        row["result"] = outcome.result
+    if outcome.failure:
+        return row | {"state": "cut" if outcome.is_cut else "failed", "failed": outcome.failure}
+    return row | {"state": "left out" if is_left_out(outcome.result) else "done"}
 
 
-def pass_on(stream: IO[str], printed: list[str]) -> None:
-    """Prints and keeps every line."""
-    for line in stream:
-        print(line, end="", flush=True)
-        printed.append(line)
+def is_left_out(result: Any) -> bool:
+    """Whether nothing was measured, for lack of a package or of a GPU."""
+    if not isinstance(result, dict):
+        return False
+    rows = result.get("rows", [])
+    return "left_out" in result or (bool(rows) and all("left_out" in row for row in rows))
 
 
 def main() -> None:
@@ -130,16 +121,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Every measurement that needs a GPU.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=names, default=names)
-    parser.add_argument("--seconds", type=float, default=480.0, help="for everything together")
+    parser.add_argument("--seconds", type=float, default=450.0, help="for everything together")
     parser.add_argument("--tiny", action="store_true", help="small models, any processor")
     arguments = parser.parse_args()
     chosen = [one for one in MEASUREMENTS if one.name in arguments.only]
     out = arguments.out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
     report = run_all(chosen, seconds=arguments.seconds, out=out, tiny=arguments.tiny)
-    print("\n" + "\n".join(f"{name:<12} {row['seconds']:6.1f} s  "
-          + ("FAILED" if "failed" in row else "done") for name, row in report.items()))  # fmt: skip
-    sys.exit(any("failed" in row for row in report.values()))
+    print("\n" + suite_table(report))
+    sys.exit(any(row["state"] in ("cut", "failed") for row in report.values()))
 
 
 if __name__ == "__main__":

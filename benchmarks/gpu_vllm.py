@@ -3,7 +3,7 @@ what memory it leaves, whether its log-probs are the trainer's, and how fast it 
 alone.
 
     python -m benchmarks.gpu_vllm --out FILE.json [--model DIRECTORY] [--only alias alone]
-        [--seconds 480] [--tiny]
+        [--seconds 480] [--short] [--tiny]
 
 Random weights of Qwen2.5-1.5B's exact dimensions in bfloat16, or the model in DIRECTORY. Each part
 is a process of its own with a limit of its own; it writes what it has after every measurement, so
@@ -12,7 +12,8 @@ nothing really sleeps and memory is not told.
 
 Sampling: random prompts of 64 tokens, no stop tokens, P x 1 completions of exactly T tokens.
 `inside` is `LLM.generate` of the very same vLLM without log-probs, seeds and checks, taking turns
-with ours; the part `alone` is vLLM by itself in a process without a trainer.
+with ours; the part `alone` is vLLM by itself in a process without a trainer. `--short` leaves out
+the longest completions, which take most of the time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,12 +30,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_vllm_parts import LAST_CHARACTERS, PARTS, Part, run_part
+from benchmarks.child_process import run_child
+from benchmarks.gpu_vllm_parts import BIG, PARTS, SHORT, SMALL, Part, run_part
 from vibelite.rollout.vllm_start import is_vllm_installed
+from vibelite.run_dir import write_text_atomic
 from vibelite.tables import format_table
 from vibelite.telemetry.hardware import describe_hardware
-
-ROOT = Path(__file__).parent.parent
 
 
 def run_all(
@@ -50,44 +50,26 @@ def run_all(
         if left <= 0:
             results[part.name] = {"failed": "no time was left"}
         else:
-            results[part.name] = run_one(part, min(left, part.seconds), arguments)
+            results[part.name] = run_apart(part, min(left, part.seconds), arguments)
         if out is not None:
             write(out, results, arguments)
     return results
 
 
-def run_one(part: Part, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One part in a process of its own, which is killed when its time is up."""
+def run_apart(part: Part, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The measurements of one part in a process of its own, also of one that did not end well."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "part.json"
         command = [sys.executable, "-m", "benchmarks.gpu_vllm", "--part", part.name]
         command += ["--out", str(path), *(["--model", arguments.model] if arguments.model else [])]
-        command += ["--tiny"] if arguments.tiny else []
-        log = Path(scratch) / "log"
-        with log.open("w") as stream:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment()
-            )
-            try:
-                code = process.wait(timeout=seconds)
-                failure = f"exit code {code}" if code else ""
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                failure = f"not done after {seconds:.0f} s"
-        printed = log.read_text(errors="replace")
-        results = json.loads(path.read_text()) if path.exists() else {}
-    if failure:
-        results["failed"] = f"{failure}\n{printed[-LAST_CHARACTERS:]}"
+        command += [f"--{flag}" for flag in ("tiny", "short") if getattr(arguments, flag)]
+        outcome = run_child(command, path, seconds=seconds, is_quiet=True)
+    results = outcome.result or {}
+    if outcome.failure:
+        results["failed"] = outcome.failure
     for name, row in results.items():
         print(f"{name}: {json.dumps(row) if isinstance(row, dict) else row}", flush=True)
     return results
-
-
-def environment() -> dict[str, str]:
-    """As the engine sets it; here already, so that nothing imported earlier decides otherwise."""
-    defaults = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
-    return defaults | dict(os.environ)
 
 
 def write(out: Path, results: Mapping[str, Any], arguments: argparse.Namespace) -> None:
@@ -100,7 +82,7 @@ def write(out: Path, results: Mapping[str, Any], arguments: argparse.Namespace) 
         "vllm": vllm.__version__,
         "hardware": describe_hardware(),
     }
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    write_text_atomic(out, json.dumps(report, indent=1) + "\n")
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -157,15 +139,21 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything together")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, also on a CPU")
-    parser.add_argument("--part", choices=names, help=argparse.SUPPRESS)
+    parser.add_argument("--short", action="store_true", help="only the shortest timed completions")
+    parser.add_argument("--part", choices=names, help="this one alone, in this process")
     arguments = parser.parse_args()
-    parts = {part.name: part for part in PARTS}
-    if arguments.part:
-        run_part(parts[arguments.part], arguments.out, arguments.model, arguments.tiny)
-        return
     if not is_vllm_installed():
         print("left out: vLLM is not installed")
         arguments.out.write_text(json.dumps({"left_out": "vLLM is not installed"}) + "\n")
+        return
+    parts = {part.name: part for part in PARTS}
+    if arguments.part:
+        # As the engine sets it; here already, so that nothing imported earlier decides otherwise.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        sizes = SMALL if arguments.tiny else SHORT if arguments.short else BIG
+        part = parts[arguments.part]
+        run_part(part, arguments.out, sizes, model=arguments.model, tiny=arguments.tiny)
         return
     results = run_all([parts[name] for name in arguments.only], arguments, arguments.out)
     print("\n" + table(results))

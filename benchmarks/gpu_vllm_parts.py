@@ -25,6 +25,7 @@ from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.kv_memory import engine_shape
 from vibelite.rollout.vllm_engine import VLLMEngine
 from vibelite.rollout.vllm_start import VLLMSettings
+from vibelite.run_dir import write_text_atomic
 
 # Heads of 32 numbers are the smallest that vLLM's attention for the CPU takes.
 TINY: Mapping[str, Any] = {
@@ -68,6 +69,7 @@ class Sizes:
 
 
 BIG = Sizes(((64, 1024, 3), (16, 8192, 1)), 5, (16, 512))
+SHORT = replace(BIG, speeds=BIG.speeds[:1])
 SMALL = Sizes(((8, 32, 2),), 2, (4, 16))
 
 
@@ -105,14 +107,13 @@ class Notes:
             "measured_in_seconds": round(time.perf_counter() - begun, 3),
         }
         print(f"{name}: {json.dumps(self.results[name])}", flush=True)
-        self.path.write_text(json.dumps(self.results))
+        write_text_atomic(self.path, json.dumps(self.results))
         return value
 
 
-def run_part(part: Part, path: Path, model: str | None, tiny: bool) -> None:
+def run_part(part: Part, path: Path, sizes: Sizes, *, model: str | None, tiny: bool) -> None:
     """All measurements of one part in this process; `path` receives them."""
     notes = Notes(path)
-    sizes = SMALL if tiny else BIG
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = notes.measure("policy", lambda: make_policy(model, tiny, device), model_sizes)
     if policy is None:

@@ -34,7 +34,7 @@ from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext, world_of_one
 from vibelite.stages.decontaminate import dropped_counts
 from vibelite.storage import require_writable, storage_errors
-from vibelite.telemetry.energy import gpu_energy_reader, no_energy, num_gpus
+from vibelite.telemetry.energy import gpu_energy_reader, no_energy, num_gpus, require_known_gpus
 from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
@@ -67,8 +67,9 @@ def run_pipeline(
     Raises RecipeError when the directory holds a run of a different recipe.
     """
     # First of all, as importing is paid for too.
-    gpus = num_gpus_of(num_gpus())
-    reader = gpu_energy_reader() if gpus == num_gpus() else no_energy  # others' is unknown
+    own_gpus = num_gpus()
+    gpus = num_gpus_of(own_gpus)
+    reader = gpu_energy_reader() if gpus == own_gpus else no_energy  # others' is unknown
     meter = Meter(read_energy=reader, boot_nanoseconds=boot_nanoseconds)
     return_freed_tensors()
     if is_follower():
@@ -116,6 +117,7 @@ def torch_and_ranks(recipe: Recipe, run: RunDir) -> Iterator[World]:
 
     from vibelite.training.parallel import joined_world
 
+    require_known_gpus()
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)

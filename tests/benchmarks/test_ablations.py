@@ -8,22 +8,15 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks import ablation_runs, ablation_table, ablations
 from benchmarks.ablation_runs import VARIANTS, best_checkpoint, variant_recipe
 from vibelite.recipe.load import load_recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NANO = Path(__file__).parent.parent / "integration" / "nano.yaml"
 MAX_TOKENS = 10
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def row(model: str, seed: int, correct: list[int], **more) -> dict:

@@ -25,7 +25,7 @@ def test_a_failed_measurement_is_noted_and_the_next_one_is_kept(tmp_path):
 
 
 def test_no_part_starts_without_time(tmp_path):
-    options = argparse.Namespace(seconds=0.0, model=None, tiny=True)
+    options = argparse.Namespace(seconds=0.0, model=None, tiny=True, short=False)
     results = run_parts(PARTS[:2], options, None)
     assert results == {part.name: {"failed": "no time was left"} for part in PARTS[:2]}
 
@@ -63,7 +63,7 @@ def test_a_step_of_ours_is_measured_and_a_rival_that_cannot_start_is_a_row(tmp_p
 @pytest.mark.vllm
 def test_every_measurement_of_an_engine_with_its_own_weights_succeeds(tmp_path):
     (part,) = [part for part in PARTS if part.name == "copy-2"]
-    options = argparse.Namespace(seconds=200.0, model=None, tiny=True)
+    options = argparse.Namespace(seconds=200.0, model=None, tiny=True, short=False)
     results = run_parts([part], options, tmp_path / "out.json")
     assert not has_failed(results)
     measured = results["copy-2"]

@@ -1,8 +1,9 @@
 """Stands for `vibelite run` in the tests of sweeps: writes what a run leaves, as the setting
-`maxent_lambda` says, a step every few hundredths of a second. It goes on where it was stopped.
+`maxent_lambda` says, a step every SECONDS_PER_STEP. It goes on where it was stopped.
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -40,7 +41,7 @@ def main() -> None:
     done = len(steps.read_text().splitlines()) if steps.exists() else 0
     for step in range(done + 1, num_steps + 1):
         with meter.span("train"):
-            time.sleep(0.05)
+            time.sleep(float(os.environ["SECONDS_PER_STEP"]))
             now[0] += 5 * 10**9  # every step costs $5, however busy the machine is
         usd = guard.record(meter.lap(), stage="mgpo", step=step)
         line = StepRecord(

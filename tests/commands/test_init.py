@@ -82,6 +82,17 @@ def test_settings_are_changed_until_it_fits_and_comments_stay(directory):
     assert done.exit_code == 0 and 0 < USABLE < 1 and plan["fits"] is True
 
 
+def test_the_time_is_printed_as_the_plan_prints_it(directory):
+    """0.26 and 0.35 h, which are not both 0.3."""
+    times = []
+    for tokens in ("48", "128"):
+        done = init(f"of-{tokens}.yaml", "--max-new-tokens", tokens)
+        times += re.findall(r"about ([\d.]+ (?:h|s)) on cpu", done.output)
+        plan = CliRunner().invoke(cli.app, ["plan", f"of-{tokens}.yaml", "--gpu", "cpu"]).stdout
+        assert re.search(rf"^all +{times[-1]}", plan, re.MULTILINE)
+    assert len(set(times)) == 2
+
+
 def test_settings_of_one_stage_leave_the_others_as_they_are(directory):
     arguments = [*QWEN, *OWN, "--gpu", "l40s-48gb", "--max-new-tokens", "16384"]
     recipe = made(directory / "long.yaml", *arguments)

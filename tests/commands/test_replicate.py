@@ -14,16 +14,10 @@ from vibelite.errors import DataError, RecipeError
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Path(__file__).parents[1] / "integration" / "nano.yaml"
 SMALLER = ["stages.sft.num_steps=4", "stages.mgpo.num_steps=2", "stages.probe.num_samples=2"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

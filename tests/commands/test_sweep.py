@@ -44,7 +44,14 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sweep_trials, "RUN", (sys.executable, str(SCRIPTED)))
     monkeypatch.setattr(sweep_trials, "POLL_SECONDS", 0.02)
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    monkeypatch.setenv("SECONDS_PER_STEP", "0.001")
     return path
+
+
+@pytest.fixture
+def slow_steps(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that takes long enough to be seen and stopped before its end."""
+    monkeypatch.setenv("SECONDS_PER_STEP", "0.05")
 
 
 def sweep(recipe: Path, *arguments: str) -> Any:
@@ -66,6 +73,7 @@ def starts(recipe: Path, trial: str) -> list[str]:
     return (recipe.parent / "sweep" / trial / "starts").read_text().splitlines()
 
 
+@pytest.mark.usefixtures("slow_steps")
 def test_trials_are_runs_and_bad_curves_end_early(recipe: Path) -> None:
     result = found(recipe, *OVER)
     rows = result["trials"]
@@ -97,6 +105,7 @@ def test_the_budget_is_of_all_trials_together(recipe: Path) -> None:
     assert list(map(float, starts(recipe, "trial-001"))) == pytest.approx([50, 400])
 
 
+@pytest.mark.usefixtures("slow_steps")
 def test_a_killed_sweep_goes_on_with_its_trial(recipe: Path) -> None:
     program = (
         "import sys; from vibelite import cli; from vibelite.commands import sweep_trials;"

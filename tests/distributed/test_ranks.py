@@ -127,10 +127,10 @@ def counted(num_ranks: int, out: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
-def test_counted_bytes_are_those_of_the_plan(num_ranks: int, tmp_path: Path) -> None:
-    row = counted(num_ranks, tmp_path / "rows.jsonl", "--parts", "communication")
-    planned = communicated_bytes(TINY_SETTING, num_ranks)
+def test_counted_bytes_are_those_of_the_plan(tmp_path: Path) -> None:
+    """Four ranks send 3/4 of everything; of two it could be either half."""
+    row = counted(4, tmp_path / "rows.jsonl", "--parts", "communication")
+    planned = communicated_bytes(TINY_SETTING, 4)
     # What is counted has every tensor padded to a multiple of the ranks.
     assert planned <= row["sent_bytes"] < 1.01 * planned
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from tests.integration.test_pipeline import one_thread, run
+from tests.integration.test_pipeline import run
 from tests.integration.test_precision import SHORT, weights
 from vibelite.models import activations
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_offloaded_stages_end_in_the_same_bits(tmp_path: Path, monkeypatch):

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.test_pipeline import Interrupted, count_writes, one_thread, run
+from tests.integration.test_pipeline import Interrupted, count_writes, run
 from vibelite.models.adapter_files import WEIGHTS_NAME, is_adapter, read_adapter
 from vibelite.models.load import load_policy
 from vibelite.run_dir import read_jsonl
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = {
     "lora": ["adapter.kind=lora", "adapter.rank=2"],

@@ -6,20 +6,19 @@ import base64
 import json
 import pickle
 import zlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from tests.scripted_model import ScriptedModel
 from vibelite.errors import SandboxError
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.rewards import sandbox
-from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_json, read_jsonl
-from vibelite.types import Completion
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = """
 name: programs
@@ -69,14 +68,6 @@ ANSWERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -98,32 +89,9 @@ def lcb_row(name: str, content: str, private: list[tuple[str, str]], function: s
     }
 
 
-def scripted_stream(
-    self: TransformersEngine,
-    prompts: Sequence[Sequence[int]],
-    settings: Any,
-    *,
-    seed: int,
-    skip: Any = (),
-) -> Iterator[tuple[int, int, Completion]]:
-    """The answers of ANSWERS, the last sample first."""
-    tokenizer = self._policy.tokenizer
-    for place, prompt in enumerate(prompts):
-        question = tokenizer.decode(list(prompt))
-        (answers,) = (answers for word, answers in ANSWERS.items() if word in question)
-        for sample in reversed(range(settings.num_completions)):
-            text = answers[sample][0]
-            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-            logprobs = logprobs_of(self._policy.model, list(prompt), tokens)
-            yield place, sample, Completion(tuple(tokens), logprobs, "stop", text)
-
-
-@torch.no_grad()
-def logprobs_of(model: Any, prompt: list[int], tokens: list[int]) -> tuple[float, ...]:
-    """As if the policy had sampled the tokens: training refuses what another policy said."""
-    logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
-    logprobs = logits.float().log_softmax(-1)
-    return tuple(logprobs.gather(-1, torch.tensor(tokens)[:, None])[:, 0].tolist())
+def reply(question: str, sample: int) -> str:
+    (answers,) = (answers for word, answers in ANSWERS.items() if word in question)
+    return answers[sample][0]
 
 
 @pytest.fixture
@@ -151,7 +119,7 @@ def recipe_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_jsonl(tmp_path / "lcb" / "test6.jsonl", rows)
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
-    monkeypatch.setattr(TransformersEngine, "stream", scripted_stream)
+    ScriptedModel(reply).play(monkeypatch)
     return path
 
 

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from vibelite.cli import app
@@ -17,19 +16,13 @@ from vibelite.telemetry import meter
 from vibelite.telemetry.entries import lost_entries, read_ledger, run_cost
 from vibelite.training.optim import PolicyOptimizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Path(__file__).parent / "nano.yaml"
 # A second costs a dollar, and what a run makes is the same on any machine.
 PRICE = "cost.usd_per_hour=3600"
 STEPS = 60
 STEP_SECONDS = 0.1
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -26,20 +26,14 @@ from vibelite.run_dir import read_jsonl
 from vibelite.telemetry.entries import read_ledger, run_cost
 from vibelite.telemetry.recorder import Recorder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Path(__file__).parent / "nano.yaml"
 SUBDOMAINS = ["algebra", "number"]
 
 
 class Interrupted(BaseException):
     """Not an Exception, so that nothing in between can catch it."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(directory: Path, *overrides: str, until: str | None = None, boot_seconds: int = 0) -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.test_pipeline import Interrupted, count_writes, one_thread, run
+from tests.integration.test_pipeline import Interrupted, count_writes, run
 from vibelite.run_dir import read_jsonl
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NUM_SFT_STEPS, NUM_MGPO_STEPS = 3, 3
 PRECISIONS = {

@@ -35,18 +35,6 @@ def score(problem, completion_text):
 '''
 
 
-@pytest.fixture(autouse=True)
-def process_group_of_a_failed_run():
-    """A run that fails leaves its engine to the end of its process; here the process goes on."""
-    yield
-    if torch.distributed.is_initialized():
-        from vllm.distributed import (  # pyright: ignore[reportMissingImports]
-            cleanup_dist_env_and_memory,
-        )
-
-        cleanup_dist_env_and_memory()
-
-
 def recipe_file(directory: Path) -> Path:
     """One stage of reinforcement, from the same random weights whatever the seed."""
     policy_for_vllm(hidden_size=64, num_layers=1, num_heads=2, num_kv_heads=1).save(

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from tests.integration.test_code import logprobs_of
 from tests.recipes.public_rows import PROGRAM, write_all
+from tests.scripted_model import ScriptedModel
 from vibelite import cli
 from vibelite.pipeline import run_pipeline, what_matters, without_paths
 from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.schema import Recipe
-from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_json, read_jsonl
-from vibelite.types import Completion
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 REPLICATIONS = sorted(path.stem for path in RECIPES.glob("vibethinker_*.yaml"))
@@ -37,30 +35,9 @@ TINY = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def scripted_stream(
-    self: TransformersEngine,
-    prompts: Sequence[Sequence[int]],
-    settings: Any,
-    *,
-    seed: int,
-    skip: Any = (),
-) -> Iterator[tuple[int, int, Completion]]:
+def reply(question: str, sample: int) -> str:
     """Right and wrong in turns; right ones of different lengths."""
-    tokenizer = self._policy.tokenizer
-    for place, prompt in enumerate(prompts):
-        for sample in range(settings.num_completions):
-            text = "Well. " * sample + (RIGHT if sample % 2 == 0 else WRONG)
-            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-            logprobs = logprobs_of(self._policy.model, list(prompt), tokens)
-            yield place, sample, Completion(tuple(tokens), logprobs, "stop", text)
+    return "Well. " * sample + (RIGHT if sample % 2 == 0 else WRONG)
 
 
 def small(recipe: Recipe) -> list[str]:
@@ -160,7 +137,7 @@ def test_a_run_may_go_on_with_copies_elsewhere(tables: dict[str, str]) -> None:
 def test_every_stage_runs_on_a_tiny_model_over_the_real_columns(
     name: str, tables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TransformersEngine, "stream", scripted_stream)
+    ScriptedModel(reply).play(monkeypatch)
     path = RECIPES / f"{name}.yaml"
     whole = load_recipe(path)
     known = {f"data.problems.{problems}" for problems in whole.data.problems} | {"data.traces"}

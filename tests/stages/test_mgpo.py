@@ -7,7 +7,11 @@ import torch
 
 from tests.policies import tiny_policy
 from vibelite.algorithms.advantages import group_advantages, maxent_weight
+from vibelite.pipeline import run_pipeline
+from vibelite.recipe.load import load_recipe
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
+from vibelite.rollout.transformers_engine import TransformersEngine
+from vibelite.stages import mgpo
 from vibelite.stages.mgpo import Trainer, accumulate_gradient, frozen_logprobs, training_batches
 from vibelite.stages.mgpo_metrics import rollout_metrics
 from vibelite.training.optim import PolicyOptimizer
@@ -121,3 +125,35 @@ def test_rollout_metrics_by_hand():
     # Pass rates 1/4 and 3/4 have the same weight, exp(-0.1308).
     assert metrics["maxent/weight_mean"] == pytest.approx(0.8774, abs=1e-4)
     assert metrics["completion/truncated"] == 0
+
+
+ONE_STAGE = """
+name: one-stage
+model: {source: tiny, hidden_size: 16, num_layers: 1, num_heads: 2, mlp_size: 16, vocab_size: 300}
+data: {problems: {train: {source: file, path: train.jsonl}}}
+stages:
+  - kind: mgpo
+    start_from: base
+    problems: train
+    num_steps: 1
+    optimizer: {lr: 1e-3}
+    sampling: {max_new_tokens: 4}
+"""
+
+
+@pytest.mark.parametrize("failing", ["select_learnable", "mgpo_step"])
+def test_a_stage_that_fails_closes_its_engine(tmp_path, monkeypatch, one_thread, failing):
+    closed = []
+
+    def fail(*_):
+        assert not closed
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(mgpo, failing, fail)
+    monkeypatch.setattr(TransformersEngine, "close", lambda engine: closed.append(engine))
+    (tmp_path / "train.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n')
+    path = tmp_path / "recipe.yaml"
+    path.write_text(ONE_STAGE)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_pipeline(load_recipe(path), recipe_path=path, run_dir=tmp_path / "run")
+    assert len(closed) == 1

@@ -1,5 +1,7 @@
 """Reading the GPUs' energy, with a driver that is made up: this machine may have none."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,60 +9,114 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.telemetry.nvml_driver import FakeDriver
+from vibelite.errors import RecipeError
 from vibelite.telemetry import energy
 from vibelite.telemetry.energy import gpu_energy_reader
 
-
-class NVMLError(Exception):
-    pass
-
-
-class FakeDriver:
-    """As much of pynvml as is used, for GPUs named by their UUID."""
-
-    NVMLError = NVMLError
-
-    def __init__(self, millijoules: dict[str, int | None], *, has_driver: bool = True) -> None:
-        self.millijoules = millijoules
-        self.has_driver = has_driver
-
-    def nvmlInit(self) -> None:
-        if not self.has_driver:
-            raise NVMLError("driver not loaded")
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        return uuid
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
-        value = self.millijoules[handle]
-        if value is None:
-            raise NVMLError("not supported")
-        return value
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def install(monkeypatch):
-    """Pretends that torch sees GPUs b and a, in this order, beside one that is another's."""
+    """Pretends that torch sees GPUs b and a, in this order, and the driver those that are given."""
 
-    def put(driver) -> None:
+    def put(driver, *, visible: str | None = "GPU-b,GPU-a") -> None:
         monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/dev/null")])
+        monkeypatch.setattr(energy, "is_torch_for_gpus", lambda: True)
         monkeypatch.setitem(sys.modules, "pynvml", driver)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="ba"[index])
         )
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     return put
 
 
-def test_the_energy_of_this_process_s_gpus_is_added_up(install):
-    driver = FakeDriver({"GPU-a": 1000, "GPU-b": 20_000, "GPU-other": 7})
-    install(driver)
+THREE = {"GPU-a": 1000, "GPU-other": 7, "GPU-b": 20_000}
+
+
+@pytest.mark.parametrize(
+    ("visible", "driver"),
+    [
+        ("GPU-b,GPU-a", FakeDriver({**THREE})),
+        ("2,0", FakeDriver({**THREE})),
+        (None, FakeDriver({"GPU-a": 1000, "GPU-b": 20_000})),
+        # What only torch can tell: numbers of unlike cards, and cards that are cut.
+        ("1,0", FakeDriver({**THREE}, names={"GPU-other": "T4"})),
+        (None, FakeDriver({**THREE}, cut=("GPU-other",))),
+    ],
+    ids=["uuids", "numbers", "all", "unlike", "cut"],
+)
+def test_the_energy_of_this_process_s_gpus_is_added_up(install, visible, driver):
+    install(driver, visible=visible)
+    assert energy.num_gpus() == 2
     read = gpu_energy_reader()
     assert read() == 21_000
     driver.millijoules["GPU-a"] = 1500
     assert read() == 21_500
+
+
+def test_cuda_s_choice_of_gpus_is_read_as_cuda_reads_it():
+    uuids = ["GPU-abc", "GPU-abd", "GPU-def"]
+    for chosen, places in {
+        None: [0, 1, 2], "": [], "-1": [], "2, 0": [2, 0], "0,-1,1": [0], "1,3,0": [1],
+        "GPU-d,0": [2, 0], "GPU-ab,0": [], "1,1": None, "MIG-1": None, "NoDevFiles": None,
+    }.items():  # fmt: skip
+        assert energy.visible_places(chosen, uuids) == places, chosen
+
+
+def test_gpus_that_torch_does_not_see_end_the_run(install, monkeypatch):
+    install(FakeDriver({**THREE}))
+    energy.require_known_gpus()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match="driver has 2 GPUs for this run, and torch sees 0"):
+        energy.require_known_gpus()
+
+
+def test_whether_torch_is_built_for_gpus_is_read_from_its_files():
+    assert energy.is_torch_for_gpus() == bool(torch.version.cuda or torch.version.hip)
+
+
+LEDGER = """
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from tests.telemetry.nvml_driver import FakeDriver
+from vibelite import pipeline
+from vibelite.recipe.load import load_recipe
+from vibelite.telemetry import energy
+
+sys.modules["pynvml"] = FakeDriver({"GPU-a": 1000, "GPU-b": 20_000})
+energy.GPU_DEVICES = [Path("/dev/null")]
+energy.is_torch_for_gpus = lambda: True
+run_dir = Path(sys.argv[1])
+
+@contextmanager
+def importing(recipe):
+    print("torch" in sys.modules, *(path.read_text() for path in run_dir.glob("ledger/*.jsonl")))
+    sys.exit(0)
+    yield
+
+pipeline.torch_and_ranks = importing
+recipe = Path("tests/integration/nano.yaml")
+pipeline.run_pipeline(load_recipe(recipe, []), recipe_path=recipe, run_dir=run_dir)
+"""
+
+
+def test_with_gpus_too_the_ledger_is_open_before_torch_is_imported(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    done = subprocess.run(
+        [sys.executable, "-c", LEDGER, str(tmp_path / "run")],
+        capture_output=True, text=True, cwd=ROOT, env=environment,
+    )  # fmt: skip
+    assert done.stdout.startswith("False {"), done.stdout + done.stderr[-2000:]
+    assert '"num_gpus": 2' in done.stdout and '"kind": "beat"' in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -78,13 +134,14 @@ def test_energy_that_cannot_be_read_is_unknown(install, driver):
 
 def test_a_machine_without_a_gpu_has_nothing_to_read(monkeypatch):
     monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/dev/null")])
+    monkeypatch.setattr(energy, "is_torch_for_gpus", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert energy.num_gpus() == 0
     assert gpu_energy_reader()() is None
 
 
-def test_torch_is_not_asked_where_no_driver_is(install, monkeypatch):
-    install(FakeDriver({}))
+def test_nobody_is_asked_where_no_driver_is(install, monkeypatch):
+    install(FakeDriver({**THREE}))
     assert energy.num_gpus() == 2
     monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/nowhere/nvidiactl")])
     assert energy.num_gpus() == 0

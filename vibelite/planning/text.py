@@ -77,15 +77,15 @@ def _cost_lines(plan: Plan) -> list[str]:
         cells = [
             stage.work.stage,
             stage.work.num_steps or "",
-            _time(seconds.generate),
-            _time(seconds.train + seconds.optimizer),
-            _time(seconds.communicate),
-            _time(seconds.total),
+            time_text(seconds.generate),
+            time_text(seconds.train + seconds.optimizer),
+            time_text(seconds.communicate),
+            time_text(seconds.total),
             "" if each is None else f"{each:.3g}",
             "" if each is None else _usd(plan.usd(each)),
         ]
         lines.append(row(*cells) + f"{_usd(plan.usd(seconds.total)):>10}")
-    total = row("all", "", "", "", "", _time(plan.seconds), "", "")
+    total = row("all", "", "", "", "", time_text(plan.seconds), "", "")
     return [*lines, total + f"{_usd(plan.usd(plan.seconds)):>10}"]
 
 
@@ -136,7 +136,8 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Hours with two digits, below ten minutes seconds; empty for 0."""
     if not seconds:
         return ""
     return f"{seconds / HOUR:.2f} h" if seconds >= HOUR / 6 else f"{seconds:.1f} s"

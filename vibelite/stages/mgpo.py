@@ -8,6 +8,7 @@ Reads top to bottom; the loss is `algorithms.policy_loss`, the weight
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -71,6 +72,12 @@ def run(stage: MGPOStage, context: StageContext) -> None:
     """Trains from `start_from` for `num_steps` rollouts; the final model is
     `checkpoints/step-NNNNNN`.
     """
+    with ExitStack() as engines:  # closed also after an error, and this rank's alone
+        train(stage, context, engines)
+
+
+def train(stage: MGPOStage, context: StageContext, engines: ExitStack) -> None:
+    """`run`; whatever `engines` closes was opened here."""
     with context.meter.span("load"):
         training = context.recipe.training
         start_from = context.model_of(stage.start_from)
@@ -79,6 +86,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         reference = reference_of(policy, start_from, context.recipe) if stage.kl_coef else None
         engine = build_engine(context.recipe, policy, stage.sampling, stage.optimizer)
         engine = share_engine(engine, stage.sampling, context)
+        engines.callback(engine.close)
         num_updates = stage.num_steps * stage.updates_per_rollout
         optimizer = PolicyOptimizer(
             policy, stage.optimizer, num_steps=num_updates, training=training, world=context.world

@@ -1,12 +1,20 @@
-"""The energy of this process's GPUs, from the counters that the driver keeps (NVML)."""
+"""This process's GPUs and their energy, as the driver knows them (NVML): without torch, so that the
+ledger begins before torch is imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import os
+import re
+import runpy
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from vibelite.errors import RecipeError
 
 ReadEnergy = Callable[[], int | None]
-
 
 # One of them exists where any program can use a GPU: NVIDIA's driver, its Windows host, AMD's.
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
@@ -18,14 +26,95 @@ def no_energy() -> int | None:
 
 
 def num_gpus() -> int:
-    """GPUs that this process sees. Asks torch, whose import takes seconds, only on a machine that
-    may have one.
+    """GPUs that this process sees. NVIDIA's driver says so before torch is imported, which takes
+    seconds; torch itself is asked where only it can know.
     """
-    if not any(device.exists() for device in GPU_DEVICES):
+    if not any(device.exists() for device in GPU_DEVICES) or not is_torch_for_gpus():
         return 0
+    handles = visible_handles()
+    return num_gpus_of_torch() if handles is None else len(handles)
+
+
+def num_gpus_of_torch() -> int:
+    """GPUs that torch can use; imports it."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def require_known_gpus() -> None:
+    """RecipeError unless torch sees the GPUs that `num_gpus` counts; imports torch."""
+    counted, seen = num_gpus(), num_gpus_of_torch()
+    if counted != seen:
+        raise RecipeError(
+            f"the NVIDIA driver has {counted} GPUs for this run, and torch sees {seen}: install a "
+            "torch that fits the driver (`vibelite doctor`), or set CUDA_VISIBLE_DEVICES= (empty) "
+            "to run on the CPU"
+        )
+
+
+def is_torch_for_gpus() -> bool:
+    """Whether torch was built for GPUs, without importing it."""
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None, "torch is installed with this package"
+    version = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    return bool(version["cuda"] or version["hip"])
+
+
+def visible_handles() -> list[Any] | None:
+    """NVML's handles of the GPUs that CUDA shows this process; None where NVML cannot tell: it or
+    its driver is missing, GPUs are cut into parts, or they differ and are named by number, of which
+    CUDA has an order of its own.
+    """
+    try:
+        import pynvml  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        names = {pynvml.nvmlDeviceGetName(handle) for handle in handles}
+        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        if any(is_cut(pynvml, handle) for handle in handles) or (chosen and len(names) > 1):
+            return None
+    except pynvml.NVMLError:
+        return None
+    places = visible_places(chosen, uuids)
+    return None if places is None else [handles[place] for place in places]
+
+
+def is_cut(pynvml: Any, handle: Any) -> bool:
+    """Whether a GPU is cut into parts (MIG); only some kinds can be."""
+    try:
+        return bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
+    except pynvml.NVMLError:
+        return False
+
+
+def visible_places(chosen: str | None, uuids: Sequence[str]) -> list[int] | None:
+    """The places in `uuids` of the GPUs that CUDA_VISIBLE_DEVICES (None = not set) leaves: by
+    number or by the beginning of a UUID, up to the first that is none. None where it says anything
+    else, or one twice.
+
+    >>> visible_places("1,GPU-a,7,0", ["GPU-abc", "GPU-def", "GPU-ghi"])
+    [1, 0]
+    """
+    if chosen is None:
+        return list(range(len(uuids)))
+    places = []
+    for name in map(str.strip, chosen.split(",")):
+        if not re.fullmatch(r"(-?\d+|GPU-.+)?", name):
+            return None
+        if name.startswith("GPU-"):
+            found = [place for place, uuid in enumerate(uuids) if uuid.startswith(name)]
+        else:
+            found = [place for place in range(len(uuids)) if str(place) == name]
+        if len(found) != 1:
+            break
+        places += found
+    return places if len(set(places)) == len(places) else None
 
 
 def gpu_energy_reader() -> ReadEnergy:
@@ -42,15 +131,10 @@ def gpu_energy_reader() -> ReadEnergy:
         import pynvml  # pyright: ignore[reportMissingImports]
     except ImportError:
         return no_energy
-    import torch
-
     try:
-        pynvml.nvmlInit()
-        handles = [
-            # By identity: CUDA_VISIBLE_DEVICES renumbers GPUs for torch, and not for NVML.
-            pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(i).uuid}")
-            for i in range(torch.cuda.device_count())
-        ]
+        handles = visible_handles()
+        if handles is None:
+            handles = handles_of_torch(pynvml)
     except pynvml.NVMLError:
         return no_energy
 
@@ -61,3 +145,15 @@ def gpu_energy_reader() -> ReadEnergy:
             return None
 
     return read
+
+
+def handles_of_torch(pynvml: Any) -> list[Any]:
+    """NVML's handles of the GPUs that torch sees; NVMLError without a driver."""
+    import torch
+
+    pynvml.nvmlInit()
+    return [
+        # By identity: CUDA_VISIBLE_DEVICES renumbers GPUs for torch, and not for NVML.
+        pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(i).uuid}")
+        for i in range(torch.cuda.device_count())
+    ]

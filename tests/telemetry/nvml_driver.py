@@ -1,0 +1,54 @@
+"""A driver of GPUs that is made up; torch is not imported here."""
+
+
+class NVMLError(Exception):
+    pass
+
+
+class FakeDriver:
+    """As much of pynvml as is used, for GPUs named by their UUID."""
+
+    NVMLError = NVMLError
+
+    def __init__(
+        self,
+        millijoules: dict[str, int | None],
+        *,
+        has_driver: bool = True,
+        names: dict[str, str] | None = None,
+        cut: tuple[str, ...] = (),
+    ) -> None:
+        self.millijoules = millijoules
+        self.has_driver = has_driver
+        self.names = names or {}
+        self.cut = cut
+
+    def nvmlInit(self) -> None:
+        if not self.has_driver:
+            raise NVMLError("driver not loaded")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.millijoules)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return list(self.millijoules)[index]
+
+    def nvmlDeviceGetName(self, handle: str) -> str:
+        return self.names.get(handle, "H100")
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
+
+    def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
+        if not self.cut:
+            raise NVMLError("not supported")
+        return [int(handle in self.cut)] * 2
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        value = self.millijoules[handle]
+        if value is None:
+            raise NVMLError("not supported")
+        return value
