@@ -1,7 +1,7 @@
 """Runs of tests/distributed/ranks.yaml on several processes: their loss curves, and what happens
 when one is killed.
 
-    python -m benchmarks.rank_runs --kills 10 --gpus 2 --resume-on 4 --out FILE.json
+    python -m benchmarks.rank_runs --kills 10 --gpus 2 --resume-on 1 4 --out FILE.json
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--resume-on", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--sharding", choices=["optimizer", "full"], default="optimizer")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     save, rows = row_saver(arguments.out), []
@@ -174,7 +175,14 @@ def main() -> int:
         for number in range(arguments.kills):
             resume_on = arguments.resume_on[number % len(arguments.resume_on)]
             run_dir = Path(temporary) / f"kill-{number}"
-            row = kill_and_resume(arguments.gpus, resume_on, run_dir, reference, seed=number)
+            row = kill_and_resume(
+                arguments.gpus,
+                resume_on,
+                run_dir,
+                reference,
+                seed=number,
+                shardings=(arguments.sharding, arguments.sharding),
+            )
             rows.append(row)
             print(row, flush=True)
             save(rows)
