@@ -123,7 +123,6 @@ def train(stage: MGPOStage, context: StageContext, engines: ExitStack) -> None:
         if states.is_due(step + 1):
             with context.meter.span("checkpoint"):
                 states.save(step + 1)
-    engine.close()
     context.recorder.record_work("checkpoint")
     if not context.world.is_leader:
         return

@@ -60,8 +60,8 @@ class FullyShardedPolicy(Policy):
         self, batch: TokenBatch, per_token_loss: PerTokenLoss, *, temperature: float = 1.0
     ) -> TokenLoss:
         """As `Policy.token_loss`; within `accumulating`, by all ranks at once."""
-        compute = Policy.token_loss
-        return self.scope(partial(compute, self, batch, per_token_loss, temperature=temperature))
+        compute = partial(Policy.token_loss, self, batch, per_token_loss, temperature=temperature)
+        return self.scope(compute)
 
     @contextmanager
     def accumulating(self, num_micro_batches: int) -> Iterator[None]:
