@@ -44,13 +44,14 @@ def share_weights(policy: Policy, context: StageContext) -> Policy:
     """
     world, device = context.world, policy.device
     num_parameters = sum(p.numel() for p in policy.model.parameters())
-    sharding = chosen_sharding(
+    choice = partial(
+        chosen_sharding,
         context.recipe,
         num_parameters,
         num_gpus=world.num_ranks,
         memory_bytes=None if device.type == "cpu" else device_memory(device)[1],
     )
-    if sharding == "optimizer":
+    if world.from_leader(choice) == "optimizer":  # GPUs may differ
         return policy
     return fully_sharded(policy, context.recipe.training, world)
 
