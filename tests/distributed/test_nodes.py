@@ -21,7 +21,7 @@ from vibelite.storage import damage_of, files_under, sha256_of
 
 NUM_STEPS = 5
 # A step with its 24 completions takes longer than a look at the directory.
-SLOWED = {"REWARD_SECONDS": "0.1"}
+SLOWED = {"REWARD_SECONDS": "0.5"}
 
 pytestmark = pytest.mark.slow
 
