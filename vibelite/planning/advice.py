@@ -73,20 +73,20 @@ def _savings(question: Question) -> Iterator[Saving]:
     recipe, is_cpu = question.recipe, isinstance(question.machine.device, Cpu)
     training, trained = recipe.training, _stages(recipe, SFTStage | MGPOStage)
     if training.dtype == "float32":
-        yield _training(dtype="bfloat16")
+        yield _section("training", dtype="bfloat16")
     for stage in trained:
         yield from _smaller_micro_batches(stage, question)
     if training.activations == "keep":
-        yield _training(activations="checkpoint")
+        yield _section("training", activations="checkpoint")
     if not training.mlp_tile_tokens:
-        yield _training(mlp_tile_tokens=MLP_TILE_TOKENS)
+        yield _section("training", mlp_tile_tokens=MLP_TILE_TOKENS)
     if training.activations != "checkpoint_offload" and not is_cpu:
-        yield _training(activations="checkpoint_offload")
+        yield _section("training", activations="checkpoint_offload")
     if training.gradient_dtype == "float32":
-        yield _training(gradient_dtype="bfloat16")
+        yield _section("training", gradient_dtype="bfloat16")
     is_shared = question.machine.num_gpus > 1  # which only adamw is
     if is_shared and recipe.adapter is None and recipe.parallel.sharding != "full":
-        yield _full_sharding()
+        yield _section("parallel", sharding="full")
     for stage in trained:
         if stage.optimizer.kind != "adamw_cpu" and not is_cpu and not is_shared:
             optimizer = stage.optimizer.model_copy(update={"kind": "adamw_cpu"})
@@ -122,21 +122,15 @@ def _stages(recipe: Recipe, kinds: Any) -> list[Any]:
     return [stage for stage in recipe.stages if isinstance(stage, kinds)]
 
 
-def _training(**change: Any) -> Saving:
+def _section(section: str, **change: Any) -> Saving:
+    """One setting of a section of the recipe."""
     ((name, value),) = change.items()
 
     def apply(recipe: Recipe) -> Recipe:
-        return recipe.model_copy(update={"training": recipe.training.model_copy(update=change)})
+        changed = getattr(recipe, section).model_copy(update=change)
+        return recipe.model_copy(update={section: changed})
 
-    return Saving(f"training.{name}={value}", apply)
-
-
-def _full_sharding() -> Saving:
-    def apply(recipe: Recipe) -> Recipe:
-        parallel = recipe.parallel.model_copy(update={"sharding": "full"})
-        return recipe.model_copy(update={"parallel": parallel})
-
-    return Saving("parallel.sharding=full", apply)
+    return Saving(f"{section}.{name}={value}", apply)
 
 
 def _stage(stage_name: str, setting: str, **change: Any) -> Saving:
