@@ -123,7 +123,8 @@ def measure_one(
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     reset_peak(device)
     seconds = [update(trainer, stage, config, tokens) for _ in range(REPEATS)]
-    inputs = config["num_hidden_layers"] * config["hidden_size"] * tokens * policy.head.itemsize
+    itemsize = policy.head.weight.itemsize
+    inputs = config["num_hidden_layers"] * config["hidden_size"] * tokens * itemsize
     return peaks(device) | {
         "held_bytes": held,
         "floor_bytes": held + inputs,

@@ -40,7 +40,7 @@ def main(path: str) -> None:
     trainer = make_trainer(work)
     result: dict[str, Any] = {
         "start_seconds": now(device) - begun,
-        "dtype": str(trainer.policy.head.dtype),
+        "dtype": str(trainer.policy.head.weight.dtype),
         "start": watch.take(),
         "steps": [],
     }
@@ -76,13 +76,14 @@ def make_engine(work: dict[str, Any], policy: Policy, count: int) -> RolloutEngi
     from vibelite.rollout.vllm_start import VLLMSettings
 
     shape = engine_shape(
-        policy.model.config, policy.head.dtype,
+        policy.model.config, policy.head.weight.dtype,
         max_sequences=count, max_model_len=work["max_model_len"], batched=8192,
     )  # fmt: skip
     room = count * (work["max_model_len"] + 32) * shape.bytes_per_token
     settings = VLLMSettings(
         stop_ids=(), max_sequences=count, max_model_len=work["max_model_len"],
-        kv_cache_bytes=room + (64 << 20), dtype=str(policy.head.dtype).removeprefix("torch."),
+        kv_cache_bytes=room + (64 << 20),
+        dtype=str(policy.head.weight.dtype).removeprefix("torch."),
         **work["settings"].get("vllm", {}),
     )  # fmt: skip
     return VLLMEngine(policy, settings)

@@ -143,7 +143,7 @@ def model_sizes(policy: Policy) -> dict[str, Any]:
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
         "weight_bytes": sum(parameter.nbytes for parameter in parameters),
-        "dtype": str(policy.head.dtype),
+        "dtype": str(policy.head.weight.dtype),
     }
 
 
@@ -161,7 +161,7 @@ def settings_of(policy: Policy, part: Part, sizes: Sizes) -> VLLMSettings:
     """Room for all timed completions at once, at their full length."""
     longest = max(tokens for _, tokens, _ in sizes.speeds) + PROMPT_TOKENS
     most = max(*(count for count, _, _ in sizes.speeds), sizes.probe[0])
-    dtype = policy.head.dtype
+    dtype = policy.head.weight.dtype
     shape = engine_shape(
         policy.model.config, dtype, max_sequences=most, max_model_len=longest, batched=8192
     )

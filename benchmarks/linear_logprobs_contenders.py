@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vibelite.kernels import Implementation, linear_logprobs, linear_token_loss
+from vibelite.kernels import HeadCall, Implementation, linear_logprobs, linear_token_loss
 
 Outputs = tuple[torch.Tensor | None, torch.Tensor | None]
 
@@ -65,7 +65,6 @@ def from_head(
     name: str,
     head: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Outputs],
     *,
-    is_ours: bool = False,
     outputs: str = "log-prob + entropy",
 ) -> Contender:
     """A contender whose head returns differentiable log-probs and, if it can, entropies."""
@@ -87,16 +86,13 @@ def from_head(
         )
 
     upstream = both if has_entropy else logprob_only
-    return Contender(name, outputs, upstream, forward, step, is_ours)
+    return Contender(name, outputs, upstream, forward, step)
 
 
 def from_loss(
     name: str,
     loss: Callable[[torch.Tensor, torch.Tensor, Inputs], torch.Tensor],
     upstream: Callable[[Inputs], tuple[torch.Tensor, torch.Tensor]],
-    *,
-    is_ours: bool = False,
-    outputs: str = "loss",
 ) -> Contender:
     """A contender that only gives a summed loss."""
 
@@ -104,7 +100,7 @@ def from_loss(
         hidden, weight = inputs.leaves()
         return torch.autograd.grad(loss(hidden, weight, inputs), [hidden, weight])
 
-    return Contender(name, outputs, upstream, None, step, is_ours)
+    return Contender(name, "loss", upstream, None, step)
 
 
 def eager_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> Outputs:
@@ -114,24 +110,30 @@ def eager_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     return log_p.gather(1, targets[:, None]).squeeze(1), entropy
 
 
-def own_contenders(device: torch.device) -> list[Contender]:
-    def head(impl: Implementation) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Outputs]:
-        return lambda hidden, weight, targets: linear_logprobs(hidden, weight, targets, impl=impl)
+def own(name: str, impl: Implementation) -> Contender:
+    """What training runs: log-probs without a gradient, and the loss in one pass."""
 
-    def one_pass(hidden: torch.Tensor, weight: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    def forward(inputs: Inputs) -> Outputs:
+        return linear_logprobs(HeadCall(inputs.hidden, inputs.weight, inputs.targets), impl)
+
+    def step(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        hidden, weight = inputs.leaves()
         a, b = inputs.grad_logprobs, inputs.grad_entropy
-        return linear_token_loss(
-            hidden, weight, inputs.targets, lambda logprobs, entropy, rows:
-            a[rows] * logprobs + b[rows] * entropy,
-        ).loss  # fmt: skip
+        loss = linear_token_loss(
+            HeadCall(hidden, weight, inputs.targets),
+            lambda logprobs, entropy, rows: a[rows] * logprobs + b[rows] * entropy,
+            impl,
+        ).loss
+        return torch.autograd.grad(loss, [hidden, weight])
 
-    result = [from_head("vibelite chunked", head("chunked"), is_ours=True)]
+    return Contender(name, "loss, log-prob, entropy", both, forward, step, is_ours=True)
+
+
+def own_contenders(device: torch.device) -> list[Contender]:
+    result = [own("vibelite chunked", "chunked")]
     if device.type == "cuda":
-        result.insert(0, from_head("vibelite triton", head("triton"), is_ours=True))
-    one = from_loss(
-        "vibelite one-pass", one_pass, both, is_ours=True, outputs="loss + log-prob + entropy"
-    )
-    return [result[0], one, *result[1:]]
+        result.insert(0, own("vibelite triton", "triton"))
+    return result
 
 
 def torch_contenders(device: torch.device) -> list[Contender]:

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 
 from benchmarks.random_policy import random_batch, random_policy, train
-from vibelite.kernels import linear_token_loss
+from vibelite.kernels import HeadCall, linear_token_loss
 from vibelite.models.attention import _attend
 from vibelite.models.policy import Policy
 from vibelite.planning.cpu import CpuRates, ProductRates
@@ -119,7 +119,8 @@ def logit_seconds(tokens: int = 256, vocab_size: int = 16384) -> float:
     targets = torch.zeros(tokens, dtype=torch.long)
 
     def work() -> None:
-        linear_token_loss(hidden, weight, targets, lambda logprobs, _, rows: -logprobs)
+        call = HeadCall(hidden, weight, targets)
+        linear_token_loss(call, lambda logprobs, _, rows: -logprobs)
 
     return seconds_of(work) / (tokens * vocab_size)
 

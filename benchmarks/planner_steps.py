@@ -125,7 +125,7 @@ def mgpo_steps(stage: MGPOStage, policy: Policy, optimizer: PolicyOptimizer, pro
 
 def random_tokens(policy: Policy, num: int, length: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
-    vocab_size = policy.head.shape[0]
+    vocab_size = policy.head.weight.shape[0]
     return torch.randint(vocab_size, (num, length), generator=generator).tolist()
 
 

@@ -1,26 +1,42 @@
-"""Problems for the fused head's tests, and the comparison with float64 that they share."""
+"""Cases for the fused head's tests, and the comparison with float64 that they share."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
 
-from vibelite.kernels import Implementation, linear_logprobs
+from tests.kernels.reference import reference_logprobs
+from vibelite.kernels import HeadCall, linear_logprobs, linear_token_loss
 
 # The child process of test_triton_interpreted.py runs these tests on Triton's interpreter.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-BACKENDS = [
-    pytest.param(("chunked", "cpu"), id="chunked"),
-    pytest.param(("triton", "cuda"), id="triton-cuda", marks=pytest.mark.gpu),
-    pytest.param(("chunked", "cuda"), id="chunked-cuda", marks=pytest.mark.gpu),
+# What that child selects: the interpreter takes seconds where the others take milliseconds.
+interpreted = pytest.mark.interpreted
+
+
+class Backend(NamedTuple):
+    """An implementation, where it runs, and whether conftest.py gives it tiny tiles."""
+
+    impl: Literal["chunked", "triton"]
+    device: str
+    has_tiny_tiles: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.impl}-{self.device}" + ("-tiny-tiles" if self.has_tiny_tiles else "")
+
+
+BACKENDS: list[Any] = [
+    Backend("chunked", "cpu"),
+    Backend("chunked", "cpu", has_tiny_tiles=True),
+    pytest.param(Backend("triton", "cuda"), marks=pytest.mark.gpu),
+    pytest.param(Backend("chunked", "cuda"), marks=pytest.mark.gpu),
 ]
 if INTERPRETED:
-    BACKENDS = [pytest.param(("triton", "cpu"), id="triton-interpreted")]
-Backend = tuple[Literal["chunked", "triton"], str]
+    BACKENDS = [Backend("triton", "cpu")]
 
 
 @dataclass
@@ -76,25 +92,53 @@ def on_device(case: Case, device: str) -> Case:
     )
 
 
-def results(case: Case, impl: Implementation, *, exact: bool = False) -> dict[str, torch.Tensor]:
-    """Outputs and gradients of every differentiable input; `exact` computes them in float64."""
+def results(case: Case, backend: Backend) -> dict[str, torch.Tensor]:
+    """Log-probs and entropies, those that come with the loss too, and gradients of every
+    differentiable input.
+    """
+    call, leaves = differentiable(case)
+    logprobs, entropy = linear_logprobs(call, backend.impl)
+
+    def linear_loss(logprobs: torch.Tensor, entropy: torch.Tensor, rows: slice) -> torch.Tensor:
+        return case.grad_logprobs[rows] * logprobs + case.grad_entropy[rows] * entropy
+
+    output = linear_token_loss(call, linear_loss, backend.impl)
+    gradients = torch.autograd.grad(output.loss, list(leaves.values()))
+    return {
+        "logprobs": logprobs,
+        "entropy": entropy,
+        "loss_logprobs": output.logprobs,
+        "loss_entropy": output.entropy,
+    } | {f"grad_{name}": grad for name, grad in zip(leaves, gradients, strict=True)}
+
+
+def exact_results(case: Case) -> dict[str, torch.Tensor]:
+    """As `results`, by the definition in float64."""
+    call, leaves = differentiable(case, torch.float64)
+    outputs = reference_logprobs(call)
+    upstream = [case.grad_logprobs.double(), case.grad_entropy.double()]
+    gradients = torch.autograd.grad(outputs, list(leaves.values()), upstream)
+    logprobs, entropy = (output.detach() for output in outputs)
+    return {
+        "logprobs": logprobs,
+        "entropy": entropy,
+        "loss_logprobs": logprobs,
+        "loss_entropy": entropy,
+    } | {f"grad_{name}": grad for name, grad in zip(leaves, gradients, strict=True)}
+
+
+def differentiable(
+    case: Case, dtype: torch.dtype | None = None
+) -> tuple[HeadCall, dict[str, torch.Tensor]]:
+    """The call of a case, in `dtype` or its own, and its leaves: hidden, weight, and a bias."""
     leaves = {"hidden": case.hidden, "weight": case.weight}
-    options = dict(case.options)
-    if options.get("bias") is not None:
-        leaves["bias"] = options.pop("bias")
+    if case.options.get("bias") is not None:
+        leaves["bias"] = case.options["bias"]
     leaves = {
-        name: (tensor.double() if exact else tensor).detach().clone().requires_grad_()
+        name: tensor.to(dtype or tensor.dtype).detach().clone().requires_grad_()
         for name, tensor in leaves.items()
     }
-    hidden, weight, bias = leaves["hidden"], leaves["weight"], leaves.get("bias")
-    logprobs, entropy = linear_logprobs(
-        hidden, weight, case.targets, impl=impl, bias=bias, **options
-    )
-    upstream = [case.grad_logprobs.to(logprobs.dtype), case.grad_entropy.to(logprobs.dtype)]
-    grads = torch.autograd.grad([logprobs, entropy], list(leaves.values()), upstream)
-    return {"logprobs": logprobs.detach(), "entropy": entropy.detach()} | {
-        f"grad_{name}": grad for name, grad in zip(leaves, grads, strict=True)
-    }
+    return HeadCall(**(case.options | {"targets": case.targets} | leaves)), leaves
 
 
 def gradient_bound(dtype: torch.dtype, backend: Backend) -> float:
@@ -105,26 +149,27 @@ def gradient_bound(dtype: torch.dtype, backend: Backend) -> float:
     little to average.
     """
     if dtype == torch.bfloat16:
-        if backend == ("triton", "cpu"):
+        if backend == Backend("triton", "cpu"):
             return 5e-3
-        return 3.2e-3 if backend[1] == "cuda" else 2.3e-3
+        return 3.2e-3 if backend.device == "cuda" else 2.3e-3
     return 6e-4 if dtype == torch.float16 else 1e-5
 
 
 def assert_matches_float64(case: Case, backend: Backend, *, output_bound: float = 3e-5) -> None:
     """Outputs within `output_bound` nats, gradients within the dtype's relative bound."""
-    expected = results(case, "reference", exact=True)
-    found = results(case, backend[0])
-    for name in ("logprobs", "entropy"):
-        assert found[name].dtype == torch.float32
-        error = (found[name].double() - expected[name]).abs().max() if len(found[name]) else 0.0
-        assert error <= output_bound, (name, error)
+    expected, found = exact_results(case), results(case, backend)
     bound = gradient_bound(case.hidden.dtype, backend)
-    for name in expected.keys() - {"logprobs", "entropy"}:
-        assert torch.isfinite(found[name]).all(), name
-        error = (found[name].double() - expected[name]).norm()
-        # The second term is for gradients that are 0, as with a vocabulary of one.
-        assert error <= bound * expected[name].norm() + 1e-5, (name, error, expected[name].norm())
+    for name, want in expected.items():
+        got = found[name]
+        if name.startswith("grad_"):
+            assert torch.isfinite(got).all(), name
+            error = (got.double() - want).norm()
+            # The second term is for gradients that are 0, as with a vocabulary of one.
+            assert error <= bound * want.norm() + 1e-5, (name, error, want.norm())
+        else:
+            assert got.dtype == torch.float32
+            error = (got.double() - want).abs().max() if len(got) else 0.0
+            assert error <= output_bound, (name, error)
 
 
 def logits_case(logits: torch.Tensor, targets: list[int], **options: Any) -> Case:

@@ -1,4 +1,4 @@
-"""Runs the Triton head's tests on Triton's interpreter, in a child process.
+"""Runs the tests marked `interpreted` on Triton's interpreter, in a child process.
 
 The interpreter is chosen by a variable that Triton reads when it is imported, and other tests
 import Triton without it.
@@ -11,15 +11,13 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-m", "interpreted and not gpu")
 
 
-@pytest.mark.parametrize("name", ["linear_logprobs", "gradients", "fused_loss", "active_columns"])
-def test_triton_head_passes_on_the_interpreter(name: str) -> None:
+def test_the_triton_head_passes_on_the_interpreter() -> None:
     pytest.importorskip("triton")
-    module = HERE / f"test_{name}.py"
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(module)],
+        [sys.executable, "-m", "pytest", *OPTIONS, str(Path(__file__).parent)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tests.policies import random_sequences, tiny_policy
 from vibelite.data.batching import pack
 from vibelite.errors import CheckpointError, RecipeError
+from vibelite.kernels import chunked
 from vibelite.models.activations import apply_activations
 from vibelite.models.adapter import (
     FACTORS,
@@ -99,7 +100,7 @@ def backward(policy: Policy) -> dict[str, torch.Tensor]:
 def plain(policy: Policy, weights: dict[str, torch.Tensor]) -> Policy:
     """An ordinary model with these weights."""
     other = tiny_policy(seed=7)
-    torch.nn.Module.to(other.model, policy.head.dtype)
+    torch.nn.Module.to(other.model, policy.head.weight.dtype)
     other.model.load_state_dict({**weights, "lm_head.weight": weights["model.embed_tokens.weight"]})
     return other
 
@@ -247,21 +248,19 @@ def test_the_training_state_holds_the_adapter_alone_and_resumes_bit_for_bit(tmp_
 def test_a_frozen_head_gets_no_gradient_and_no_room_for_one(monkeypatch):
     policy = adapted()
     wanted = []
-    from vibelite.kernels import chunked_loss
+    run = chunked.loss_and_gradients
 
-    run = chunked_loss.loss_and_gradients
-
-    def note(problem, per_token_loss, needed, grad_tol=None):
-        loss, statistics, gradients = run(problem, per_token_loss, needed, grad_tol)
+    def note(call, per_token_loss, needed):
+        loss, statistics, gradients = run(call, per_token_loss, needed)
         wanted.append((needed, gradients))
         return loss, statistics, gradients
 
-    monkeypatch.setattr(chunked_loss, "loss_and_gradients", note)
+    monkeypatch.setattr(chunked, "loss_and_gradients", note)
     backward(policy)
     backward(tiny_policy())
     (frozen, without), (trained, with_one) = wanted
     assert (frozen.hidden, frozen.weight, without.weight) == (True, False, None)
-    assert trained.weight and with_one.weight.shape == policy.head.shape
+    assert trained.weight and with_one.weight.shape == policy.head.weight.shape
 
 
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens", "q_prj"])

@@ -60,7 +60,7 @@ def main(directory: Path, sync: str) -> None:
         policy = policy_for_vllm()
         if sync == "copy":  # with a head of its own
             policy.model.config.tie_word_embeddings = False
-            policy.model.lm_head.weight = torch.nn.Parameter(policy.head.detach().roll(1, 0))
+            policy.model.lm_head.weight = torch.nn.Parameter(policy.head.weight.detach().roll(1, 0))
         engine = vllm_engine(policy, tensor_parallel=2, sync=sync)
         assert isinstance(engine._weights, WeightSync)
         found["held"] = {name: list(view.shape) for name, view in engine._weights.views()}

@@ -151,7 +151,7 @@ def test_a_weight_change_changes_the_completions_and_the_version(case: Case):
     settings = SamplingSettings(2, 12)
     before = generate(case.engine, PROMPTS, settings, seed=0)
     with torch.no_grad():
-        case.policy.head.mul_(-1)
+        case.policy.head.weight.mul_(-1)
     case.engine.load_weights(7)
     after = generate(case.engine, PROMPTS, settings, seed=0)
     assert [c.token_ids for g in before for c in g] != [c.token_ids for g in after for c in g]

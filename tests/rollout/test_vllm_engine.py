@@ -87,7 +87,7 @@ def test_updates_arrive_through_sleep_and_wake(sync, sleep_level, dtype, tied):
     policy = policy_for_vllm()
     if not tied:
         policy.model.config.tie_word_embeddings = False
-        policy.model.lm_head.weight = torch.nn.Parameter(policy.head.detach().roll(1, 0))
+        policy.model.lm_head.weight = torch.nn.Parameter(policy.head.weight.detach().roll(1, 0))
     if sync == "auto":
         torch.nn.Module.to(policy.model, getattr(torch, dtype))
     limit = {"float32": 5e-5, "bfloat16": 0.3, "float16": 0.05}[dtype]
@@ -324,7 +324,7 @@ def test_a_loop_ends_a_completion_as_truncated_and_is_counted():
         for name, parameter in policy.model.named_parameters():
             if "layers" in name and "norm" not in name:
                 parameter.zero_()
-        policy.head.mul_(10)
+        policy.head.weight.mul_(10)
     prompts = [[60, 61, 62]]
     with opened(policy) as engine:
         ((whole,),) = generate(engine, prompts, SamplingSettings(1, 40, temperature=0), seed=0)

@@ -1,21 +1,21 @@
-"""The fused head in plain torch, on any device: logits exist one tile at a time.
+"""The fused head in plain torch, on any device, in bounded memory.
 
-Forward 2 N H V multiply-adds, backward 6 N H V (it recomputes the logits), workspace a constant.
-Statistics, logits and accumulators are float32 (float64 for float64 inputs) whatever the inputs'
-dtype. No autograd here: `operators` binds these functions to it.
+Statistics alone are streamed over tiles of logits. The loss forms whole rows of logits, a few at a
+time, which become dz (the gradient of the unscaled, uncapped logits) in place. Statistics, logits
+and accumulators are float32 (float64 for float64 inputs) whatever the inputs' dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
-from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
+from vibelite.kernels.fused_loss import PerTokenLoss, loss_and_upstream
+from vibelite.kernels.head_call import Gradients, HeadCall, NeedsGrad, Statistics
 
-# Elements of one logit tile; the forward pass holds two tiles, the backward pass three. On a CPU
-# small tiles stay in the cache; on a GPU they must fill the device.
+# Elements of one logit tile; the forward pass holds two tiles. On a CPU small tiles stay in the
+# cache; on a GPU they must fill the device.
 TILE_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
 ROWS_PER_TILE = {"cpu": 1024, "cuda": 8192}
 # Where whole rows of logits are formed: elements kept at a time, and of the blocks they are worked
@@ -26,126 +26,172 @@ BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 28}
 MASKED = -1e30
 
 
-def forward(problem: Problem) -> Statistics:
+def forward(call: HeadCall) -> Statistics:
     """Statistics of every row, by streaming (max, sum, weighted sum) over vocabulary tiles.
 
     Per row m = max z, S = sum exp(z - m), U = sum exp(z - m) (z - m); two parts merge as S = c1 S1
     + c2 S2, U = c1 (U1 + (m1 - m) S1) + c2 (U2 + (m2 - m) S2), c = exp(part's m - m). Shifting U by
     m keeps the entropy log S - U / S free of cancellation for logits of any size. Own derivation.
     """
-    live = problem.targets != problem.ignore_index
-    if problem.hidden.device.type == "cpu" and not bool(live.all()):
-        return _forward_live(problem, live.nonzero().squeeze(1))
-    dtype, device, num = problem.statistics_dtype, problem.hidden.device, problem.num_tokens
-    largest = torch.full((num,), MASKED * 10, dtype=dtype, device=device)
-    total = torch.zeros(num, dtype=dtype, device=device)
-    weighted = torch.zeros(num, dtype=dtype, device=device)
-    target_logit = torch.full((num,), torch.nan, dtype=dtype, device=device)
-    row_step, column_step = tile_shape(problem)
-    for columns in blocks(problem.vocab_size, column_step):
-        weight = operand(problem, problem.weight[columns])
-        for rows in blocks(num, row_step):
-            part = problem.select(rows)
+    streamed = Streamed(call)
+    row_step, column_step = tile_shape(call)
+    for columns in blocks(call.vocab_size, column_step):
+        weight = operand(call, call.weight[columns])
+        for rows in blocks(call.num_tokens, row_step):
+            part = call.select(rows)
             z = tile_logits(part, weight, columns)  # [n, c]
-            gather_targets(part, z, columns, out=target_logit[rows])
-            if problem.bias is not None:
-                z.clamp_(min=MASKED)
-            merge(z, largest[rows], total[rows], weighted[rows])
-    return finish(problem, (largest, total, weighted), target_logit)
+            streamed.pick_targets(part, z, columns, rows)
+            streamed.fold(z, rows)
+    return streamed.finish()
 
 
-def _forward_live(problem: Problem, rows: torch.Tensor) -> Statistics:
-    """Statistics where only `rows` [n] have a target; the others are 0."""
-    if len(rows) == 0:
-        zeros = problem.hidden.new_zeros(problem.num_tokens, dtype=problem.statistics_dtype)
-        return Statistics(zeros, zeros.clone(), zeros.clone())
-    live = forward(problem.select(rows))
-    outputs = []
-    for values in (live.logprobs, live.entropy, live.logsumexp):
-        outputs.append(values.new_zeros(problem.num_tokens).index_copy_(0, rows, values))
-    return Statistics(*outputs)
+def loss_and_gradients(
+    call: HeadCall, per_token_loss: PerTokenLoss, needs_grad: NeedsGrad
+) -> tuple[torch.Tensor, Statistics, Gradients]:
+    """Summed loss, statistics [N], gradients of that sum.
 
-
-def backward(
-    problem: Problem,
-    statistics: Statistics,
-    grad_logprobs: torch.Tensor,
-    grad_entropy: torch.Tensor,
-    wanted: Wanted,
-    weight_grad_out: torch.Tensor | None = None,
-) -> Gradients:
-    """Gradients for upstream gradients [N] of log-probs and entropies.
-
-    Rows whose two upstream gradients are 0, or that are ignored, are dropped first. The vocabulary
-    is the outer loop, so a block of the weight's gradient is summed over all tokens in the
-    accumulator's dtype and rounded once. `weight_grad_out` [V, H] is added to instead of returning
-    a gradient.
+    The weight's gradient is summed in the statistics' dtype: for 16-bit weights that is a float32
+    [V, H] buffer. Rows without an upstream gradient cost no backward products.
     """
-    live = (grad_logprobs != 0) | (grad_entropy != 0)
-    live &= problem.targets != problem.ignore_index
-    rows = live.nonzero().squeeze(1)
-    part, upstream = problem, (grad_logprobs, grad_entropy)
-    if len(rows) < problem.num_tokens:
-        part, statistics = problem.select(rows), statistics.select(rows)
-        upstream = grad_logprobs[rows], grad_entropy[rows]
-    compact = _backward_live(part, statistics, upstream, wanted, weight_grad_out)
-    if compact.hidden is None or len(rows) == problem.num_tokens:
-        return compact
-    full = torch.zeros_like(problem.hidden, memory_format=torch.contiguous_format)
-    return replace(compact, hidden=full.index_copy_(0, rows, compact.hidden))
+    loss = call.hidden.new_zeros((), dtype=call.statistics_dtype)
+    outputs = Statistics.empty(call)
+    sums = GradientSums(call, needs_grad)
+    for rows in blocks(call.num_tokens, rows_at_once(call)):
+        part = call.select(rows)
+        z = row_logits(part)  # [n, V]
+        statistics = row_statistics(part, z)
+        part_loss, upstream = loss_and_upstream(per_token_loss, statistics, rows)
+        loss += part_loss
+        outputs.write(rows, statistics)
+        if needs_grad.any:
+            live, part, dz = live_dz(part, z, statistics, upstream)
+            sums.add(part, dz, rows.start + live)
+            del dz
+        del z  # before the next chunk's are made
+    return loss, outputs, sums.finish()
 
 
-def _backward_live(
-    problem: Problem,
+class Streamed:
+    """m, S and U [N] of `forward` under construction, and the targets' scaled logits [N]."""
+
+    def __init__(self, call: HeadCall) -> None:
+        size, options = (call.num_tokens,), {"dtype": call.statistics_dtype}
+        self._has_bias = call.bias is not None
+        self._largest = call.hidden.new_full(size, MASKED * 10, **options)
+        self._total = call.hidden.new_zeros(size, **options)
+        self._weighted = call.hidden.new_zeros(size, **options)
+        self._target_logit = call.hidden.new_full(size, torch.nan, **options)
+
+    def pick_targets(self, part: HeadCall, z: torch.Tensor, columns: slice, rows: slice) -> None:
+        """Notes the scaled logits z [n, c] of the targets that are among these columns."""
+        index, inside = target_index(part, columns)
+        picked, out = z.gather(1, index[:, None]).squeeze(1), self._target_logit[rows]
+        torch.where(inside, picked, out, out=out)
+
+    def fold(self, z: torch.Tensor, rows: slice) -> None:
+        """Folds a tile of scaled logits [n, c], which it overwrites, into m, S and U."""
+        if self._has_bias:
+            z.clamp_(min=MASKED)
+        largest, total, weighted = self._largest[rows], self._total[rows], self._weighted[rows]
+        new_largest = torch.maximum(largest, z.amax(1))
+        z -= new_largest[:, None]
+        e = z.exp()
+        shift = largest - new_largest
+        scale = shift.exp()
+        weighted.add_(shift * total).mul_(scale).add_(z.mul_(e).sum(1))
+        total.mul_(scale).add_(e.sum(1))
+        largest.copy_(new_largest)
+
+    def finish(self) -> Statistics:
+        """A row whose every column is masked has no distribution: NaN, as in torch."""
+        log_total = self._total.log()
+        log_total.masked_fill_(self._largest <= MASKED / 2, torch.nan)
+        return Statistics(
+            (self._target_logit - self._largest) - log_total,
+            log_total - self._weighted / self._total,
+            self._largest + log_total,
+        )
+
+
+class GradientSums:
+    """Gradients under construction, fed dz of some rows at a time."""
+
+    def __init__(self, call: HeadCall, needs_grad: NeedsGrad) -> None:
+        hidden, weight, dtype = call.hidden, call.weight, call.statistics_dtype
+        self._call = call
+        self.hidden = hidden.new_zeros(hidden.shape, dtype=dtype) if needs_grad.hidden else None
+        self.weight = hidden.new_zeros(weight.shape, dtype=dtype) if needs_grad.weight else None
+        self.bias = hidden.new_zeros(call.vocab_size, dtype=dtype) if needs_grad.bias else None
+
+    def add(self, part: HeadCall, dz: torch.Tensor, rows: torch.Tensor) -> None:
+        """Adds the gradients of dz [n, V] of the rows [n] of the whole call in `part`."""
+        hidden_sum = self.hidden.new_zeros(part.hidden.shape) if self.hidden is not None else None
+        hidden = operand(part, part.hidden)
+        whole = part.weight.dtype == part.statistics_dtype
+        for columns in blocks(part.vocab_size, part.vocab_size if whole else block_columns(part)):
+            factor = operand(part, dz[:, columns])
+            if hidden_sum is not None:
+                add_product(hidden_sum, factor, operand(part, part.weight[columns]))
+            if self.weight is not None:
+                add_product(self.weight[columns], factor.T, hidden)
+            if self.bias is not None:
+                self.bias[columns] += dz[:, columns].sum(0)
+        if hidden_sum is not None and self.hidden is not None:
+            self.hidden.index_copy_(0, rows, hidden_sum)
+
+    def finish(self) -> Gradients:
+        """The gradients in their tensors' dtypes."""
+        call, bias = self._call, self._call.bias
+        return Gradients(
+            None if self.hidden is None else self.hidden.to(call.hidden.dtype),
+            None if self.weight is None else self.weight.to(call.weight.dtype),
+            None if self.bias is None or bias is None else self.bias.to(bias.dtype),
+        )
+
+
+def row_statistics(part: HeadCall, z: torch.Tensor) -> Statistics:
+    """Statistics of rows whose scaled logits [n, V] are at hand; z is left as it is."""
+    streamed, rows = Streamed(part), slice(0, part.num_tokens)
+    streamed.pick_targets(part, z, slice(0, part.vocab_size), rows)
+    for columns in blocks(part.vocab_size, block_columns(part)):
+        streamed.fold(z[:, columns].clone(), rows)
+    return streamed.finish()
+
+
+def live_dz(
+    part: HeadCall,
+    z: torch.Tensor,
     statistics: Statistics,
     upstream: tuple[torch.Tensor, torch.Tensor],
-    wanted: Wanted,
-    weight_grad_out: torch.Tensor | None,
-) -> Gradients:
-    hidden, dtype = problem.hidden, problem.statistics_dtype
-    grad_hidden = hidden.new_zeros(hidden.shape, dtype=dtype) if wanted.hidden else None
-    grad_weight = weight_grad_out
-    if wanted.weight and weight_grad_out is None:
-        grad_weight = torch.zeros_like(problem.weight, memory_format=torch.contiguous_format)
-    grad_bias = hidden.new_zeros(problem.vocab_size, dtype=dtype) if wanted.bias else None
-    row_step, column_step = tile_shape(problem)
-    for columns in blocks(problem.vocab_size, column_step):
-        weight = operand(problem, problem.weight[columns])
-        block = torch.zeros_like(weight, dtype=dtype) if wanted.weight else None  # [c, H]
-        for rows in blocks(problem.num_tokens, row_step):
-            part = problem.select(rows)
-            dz = tile_logits(part, weight, columns)
-            to_gradient(dz, part, statistics.select(rows), [g[rows] for g in upstream], columns)
-            if grad_bias is not None:
-                grad_bias[columns] += dz.sum(0)
-            dz = operand(problem, dz)
-            if grad_hidden is not None:
-                add_product(grad_hidden[rows], dz, weight)
-            if block is not None:
-                add_product(block, dz.T, operand(problem, part.hidden))
-        if block is not None:
-            assert grad_weight is not None
-            grad_weight[columns] += block.to(grad_weight.dtype)
-    return Gradients(
-        None if grad_hidden is None else grad_hidden.to(hidden.dtype),
-        None if weight_grad_out is not None else grad_weight,
-        None if grad_bias is None or problem.bias is None else grad_bias.to(problem.bias.dtype),
-    )
+) -> tuple[torch.Tensor, HeadCall, torch.Tensor]:
+    """Rows with an upstream gradient (index [m]), the call for those rows, and their dz [m, V],
+    for which z [n, V] is overwritten.
+    """
+    index = ((upstream[0] != 0) | (upstream[1] != 0)).nonzero().squeeze(1)
+    if len(index) < part.num_tokens:
+        for position, row in enumerate(index.tolist()):
+            if position < row:
+                z[position] = z[row]
+        z, part, statistics = z[: len(index)], part.select(index), statistics.select(index)
+        upstream = upstream[0][index], upstream[1][index]
+    for columns in blocks(part.vocab_size, block_columns(part)):
+        to_gradient(z[:, columns], part, statistics, upstream, columns)
+    return index, part, z
 
 
-def rows_at_once(problem: Problem) -> int:
+def rows_at_once(call: HeadCall) -> int:
     """How many whole rows of logits exist at a time."""
-    budget = ROW_ELEMENTS["cpu" if problem.hidden.device.type == "cpu" else "cuda"]
-    return min(max(problem.num_tokens, 1), max(budget // problem.vocab_size, 1))
+    budget = ROW_ELEMENTS["cpu" if call.hidden.device.type == "cpu" else "cuda"]
+    return min(max(call.num_tokens, 1), max(budget // call.vocab_size, 1))
 
 
-def block_columns(part: Problem) -> int:
+def block_columns(part: HeadCall) -> int:
     """Columns of the blocks in which whole rows are worked on."""
     budget = BLOCK_ELEMENTS["cpu" if part.hidden.device.type == "cpu" else "cuda"]
     return min(part.vocab_size, max(budget // max(part.num_tokens, 1), 1))
 
 
-def row_logits(part: Problem) -> torch.Tensor:
+def row_logits(part: HeadCall) -> torch.Tensor:
     """Scaled logits of whole rows, [n, V]; 16-bit weights are widened a block at a time."""
     vocab, dtype = part.vocab_size, part.statistics_dtype
     if part.weight.dtype == dtype:
@@ -156,20 +202,10 @@ def row_logits(part: Problem) -> torch.Tensor:
     return z
 
 
-def dz_of_rows(
-    part: Problem, statistics: Statistics, upstream: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, None]:
-    """Gradient of the unscaled logits of whole rows, [n, V], and that it is not rescaled."""
-    z = row_logits(part)
-    for columns in blocks(part.vocab_size, block_columns(part)):
-        to_gradient(z[:, columns], part, statistics, upstream, columns)
-    return z, None
-
-
-def tile_shape(problem: Problem) -> tuple[int, int]:
+def tile_shape(call: HeadCall) -> tuple[int, int]:
     """Rows and columns of a logit tile: everything if it fits, else at most TILE_ELEMENTS."""
-    num, vocab = max(problem.num_tokens, 1), problem.vocab_size
-    on_cpu = problem.hidden.device.type == "cpu"
+    num, vocab = max(call.num_tokens, 1), call.vocab_size
+    on_cpu = call.hidden.device.type == "cpu"
     budget = TILE_ELEMENTS["cpu" if on_cpu else "cuda"]
     if num * vocab <= budget:
         return num, vocab
@@ -181,13 +217,11 @@ def blocks(size: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-def operand(problem: Problem, tensor: torch.Tensor) -> torch.Tensor:
+def operand(call: HeadCall, tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as the matrix products take it: in the statistics' dtype on a CPU, whose low
     precision products round their result, else in the inputs' dtype.
     """
-    return tensor.to(
-        problem.statistics_dtype if tensor.device.type == "cpu" else problem.hidden.dtype
-    )
+    return tensor.to(call.statistics_dtype if tensor.device.type == "cpu" else call.hidden.dtype)
 
 
 def product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -205,76 +239,28 @@ def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> N
         out += torch.mm(left, right, out_dtype=out.dtype)
 
 
-def tile_logits(part: Problem, weight: torch.Tensor, columns: slice) -> torch.Tensor:
+def tile_logits(part: HeadCall, weight: torch.Tensor, columns: slice) -> torch.Tensor:
     """Scaled logits softcap(h W^T + b) / temperature of some rows and columns, [n, c]."""
     z = product(operand(part, part.hidden), weight.T, part.statistics_dtype)
     if part.bias is not None:
         z += part.bias[columns].to(z.dtype)
     if part.softcap is not None:
         z.div_(part.softcap).tanh_().mul_(part.softcap)
-    if part.row_temperature is not None or part.temperature != 1.0:
-        z *= part.inverse_temperature()
+    if part.temperature != 1.0:
+        z *= 1 / part.temperature
     return z
 
 
-def gather_targets(part: Problem, z: torch.Tensor, columns: slice, *, out: torch.Tensor) -> None:
-    """Writes z at each row's target into `out` [n] where the target is among the columns."""
-    index, inside = target_index(part, columns)
-    picked = z.gather(1, index[:, None]).squeeze(1)
-    torch.where(inside, picked, out, out=out)
-
-
-def target_index(part: Problem, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
+def target_index(part: HeadCall, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """Targets [n] relative to the columns, clamped into them, and which of them lie inside."""
     index = part.targets.long() - columns.start
     inside = (index >= 0) & (index < columns.stop - columns.start)
     return index.clamp_(0, columns.stop - columns.start - 1), inside
 
 
-def merge(
-    z: torch.Tensor, largest: torch.Tensor, total: torch.Tensor, weighted: torch.Tensor
-) -> None:
-    """Folds a tile of scaled logits [n, c], which it overwrites, into m, S and U [n]."""
-    new_largest = torch.maximum(largest, z.amax(1))
-    z -= new_largest[:, None]
-    e = z.exp()
-    shift = largest - new_largest
-    scale = shift.exp()
-    weighted.add_(shift * total).mul_(scale).add_(row_dots(e, z))
-    total.mul_(scale).add_(e.sum(1))
-    largest.copy_(new_largest)
-
-
-def row_dots(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """sum_c left[:, c] right[:, c], [n]; overwrites `right`."""
-    return right.mul_(left).sum(1)
-
-
-def finish(
-    problem: Problem,
-    streamed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    target_logit: torch.Tensor,
-) -> Statistics:
-    """Statistics from m, S, U and the target's scaled logit, each [N]; 0 in ignored rows.
-
-    A row whose every column is masked has no distribution: NaN, as in torch.
-    """
-    largest, total, weighted = streamed
-    log_total = total.log()
-    log_total.masked_fill_(largest <= MASKED / 2, torch.nan)
-    logprobs = (target_logit - largest) - log_total
-    entropy = log_total - weighted / total
-    ignored = problem.targets == problem.ignore_index
-    return Statistics(
-        logprobs.masked_fill_(ignored, 0.0),
-        entropy.masked_fill_(ignored, 0.0),
-        largest + log_total,
-    )
-
-
 def to_gradient(
     z: torch.Tensor,
-    part: Problem,
+    part: HeadCall,
     statistics: Statistics,
     upstream: Sequence[torch.Tensor],
     columns: slice,
@@ -284,7 +270,7 @@ def to_gradient(
     With log-probs l_v, entropy E, upstream a (log-prob) and b (entropy): dr_v = ((a (1[v = y] -
     p_v) - b p_v (l_v + E)) / temperature. At the target 1 - p_y is -expm1(l_y), exact as p_y -> 1.
     """
-    inverse = part.inverse_temperature()  # [n, 1]
+    inverse = 1 / part.temperature
     a, b = upstream[0][:, None] * inverse, upstream[1][:, None] * inverse
     entropy = statistics.entropy[:, None]
     slope = None

@@ -2,26 +2,24 @@
 
 Possible because the loss of a token depends on that token's log-prob and entropy alone, so its
 gradient is known as soon as the row's statistics are. Losses that mix tokens non-linearly (sequence
-ratios, normalisation by something learned) need `linear_logprobs`.
+ratios, normalisation by something learned) cannot be computed so.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
-from vibelite.kernels import active_columns
-from vibelite.kernels.problem import Gradients, Problem, Statistics, Wanted
+from vibelite.kernels.head_call import Gradients, HeadCall, NeedsGrad, Statistics
 
 # (log-probs [n], entropies [n], which of the N rows they are) -> loss per token [n].
 PerTokenLoss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
-BACKENDS = {
-    "chunked": "vibelite.kernels.chunked_loss",
-    "triton": "vibelite.kernels.triton_loss",
-}
+# Summed loss, statistics of all rows, gradients of that sum.
+LossAndGradients = Callable[
+    [HeadCall, PerTokenLoss, NeedsGrad], tuple[torch.Tensor, Statistics, Gradients]
+]
 
 
 class TokenLoss(NamedTuple):
@@ -33,13 +31,11 @@ class TokenLoss(NamedTuple):
 
 
 def fused_loss(
-    problem: Problem, per_token_loss: PerTokenLoss, impl: str, grad_tol: float | None = None
+    call: HeadCall, per_token_loss: PerTokenLoss, compute: LossAndGradients
 ) -> TokenLoss:
     """Runs the head and the loss; gradients are ready when it returns, `backward` scales them."""
-    outputs = _FusedLoss.apply(
-        problem.hidden, problem.weight, problem.bias, problem, per_token_loss, impl, grad_tol
-    )
-    return TokenLoss(*outputs)
+    tensors = (call.hidden, call.weight, call.bias)
+    return TokenLoss(*_FusedLoss.apply(*tensors, call, per_token_loss, compute))
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -49,17 +45,12 @@ class _FusedLoss(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        problem: Problem,
+        call: HeadCall,
         per_token_loss: PerTokenLoss,
-        impl: str,
-        grad_tol: float | None,
+        compute: LossAndGradients,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        wanted = Wanted(*ctx.needs_input_grad[:3])
-        backend = importlib.import_module(BACKENDS[impl])
-        with torch.autocast(hidden.device.type, enabled=False):
-            loss, statistics, ctx.gradients = backend.loss_and_gradients(
-                problem, per_token_loss, wanted, grad_tol
-            )
+        needs_grad = NeedsGrad(*ctx.needs_input_grad[:3])
+        loss, statistics, ctx.gradients = compute(call, per_token_loss, needs_grad)
         ctx.mark_non_differentiable(statistics.logprobs, statistics.entropy)
         return loss, statistics.logprobs, statistics.entropy
 
@@ -72,17 +63,15 @@ class _FusedLoss(torch.autograd.Function):
         ctx.gradients = None
         tensors = (gradients.hidden, gradients.weight, gradients.bias)
         scaled = [None if tensor is None else tensor.mul_(grad_loss) for tensor in tensors]
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None
 
 
 def loss_and_upstream(
-    problem: Problem, per_token_loss: PerTokenLoss, statistics: Statistics, rows: slice
+    per_token_loss: PerTokenLoss, statistics: Statistics, rows: slice
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """Summed loss of some rows and its gradients [n] with respect to log-probs and entropies.
-
-    `problem` and `statistics` hold those rows only. Ignored rows count nothing.
+    """Summed loss of the n rows `rows`, whose statistics are given, and its gradients [n] with
+    respect to their log-probs and entropies.
     """
-    ignored = problem.targets == problem.ignore_index
     with torch.enable_grad():
         logprobs = statistics.logprobs.detach().requires_grad_()
         entropy = statistics.entropy.detach().requires_grad_()
@@ -92,7 +81,7 @@ def loss_and_upstream(
                 f"per_token_loss must return one loss per row, {list(logprobs.shape)}; "
                 f"got {list(losses.shape)}"
             )
-        loss = losses.masked_fill(ignored, 0.0).sum()
+        loss = losses.sum()
         upstream: tuple[torch.Tensor | None, ...] = (None, None)
         if loss.requires_grad:
             upstream = torch.autograd.grad(loss, (logprobs, entropy), allow_unused=True)
@@ -101,22 +90,3 @@ def loss_and_upstream(
         for gradient in upstream
     )
     return loss.detach(), (grad_logprobs, grad_entropy)
-
-
-def loss_in_two_passes(
-    backend: Any,
-    problem: Problem,
-    per_token_loss: PerTokenLoss,
-    wanted: Wanted,
-    grad_tol: float | None = None,
-) -> tuple[torch.Tensor, Statistics, Gradients]:
-    """The same result by the recomputing backward pass; without wanted gradients, forward only."""
-    statistics = backend.forward(problem)
-    rows = slice(0, problem.num_tokens)
-    loss, upstream = loss_and_upstream(problem, per_token_loss, statistics, rows)
-    if not (wanted.hidden or wanted.weight or wanted.bias):
-        return loss, statistics, Gradients(None, None, None)
-    if grad_tol is None:
-        return loss, statistics, backend.backward(problem, statistics, *upstream, wanted)
-    call = active_columns.Call(backend, problem, statistics, upstream)
-    return loss, statistics, active_columns.backward(call, wanted, grad_tol)[0]

@@ -64,8 +64,8 @@ def _logit_tile(
 
 @triton.jit
 def forward_kernel(
-    hidden, weight, bias, targets, row_scale, partial,
-    N, V, H, hidden_stride, weight_stride, softcap, ignore_index, num_row_tiles, num_splits,
+    hidden, weight, bias, partial,
+    N, V, H, hidden_stride, weight_stride, softcap, scale, num_row_tiles, num_splits,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr,
     USE_TMA: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
 ):  # fmt: skip
@@ -78,10 +78,6 @@ def forward_kernel(
     start_row = (program % num_row_tiles) * BM
     split = program // num_row_tiles
     rows = start_row + tl.arange(0, BM)
-    target = tl.load(targets + rows, mask=rows < N, other=ignore_index)
-    if tl.max((target != ignore_index).to(tl.int32), 0) == 0:
-        return
-    scale = tl.load(row_scale + rows, mask=rows < N, other=1.0)
     num_tiles = tl.cdiv(V, BN)
     first = split * num_tiles // num_splits
     last = (split + 1) * num_tiles // num_splits
@@ -98,7 +94,7 @@ def forward_kernel(
             columns = start_column + tl.arange(0, BN)
             logits = tl.where(columns[None, :] < V, logits, MASKED)
         new_m = tl.maximum(m, tl.max(logits, 1) * scale)
-        shifted = logits * scale[:, None] - new_m[:, None]
+        shifted = logits * scale - new_m[:, None]
         if HAS_BIAS:
             # One fused multiply-add: where every column is masked, the rounding of new_m is 1e22.
             shifted = tl.minimum(shifted, 0.0)
@@ -115,8 +111,8 @@ def forward_kernel(
 
 @triton.jit
 def target_kernel(
-    hidden, weight, bias, targets, row_scale, target_logit,
-    N, V, H, hidden_stride, weight_stride, softcap,
+    hidden, weight, bias, targets, target_logit,
+    N, V, H, hidden_stride, weight_stride, softcap, scale,
     BM: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr, WIDEN: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
 ):  # fmt: skip
@@ -152,13 +148,12 @@ def target_kernel(
         logit = tl.maximum(logit + tl.load(bias + target).to(tl.float32), MASKED)
     if HAS_SOFTCAP:
         logit = softcap * (2 * tl.sigmoid(logit * (2 / softcap)) - 1)
-    scale = tl.load(row_scale + rows, mask=rows < N, other=1.0)
     tl.store(target_logit + rows, tl.where(valid, logit * scale, float("nan")), mask=rows < N)
 
 
 @triton.jit
 def merge_kernel(
-    partial, target_logit, targets, logprobs, entropy, logsumexp, N, num_parts, ignore_index,
+    partial, target_logit, logprobs, entropy, logsumexp, N, num_parts,
     PARTS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Merges partial [parts, 3, N] in a fixed order; log-prob, entropy, log-sum-exp in nats."""
@@ -185,11 +180,9 @@ def merge_kernel(
     log_total = tl.where(m < ALL_MASKED, float("nan"), tl.log2(total))
     z = tl.load(target_logit + rows, mask=inside, other=0.0)
     z = tl.where(z < ALL_MASKED, float("-inf"), z)
-    live = tl.load(targets + rows, mask=inside, other=ignore_index) != ignore_index
-    tl.store(logprobs + rows, tl.where(live, (z - m - log_total) * LN2, 0.0), mask=inside)
-    spread = (log_total - weighted / total) * LN2
-    tl.store(entropy + rows, tl.where(live, spread, 0.0), mask=inside)
-    tl.store(logsumexp + rows, tl.where(live, (m + log_total) * LN2, 0.0), mask=inside)
+    tl.store(logprobs + rows, (z - m - log_total) * LN2, mask=inside)
+    tl.store(entropy + rows, (log_total - weighted / total) * LN2, mask=inside)
+    tl.store(logsumexp + rows, (m + log_total) * LN2, mask=inside)
 
 
 @triton.jit
@@ -219,8 +212,8 @@ def _tile_order(tile, num_row_tiles, num_column_tiles, GROUP: tl.constexpr):
 
 @triton.jit
 def row_constants_kernel(
-    targets, logprobs, entropy, logsumexp, grad_logprobs, grad_entropy, row_scale, dz_scale, out,
-    N, logprob_stride, entropy_stride, ignore_index, softcap,
+    logprobs, entropy, logsumexp, grad_logprobs, grad_entropy, dz_scale, out,
+    N, logprob_stride, entropy_stride, softcap, scale,
     BLOCK: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
 ):  # fmt: skip
     """What dz needs of each row, out [4, N]: log-sum-exp in base 2, A, B, dz at the target.
@@ -229,14 +222,13 @@ def row_constants_kernel(
     """
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < N
-    inverse = tl.load(row_scale + rows, mask=inside, other=1.0) * LN2
+    inverse = scale * LN2
     a = tl.load(grad_logprobs + rows * logprob_stride, mask=inside, other=0.0) * inverse
     b = tl.load(grad_entropy + rows * entropy_stride, mask=inside, other=0.0) * inverse
     if HAS_SCALE:
         a = a / tl.load(dz_scale)
         b = b / tl.load(dz_scale)
-    ignored = tl.load(targets + rows, mask=inside, other=ignore_index) == ignore_index
-    dead = ignored | ((a == 0) & (b == 0))
+    dead = (a == 0) & (b == 0)
     log_p = tl.load(logprobs + rows, mask=inside, other=0.0)
     spread = tl.load(entropy + rows, mask=inside, other=0.0)
     lse = tl.load(logsumexp + rows, mask=inside, other=0.0)
@@ -256,8 +248,8 @@ def row_constants_kernel(
 
 @triton.jit
 def dz_kernel(
-    hidden, weight, bias, row_scale, row_constants, dz,
-    N, V, H, hidden_stride, weight_stride, dz_stride, softcap, first_column, num_columns,
+    hidden, weight, bias, row_constants, dz,
+    N, V, H, hidden_stride, weight_stride, dz_stride, softcap, scale, first_column, num_columns,
     num_row_tiles, num_column_tiles, num_programs,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr,
     USE_TMA: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
@@ -279,11 +271,10 @@ def dz_kernel(
         )  # fmt: skip
         rows = start_row + tl.arange(0, BM)
         inside = rows < N
-        scale = tl.load(row_scale + rows, mask=inside, other=0.0)
         logsumexp = tl.load(row_constants + rows, mask=inside, other=0.0)
         A = tl.load(row_constants + N + rows, mask=inside, other=0.0)
         B = tl.load(row_constants + 2 * N + rows, mask=inside, other=0.0)
-        log_p = logits * scale[:, None] - logsumexp[:, None]
+        log_p = logits * scale - logsumexp[:, None]
         gradient = tl.exp2(log_p) * (-A[:, None] - B[:, None] * log_p)
         if HAS_SOFTCAP:
             capped = logits / softcap
@@ -308,8 +299,8 @@ def target_dz_kernel(
 
 @triton.jit
 def exp_kernel(
-    hidden, weight, bias, row_scale, partial, exps,
-    N, V, H, hidden_stride, weight_stride, exps_stride, softcap,
+    hidden, weight, bias, partial, exps,
+    N, V, H, hidden_stride, weight_stride, exps_stride, softcap, scale,
     num_row_tiles, num_column_tiles, num_programs,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr,
     USE_TMA: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
@@ -333,9 +324,8 @@ def exp_kernel(
         logits = tl.where(columns[None, :] < V, logits, MASKED)
         rows = start_row + tl.arange(0, BM)
         inside = rows < N
-        scale = tl.load(row_scale + rows, mask=inside, other=1.0)
         k = tl.ceil(tl.max(logits, 1) * scale)
-        shifted = logits * scale[:, None] - k[:, None]
+        shifted = logits * scale - k[:, None]
         if HAS_BIAS:  # as in forward_kernel
             shifted = tl.minimum(shifted, 0.0)
         e = tl.exp2(shifted)
@@ -350,7 +340,7 @@ def exp_kernel(
 
 @triton.jit
 def exp_to_dz_kernel(
-    exps, partial, row_scale, row_constants, N, V, exps_stride, softcap, num_row_tiles,
+    exps, partial, row_constants, N, V, exps_stride, softcap, scale, num_row_tiles,
     ROWS: tl.constexpr, BN: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
 ):  # fmt: skip
     """Turns exps [N, V] into dz in place; BN is the column tile that `exp_kernel` used."""
@@ -371,7 +361,6 @@ def exp_to_dz_kernel(
     p = e * tl.exp2(shift)[:, None]
     gradient = p * (-A[:, None] - B[:, None] * log_p)
     if HAS_SOFTCAP:
-        scale = tl.load(row_scale + rows, mask=inside, other=1.0)
-        capped = (log_p + logsumexp[:, None]) / (scale[:, None] * softcap)
+        capped = (log_p + logsumexp[:, None]) / (scale * softcap)
         gradient = gradient * (1 - capped * capped)
     tl.store(pointers, gradient.to(exps.dtype.element_ty), mask=mask)

@@ -16,7 +16,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from vibelite.kernels import triton_kernels
-from vibelite.kernels.problem import Problem, Statistics
+from vibelite.kernels.head_call import HeadCall, Statistics
 
 kernels: Any = triton_kernels  # the launch syntax is beyond the type checker
 LOG2_E = 1 / math.log(2)
@@ -56,52 +56,52 @@ def ceil_divide(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
-def forward_tile(problem: Problem) -> Tile:
-    if problem.hidden.shape[1] <= NARROW_MAX_WIDTH:
-        return _tile(problem, HOPPER_NARROW)
-    return _tile(problem, HOPPER_WIDE)
+def forward_tile(call: HeadCall) -> Tile:
+    if call.hidden.shape[1] <= NARROW_MAX_WIDTH:
+        return _tile(call, HOPPER_NARROW)
+    return _tile(call, HOPPER_WIDE)
 
 
-def dz_tile(problem: Problem) -> Tile:
+def dz_tile(call: HeadCall) -> Tile:
     """The tile of the kernels that store [N, V] matrices."""
-    return _tile(problem, HOPPER_WIDE)
+    return _tile(call, HOPPER_WIDE)
 
 
-def _tile(problem: Problem, hopper: Tile) -> Tile:
+def _tile(call: HeadCall, hopper: Tile) -> Tile:
     if INTERPRETED:
-        return Tile(32, 64, 64, 4, 1, use_tma=fits_tma(problem))
-    if problem.hidden.dtype == torch.float32:
+        return Tile(32, 64, 64, 4, 1, use_tma=fits_tma(call))
+    if call.hidden.dtype == torch.float32:
         return FLOAT32
-    if torch.cuda.get_device_capability(problem.hidden.device) == HOPPER and fits_tma(problem):
+    if torch.cuda.get_device_capability(call.hidden.device) == HOPPER and fits_tma(call):
         return hopper
     return AMPERE
 
 
-def fits_tma(problem: Problem) -> bool:
+def fits_tma(call: HeadCall) -> bool:
     """TMA wants 16-byte aligned bases and row strides."""
     return all(
         tensor.data_ptr() % 16 == 0 and tensor.stride(0) * tensor.element_size() % 16 == 0
-        for tensor in (problem.hidden, problem.weight)
+        for tensor in (call.hidden, call.weight)
     )
 
 
-def launch_forward(part: Problem, outputs: list[torch.Tensor]) -> None:
-    """Fills log-probs, entropies and log-sum-exps [n]."""
-    num, tile, scale = part.num_tokens, forward_tile(part), row_scale(part)
+def launch_forward(part: HeadCall, outputs: Statistics) -> None:
+    """Fills the statistics of the part's rows."""
+    num, tile = part.num_tokens, forward_tile(part)
     num_splits = min(NUM_SPLITS, ceil_divide(part.vocab_size, tile.columns))
     partial = part.hidden.new_empty((num_splits, 3, num), dtype=torch.float32)
     num_row_tiles = ceil_divide(num, tile.rows)
     with torch.cuda.device_of(part.hidden):
         kernels.forward_kernel[(num_row_tiles * num_splits,)](
-            *_operands(part, tile), part.bias, part.targets, scale, partial, *_sizes(part),
-            part.ignore_index, num_row_tiles, num_splits, **_constants(part, tile),
+            *_operands(part, tile), part.bias, partial, *_sizes(part), *_scaling(part),
+            num_row_tiles, num_splits, **_constants(part, tile),
         )  # fmt: skip
     merge(part, partial, outputs)
 
 
-def merge(part: Problem, partial: torch.Tensor, outputs: list[torch.Tensor]) -> None:
-    """Fills log-probs, entropies and log-sum-exps [n] from partial (m, S, U) [parts, 3, n]."""
-    num, width = part.num_tokens, part.hidden.shape[1]
+def merge(part: HeadCall, partial: torch.Tensor, outputs: Statistics) -> None:
+    """Fills the statistics of the part's rows from partial (m, S, U) [parts, 3, n]."""
+    num = part.num_tokens
     target_logit = part.hidden.new_empty(num, dtype=torch.float32)
     depth = 32 if part.hidden.dtype == torch.float32 else 64
     constants = _constants(part, Tile(64, 0, depth, 4, 3, use_tma=False))
@@ -109,30 +109,31 @@ def merge(part: Problem, partial: torch.Tensor, outputs: list[torch.Tensor]) -> 
         del constants[name]
     with torch.cuda.device_of(part.hidden):
         kernels.target_kernel[(ceil_divide(num, 64),)](
-            part.hidden, part.weight, part.bias, part.targets, row_scale(part), target_logit,
-            num, part.vocab_size, width, part.hidden.stride(0), part.weight.stride(0),
-            part.softcap or 0.0, **constants,
+            part.hidden, part.weight, part.bias, part.targets, target_logit, *_sizes(part),
+            *_scaling(part), **constants,
         )  # fmt: skip
         kernels.merge_kernel[(ceil_divide(num, 32),)](
-            partial, target_logit, part.targets, *outputs, num, len(partial), part.ignore_index,
-            PARTS=min(triton.next_power_of_2(len(partial)), 64), ROWS=32,
+            partial, target_logit, outputs.logprobs, outputs.entropy, outputs.logsumexp, num,
+            len(partial), PARTS=min(triton.next_power_of_2(len(partial)), 64), ROWS=32,
         )  # fmt: skip
 
 
-def launch_dz(part: Problem, constants: torch.Tensor, columns: slice, dz: torch.Tensor) -> None:
+def launch_dz(part: HeadCall, constants: torch.Tensor, columns: slice, dz: torch.Tensor) -> None:
     """Fills dz [n, width >= c] for a range of vocabulary columns; constants [4, n]."""
     tile, num_columns = dz_tile(part), columns.stop - columns.start
     grid, tiles = _persistent_grid(part, tile, num_columns)
     with torch.cuda.device_of(part.hidden):
         kernels.dz_kernel[grid](
-            *_operands(part, tile), part.bias, row_scale(part), constants, _target(dz, tile),
-            *_sizes(part)[:-1], dz.stride(0), part.softcap or 0.0, columns.start, num_columns,
-            *tiles, **_constants(part, tile),
+            *_operands(part, tile), part.bias, constants, _target(dz, tile), *_sizes(part),
+            dz.stride(0), *_scaling(part), columns.start, num_columns, *tiles,
+            **_constants(part, tile),
         )  # fmt: skip
     write_targets(part, constants, columns, dz)
 
 
-def write_targets(part: Problem, constants: torch.Tensor, columns: slice, dz: torch.Tensor) -> None:
+def write_targets(
+    part: HeadCall, constants: torch.Tensor, columns: slice, dz: torch.Tensor
+) -> None:
     """Overwrites dz [n, c] at the targets that lie among the columns with constants[3]."""
     with torch.cuda.device_of(part.hidden):
         kernels.target_dz_kernel[(ceil_divide(part.num_tokens, 128),)](
@@ -141,37 +142,35 @@ def write_targets(part: Problem, constants: torch.Tensor, columns: slice, dz: to
         )  # fmt: skip
 
 
-def launch_exp(part: Problem, exps: torch.Tensor) -> torch.Tensor:
+def launch_exp(part: HeadCall, exps: torch.Tensor) -> torch.Tensor:
     """Fills exps [n, width >= V]; returns partial (k, S, U), [column tiles, 3, n] float32."""
     tile = dz_tile(part)
     grid, tiles = _persistent_grid(part, tile, part.vocab_size)
     partial = part.hidden.new_empty((tiles[1], 3, part.num_tokens), dtype=torch.float32)
     with torch.cuda.device_of(part.hidden):
         kernels.exp_kernel[grid](
-            *_operands(part, tile), part.bias, row_scale(part), partial, _target(exps, tile),
-            *_sizes(part)[:-1], exps.stride(0), part.softcap or 0.0, *tiles,
-            **_constants(part, tile),
+            *_operands(part, tile), part.bias, partial, _target(exps, tile), *_sizes(part),
+            exps.stride(0), *_scaling(part), *tiles, **_constants(part, tile),
         )  # fmt: skip
     return partial
 
 
 def launch_exp_to_dz(
-    part: Problem, constants: torch.Tensor, partial: torch.Tensor, exps: torch.Tensor
+    part: HeadCall, constants: torch.Tensor, partial: torch.Tensor, exps: torch.Tensor
 ) -> None:
     """Turns exps into dz in place."""
     rows, num, columns = 16, part.num_tokens, dz_tile(part).columns
     num_row_tiles = ceil_divide(num, rows)
     with torch.cuda.device_of(part.hidden):
         kernels.exp_to_dz_kernel[(num_row_tiles * len(partial),)](
-            exps, partial, row_scale(part), constants, num, part.vocab_size, exps.stride(0),
-            part.softcap or 0.0, num_row_tiles, ROWS=rows, BN=columns,
-            HAS_SOFTCAP=part.softcap is not None,
+            exps, partial, constants, num, part.vocab_size, exps.stride(0), *_scaling(part),
+            num_row_tiles, ROWS=rows, BN=columns, HAS_SOFTCAP=part.softcap is not None,
         )  # fmt: skip
     write_targets(part, constants, slice(0, part.vocab_size), exps)
 
 
 def row_constants(
-    part: Problem, statistics: Statistics, upstream: tuple[torch.Tensor, torch.Tensor]
+    part: HeadCall, statistics: Statistics, upstream: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What dz needs of each row, [4, n] float32: log-sum-exp in base 2, A, B, dz at the target.
 
@@ -179,7 +178,7 @@ def row_constants(
     For float16 inputs dz is divided by the second result, a power of two [1], so that large
     upstream gradients stay in range.
     """
-    num, dz_scale, scale = part.num_tokens, None, row_scale(part)
+    num, dz_scale, (softcap, scale) = part.num_tokens, None, _scaling(part)
     if part.hidden.dtype == torch.float16 and num:
         largest = torch.maximum(*((gradient * scale).abs().max() for gradient in upstream))
         dz_scale = torch.exp2(torch.ceil(torch.log2(largest.clamp(min=1e-30)))).reshape(1)
@@ -188,24 +187,15 @@ def row_constants(
         return constants, dz_scale
     with torch.cuda.device_of(part.hidden):
         kernels.row_constants_kernel[(ceil_divide(num, 128),)](
-            part.targets, statistics.logprobs, statistics.entropy, statistics.logsumexp,
-            *upstream, scale, dz_scale, constants, num, upstream[0].stride(0),
-            upstream[1].stride(0), part.ignore_index, part.softcap or 0.0, BLOCK=128,
-            HAS_SCALE=dz_scale is not None, HAS_SOFTCAP=part.softcap is not None,
+            statistics.logprobs, statistics.entropy, statistics.logsumexp, *upstream, dz_scale,
+            constants, num, upstream[0].stride(0), upstream[1].stride(0), softcap, scale,
+            BLOCK=128, HAS_SCALE=dz_scale is not None, HAS_SOFTCAP=part.softcap is not None,
         )  # fmt: skip
     return constants, dz_scale
 
 
-def row_scale(part: Problem) -> torch.Tensor:
-    """log2(e) / temperature, [n] float32 contiguous."""
-    if part.row_temperature is None:
-        size, device = (part.num_tokens,), part.hidden.device
-        return torch.full(size, LOG2_E / part.temperature, dtype=torch.float32, device=device)
-    return (LOG2_E / part.row_temperature.to(torch.float32)).contiguous()
-
-
 def _persistent_grid(
-    part: Problem, tile: Tile, num_columns: int
+    part: HeadCall, tile: Tile, num_columns: int
 ) -> tuple[tuple[int], tuple[int, int, int]]:
     """The grid, and (row tiles, column tiles, programs). One program per processor where the loop
     over tiles is pipelined, one per tile elsewhere.
@@ -219,7 +209,7 @@ def _persistent_grid(
     return (programs,), (row_tiles, column_tiles, programs)
 
 
-def _operands(part: Problem, tile: Tile) -> tuple[object, object]:
+def _operands(part: HeadCall, tile: Tile) -> tuple[object, object]:
     if not tile.use_tma:
         return part.hidden, part.weight
     return (
@@ -234,19 +224,23 @@ def _target(matrix: torch.Tensor, tile: Tile) -> object:
     return TensorDescriptor.from_tensor(matrix, [tile.rows, tile.columns])
 
 
-def _sizes(part: Problem) -> tuple[int | float, ...]:
-    """N, V, H, the operands' row strides, softcap."""
+def _sizes(part: HeadCall) -> tuple[int, ...]:
+    """N, V, H, the operands' row strides."""
     return (
         part.num_tokens,
         part.vocab_size,
         part.hidden.shape[1],
         part.hidden.stride(0),
         part.weight.stride(0),
-        part.softcap or 0.0,
     )
 
 
-def _constants(part: Problem, tile: Tile) -> dict[str, object]:
+def _scaling(part: HeadCall) -> tuple[float, float]:
+    """Softcap (0 for none), and log2(e) / temperature."""
+    return part.softcap or 0.0, LOG2_E / part.temperature
+
+
+def _constants(part: HeadCall, tile: Tile) -> dict[str, object]:
     """The kernels' compile-time arguments and launch options."""
     return {
         "BM": tile.rows,

@@ -52,7 +52,7 @@ def attach(
     and are not in the policy's weights. `seed` draws the factors. Changes the policy's module.
     """
     check_targets(policy, settings)
-    dtype = policy.head.dtype
+    dtype = policy.head.weight.dtype
     if frozen:
         whole = concatenated(frozen, [1.0] * len(frozen))
         targets = sorted({name.rpartition(".")[2] for name in whole.factors})

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from vibelite.kernels import linear_logprobs, linear_token_loss
-from vibelite.kernels.fused_loss import PerTokenLoss, TokenLoss
+from vibelite.kernels import (
+    HeadCall,
+    PerTokenLoss,
+    TokenLoss,
+    linear_logprobs,
+    linear_token_loss,
+)
 from vibelite.models.attention import packed_layout
 from vibelite.types import TokenBatch
 
@@ -24,6 +29,46 @@ class TrainedAdapter:
 
     start: Path
     four_bit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How a model's logits follow from its last hidden states: softcap(hidden weight^T + bias)
+    scale, with weight [V, H], bias [V] or None, softcap(r) = c tanh(r / c) or none.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    softcap: float | None
+    scale: float
+
+    def call(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> HeadCall:
+        """What the kernels are asked for at hidden states [M, H] and targets [M]."""
+        return HeadCall(
+            hidden, self.weight, targets, temperature / self.scale, self.bias, self.softcap
+        )
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The head of a causal language model, as its own `forward` computes logits."""
+    embeddings = model.get_output_embeddings()
+    assert embeddings is not None, "a causal language model has a head"
+    config = model.config.get_text_config()
+    return Head(
+        embeddings.weight,
+        getattr(embeddings, "bias", None),
+        getattr(config, "final_logit_softcapping", None),
+        logit_scale(config),
+    )
+
+
+def logit_scale(config: PreTrainedConfig) -> float:
+    """What a model multiplies its logits by: families have their own names for it."""
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
+        scale *= getattr(config, name, None) or 1.0
+    scaling = getattr(config, "logits_scaling", None) or 1.0
+    return scale * scaling if config.model_type == "hyperclovax" else scale / scaling  # Granite
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +87,8 @@ class Policy:
         return self.model.device
 
     @property
-    def head(self) -> torch.Tensor:
-        """The output embedding [V, H]."""
-        head = self.model.get_output_embeddings()
-        assert head is not None, "a causal language model has a head"
-        return head.weight
+    def head(self) -> Head:
+        return head_of(self.model)
 
     def hidden_states(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states [N, H] of a packed batch; no sequence sees another."""
@@ -77,9 +119,7 @@ class Policy:
         temperature).
         """
         hidden, positions = self.predictions(batch)
-        return linear_logprobs(
-            hidden, self.head, batch.input_ids[positions], temperature=temperature
-        )
+        return linear_logprobs(self.head.call(hidden, batch.input_ids[positions], temperature))
 
     def token_loss(
         self, batch: TokenBatch, per_token_loss: PerTokenLoss, *, temperature: float = 1.0
@@ -90,9 +130,8 @@ class Policy:
         log-probs [m], entropies [m] and the slice of the M tokens that they are; losses [m].
         """
         hidden, positions = self.predictions(batch)
-        return linear_token_loss(
-            hidden, self.head, batch.input_ids[positions], per_token_loss, temperature=temperature
-        )
+        call = self.head.call(hidden, batch.input_ids[positions], temperature)
+        return linear_token_loss(call, per_token_loss)
 
     @contextmanager
     def accumulating(self, num_micro_batches: int) -> Iterator[None]:

@@ -89,12 +89,12 @@ def load_with_unsloth(path: Path, training: Training, *, four_bit: bool, whole: 
 def require_separate_sequences(policy: Policy) -> None:
     """RecipeError unless sequences in a pack have the log-probs that they have alone."""
     generator = torch.Generator().manual_seed(0)
-    vocab_size = policy.head.shape[0]
+    vocab_size = policy.head.weight.shape[0]
     sequences = [torch.randint(vocab_size, (n,), generator=generator) for n in PROBE_LENGTHS]
     together, _ = policy.logprobs(_packed(sequences, policy.device))
     alone = torch.cat([policy.logprobs(_packed([s], policy.device))[0] for s in sequences])
     error = (together - alone).abs().max().item()
-    if not error <= LARGEST_ERROR[policy.head.dtype]:
+    if not error <= LARGEST_ERROR[policy.head.weight.dtype]:
         raise RecipeError(
             "model.loader: unsloth lets sequences in one batch see each other with this model: "
             f"their log-probs change by up to {error:.2g} nats; use loader: transformers"

@@ -12,8 +12,7 @@ FLOAT32 = 4
 # Logits of whole rows at a time, and of the blocks that they are worked on in (kernels/chunked.py).
 CPU_LOGITS = (8 << 20, 1 << 19)
 GPU_LOGITS = (1 << 28, 1 << 28)
-# Stored exponentials of the one-pass loss (kernels/triton_loss.py), and dz of the recomputing path
-# (kernels/triton_linear_logprobs.py).
+# Stored exponentials of the one-pass loss, and dz of the recomputing path (kernels/triton_head.py).
 STORE_BYTES = 5 << 29
 WORKSPACE_BYTES = 256 << 20
 

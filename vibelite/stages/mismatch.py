@@ -63,7 +63,7 @@ def probe_mismatch(
     assert batch.sampler_logprobs is not None, "completions carry the sampler's log-probs"
     log_ratios = logprobs - batch.sampler_logprobs[batch.completion_mask]
     metrics = require_agreement([log_ratios], rollout.max_mismatch_kl)
-    dtype = str(policy.head.dtype).removeprefix("torch.")
+    dtype = str(policy.head.weight.dtype).removeprefix("torch.")
     context.recorder.record_work(
         "mismatch",
         kl=f"{metrics['mismatch/k3']:.2g}",

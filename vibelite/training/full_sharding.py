@@ -19,7 +19,7 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vibelite.errors import RecipeError
-from vibelite.kernels.fused_loss import PerTokenLoss, TokenLoss
+from vibelite.kernels import PerTokenLoss, TokenLoss
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
@@ -134,7 +134,7 @@ class FullyShardedAdamW(SharedAdamW):
 
     def __init__(self, policy: FullyShardedPolicy, config: Optimizer) -> None:
         self._policy = policy
-        is_own = policy.head.dtype != torch.float32
+        is_own = policy.head.weight.dtype != torch.float32
         super().__init__(
             [master.to_local().detach() for master in policy.masters],
             [master.shape for master in policy.masters],

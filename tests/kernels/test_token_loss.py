@@ -1,0 +1,272 @@
+"""The loss inside the head: its value, its outputs, which gradients flow."""
+
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.kernels.problems import (
+    INTERPRETED,
+    Backend,
+    Case,
+    differentiable,
+    exact_results,
+    gradient_bound,
+    interpreted,
+    make_case,
+    results,
+)
+from tests.kernels.reference import reference_logprobs
+from vibelite.algorithms.policy_loss import LossInputs, LossSettings, policy_loss
+from vibelite.kernels import HeadCall, PerTokenLoss, chunked, linear_logprobs, linear_token_loss
+
+
+def clipped_loss(case: Case) -> PerTokenLoss:
+    """A clipped policy loss with an entropy bonus; a third of the rows has advantage 0."""
+    generator = torch.Generator().manual_seed(4)
+    num, device = len(case.targets), case.hidden.device
+    advantages = torch.randn(num, generator=generator).to(device)
+    advantages[::3] = 0.0
+    old = (-5.0 + torch.rand(num, generator=generator)).to(device)
+
+    def per_token(logprobs: torch.Tensor, entropy: torch.Tensor, rows: slice) -> torch.Tensor:
+        ratio = torch.exp((logprobs - old[rows]).clamp(-3, 3))
+        gain = torch.minimum(ratio * advantages[rows], ratio.clamp(0.8, 1.2) * advantages[rows])
+        return -gain - 0.1 * entropy * (advantages[rows] != 0)
+
+    return per_token
+
+
+def assert_one_pass_matches(case: Case, backend: Backend) -> None:
+    """Three times the loss and its gradients, against the definition in float64."""
+    per_token = clipped_loss(case)
+    exact, exact_leaves = differentiable(case, torch.float64)
+    outputs = reference_logprobs(exact)
+    loss = per_token(*outputs, slice(0, len(case.targets))).sum()
+    expected = torch.autograd.grad(3 * loss, list(exact_leaves.values()))
+    call, leaves = differentiable(case)
+    output = linear_token_loss(call, per_token, backend.impl)
+    assert not output.logprobs.requires_grad
+    assert not output.entropy.requires_grad
+    torch.testing.assert_close(output.loss.detach().double(), loss.detach(), rtol=2e-5, atol=2e-5)
+    for got, want in zip((output.logprobs, output.entropy), outputs, strict=True):
+        assert (got.double() - want).abs().max() <= 3e-5
+    found = torch.autograd.grad(3 * output.loss, list(leaves.values()))
+    bound = gradient_bound(case.hidden.dtype, backend)
+    if case.hidden.dtype == torch.bfloat16:
+        bound *= 1.3  # the factor 3 is rounded as well, and exp(z) by Triton
+    for name, got, want in zip(leaves, found, expected, strict=True):
+        error = (got.double() - want).norm()
+        assert error <= bound * want.norm(), (name, error / want.norm())
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "softcap": 5.0}], ids=["", "capped"])
+def test_one_pass_equals_the_definition(
+    dtype: torch.dtype, options: dict, backend: Backend
+) -> None:
+    assert_one_pass_matches(
+        make_case(70, 64, 301, dtype=dtype, device=backend.device, **options), backend
+    )
+
+
+@interpreted
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_one_pass_in_several_chunks_of_rows_equals_one(
+    has_bias: bool, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(300, 32, 150, dtype=torch.bfloat16, device=backend.device)
+    if has_bias:
+        case.options["bias"] = torch.linspace(-2, 2, 150, device=backend.device).bfloat16()
+    if backend.impl == "triton":
+        from vibelite.kernels import triton_head
+
+        monkeypatch.setattr(triton_head, "STORE_BYTES", 128 * 256 * 2)
+    elif not backend.has_tiny_tiles:
+        for budget in (chunked.ROW_ELEMENTS, chunked.BLOCK_ELEMENTS):
+            monkeypatch.setitem(budget, backend.device, 64 * 150)
+    assert_one_pass_matches(case, backend)
+
+
+def test_the_policy_loss_of_training_runs_in_one_pass(backend: Backend) -> None:
+    case = make_case(40, 16, 200, device=backend.device)
+    weights = torch.rand(40, generator=torch.Generator().manual_seed(1)).to(backend.device)
+    old = torch.full((40,), -5.3, device=backend.device)
+    settings = LossSettings(entropy_coef=0.01, kl_coef=0.1)
+
+    def loss_of(logprobs: torch.Tensor, entropy: torch.Tensor, rows: slice) -> torch.Tensor:
+        inputs = LossInputs(
+            case.grad_logprobs[rows], weights[rows], old[rows], ref_logprobs=old[rows]
+        )
+        return policy_loss(logprobs, entropy, inputs, settings)
+
+    call, leaves = differentiable(case)
+    whole = loss_of(*reference_logprobs(call), slice(0, 40)).sum()
+    expected = torch.autograd.grad(whole, list(leaves.values()))
+    output = linear_token_loss(call, loss_of, backend.impl)
+    found = torch.autograd.grad(output.loss, list(leaves.values()))
+    for got, want in zip(found, expected, strict=True):
+        assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+@pytest.mark.skipif(INTERPRETED, reason="in float64 there is no kernel")
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_gradients_of_both_outputs_are_finite_differences(softcap: float | None) -> None:
+    case = make_case(5, 4, 11)
+    tensors = [case.hidden.double(), case.weight.double(), torch.linspace(-1, 1, 11).double()]
+
+    def loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        call = HeadCall(hidden, weight, case.targets, 0.7, bias, softcap)
+        return linear_token_loss(call, lambda lp, en, rows: lp * lp + lp * en, "chunked").loss
+
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    gradients = torch.autograd.grad(loss(*leaves), leaves)
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        for value, found in zip(tensor.view(-1), gradient.view(-1), strict=True):
+            value += 1e-5
+            above = loss(*tensors)
+            value -= 2e-5
+            difference = (above - loss(*tensors)) / 2e-5
+            value += 1e-5
+            torch.testing.assert_close(found, difference, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("unused", ["grad_logprobs", "grad_entropy"])
+def test_gradient_flows_through_either_output_alone(unused: str, backend: Backend) -> None:
+    case = make_case(33, 16, 200, device=backend.device)
+    other = {"grad_logprobs": "grad_entropy", "grad_entropy": "grad_logprobs"}[unused]
+    factors = getattr(case, other)
+
+    def loss(logprobs: torch.Tensor, entropy: torch.Tensor, rows: slice) -> torch.Tensor:
+        return factors[rows] * (entropy if unused == "grad_logprobs" else logprobs)
+
+    expected = exact_results(replace(case, **{unused: torch.zeros_like(factors)}))
+    call, leaves = differentiable(case)
+    found = torch.autograd.grad(
+        linear_token_loss(call, loss, backend.impl).loss, list(leaves.values())
+    )
+    for name, got in zip(leaves, found, strict=True):
+        want = expected[f"grad_{name}"]
+        assert (got.double() - want).norm() <= 1e-5 * want.norm(), name
+
+
+@interpreted
+def test_a_zero_stride_upstream_gradient_is_read_right(backend: Backend) -> None:
+    case = make_case(33, 16, 200, dtype=torch.bfloat16, device=backend.device)
+    ones = torch.ones(33, device=backend.device)
+    gradients = []
+    # The gradient of a sum of log-probs is one number for all rows, expanded.
+    for loss in (lambda lp, en, rows: lp, lambda lp, en, rows: lp * ones[rows]):
+        call, leaves = differentiable(case)
+        output = linear_token_loss(call, loss, backend.impl)
+        gradients.append(torch.autograd.grad(output.loss, list(leaves.values())))
+    for expanded, plain in zip(*gradients, strict=True):
+        assert plain.norm() > 0
+        assert torch.equal(expanded, plain)
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_needed_gradients_are_computed(dtype: torch.dtype, backend: Backend) -> None:
+    bias = torch.linspace(-1, 1, 200)
+    case = make_case(33, 16, 200, dtype=dtype, device=backend.device)
+    case.options["bias"] = bias.to(dtype).to(backend.device)
+    full = results(case, backend)
+    for needed in ("hidden", "weight", "bias"):
+        call, leaves = differentiable(case)
+        for name, leaf in leaves.items():
+            leaf.requires_grad_(name == needed)
+        output = linear_token_loss(
+            call,
+            lambda lp, en, rows: case.grad_logprobs[rows] * lp + case.grad_entropy[rows] * en,
+            backend.impl,
+        )
+        output.loss.backward()
+        assert [name for name, leaf in leaves.items() if leaf.grad is not None] == [needed]
+        want = full[f"grad_{needed}"]
+        torch.testing.assert_close(leaves[needed].grad, want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("share_live", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_without_upstream_gradient_change_nothing_else(
+    dtype: torch.dtype, share_live: float, backend: Backend
+) -> None:
+    case = make_case(70, 16, 300, dtype=dtype, device=backend.device)
+    dead = torch.rand(70, generator=torch.Generator().manual_seed(2)) >= share_live
+    dead = dead.to(backend.device)
+    case.grad_logprobs[dead] = 0.0
+    case.grad_entropy[dead] = 0.0
+    expected, found = exact_results(case), results(case, backend)
+    assert (found["grad_hidden"][dead] == 0).all()
+    for name in ("grad_hidden", "grad_weight"):
+        error = (found[name].double() - expected[name]).norm()
+        assert error <= gradient_bound(dtype, backend) * expected[name].norm(), (name, error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_call_gives_the_same_bits(dtype: torch.dtype, backend: Backend) -> None:
+    case = make_case(70, 64, 300, dtype=dtype, device=backend.device)
+    first, second = results(case, backend), results(case, backend)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_tied_embeddings_get_the_sum_of_both_gradients(backend: Backend) -> None:
+    case = make_case(40, 16, 60, device=backend.device)
+    ids, loss_of = case.targets.roll(1), clipped_loss(case)
+    weight = case.weight.clone().requires_grad_()
+    call = HeadCall(weight[ids], weight, case.targets)
+    whole = loss_of(*reference_logprobs(call), slice(0, 40)).sum()
+    (expected,) = torch.autograd.grad(whole, weight, retain_graph=True)
+    (found,) = torch.autograd.grad(linear_token_loss(call, loss_of, backend.impl).loss, weight)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_mixed_dtypes_are_promoted_and_gradients_come_back_in_their_own(backend: Backend) -> None:
+    case = make_case(20, 16, 100, device=backend.device)
+    call, leaves = differentiable(replace(case, hidden=case.hidden.bfloat16()))
+    expected, _ = reference_logprobs(replace(call, hidden=call.hidden.float()))
+    output = linear_token_loss(call, lambda lp, en, rows: lp, backend.impl)
+    for logprobs in (output.logprobs, linear_logprobs(call, backend.impl)[0]):
+        torch.testing.assert_close(logprobs, expected.detach(), atol=3e-5, rtol=0)
+    output.loss.backward()
+    assert (leaves["hidden"].grad.dtype, leaves["weight"].grad.dtype) == (
+        torch.bfloat16,
+        torch.float32,
+    )
+
+
+def test_without_gradients_only_the_values_are_computed(backend: Backend) -> None:
+    case = make_case(20, 16, 100, dtype=torch.bfloat16, device=backend.device)
+    call = HeadCall(case.hidden, case.weight, case.targets)
+    output = linear_token_loss(call, lambda lp, en, rows: -lp, backend.impl)
+    logprobs, _ = reference_logprobs(call)
+    assert not output.loss.requires_grad
+    torch.testing.assert_close(output.loss, -logprobs.sum(), rtol=1e-5, atol=0)
+    with_gradients, _ = differentiable(case)
+    assert not linear_logprobs(with_gradients, backend.impl)[0].requires_grad
+
+
+@interpreted
+def test_no_rows_give_loss_zero_and_zero_gradients(backend: Backend) -> None:
+    case = make_case(0, 16, 100, dtype=torch.bfloat16, device=backend.device)
+    call, leaves = differentiable(case)
+    output = linear_token_loss(call, lambda lp, en, rows: -lp, backend.impl)
+    output.loss.backward()
+    assert output.loss.item() == 0.0
+    assert torch.equal(leaves["weight"].grad, torch.zeros_like(call.weight))
+
+
+def test_misuse_is_refused(backend: Backend) -> None:
+    call, _ = differentiable(make_case(20, 16, 100, device=backend.device))
+    with pytest.raises(ValueError, match="one loss per row"):
+        linear_token_loss(call, lambda lp, en, rows: lp.repeat(2), backend.impl)
+    output = linear_token_loss(call, lambda lp, en, rows: -lp, backend.impl)
+    output.loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once only"):
+        output.loss.backward()
