@@ -29,8 +29,7 @@ from benchmarks.row_report import SaveRows, exit_code, failure_row, forget, row_
 from vibelite.data.batching import TrainingSequence
 from vibelite.errors import RecipeError
 from vibelite.models.activations import apply_activations
-from vibelite.models.adapter import attach
-from vibelite.models.four_bit import quantise
+from vibelite.models.load import attach, quantise
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage

@@ -46,7 +46,7 @@ def train(path: Path, tokens: int) -> dict[str, Any]:
     """Bytes and seconds of an update of a new adapter on the model in `path`."""
     from benchmarks.gpu_lora import TRAINING, measure_one, trainer_of
     from vibelite.models.activations import apply_activations
-    from vibelite.models.adapter import attach
+    from vibelite.models.load import attach
     from vibelite.recipe.model_section import Adapter
 
     policy = load_with_unsloth(path, TRAINING, four_bit=False, whole=False)

@@ -281,8 +281,7 @@ def prepare_base_model(context: StageContext) -> None:
     if run.base_model.exists():
         return
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
-    from vibelite.models.load import write_base_model
-    from vibelite.models.window import require_window
+    from vibelite.models.load import require_window, write_base_model
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):

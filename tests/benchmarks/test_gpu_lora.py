@@ -12,8 +12,8 @@ from benchmarks.gpu_activations import TINY
 from benchmarks.gpu_lora import KINDS, STAGES, make_trainer, measure, table, update
 from benchmarks.gpu_suite import MEASUREMENTS
 from benchmarks.random_policy import random_batch, random_policy, train
-from vibelite.models.adapter import attach, merged_weights
-from vibelite.models.four_bit import quantise
+from vibelite.models.adapter import merged_weights
+from vibelite.models.load import attach, quantise
 from vibelite.recipe.model_section import Adapter, Training
 
 CPU = torch.device("cpu")

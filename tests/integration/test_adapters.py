@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.integration.test_pipeline import Interrupted, count_writes, run
-from vibelite.models.adapter_files import WEIGHTS_NAME, is_adapter, read_adapter
+from vibelite.models.adapter import WEIGHTS_NAME, is_adapter, read_adapter
 from vibelite.models.load import load_policy
 from vibelite.run_dir import read_jsonl
 

@@ -105,12 +105,16 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(kind):
     assert_same(gradients(policy, sequences, budget=50), gradients(kept, sequences))
 
 
+def sum_of_logprobs(policy: Policy, sequences: list[TrainingSequence]) -> torch.Tensor:
+    return policy.token_loss(pack(sequences, CPU), lambda logprobs, entropy, rows: logprobs).loss
+
+
 def test_two_forward_passes_before_their_backward_passes_keep_their_own_inputs():
     first, second = random_sequences(3, seed=4), random_sequences(4, seed=5)
     kept, policy = tiny_policy(), tiny_policy()
     apply_activations(policy.model, Training(activations="checkpoint_offload", mlp_tile_tokens=9))
     for p in (kept, policy):
-        losses = [p.logprobs(pack(sequences, CPU))[0].sum() for sequences in (first, second)]
+        losses = [sum_of_logprobs(p, sequences) for sequences in (first, second)]
         losses[0].backward()
         losses[1].backward()
     assert_same(collected(policy), collected(kept))
@@ -154,7 +158,7 @@ def test_a_checkpointed_layer_computes_its_mlp_twice_not_three_times(monkeypatch
     mlp.gate_proj.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[1]))
     apply_activations(policy.model, Training(activations="checkpoint", mlp_tile_tokens=8))
     batch = pack(random_sequences(4, seed=8), CPU)
-    policy.logprobs(batch)[0].sum().backward()
+    policy.token_loss(batch, lambda logprobs, entropy, rows: logprobs).loss.backward()
     assert sum(rows) == 2 * batch.num_tokens
     assert max(rows) <= 8
 

@@ -19,22 +19,19 @@ from vibelite.models.activations import apply_activations
 from vibelite.models.adapter import (
     FACTORS,
     TRAINED,
-    attach,
-    lora_layers,
-    merged_weights,
-    save_adapter,
-    starting_weights,
-)
-from vibelite.models.adapter_files import (
     WEIGHTS_NAME,
     concatenated,
+    dequantised,
     is_adapter,
+    lora_layers,
     mean_adapter,
+    merged_weights,
     read_adapter,
+    save_adapter,
+    starting_weights,
     write_adapter,
 )
-from vibelite.models.four_bit import dequantised, linear_maps, quantise
-from vibelite.models.load import load_policy
+from vibelite.models.load import attach, linear_maps, load_policy, quantise
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer

@@ -1,6 +1,7 @@
 """Packed attention: no leak between sequences, and the gradient of the unpacked computation."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -163,6 +164,10 @@ def in_float64(policy: Policy) -> Policy:
     return policy
 
 
+def weighted(weights, logprobs, entropy, rows):
+    return weights[rows] * (logprobs + 0.1 * entropy)
+
+
 @pytest.mark.parametrize(
     ("convert", "tolerance"),
     [(in_float64, 1e-12), (lambda policy: policy, 2e-6)],
@@ -176,9 +181,8 @@ def test_packed_gradient_equals_the_sum_of_unpacked_gradients(convert, tolerance
         policy = convert(tiny_policy())
         for start in range(0, 9, size):
             batch = pack(sequences[start : start + size], CPU)
-            logprobs, entropy = policy.logprobs(batch)
             weights = batch.token_weights[batch.completion_mask]
-            (weights * (logprobs + 0.1 * entropy)).sum().backward()
+            policy.token_loss(batch, partial(weighted, weights)).loss.backward()
         gradients.append([p.grad for p in policy.model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(list(policy.model.parameters()))
     for packed, fewer, alone in zip(*gradients, strict=True):

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from vibelite.errors import RecipeError
-from vibelite.models.load import load_policy, write_base_model
+from vibelite.models.load import load_policy, require_window, write_base_model
 from vibelite.models.tiny import build_model, build_tokenizer
-from vibelite.models.window import require_window
 from vibelite.recipe.model_section import PretrainedModel, TinyModel
 from vibelite.recipe.schema import Recipe
 

@@ -20,7 +20,8 @@ from tests.rollout.engines import PROMPTS, policy_for_vllm, vllm_engine
 from vibelite.algorithms.mismatch import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import EngineError, RecipeError
-from vibelite.models.adapter import TRAINED, attach, lora_layers
+from vibelite.models.adapter import TRAINED, lora_layers
+from vibelite.models.load import attach
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter
 from vibelite.rollout.engine import SamplingSettings, generate

@@ -1,85 +1,64 @@
-"""Low-rank adapters on a policy: LoRA (arXiv 2106.09685) and QLoRA (arXiv 2305.14314) by peft.
+"""Low-rank adapters (LoRA, arXiv 2106.09685): in a policy, where peft's layers hold them, and on
+disk, as two factors per linear map and the model that they are added to.
 
-A stage trains a new adapter on the model that it starts from. Where that one is made of adapters
-itself, lora merges them into the weights; qlora cannot, for rounding the sum to 4 bits again would
-throw away what they learned (each weight already lies where 4 bits can be, and they move it by less
-than half the distance to the next): there they stay beside the 4-bit weights, frozen.
+    adapter_model.safetensors  adapter_config.json   peft's own format
+    base.json                                        {"path": the model below, "four_bit": bool}
 
-Factors are in the type of the weights, updated through the optimizer's float32 masters like any
-other weight. How adapters are stored is in adapter_files.py.
+The model below may be an adapter's directory itself; at the bottom is an ordinary one. Paths are
+relative to the adapter's directory, so a run's directory may be moved. How a policy gets an adapter
+is in load.py.
 """
 
 from __future__ import annotations
 
-import warnings
+import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from vibelite.errors import RecipeError
-from vibelite.models.adapter_files import (
-    AdapterFile,
-    Factors,
-    added,
-    concatenated,
-    is_adapter,
-    write_adapter,
-)
-from vibelite.models.four_bit import dequantised, linear_maps, round_to_four_bit
-from vibelite.models.policy import Policy, TrainedAdapter
-from vibelite.recipe.model_section import Adapter
+from vibelite.errors import CheckpointError
+from vibelite.run_dir import read_json, write_json_atomic
 
+if TYPE_CHECKING:
+    from vibelite.models.policy import Policy
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_NAME = "adapter_config.json"
+BASE_NAME = "base.json"
+PREFIX = "base_model.model."
 # Names of peft's adapters in a layer: what is trained, and what the stage started from.
 TRAINED, START = "trained", "start"
 FACTORS = ("lora_A", "lora_B")
 
 
-def attach(
-    policy: Policy,
-    settings: Adapter,
-    *,
-    start: Path,
-    frozen: Sequence[AdapterFile] = (),
-    seed: int,
-) -> Policy:
-    """The policy with a new adapter that adds nothing yet; all other parameters are frozen.
+class Factors(NamedTuple):
+    """One linear map's part: `down` [r, inputs] (LoRA's A) and `up` [outputs, r] (its B)."""
 
-    `start`: the directory of the model that it is on. `frozen`: adapters that belong to that model
-    and are not in the policy's weights. `seed` draws the factors. Changes the policy's module.
+    down: torch.Tensor
+    up: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """`scale` up @ down is added to the weight of each linear map in `factors`, given by name, of
+    the model in `base`. `four_bit`: that model's weights are rounded to 4 bits first.
     """
-    check_targets(policy, settings)
-    dtype = policy.head.weight.dtype
-    if frozen:
-        whole = concatenated(frozen, [1.0] * len(frozen))
-        targets = sorted({name.rpartition(".")[2] for name in whole.factors})
-        _inject(policy, START, targets, whole.rank, whole.scale * whole.rank, seed=0)
-    _inject(policy, TRAINED, settings.targets, settings.rank, settings.alpha, seed=seed)
-    for name, layer in lora_layers(policy):
-        with torch.no_grad():
-            if frozen and name in whole.factors:
-                own = _factors(layer, START)
-                own.down.copy_(whole.factors[name].down)
-                own.up.copy_(whole.factors[name].up)
-        for factor in FACTORS:
-            getattr(layer, factor).to(dtype)
-    _activate(policy, [START, TRAINED])
-    adapter = TrainedAdapter(start, settings.kind == "qlora")
-    return replace(policy, adapter=adapter)
 
+    base: Path
+    four_bit: bool
+    scale: float
+    factors: dict[str, Factors]
 
-def check_targets(policy: Policy, settings: Adapter) -> None:
-    """RecipeError for a name in `adapter.targets` that is none of the layers' linear maps."""
-    known = list(dict.fromkeys(name.rpartition(".")[2] for name, _ in linear_maps(policy.model)))
-    for target in settings.targets:
-        if target not in known:
-            raise RecipeError(
-                f"adapter.targets: {target!r} is no linear map inside the layers of this model, "
-                f"which are {', '.join(known)} (the head and the embedding take no adapter)"
-            )
+    @property
+    def rank(self) -> int:
+        return next(iter(self.factors.values())).down.shape[0]
 
 
 def merged_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
@@ -103,16 +82,26 @@ def merged_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tensor
 
 
-def merge(model: Any, adapter: AdapterFile) -> None:
-    """Adds a stored adapter to the weights of a model without adapters, in place.
-
-    Where the adapter is on 4-bit weights, and not on another adapter, they are rounded so first.
+def dequantised(parameter: torch.Tensor) -> torch.Tensor:
+    """The values of a parameter as an ordinary tensor: of one in 4 bits in the type that it had
+    before, of any other itself.
     """
-    if adapter.four_bit and not is_adapter(adapter.base):
-        round_to_four_bit(model)
-    for name, factors in adapter.factors.items():
-        weight = model.get_submodule(name).weight
-        weight.data = added(weight.data, [(_on(weight.device, factors), adapter.scale)])
+    state = getattr(parameter, "quant_state", None)
+    if state is None:
+        return parameter.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(parameter.data, state)
+
+
+def added(weight: torch.Tensor, terms: Sequence[tuple[Factors, float]]) -> torch.Tensor:
+    """weight [outputs, inputs] + sum of scale up @ down, summed in at least float32 and rounded to
+    the weight's type once.
+    """
+    total = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    for (down, up), scale in terms:
+        total = torch.addmm(total, up.to(total), down.to(total), alpha=scale)
+    return total.to(weight.dtype)
 
 
 @contextmanager
@@ -123,23 +112,19 @@ def starting_weights(policy: Policy) -> Iterator[None]:
     if policy.adapter is None:
         yield
         return
-    _activate(policy, [START])
+    activate(policy, [START])
     try:
         yield
     finally:
-        _activate(policy, [START, TRAINED])
+        activate(policy, [START, TRAINED])
 
 
-def save_adapter(policy: Policy, directory: Path) -> None:
-    """Writes the policy's adapter alone, with a reference to what it is on."""
-    assert policy.adapter is not None, "a policy with an adapter"
-    factors, scale = {}, 0.0
-    for name, layer in lora_layers(policy):
-        if TRAINED in layer.lora_A:
-            factors[name] = _on(torch.device("cpu"), _factors(layer, TRAINED))
-            scale = layer.scaling[TRAINED]
-    adapter = AdapterFile(policy.adapter.start, policy.adapter.four_bit, scale, factors)
-    write_adapter(adapter, directory)
+def activate(policy: Policy, names: list[str]) -> None:
+    """Makes these adapters count, where they are; the trained one is trainable if among them."""
+    for _, layer in lora_layers(policy):
+        layer.set_adapter([name for name in names if name in layer.lora_A])
+        if START in layer.lora_A:
+            layer.set_requires_grad(START, False)
 
 
 def lora_layers(policy: Policy) -> Iterator[tuple[str, Any]]:
@@ -151,44 +136,125 @@ def lora_layers(policy: Policy) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def _inject(
-    policy: Policy, name: str, targets: Sequence[str], rank: int, alpha: float, *, seed: int
-) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # pyright: ignore - peft's annotation says int
-        target_modules=list(targets),
-        lora_dropout=0.0,  # training and sampling compute the same function
-        bias="none",
-    )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        torch.manual_seed(seed)
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # START's
-        inject_adapter_in_model(config, policy.model, name)
+def save_adapter(policy: Policy, directory: Path) -> None:
+    """Writes the policy's adapter alone, with a reference to what it is on."""
+    assert policy.adapter is not None, "a policy with an adapter"
+    factors, scale = {}, 0.0
+    for name, layer in lora_layers(policy):
+        if TRAINED in layer.lora_A:
+            factors[name] = on_device(torch.device("cpu"), factors_of(layer, TRAINED))
+            scale = layer.scaling[TRAINED]
+    adapter = AdapterFile(policy.adapter.start, policy.adapter.four_bit, scale, factors)
+    write_adapter(adapter, directory)
 
 
-def _activate(policy: Policy, names: list[str]) -> None:
-    """Makes these adapters count, where they are; the trained one is trainable if among them."""
-    for _, layer in lora_layers(policy):
-        layer.set_adapter([name for name in names if name in layer.lora_A])
-        if START in layer.lora_A:
-            layer.set_requires_grad(START, False)
+def is_adapter(path: Path | str) -> bool:
+    return (Path(path) / BASE_NAME).is_file()
 
 
-def _factors(layer: Any, name: str) -> Factors:
+def below(path: Path) -> tuple[Path, list[AdapterFile]]:
+    """The ordinary model at the bottom of `path`, and the adapters above it, lowest first."""
+    adapters: list[AdapterFile] = []
+    while is_adapter(path):
+        adapters.insert(0, read_adapter(path))
+        path = adapters[0].base
+    return path, adapters
+
+
+def read_adapter(directory: Path) -> AdapterFile:
+    """Raises CheckpointError for a damaged directory, or one whose base has gone."""
+    base, config = read_json(directory / BASE_NAME), read_json(directory / CONFIG_NAME)
+    try:
+        tensors = load_file(directory / WEIGHTS_NAME)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{directory / WEIGHTS_NAME}: cannot be read ({error})") from error
+    path = Path(os.path.normpath(directory.resolve() / base["path"]))
+    if not path.is_dir():
+        raise CheckpointError(f"{directory} is an adapter of {path}, which is not there any more")
+    names = [key.removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
+    factors = {
+        name.removeprefix(PREFIX): Factors(
+            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        )
+        for name in names
+    }
+    return AdapterFile(path, base["four_bit"], config["lora_alpha"] / config["r"], factors)
+
+
+def write_adapter(adapter: AdapterFile, directory: Path) -> None:
+    """Writes the adapter's three files to an existing directory."""
+    base = os.path.relpath(adapter.base, directory.resolve())
+    tensors = {}
+    for name, (down, up) in adapter.factors.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = down.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = up.contiguous()
+    save_file(tensors, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": adapter.rank,
+        "lora_alpha": adapter.scale * adapter.rank,
+        "target_modules": sorted({name.rpartition(".")[2] for name in adapter.factors}),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    (directory / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_json_atomic(directory / BASE_NAME, {"path": base, "four_bit": adapter.four_bit})
+
+
+def mean_adapter(directories: Sequence[Path], weights: Sequence[float]) -> AdapterFile:
+    """The adapter whose merged weights are the weighted mean of those of several on one model:
+    sum_i w_i (W + s B_i A_i) = W + sum_i w_i s B_i A_i, for weights normalised to sum 1.
+
+    A directory that is named several times, or has weight 0, does not add to the rank.
+    """
+    total = sum(weights)
+    shares: dict[Path, float] = {}
+    for directory, weight in zip(directories, weights, strict=True):
+        shares[directory] = shares.get(directory, 0.0) + weight / total
+    used = {directory: share for directory, share in shares.items() if share > 0}
+    adapters = [read_adapter(directory) for directory in used]
+    for directory, adapter in zip(used, adapters, strict=True):
+        if (adapter.base, adapter.four_bit) != (adapters[0].base, adapters[0].four_bit):
+            raise CheckpointError(
+                f"{directory} is an adapter of {adapter.base}, the first one of "
+                f"{adapters[0].base}; export each to an ordinary directory, then fuse those"
+            )
+    return concatenated(adapters, list(used.values()))
+
+
+def concatenated(adapters: Sequence[AdapterFile], weights: Sequence[float]) -> AdapterFile:
+    """The adapter that adds sum_i weights[i] times what adapter i adds; its rank is the sum of
+    theirs.
+
+    [w_1 s_1 B_1, w_2 s_2 B_2, ...] @ [A_1; A_2; ...] is that sum exactly, which the average of
+    factors is not. Factors in float32, scale 1. All belong to the first one's base.
+    """
+    first = adapters[0]
+    if any(adapter.factors.keys() != first.factors.keys() for adapter in adapters):
+        raise CheckpointError("the adapters are on different linear maps; they cannot be one")
+    factors = {}
+    for name in first.factors:
+        parts = [adapter.factors[name] for adapter in adapters]
+        scales = [w * adapter.scale for w, adapter in zip(weights, adapters, strict=True)]
+        ups = [part.up.float() * scale for part, scale in zip(parts, scales, strict=True)]
+        factors[name] = Factors(torch.cat([part.down.float() for part in parts]), torch.cat(ups, 1))
+    return AdapterFile(first.base, first.four_bit, 1.0, factors)
+
+
+def factors_of(layer: Any, name: str) -> Factors:
     """The adapter's factors in a layer, detached."""
     return Factors(layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach())
 
 
 def _terms(layer: Any) -> list[tuple[Factors, float]]:
     return [
-        (_factors(layer, name), layer.scaling[name])
+        (factors_of(layer, name), layer.scaling[name])
         for name in layer.active_adapters
         if name in layer.lora_A
     ]
 
 
-def _on(device: torch.device, factors: Factors) -> Factors:
+def on_device(device: torch.device, factors: Factors) -> Factors:
     return Factors(factors.down.to(device), factors.up.to(device))

@@ -1,55 +1,88 @@
-"""Opening models: a recipe's base model as a directory, and a directory as a Policy."""
+"""Opening models: a recipe's base model as a directory, and a directory as a Policy.
+
+A stage's policy is made in this order: the base model, the adapters merged into it, 4-bit weights,
+and a new adapter on top. LoRA (arXiv 2106.09685) merges the adapters that its model is made of.
+QLoRA (arXiv 2305.14314) cannot, for rounding the sum to 4 bits again would throw away what they
+learned: each weight already lies where 4 bits can be, and they move it by less than half the
+distance to the next. There they stay beside the 4-bit weights, frozen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from vibelite.errors import RecipeError
 from vibelite.models.activations import apply_activations
-from vibelite.models.adapter import attach, merge
-from vibelite.models.adapter_files import CONFIG_NAME, below, is_adapter, read_adapter
-from vibelite.models.four_bit import quantise
-from vibelite.models.policy import Policy
-from vibelite.models.window import widen
-from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
+from vibelite.models.adapter import (
+    CONFIG_NAME,
+    FACTORS,
+    START,
+    TRAINED,
+    AdapterFile,
+    activate,
+    added,
+    below,
+    concatenated,
+    factors_of,
+    is_adapter,
+    lora_layers,
+    on_device,
+    read_adapter,
+)
+from vibelite.models.policy import Policy, TrainedAdapter
+from vibelite.recipe.model_section import Adapter, Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
-from vibelite.run_dir import REMAKE_MODEL
+from vibelite.recipe.stage_section import SFTStage
+from vibelite.run_dir import REMAKE_MODEL, read_json
 from vibelite.storage import require_unchanged
 
-
-def default_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+POSITIONS = "max_position_embeddings"
+QUANT_TYPE = "nf4"
 
 
-def write_base_model(
-    model: Model, directory: Path, *, recipe_dir: Path, texts: Iterable[str], seed: int, dtype: str
-) -> None:
-    """Writes the model that a recipe starts with as a Hugging Face directory, weights in `dtype`.
-
-    A path in the recipe is relative to `recipe_dir`. `texts` train the tokenizer of a tiny model;
-    `seed` draws its weights.
+def load_for_training(path: Path, recipe: Recipe, *, seed: int) -> Policy:
+    """The model in directory `path` as a stage of the recipe trains it: whole, or with a new
+    adapter whose factors `seed` draws; its activations as `training` says.
     """
-    match model:
-        case TinyModel():
-            from vibelite.models.tiny import build_model, build_tokenizer
+    settings, training = recipe.adapter, recipe.training
+    four_bit = settings is not None and settings.kind == "qlora"
+    by_unsloth = isinstance(recipe.model, PretrainedModel) and recipe.model.loader == "unsloth"
+    root, adapters = below(path)
+    if by_unsloth:
+        from vibelite.models.unsloth_loader import load_with_unsloth
 
-            tokenizer = build_tokenizer(texts, model.vocab_size)
-            built = build_model(model, tokenizer, seed=seed).to(getattr(torch, dtype))
-            Policy(built, tokenizer).save(directory)
-        case SmolLM2Model():
-            from vibelite.models.smollm2 import smollm2_directory
+        policy = load_with_unsloth(root, training, four_bit=four_bit, whole=settings is None)
+    else:
+        device = torch.device("cpu") if four_bit else default_device()
+        policy = load_policy(root, dtype=training.dtype, device=device)
+    if not four_bit:
+        for adapter in adapters:
+            merge(policy.model, adapter)
+        adapters = []
+    elif not by_unsloth:
+        quantise(policy.model, default_device())
+    if settings is not None:
+        policy = attach(policy, settings, start=path, frozen=adapters, seed=seed)
+    apply_activations(policy.model, training)
+    return policy
 
-            load_policy(smollm2_directory(), dtype=dtype).save(directory)
-        case PretrainedModel():
-            local = recipe_dir / model.path
-            path = local if local.is_dir() else model.path
-            policy = load_policy(path, dtype=dtype, revision=model.revision)
-            widen(policy.model.config, model)
-            policy.save(directory)
+
+def reference_of(policy: Policy, path: Path, recipe: Recipe) -> Policy:
+    """The policy that a stage starts from, for `starting_weights`: the policy itself under an
+    adapter, which can be left out; else the model in `path` once more.
+    """
+    if policy.adapter is not None:
+        return policy
+    reference = load_policy(path, dtype=recipe.training.dtype)
+    apply_activations(reference.model, recipe.training)
+    return reference
 
 
 def load_policy(
@@ -98,38 +131,222 @@ def load_policy(
     return Policy(model, tokenizer)
 
 
-def load_for_training(path: Path, recipe: Recipe, *, seed: int) -> Policy:
-    """The model in directory `path` as a stage of the recipe trains it: whole, or with a new
-    adapter whose factors `seed` draws; its activations as `training` says.
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def write_base_model(
+    model: Model, directory: Path, *, recipe_dir: Path, texts: Iterable[str], seed: int, dtype: str
+) -> None:
+    """Writes the model that a recipe starts with as a Hugging Face directory, weights in `dtype`.
+
+    A path in the recipe is relative to `recipe_dir`. `texts` train the tokenizer of a tiny model;
+    `seed` draws its weights.
     """
-    settings, training = recipe.adapter, recipe.training
-    four_bit = settings is not None and settings.kind == "qlora"
-    root, adapters = below(path)
-    if isinstance(recipe.model, PretrainedModel) and recipe.model.loader == "unsloth":
-        from vibelite.models.unsloth_loader import load_with_unsloth
+    match model:
+        case TinyModel():
+            from vibelite.models.tiny import build_model, build_tokenizer
 
-        policy = load_with_unsloth(root, training, four_bit=four_bit, whole=settings is None)
-    elif four_bit:
-        policy = load_policy(root, dtype=training.dtype, device=torch.device("cpu"))
-        quantise(policy.model, default_device())
-    else:
-        policy = load_policy(root, dtype=training.dtype)
-    if not four_bit:  # where they would be lost; there they stay beside the weights
-        for adapter in adapters:
-            merge(policy.model, adapter)
-        adapters = []
-    if settings is not None:
-        policy = attach(policy, settings, start=path, frozen=adapters, seed=seed)
-    apply_activations(policy.model, training)
-    return policy
+            tokenizer = build_tokenizer(texts, model.vocab_size)
+            built = build_model(model, tokenizer, seed=seed).to(getattr(torch, dtype))
+            Policy(built, tokenizer).save(directory)
+        case SmolLM2Model():
+            from vibelite.models.smollm2 import smollm2_directory
+
+            load_policy(smollm2_directory(), dtype=dtype).save(directory)
+        case PretrainedModel():
+            local = recipe_dir / model.path
+            path = local if local.is_dir() else model.path
+            policy = load_policy(path, dtype=dtype, revision=model.revision)
+            widen(policy.model.config, model)
+            policy.save(directory)
 
 
-def reference_of(policy: Policy, path: Path, recipe: Recipe) -> Policy:
-    """The policy that a stage starts from, for `starting_weights`: the policy itself under an
-    adapter, which can be left out; else the model in `path` once more.
+def widen(config: Any, model: PretrainedModel) -> None:
+    """Writes the recipe's positions and rotary base into a transformers configuration.
+
+    Takes effect when the model is next loaded; weights stay as they are. RecipeError for a model
+    that has no rotary base to change.
     """
-    if policy.adapter is not None:
-        return policy
-    reference = load_policy(path, dtype=recipe.training.dtype)
-    apply_activations(reference.model, recipe.training)
-    return reference
+    if model.max_position:
+        setattr(config, POSITIONS, model.max_position)
+    if model.rope_theta:
+        rotary = getattr(config, "rope_parameters", None)
+        if not isinstance(rotary, dict) or "rope_theta" not in rotary:
+            raise RecipeError(f"model.rope_theta: {model.path} has no rotary base; leave it out")
+        rotary["rope_theta"] = model.rope_theta
+
+
+def require_window(recipe: Recipe, directory: Path) -> None:
+    """RecipeError where a stage asks for longer sequences than the model in `directory` has
+    positions: engines would cut them off, or go on with positions that no training has seen.
+    """
+    positions = read_json(directory / "config.json").get(POSITIONS)
+    if not isinstance(recipe.model, PretrainedModel) or not isinstance(positions, int):
+        return
+    for stage in recipe.stages:
+        sampling = getattr(stage, "sampling", None)
+        if isinstance(stage, SFTStage) and stage.max_tokens > positions:
+            field, longest = "max_tokens", stage.max_tokens
+        elif sampling is not None and sampling.max_new_tokens >= positions:
+            field, longest = "sampling.max_new_tokens", sampling.max_new_tokens
+        else:
+            continue
+        raise RecipeError(
+            f"stages.{stage.name}.{field} ({longest}): {recipe.model.path} has {positions} "
+            "positions for prompt and answer; set model.max_position, and with it model.rope_theta"
+        )
+
+
+def merge(model: Any, adapter: AdapterFile) -> None:
+    """Adds a stored adapter to the weights of a model without adapters, in place.
+
+    Where the adapter is on 4-bit weights, and not on another adapter, they are rounded so first.
+    """
+    if adapter.four_bit and not is_adapter(adapter.base):
+        round_to_four_bit(model)
+    for name, factors in adapter.factors.items():
+        weight = model.get_submodule(name).weight
+        weight.data = added(weight.data, [(on_device(weight.device, factors), adapter.scale)])
+
+
+def round_to_four_bit(model: PreTrainedModel) -> None:
+    """Gives the decoder's linear maps the values that 4 bits can hold, in the type they have."""
+    bitsandbytes = require_bitsandbytes(model.device)
+    for _, linear in linear_maps(model):
+        linear.weight.data = _round_trip(linear.weight.data, bitsandbytes)
+
+
+def quantise(model: PreTrainedModel, device: torch.device) -> None:
+    """Puts `model` on `device`, the decoder's linear maps one by one in 4 bits.
+
+    They multiply in the type that their weights had. The device never holds more than one of them
+    in that type.
+    """
+    bitsandbytes = require_bitsandbytes(device)
+    decoder = model.get_decoder()
+    for name, linear in list(linear_maps(model)):
+        parent, _, child = name.rpartition(".")
+        setattr(decoder.get_submodule(parent), child, _quantised(linear, bitsandbytes, device))
+    torch.nn.Module.to(model, device)
+    model.is_loaded_in_4bit = True  # pyright: ignore - what peft asks for
+
+
+def _quantised(linear: torch.nn.Linear, bitsandbytes: Any, device: torch.device) -> torch.nn.Module:
+    quantised = bitsandbytes.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=linear.weight.dtype,
+        compress_statistics=True,
+        quant_type=QUANT_TYPE,
+        device="meta",
+    )
+    quantised.weight = bitsandbytes.nn.Params4bit(
+        linear.weight.data,
+        requires_grad=False,
+        compress_statistics=True,
+        quant_type=QUANT_TYPE,
+        module=quantised,
+    )
+    quantised.bias = linear.bias
+    # On a CPU with the instructions for it bitsandbytes would pack the weights anew while sampling,
+    # multiply in bfloat16, and leave them so for training: another function than was trained.
+    quantised.support_avx512bf16_for_cpu = False
+    return quantised.to(device)
+
+
+def _round_trip(weight: torch.Tensor, bitsandbytes: Any) -> torch.Tensor:
+    packed, state = bitsandbytes.functional.quantize_4bit(
+        weight, compress_statistics=True, quant_type=QUANT_TYPE
+    )
+    return bitsandbytes.functional.dequantize_4bit(packed, state)
+
+
+def require_bitsandbytes(device: torch.device) -> Any:
+    """The module bitsandbytes; RecipeError where it is missing or cannot quantise on `device`."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise RecipeError(
+            f"adapter.kind qlora needs bitsandbytes ({error}); pip install 'vibelite[gpu]', or use "
+            "adapter.kind: lora"
+        ) from error
+    try:
+        _round_trip(torch.ones(64, 64, device=device), bitsandbytes)
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        raise RecipeError(
+            f"adapter.kind qlora: bitsandbytes {bitsandbytes.__version__} cannot quantise on "
+            f"{device} ({error}); install a build for this machine, or use adapter.kind: lora"
+        ) from error
+    return bitsandbytes
+
+
+def linear_maps(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Linear]]:
+    """The linear maps inside the decoder, by their names there."""
+    for name, module in model.get_decoder().named_modules():
+        if isinstance(module, torch.nn.Linear):
+            yield name, module
+
+
+def attach(
+    policy: Policy,
+    settings: Adapter,
+    *,
+    start: Path,
+    frozen: Sequence[AdapterFile] = (),
+    seed: int,
+) -> Policy:
+    """The policy with a new adapter that adds nothing yet; all other parameters are frozen.
+
+    `start`: the directory of the model that it is on. `frozen`: adapters that belong to that model
+    and are not in the policy's weights. `seed` draws the factors. Changes the policy's module.
+    """
+    check_targets(policy, settings)
+    dtype = policy.head.weight.dtype
+    if frozen:
+        whole = concatenated(frozen, [1.0] * len(frozen))
+        targets = sorted({name.rpartition(".")[2] for name in whole.factors})
+        _inject(policy, START, targets, whole.rank, whole.scale * whole.rank, seed=0)
+    _inject(policy, TRAINED, settings.targets, settings.rank, settings.alpha, seed=seed)
+    for name, layer in lora_layers(policy):
+        with torch.no_grad():
+            if frozen and name in whole.factors:
+                own = factors_of(layer, START)
+                own.down.copy_(whole.factors[name].down)
+                own.up.copy_(whole.factors[name].up)
+        for factor in FACTORS:
+            getattr(layer, factor).to(dtype)
+    activate(policy, [START, TRAINED])
+    adapter = TrainedAdapter(start, settings.kind == "qlora")
+    return replace(policy, adapter=adapter)
+
+
+def check_targets(policy: Policy, settings: Adapter) -> None:
+    """RecipeError for a name in `adapter.targets` that is none of the layers' linear maps."""
+    known = list(dict.fromkeys(name.rpartition(".")[2] for name, _ in linear_maps(policy.model)))
+    for target in settings.targets:
+        if target not in known:
+            raise RecipeError(
+                f"adapter.targets: {target!r} is no linear map inside the layers of this model, "
+                f"which are {', '.join(known)} (the head and the embedding take no adapter)"
+            )
+
+
+def _inject(
+    policy: Policy, name: str, targets: Sequence[str], rank: int, alpha: float, *, seed: int
+) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore - peft's annotation says int
+        target_modules=list(targets),
+        lora_dropout=0.0,  # training and sampling compute the same function
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # START's
+        inject_adapter_in_model(config, policy.model, name)

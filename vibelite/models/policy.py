@@ -109,11 +109,12 @@ class Policy:
         positions = batch.completion_mask.nonzero().squeeze(1)
         return self.hidden_states(batch).index_select(0, positions - 1), positions
 
+    @torch.no_grad()
     def logprobs(
         self, batch: TokenBatch, *, temperature: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs and entropies of the M trained tokens of a packed batch, each [M] float32, in
-        order of position.
+        order of position, without a gradient.
 
         `batch.completion_mask` says which tokens they are; the distribution is softmax(logits /
         temperature).

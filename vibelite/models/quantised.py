@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from vibelite.errors import RecipeError
-from vibelite.models.four_bit import QUANT_TYPE
+from vibelite.models.load import QUANT_TYPE
 
 Bits = Literal[4, 8]
 

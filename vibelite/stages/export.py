@@ -14,7 +14,7 @@ import torch
 
 from vibelite.data.chat import end_token_id, prompt_ids
 from vibelite.errors import CheckpointError
-from vibelite.models.adapter_files import is_adapter
+from vibelite.models.adapter import is_adapter
 from vibelite.recipe.stage_section import ExportStage
 from vibelite.report.model_card import CARD_NAME, model_card
 from vibelite.run_dir import REMAKE_MODEL, new_directory

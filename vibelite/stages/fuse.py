@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vibelite.algorithms.fusion import fuse_models
 from vibelite.errors import RecipeError
-from vibelite.models.adapter_files import is_adapter, mean_adapter, write_adapter
+from vibelite.models.adapter import is_adapter, mean_adapter, write_adapter
 from vibelite.recipe.stage_section import FuseStage, ProbeStage
 from vibelite.run_dir import REMAKE_MODEL, new_directory, write_json_atomic
 from vibelite.stages.context import StageContext
