@@ -75,12 +75,12 @@ class Streamed:
     """m, S and U [N] of `forward` under construction, and the targets' scaled logits [N]."""
 
     def __init__(self, call: HeadCall) -> None:
-        size, options = (call.num_tokens,), {"dtype": call.statistics_dtype}
+        size, dtype = (call.num_tokens,), call.statistics_dtype
         self._has_bias = call.bias is not None
-        self._largest = call.hidden.new_full(size, MASKED * 10, **options)
-        self._total = call.hidden.new_zeros(size, **options)
-        self._weighted = call.hidden.new_zeros(size, **options)
-        self._target_logit = call.hidden.new_full(size, torch.nan, **options)
+        self._largest = call.hidden.new_full(size, MASKED * 10, dtype=dtype)
+        self._total = call.hidden.new_zeros(size, dtype=dtype)
+        self._weighted = call.hidden.new_zeros(size, dtype=dtype)
+        self._target_logit = call.hidden.new_full(size, torch.nan, dtype=dtype)
 
     def pick_targets(self, part: HeadCall, z: torch.Tensor, columns: slice, rows: slice) -> None:
         """Notes the scaled logits z [n, c] of the targets that are among these columns."""
