@@ -138,7 +138,8 @@ def differentiable(
         name: tensor.to(dtype or tensor.dtype).detach().clone().requires_grad_()
         for name, tensor in leaves.items()
     }
-    return HeadCall(**(case.options | {"targets": case.targets} | leaves)), leaves
+    arguments: dict[str, Any] = case.options | {"targets": case.targets} | leaves
+    return HeadCall(**arguments), leaves
 
 
 def gradient_bound(dtype: torch.dtype, backend: Backend) -> float:

@@ -49,7 +49,11 @@ def test_arguments_that_do_not_fit_are_refused(
     error: type[Exception], message: str, changes: dict[str, Any]
 ) -> None:
     case = make_case(4, 8, 20)
-    fitting = {"hidden": case.hidden, "weight": case.weight, "targets": case.targets}
+    fitting: dict[str, Any] = {
+        "hidden": case.hidden,
+        "weight": case.weight,
+        "targets": case.targets,
+    }
     call = HeadCall(**(fitting | changes))
     with pytest.raises(error, match=message):
         linear_logprobs(call)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from benchmarks.random_policy import random_batch, random_policy, train
-from vibelite.models.activations import apply_activations
-from vibelite.models.offload import HostInput, HostInputs
+from vibelite.models.activations import HostInput, HostInputs, apply_activations
 from vibelite.recipe.model_section import Training
 
 CONFIG = {
