@@ -21,9 +21,9 @@ from vibelite.recipe.stage_section import Optimizer
 from vibelite.training import watchdog
 from vibelite.training.full_sharding import fully_sharded
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.parallel import World
+from vibelite.training.parallel import World, require_same_history
 from vibelite.training.shares import pack, rows_of, share_length, share_size
-from vibelite.training.watchdog import LOST_BEATS, Watchdog
+from vibelite.training.watchdog import LOST_BEATS, Watchdog, wait_apart
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8])
@@ -129,8 +129,9 @@ class Store:
         return all(key in self.values for key in keys)
 
 
-def state(beats: int, place: str, waits_for: str = "") -> str:
-    return json.dumps({"beats": beats, "progress": 0, "place": place, "waits_for": waits_for})
+def state(beats: int, place: str, waits_for: str = "", exchanges: int = 0) -> str:
+    said = {"beats": beats, "progress": 0, "place": place, "waits_for": waits_for}
+    return json.dumps(said | {"exchanges": exchanges})
 
 
 def watch_until_end(monkeypatch: pytest.MonkeyPatch, store: Store, timeout: float) -> list[int]:
@@ -162,6 +163,49 @@ def test_without_progress_on_any_rank_a_table_says_who_waits_where(monkeypatch, 
     assert "no rank made progress for 0.05 s" in said
     assert "rank 0: stage 'mgpo', step 3, wait, waits for the gradients of all ranks" in said
     assert "rank 1: stage 'mgpo', step 3, train, waits for the leader's word" in said
+
+
+def test_what_ranks_wait_for_is_compared_only_where_all_wait() -> None:
+    def waits(*places: tuple[int, str]) -> bool:
+        pairs = [{"exchanges": number, "waits_for": what} for number, what in places]
+        return wait_apart(dict(enumerate(pairs)), 3)
+
+    assert waits((4, "weights"), (4, "gradients"), (4, "gradients"))
+    assert waits((4, "weights"), (5, "weights"), (4, "weights"))
+    assert not waits((4, "weights"), (4, "weights"), (4, "weights"))
+    assert not waits((4, "weights"), (4, "gradients"), (4, ""))
+    assert not waits((4, "weights"), (4, "gradients"))
+
+
+def test_looking_again_for_the_same_thing_is_no_progress() -> None:
+    store = Store()
+    dog = Watchdog(store, 0, 2, timeout_seconds=1)
+
+    def progress() -> int:
+        dog._beat()
+        return json.loads(store.get("rank/0"))["progress"]
+
+    seen = [progress()]
+    for what in ("completions", "completions", "gradients"):
+        with dog.waiting(what):
+            seen.append(progress())
+    with dog.exchanging("gradients"):
+        seen.append(progress())
+    assert seen == [0, 1, 1, 2, 3]
+
+
+def test_exchanges_in_another_order_are_another_history() -> None:
+    def history(*names: str) -> int:
+        dog = Watchdog(Store(), 0, 2, timeout_seconds=1)
+        for name in names:
+            with dog.exchanging(name):
+                pass
+        return dog.history
+
+    assert history("a", "b") == history("a", "b") != history("b", "a")
+    require_same_history([history("a", "b"), history("a", "b")])
+    with pytest.raises(VibeLiteError, match="rank 0 and rank 2 did not exchange the same"):
+        require_same_history([history("a", "b"), history("a", "b"), history("b", "a")])
 
 
 def test_a_failure_is_left_for_the_launcher_unless_another_rank_is_why() -> None:

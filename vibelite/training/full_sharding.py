@@ -8,7 +8,7 @@ and engines find ordinary tensors and no rank waits for another there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -101,9 +101,11 @@ def fully_sharded(policy: Policy, training: Training, world: World) -> FullyShar
             "trained whole, not under an adapter; use parallel.sharding: optimizer"
         )
     scope = Scope(policy.model)
-    for module in (*layers, scope):
+    names = [f"layer {number}" for number in range(len(layers))] + ["the model outside its layers"]
+    for module, name in zip((*layers, scope), names, strict=True):
         module.to(torch.float32)  # the pieces are the masters
-        world.fully_shard(module, DTYPES[training.dtype], DTYPES[training.gradient_dtype])
+        world.fully_shard(module, name, DTYPES[training.dtype], DTYPES[training.gradient_dtype])
+    fix_backward_order([*layers, scope])
     masters = tuple(policy.model.parameters())
     scope(lambda: None)  # FSDP takes the first module that runs for the one that holds all
     sharded = FullyShardedPolicy(
@@ -112,6 +114,21 @@ def fully_sharded(policy: Policy, training: Training, world: World) -> FullyShar
     )  # fmt: skip
     sharded.gather()
     return sharded
+
+
+def fix_backward_order(modules: Sequence[Any]) -> None:
+    """Each module (FSDP's, in the order of a forward pass, the one that holds all last) gathers the
+    one before it ahead of its turn in the backward pass.
+
+    By itself FSDP goes by the forward passes that the rank has run since its last backward pass,
+    and sampling is such passes: of a rank that sampled in the step the first layer would gather
+    another layer ahead, of a rank that did not it would not, and the ranks would wait for each
+    other in different exchanges.
+    """
+    *layers, scope = modules
+    for module, before in zip(layers, [scope, *layers], strict=False):
+        module.set_modules_to_backward_prefetch([before])  # the first: already whole, nothing
+    scope.set_modules_to_backward_prefetch([layers[-1]])
 
 
 def empty_batch(device: torch.device) -> TokenBatch:

@@ -92,7 +92,7 @@ class World:
     def _wait(self, what: str) -> Iterator[None]:
         """Around an exchange: says where this rank waits. PeerLost where another rank is gone."""
         assert self.watchdog is not None
-        with self.watchdog.waiting(what), self.waiting() if self.waiting else _nothing():
+        with self.watchdog.exchanging(what), self.waiting() if self.waiting else _nothing():
             try:
                 yield
             except RuntimeError as error:  # what gloo, NCCL and the store raise
@@ -150,10 +150,12 @@ class World:
         """Everyone's value, by rank, on every rank."""
         if self.is_one or self._is_alone:
             return [value]
-        values: list[Any] = [None] * self.num_ranks
+        assert self.watchdog is not None
+        said: list[Any] = [None] * self.num_ranks
         with self._wait("everyone's numbers"):
-            dist.all_gather_object(values, value, group=self.objects)
-        return values
+            dist.all_gather_object(said, (self.watchdog.history, value), group=self.objects)
+        require_same_history([history for history, _ in said])
+        return [value for _, value in said]
 
     def joined(self, values: Iterable[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
         """The lists of all ranks one after the other, on every rank; tensors come to the CPU where
@@ -233,18 +235,22 @@ class World:
         )
 
     def fully_shard(
-        self, module: torch.nn.Module, dtype: torch.dtype, gradient_dtype: torch.dtype
+        self,
+        module: torch.nn.Module,
+        name: str,
+        dtype: torch.dtype,
+        gradient_dtype: torch.dtype,
     ) -> None:
         """Cuts a module's parameters over the ranks, by rows (FSDP2). While it runs it has them
         whole, in `dtype`; gradients are summed over ranks in `gradient_dtype`. Modules inside come
-        first, the one that holds all last.
+        first, the one that holds all last. `name` says in messages which module waits.
         """
         policy = MixedPrecisionPolicy(dtype, gradient_dtype, cast_forward_inputs=False)
         shared = fully_shard(module, mesh=self.mesh, mp_policy=policy)
         shared.set_gradient_divide_factor(1.0)
         shared.set_force_sum_reduction_for_comms(True)  # gloo knows no factor
-        gather = _Exchange(self, "all_gather", all_gather, "the weights of a layer")
-        scatter = _Exchange(self, "reduce_scatter", reduce_scatter, "the gradients of a layer")
+        gather = _Exchange(self, "all_gather", all_gather, f"the weights of {name}")
+        scatter = _Exchange(self, "reduce_scatter", reduce_scatter, f"the gradients of {name}")
         shared.set_custom_all_gather(gather)  # pyright: ignore[reportArgumentType]
         shared.set_custom_reduce_scatter(scatter)  # pyright: ignore[reportArgumentType]
 
@@ -272,6 +278,20 @@ class _Exchange:
         self.world._count(self.name, max(output_tensor, input_tensor, key=torch.Tensor.numel))
         with self.world._wait(self.what):
             return self.collective(output_tensor, input_tensor, **settings)
+
+
+def require_same_history(histories: Sequence[int]) -> None:
+    """VibeLiteError, on all ranks, where they did not exchange the same things in the same
+    order: what they hold would not be of one step any more.
+    """
+    odd = [rank for rank, history in enumerate(histories) if history != histories[0]]
+    if odd:
+        others = ", ".join(map(str, odd))
+        raise VibeLiteError(
+            f"rank 0 and rank {others} did not exchange the same things in the same order, so "
+            "their weights can no longer be trusted; run the same command to go on from the last "
+            "saved state, and report this"
+        )
 
 
 @contextmanager

@@ -1,0 +1,44 @@
+"""Three ranks whose shares of a step differ, or are empty, exchange the same things in the same
+order; ranks that do not are told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from vibelite.launch import run_ranks
+
+pytestmark = pytest.mark.slow
+MISMATCHED = """
+import vibelite.training.watchdog as watchdog
+from vibelite.training.parallel import joined_world
+watchdog.SECONDS_PER_BEAT = 0.1
+with joined_world(timeout_seconds=600) as world:
+    world.barrier("the first thing")
+    if world.rank == 1:
+        world.norm(world.share_of(__import__("torch").ones(2))[0])
+    else:
+        world.barrier("the second thing")
+"""
+
+
+def test_200_steps_of_uneven_shares_train_as_one_process_does(tmp_path: Path) -> None:
+    module = [sys.executable, "-m", "tests.distributed.uneven_shares", str(tmp_path / "far")]
+    assert run_ranks(3, module) == 0
+    for rank in range(3):
+        far = json.loads((tmp_path / f"far-{rank}").read_text(encoding="utf-8"))
+        assert far["moved"] > 0.01  # equal weights are no equal standstill
+        assert far["whole"] < 2e-6 and far["full"] < 2e-6, far
+
+
+def test_ranks_that_wait_in_different_exchanges_end_and_are_named(capfd) -> None:
+    """Long before `timeout_seconds`."""
+    assert run_ranks(3, [sys.executable, "-c", MISMATCHED]) != 0
+    said = capfd.readouterr().err
+    assert "ranks wait for each other in different exchanges" in said
+    assert "rank 1: start, waits for the norm of all ranks (exchange 2)" in said
+    assert "rank 2: start, waits for the second thing (exchange 2)" in said
