@@ -17,12 +17,13 @@ import torch
 from tests.policies import random_sequences, tiny_policy
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.models.policy import Policy
-from vibelite.recipe.model_section import Training
+from vibelite.ranks.full_sharding import fully_sharded
+from vibelite.ranks.join import joined_world
+from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.world import World
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.stages.sft import weighted_nll
-from vibelite.training.full_sharding import fully_sharded
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.parallel import World, joined_world
 
 NUM_STEPS = 200
 OPTIMIZER = Optimizer(
@@ -57,7 +58,7 @@ def sample(policy: Policy, num_passes: int) -> None:
             policy.logprobs(batch)
 
 
-def train(policy: Policy, world: World) -> list[torch.Tensor]:
+def train(policy: Policy, world: Ranks) -> list[torch.Tensor]:
     """The weights after all steps."""
     optimizer = PolicyOptimizer(policy, OPTIMIZER, num_steps=NUM_STEPS, world=world)
     draw = random.Random(world.rank)
@@ -76,8 +77,10 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     with joined_world(timeout_seconds=120) as world:
         whole = train(tiny_policy(), world)
-        cut = train(fully_sharded(tiny_policy(), Training(), world), world)
-    alone = train(tiny_policy(), World())
+        assert isinstance(world, World)
+        types = {"dtype": torch.float32, "gradient_dtype": torch.float32}
+        cut = train(fully_sharded(tiny_policy(), world, **types), world)
+    alone = train(tiny_policy(), ONE_RANK)
     far = {
         name: max(float((a - b).abs().max()) for a, b in zip(weights, alone, strict=True))
         for name, weights in (("whole", whole), ("full", cut))

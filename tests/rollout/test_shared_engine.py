@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.policies import tiny_policy
+from vibelite.ranks.protocol import OneRank
+from vibelite.ranks.watchdog import Watchdog
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.shared_engine import SampleTask, SharedEngine, cut_into_units
 from vibelite.rollout.transformers_engine import TransformersEngine
-from vibelite.training.watchdog import Watchdog
 from vibelite.types import Completion
 
 
@@ -74,7 +75,7 @@ class Store:
         del self.values[key]
 
 
-class Ranks:
+class Ranks(OneRank):
     """A leader whose other rank works off a unit or two as soon as it is asked."""
 
     def __init__(self) -> None:
@@ -162,7 +163,7 @@ class WaitingStore(Store):
             assert self.changed.wait_for(lambda: self.check(keys), timeout=30)
 
 
-class Pair:
+class Pair(OneRank):
     """What the leader delegates is done by the second rank of its engine, in a thread."""
 
     def __init__(self, rank: int, store: Store) -> None:

@@ -104,7 +104,7 @@ class Watchdog:
 
     def report_failure(self, error: BaseException) -> None:
         """Leaves why this rank ends where the launcher looks for it, unless another rank is why."""
-        if isinstance(error, PeerLost) or getattr(error, "is_leaders", False):
+        if isinstance(error, PeerLost) or getattr(error, "printed_by_leader", False):
             return
         self._report(str(error), getattr(error, "exit_code", EXIT_FAILED), error)
 

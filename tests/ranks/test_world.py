@@ -1,5 +1,5 @@
-"""Shares of tensors, a world of one, and work cut for several ranks; processes are in
-tests/distributed.
+"""How tensors are cut, what one process and the leader by itself do, and the watchdog; processes
+are in tests/distributed.
 """
 
 from __future__ import annotations
@@ -16,98 +16,14 @@ from tests.policies import random_sequences, tiny_policy
 from vibelite.data.batching import share_by_tokens
 from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.models.policy import TrainedAdapter
-from vibelite.recipe.model_section import Training
+from vibelite.ranks import watchdog
+from vibelite.ranks.cut import pack, pad, rows_of, unpack
+from vibelite.ranks.full_sharding import fully_sharded
+from vibelite.ranks.protocol import ONE_RANK
+from vibelite.ranks.watchdog import LOST_BEATS, Watchdog, wait_apart
+from vibelite.ranks.world import World, require_same_history
 from vibelite.recipe.stage_section import Optimizer
-from vibelite.training import watchdog
-from vibelite.training.full_sharding import fully_sharded
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.parallel import World, require_same_history
-from vibelite.training.shares import pack, rows_of, share_length, share_size
-from vibelite.training.watchdog import LOST_BEATS, Watchdog, wait_apart
-
-
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8])
-def test_shares_put_together_are_the_tensors(num_ranks: int) -> None:
-    tensors = [torch.arange(7.0), torch.full((1,), 5.0), torch.arange(24.0).view(2, 3, 4)]
-    packed = pack(tensors, num_ranks)
-    sizes = [share_size(tensor.numel(), num_ranks) for tensor in tensors]
-    for tensor, columns in zip(tensors, packed.split(sizes, dim=1), strict=True):
-        whole = columns.reshape(-1)
-        assert torch.equal(whole[: tensor.numel()].view_as(tensor), tensor)
-        assert not whole[tensor.numel() :].any()
-
-
-def test_a_share_is_a_row_of_the_packed_tensor() -> None:
-    tensor = torch.arange(10.0)
-    assert World(rank=3, num_ranks=4).share_of(tensor).tolist() == [9.0, 0.0, 0.0]
-    assert World(rank=1, num_ranks=4).share_of(tensor).tolist() == [3.0, 4.0, 5.0]
-
-
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8])
-def test_rows_and_lengths_of_all_ranks_are_the_tensor(num_ranks: int) -> None:
-    tensor = torch.arange(10.0).view(5, 2)
-    rows = [rows_of(tensor, num_ranks, rank) for rank in range(num_ranks)]
-    assert torch.equal(torch.cat(rows), tensor)
-    lengths = [share_length(10, num_ranks, rank) for rank in range(num_ranks)]
-    assert sum(lengths) == 10
-    assert max(lengths) == share_size(10, num_ranks)
-
-
-def test_an_adapters_frozen_weights_are_not_cut() -> None:
-    policy = tiny_policy()
-    adapted = replace(policy, adapter=TrainedAdapter(Path("start"), four_bit=False))
-    with pytest.raises(RecipeError, match="use parallel.sharding: optimizer"):
-        fully_sharded(adapted, Training(), World(num_ranks=2))
-
-
-def test_every_sequence_is_trained_on_by_one_rank_and_tokens_are_even() -> None:
-    sequences = random_sequences(40, longest=50)
-    shares = share_by_tokens(sequences, 4)
-    assert sorted(id(s) for share in shares for s in share) == sorted(map(id, sequences))
-    tokens = [sum(len(s.token_ids) for s in share) for share in shares]
-    assert max(tokens) - min(tokens) <= 50
-    assert share_by_tokens(sequences, 1) == [sequences]
-
-
-def test_a_world_of_one_asks_nobody() -> None:
-    world = World()
-    assert world.from_leader(lambda: 3) == 3
-    assert world.gather("own") == ["own"]
-    world.barrier("nobody")
-    world.delegate("nothing")
-
-
-def test_within_from_leader_the_leader_is_by_itself() -> None:
-    world = World(rank=0, num_ranks=2)
-    said: list[Any] = []
-    world._send = said.append  # pyright: ignore[reportAttributeAccessIssue]
-
-    def produce() -> list[int]:
-        world.delegate("work")
-        world.barrier("nobody waits here")
-        return world.gather(1) + [world.from_leader(lambda: 2)]
-
-    assert world.from_leader(produce) == [1, 2]
-    assert said == [("task", "work"), ("result", [1, 2])]
-
-
-def test_the_leaders_error_is_raised_on_every_rank() -> None:
-    error = RecipeError("no room")
-    messages = iter([("task", "first"), ("error", error)])
-    world = World(rank=1, num_ranks=2)
-    world._send = lambda _: next(messages)  # pyright: ignore[reportAttributeAccessIssue]
-    done: list[Any] = []
-    with pytest.raises(RecipeError, match="no room") as raised:
-        world.from_leader(lambda: pytest.fail("the leader's work"), meanwhile=done.append)
-    assert done == ["first"]
-    assert getattr(raised.value, "is_leaders", False)
-
-
-@pytest.mark.parametrize("kind", ["muon", "adamw_8bit", "adamw_cpu"])
-def test_other_optimizers_are_refused_on_several_ranks(kind: Any) -> None:
-    with pytest.raises(RecipeError, match=f"optimizer.kind {kind}.*num_gpus: 1"):
-        optimizer = Optimizer(lr=1e-3, kind=kind)
-        PolicyOptimizer(tiny_policy(), optimizer, num_steps=1, world=World(num_ranks=2))
 
 
 class Store:
@@ -127,6 +43,83 @@ class Store:
 
     def check(self, keys: list[str]) -> bool:
         return all(key in self.values for key in keys)
+
+
+def two_ranks(rank: int = 0) -> World:
+    store = Store()
+    return World(rank, 2, store, Watchdog(store, rank, 2, timeout_seconds=1e9))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8])
+def test_rows_of_all_ranks_put_together_are_the_tensors(num_ranks: int) -> None:
+    tensors = [torch.arange(7.0), torch.full((1,), 5.0), torch.arange(1.0, 41.0).view(5, 2, 4)]
+    packed = pack(tensors, num_ranks)
+    shapes = [tensor.shape for tensor in tensors]
+    by_rank = [unpack(packed[rank], shapes, num_ranks, rank) for rank in range(num_ranks)]
+    for rank, parts in enumerate(by_rank):
+        for part, tensor in zip(parts, tensors, strict=True):
+            assert torch.equal(part, rows_of(tensor, num_ranks, rank))
+        assert torch.equal(pad(parts, shapes, num_ranks), packed[rank])
+    for index, tensor in enumerate(tensors):
+        assert torch.equal(torch.cat([parts[index] for parts in by_rank]), tensor)
+    assert packed.sum() == sum(tensor.sum() for tensor in tensors)  # what pads is 0
+
+
+def test_an_adapters_frozen_weights_are_not_cut() -> None:
+    policy = tiny_policy()
+    adapted = replace(policy, adapter=TrainedAdapter(Path("start"), four_bit=False))
+    with pytest.raises(RecipeError, match="use parallel.sharding: optimizer"):
+        fully_sharded(adapted, two_ranks(), dtype=torch.float32, gradient_dtype=torch.float32)
+
+
+def test_every_sequence_is_trained_on_by_one_rank_and_tokens_are_even() -> None:
+    sequences = random_sequences(40, longest=50)
+    shares = share_by_tokens(sequences, 4)
+    assert sorted(id(s) for share in shares for s in share) == sorted(map(id, sequences))
+    tokens = [sum(len(s.token_ids) for s in share) for share in shares]
+    assert max(tokens) - min(tokens) <= 50
+    assert share_by_tokens(sequences, 1) == [sequences]
+
+
+def test_one_process_asks_nobody() -> None:
+    assert ONE_RANK.from_leader(lambda: 3) == 3
+    assert ONE_RANK.gather("own") == ["own"]
+    ONE_RANK.barrier("nobody")
+    ONE_RANK.delegate("nothing")
+
+
+def test_the_leader_at_work_concerns_the_others_only_by_what_it_delegates(monkeypatch) -> None:
+    world = two_ranks()
+    said: list[Any] = []
+    monkeypatch.setattr(world, "_send", said.append)
+    leading = world.leading
+
+    def produce() -> list[int]:
+        leading.delegate("work")
+        leading.barrier("nobody waits here")
+        return leading.gather(1) + [leading.from_leader(lambda: 2)]
+
+    assert world.from_leader(produce) == [1, 2]
+    assert said == [("task", "work"), ("result", [1, 2])]
+    assert not leading.is_one and leading.num_ranks == 2
+
+
+def test_the_leaders_error_is_raised_on_every_rank(monkeypatch) -> None:
+    messages = iter([("task", "first"), ("error", RecipeError("no room"))])
+    world = two_ranks(rank=1)
+    monkeypatch.setattr(world, "_send", lambda _: next(messages))
+    done: list[Any] = []
+    with pytest.raises(RecipeError, match="no room") as raised:
+        world.from_leader(lambda: pytest.fail("the leader's work"), meanwhile=done.append)
+    assert done == ["first"]
+    assert raised.value.printed_by_leader and not RecipeError("another").printed_by_leader
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw_8bit", "adamw_cpu"])
+def test_other_optimizers_are_refused_on_several_ranks(kind: Any) -> None:
+    with pytest.raises(RecipeError, match=f"optimizer.kind {kind}.*num_gpus: 1"):
+        optimizer = Optimizer(lr=1e-3, kind=kind)
+        PolicyOptimizer(tiny_policy(), optimizer, num_steps=1, world=two_ranks())
 
 
 def state(beats: int, place: str, waits_for: str = "", exchanges: int = 0) -> str:
@@ -212,7 +205,7 @@ def test_a_failure_is_left_for_the_launcher_unless_another_rank_is_why() -> None
     store = Store()
     dog = Watchdog(store, 1, 2, timeout_seconds=1)
     shared = VibeLiteError("the leader's")
-    shared.is_leaders = True  # pyright: ignore[reportAttributeAccessIssue]
+    shared.printed_by_leader = True
     dog.report_failure(shared)
     assert not store.check(["failure/1"])
     dog.note("p-3, sample 1")

@@ -68,7 +68,7 @@ def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
 
     Raises RecipeError where this machine has GPUs, but fewer.
     """
-    from vibelite.training.parallel import host_store, num_devices
+    from vibelite.ranks.join import host_store, num_devices
 
     if 0 < num_devices() < num_ranks:
         raise RecipeError(f"num_gpus: {num_ranks}, but this machine has {num_devices()}")
@@ -160,7 +160,7 @@ def kill(ranks: Sequence[Rank]) -> None:
 
 def outcome(ranks: Sequence[Rank], killed: set[int], store: Any) -> int:
     """The exit code of the run; says on stderr what ended it, unless the leader did."""
-    from vibelite.training.parallel import run_keys
+    from vibelite.ranks.join import run_keys
 
     failed = [rank for rank in ranks if rank.process.returncode and rank.number not in killed]
     if not failed:
