@@ -1,8 +1,10 @@
 """`vibelite run` on several GPUs of this machine: one process each, started, watched and ended
 together, as torchrun would; several nodes are torchrun's.
 
-When a rank fails the others are ended at once, and one message names the rank, what it was doing
-and why. A stop that was asked for goes to the leader, which tells the others.
+When a rank fails the others are ended soon after, and one message names the rank, what it was doing
+and why. A stop that was asked for goes to the leader, which tells the others. Torch's own
+`start_processes` ends all at the first failure, before the others have said why, and with SIGTERM,
+which asks a run to save.
 """
 
 from __future__ import annotations

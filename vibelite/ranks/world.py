@@ -2,7 +2,7 @@
 
 Objects (decisions, completions, laps) travel over gloo, gradients and weights over the device's own
 backend. Work that any rank may take is handed out through the store (`rollout/shared_engine.py`).
-Every exchange is numbered and named for the watchdog, which all ranks must enter in one order.
+All ranks enter every exchange in one order; each is numbered and named for the watchdog.
 """
 
 from __future__ import annotations
