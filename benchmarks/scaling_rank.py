@@ -25,7 +25,7 @@ from vibelite.models.activations import apply_activations
 from vibelite.models.policy import Policy
 from vibelite.ranks.full_sharding import FullyShardedPolicy, fully_sharded
 from vibelite.ranks.join import joined_world
-from vibelite.ranks.protocol import Ranks
+from vibelite.ranks.ranks import Ranks
 from vibelite.ranks.world import World
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage

@@ -22,7 +22,7 @@ from vibelite.data.batching import TrainingSequence, pack
 from vibelite.models.policy import Policy
 from vibelite.ranks.full_sharding import fully_sharded
 from vibelite.ranks.join import joined_world
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.world import World
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer

@@ -15,7 +15,7 @@ from vibelite.errors import RecipeError
 from vibelite.pipeline import torch_and_ranks, what_matters
 from vibelite.ranks import join, launch
 from vibelite.ranks.launch import is_follower, num_gpus_of, num_nodes, run_ranks
-from vibelite.ranks.protocol import OneRank
+from vibelite.ranks.ranks import Ranks
 from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.run_section import Cost
 from vibelite.run_dir import RunDir
@@ -103,9 +103,7 @@ def test_two_machines_cost_twice_as_much_and_gpus_are_counted_anyway(cost, two) 
 def test_engines_that_do_not_fill_a_machine_of_torchruns_are_refused(monkeypatch, tmp_path) -> None:
     @contextmanager
     def three_ranks(*_: object):
-        world = OneRank()
-        world.num_ranks, world.num_nodes = 6, 2
-        yield world
+        yield Ranks(num_ranks=6, num_nodes=2)
 
     monkeypatch.setattr(join, "joined_world", three_ranks)
     sets = ["rollout.engine=vllm", "rollout.tensor_parallel=2", "num_gpus=2"]

@@ -19,7 +19,8 @@ from vibelite.models.policy import TrainedAdapter
 from vibelite.ranks import watchdog
 from vibelite.ranks.cut import pack, pad, rows_of, unpack
 from vibelite.ranks.full_sharding import fully_sharded
-from vibelite.ranks.protocol import ONE_RANK
+from vibelite.ranks.join import require_shared
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.watchdog import LOST_BEATS, Watchdog, wait_apart
 from vibelite.ranks.world import World, require_same_history
 from vibelite.recipe.stage_section import Optimizer
@@ -47,7 +48,8 @@ class Store:
 
 def two_ranks(rank: int = 0) -> World:
     store = Store()
-    return World(rank, 2, store, Watchdog(store, rank, 2, timeout_seconds=1e9))
+    dog = Watchdog(store, rank, 2, timeout_seconds=1e9)
+    return World(rank, 2, store=store, watchdog=dog)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8])
@@ -213,3 +215,21 @@ def test_a_failure_is_left_for_the_launcher_unless_another_rank_is_why() -> None
     left = json.loads(store.get("failure/1"))
     assert left["message"] == "ValueError: bad"
     assert left["place"] == "start, p-3, sample 1"
+
+
+class TwoNodes(Ranks):
+    """The leader of two nodes, of which the other sees what is said of it."""
+
+    def __init__(self, *, sees: bool) -> None:
+        super().__init__(num_nodes=2)
+        self.sees = sees
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, (self.sees, "second-host")]
+
+
+def test_a_node_that_does_not_see_the_run_directory_is_refused_by_name(tmp_path: Path) -> None:
+    require_shared(tmp_path, TwoNodes(sees=True))
+    with pytest.raises(RecipeError, match="rank 1 on second-host does not see.*--run-dir"):
+        require_shared(tmp_path, TwoNodes(sees=False))
+    assert not list(tmp_path.iterdir())

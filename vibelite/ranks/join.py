@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.rendezvous import rendezvous
 
 from vibelite.errors import RecipeError
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.watchdog import Watchdog
 from vibelite.ranks.world import World
 
@@ -48,8 +48,7 @@ def joined_world(
     if num_ranks_given() == 1:
         yield ONE_RANK
         return
-    world = join(timeout_seconds)
-    world.waiting = waiting
+    world = join(timeout_seconds, waiting)
     try:
         with world.watchdog.running():
             yield world
@@ -60,7 +59,7 @@ def joined_world(
     dist.destroy_process_group()
 
 
-def join(timeout_seconds: float) -> World:
+def join(timeout_seconds: float, waiting: Callable[[], AbstractContextManager[None]]) -> World:
     """Connects to the other ranks, as the environment of torchrun describes them."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     has_gpu = torch.cuda.is_available()
@@ -83,7 +82,9 @@ def join(timeout_seconds: float) -> World:
     objects = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
     num_nodes = num_ranks // int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))
     watchdog = Watchdog(store, rank, num_ranks, timeout_seconds=timeout_seconds)
-    return World(rank, num_ranks, store, watchdog, num_nodes, objects, mesh)
+    return World(
+        rank, num_ranks, num_nodes, store, watchdog, objects=objects, mesh=mesh, waiting=waiting
+    )
 
 
 def require_shared(directory: Path, world: Ranks) -> None:

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from vibelite.errors import CheckpointError
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.world import World
 from vibelite.run_dir import new_directory
 from vibelite.storage import storage_errors

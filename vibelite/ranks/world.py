@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -19,8 +19,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from vibelite.errors import PeerLost, VibeLiteError
 from vibelite.ranks.cut import pack, pad, padded_size, unpack
-from vibelite.ranks.protocol import Leading, Ranks
-from vibelite.ranks.watchdog import Watchdog
+from vibelite.ranks.ranks import Leading, Ranks
 
 T = TypeVar("T")
 # Their names since torch 2.13, and those before.
@@ -31,25 +30,14 @@ TASK, RESULT, ERROR = "task", "result", "error"
 
 
 @dataclass(eq=False)
-class World:
-    """`Ranks` of two or more processes, and what they exchange for an update."""
+class World(Ranks):
+    """Two or more processes, and what they exchange for an update."""
 
-    rank: int
-    num_ranks: int
-    store: Any
-    watchdog: Watchdog
-    num_nodes: int = 1
     objects: Any = None
     """The process group for Python objects, on the CPU."""
     mesh: DeviceMesh | None = None
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext
     """Around every wait for other ranks (`Meter.span`)."""
-    is_one: bool = False
-    sent_bytes: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def is_leader(self) -> bool:
-        return self.rank == 0
 
     @property
     def leading(self) -> Ranks:
@@ -107,9 +95,6 @@ class World:
         require_same_history([history for history, _ in said])
         return [value for _, value in said]
 
-    def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        return [any(column) for column in zip(*self.gather(list(flags)), strict=True)]
-
     def joined(self, values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         mine = [{key: tensor.cpu() for key, tensor in value.items()} for value in values]
         return [value for part in self.gather(mine) for value in part]
@@ -123,14 +108,6 @@ class World:
     def barrier(self, what: str) -> None:
         with self.exchanging(what):
             dist.barrier(group=self.objects)
-
-    @contextmanager
-    def leader_first(self) -> Iterator[None]:
-        if not self.is_leader:
-            self.barrier("what the leader writes")
-        yield
-        if self.is_leader:
-            self.barrier("what the leader writes")
 
     def sum_to_rows(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """This rank's rows of the sum of each tensor over all ranks: one reduce-scatter of tensors

@@ -24,7 +24,7 @@ from itertools import count
 from typing import Any
 
 from vibelite.errors import EngineError
-from vibelite.ranks.protocol import Ranks
+from vibelite.ranks.ranks import Ranks
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.types import Completion
 

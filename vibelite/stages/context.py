@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vibelite.data.chat import end_token_id
 from vibelite.data.sources import load_problems, load_traces
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.data_section import TraceFile
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, Optimizer, Sampling

@@ -31,7 +31,7 @@ from vibelite.errors import RunStopped
 from vibelite.models.adapter import starting_weights
 from vibelite.models.load import load_for_training, reference_of
 from vibelite.models.policy import Policy
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, build_engine, sampling_settings

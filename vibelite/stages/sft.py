@@ -16,7 +16,7 @@ from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.errors import DataError
 from vibelite.models.load import load_for_training
 from vibelite.models.policy import Policy
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.stage_section import SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext

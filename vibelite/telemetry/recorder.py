@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vibelite.errors import RunStopped, VibeLiteError
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.run_dir import StageDir, append_jsonl
 from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.memory import LeakWatch

@@ -18,7 +18,7 @@ import torch
 from vibelite.errors import CheckpointError
 from vibelite.models.adapter import save_adapter
 from vibelite.models.policy import Policy
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.states import State, fill_state, load_whole, save_state
 from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.run_dir import StageDir, drop_directory, new_directory

@@ -14,7 +14,7 @@ import torch
 from vibelite.errors import CheckpointError, RecipeError, VibeLiteError
 from vibelite.models.policy import Policy
 from vibelite.ranks.full_sharding import FullyShardedPolicy
-from vibelite.ranks.protocol import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.world import World
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
