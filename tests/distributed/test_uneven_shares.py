@@ -18,7 +18,7 @@ import torch
 import vibelite.ranks.watchdog as watchdog
 from vibelite.ranks.join import joined_world
 watchdog.SECONDS_PER_BEAT = 0.1
-with joined_world(timeout_seconds=600) as world:
+with joined_world(timeout_seconds=60) as world:
     world.barrier("the first thing")
     if world.rank == 1:
         world.norm(torch.ones(()))
@@ -28,7 +28,7 @@ with joined_world(timeout_seconds=600) as world:
 
 SWAPPED = """
 from vibelite.ranks.join import joined_world
-with joined_world(timeout_seconds=600) as world:
+with joined_world(timeout_seconds=60) as world:
     world.barrier("layer 1" if world.rank == 1 else "layer 0")
     world.gather("numbers")
 """
