@@ -63,6 +63,19 @@ def test_the_number_of_processes_changes_nothing_but_rounding(
     require_same(curves / f"curve-{num_ranks}", alone)
 
 
+def sampled(run_dir: Path) -> dict[tuple[str, int], str]:
+    """What was sampled of the base model in the stage that the leader runs."""
+    (path,) = run_dir.glob("stages/*-evaluate/samples.jsonl")
+    rows = [row for row in read_jsonl(path) if row["key"] == "held-out--base"]
+    return {(row["problem_id"], row["sample"]): row["completion"] for row in rows}
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_ranks_sample_for_the_leaders_stages(alone: Path, curves: Path, num_ranks: int) -> None:
+    assert len(sampled(alone)) == 24
+    assert sampled(curves / f"curve-{num_ranks}") == sampled(alone)
+
+
 def test_all_ranks_are_in_the_records_and_paid_once(alone: Path, curves: Path) -> None:
     one, four = (
         list(read_jsonl(next(run_dir.glob("stages/*-mgpo/steps.jsonl"))))

@@ -19,7 +19,7 @@ from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.clip import BUCKET_ELEMENTS
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.transfer import BUFFER_BYTES, NUM_BUFFERS
+from vibelite.training.pinned_copies import BUFFER_BYTES, NUM_BUFFERS
 
 
 def tensors_in(value) -> list[torch.Tensor]:

@@ -64,7 +64,7 @@ def load_whole(directory: Path) -> State:
     state: State = {}
     for name, path in saved.planner_data.items():
         *outer, last = [int(key) if str(key).isdigit() else key for key in path]  # DCP's are text
-        place = state
+        place: dict[Any, Any] = state
         for key in outer:
             place = place.setdefault(key, {})
         place[last] = values[name]

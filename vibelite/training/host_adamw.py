@@ -16,8 +16,8 @@ import torch
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.clip import buckets
 from vibelite.training.device_update import load_values
+from vibelite.training.pinned_copies import Transfer
 from vibelite.training.precision import float32_master
-from vibelite.training.transfer import Transfer
 
 HOST = torch.device("cpu")
 
