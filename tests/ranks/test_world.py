@@ -5,6 +5,7 @@ are in tests/distributed.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,13 @@ from vibelite.ranks.cut import pack, pad, rows_of, unpack
 from vibelite.ranks.full_sharding import fully_sharded
 from vibelite.ranks.join import require_shared
 from vibelite.ranks.ranks import ONE_RANK, Ranks
-from vibelite.ranks.watchdog import LOST_BEATS, Watchdog, wait_apart
+from vibelite.ranks.watchdog import (
+    LOST_BEATS,
+    Watchdog,
+    are_in_another_order,
+    read_states,
+    wait_apart,
+)
 from vibelite.ranks.world import World, require_same_history
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.optim import PolicyOptimizer
@@ -124,17 +131,22 @@ def test_other_optimizers_are_refused_on_several_ranks(kind: Any) -> None:
         PolicyOptimizer(tiny_policy(), optimizer, num_steps=1, world=two_ranks())
 
 
-def state(beats: int, place: str, waits_for: str = "", exchanges: int = 0) -> str:
+def state(beats: int, place: str, waits_for: str = "", exchanges: int = 0, recent: Any = ()) -> str:
     said = {"beats": beats, "progress": 0, "place": place, "waits_for": waits_for}
-    return json.dumps(said | {"exchanges": exchanges})
+    return json.dumps(said | {"exchanges": exchanges, "recent": recent})
 
 
-def watch_until_end(monkeypatch: pytest.MonkeyPatch, store: Store, timeout: float) -> list[int]:
+def watch_until_end(
+    monkeypatch: pytest.MonkeyPatch, store: Store, timeout: float, exchanges: Sequence[str] = ()
+) -> list[int]:
     """The exit codes with which rank 0 of two ended itself."""
     monkeypatch.setattr(watchdog, "SECONDS_PER_BEAT", 0.01)
     codes: list[int] = []
     dog = Watchdog(store, 0, 2, timeout_seconds=timeout, end=codes.append)
     dog.describe = lambda: "stage 'mgpo', step 3, wait"
+    for what in exchanges:
+        with dog.exchanging(what):
+            pass
     with dog.waiting("the gradients of all ranks"):
         dog._watch()
     return codes
@@ -158,6 +170,27 @@ def test_without_progress_on_any_rank_a_table_says_who_waits_where(monkeypatch, 
     assert "no rank made progress for 0.05 s" in said
     assert "rank 0: stage 'mgpo', step 3, wait, waits for the gradients of all ranks" in said
     assert "rank 1: stage 'mgpo', step 3, train, waits for the leader's word" in said
+
+
+def test_ranks_that_wait_for_each_other_end_long_before_the_timeout(monkeypatch, capsys) -> None:
+    store = Store()
+    store.set("rank/1", state(-1, "train", "the gradients of layer 1", exchanges=3))
+    assert watch_until_end(monkeypatch, store, timeout=1e9) == [1]
+    said = capsys.readouterr().err
+    assert "ranks wait for each other in different exchanges" in said
+    assert "rank 1: train, waits for the gradients of layer 1 (exchange 3)" in said
+
+
+def test_another_order_of_exchanges_ends_ranks_that_do_not_wait(monkeypatch, capsys) -> None:
+    """As on a GPU, which is told of exchanges that it has not come to."""
+    store = Store()
+    store.set("rank/1", state(-1, "stage 'mgpo', step 3, train", recent=[(1, 17), (2, 18)]))
+    assert watch_until_end(monkeypatch, store, timeout=1e9, exchanges=["weights"]) == [1]
+    assert "ranks do not exchange the same things in the same order" in capsys.readouterr().err
+    dog = Watchdog(store, 1, 2, timeout_seconds=1)
+    with dog.exchanging("weights"):
+        dog._beat()
+    assert not are_in_another_order(read_states(store, 2))
 
 
 def test_what_ranks_wait_for_is_compared_only_where_all_wait() -> None:

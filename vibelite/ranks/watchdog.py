@@ -1,8 +1,8 @@
 """Says which rank is where, and ends a rank that waits for one that is gone or stuck.
 
 Every rank writes what it is doing to the store once a second. A rank that is no longer heard of,
-ranks that wait for each other in different exchanges, or a run in which no rank makes progress, end
-the run with one message instead of a hang.
+ranks that exchange things in different orders or wait for each other in different exchanges, or a
+run in which no rank makes progress, end the run with one message instead of a hang.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ LOST_BEATS = 20
 # Looks in a row at ranks that all wait, but not in the same exchange: none will go on. One that
 # sends much may for a while be in an exchange that others have left.
 MISMATCH_BEATS = 30
+# Of this many exchanges the order is compared: a GPU is told of many before it waits in one.
+NUM_RECENT = 64
 EXIT_FAILED = 1
 DONE = "done"
 
@@ -51,6 +53,7 @@ class Watchdog:
         self._waits_for = ""
         self._last_wait = ""
         self._num_exchanges = 0
+        self._recent: tuple[tuple[int, int], ...] = ()
         self.history = 0
         """A checksum of all exchanges so far, in their order: the same on every rank."""
         self.sample = ""
@@ -81,6 +84,8 @@ class Watchdog:
         self._num_exchanges += 1
         self._progress += 1
         self.history = crc32(what.encode(), self.history)
+        newest = (self._num_exchanges, self.history)
+        self._recent = (*self._recent[1 - NUM_RECENT :], newest)
         with self.waiting(what):
             yield
 
@@ -125,6 +130,7 @@ class Watchdog:
             "place": self.place,
             "waits_for": self._waits_for,
             "exchanges": self._num_exchanges,
+            "recent": self._recent,
         }
         self._store.set(f"rank/{self._rank}", json.dumps(state))
         if self._beats >= 0:
@@ -151,6 +157,8 @@ class Watchdog:
             lost = [rank for rank, count in unchanged.items() if count > LOST_BEATS]
             if lost:
                 self._give_up(f"rank {lost[0]} has not been heard of for {LOST_BEATS} s", states)
+            elif are_in_another_order(states):
+                self._give_up("ranks do not exchange the same things in the same order", states)
             elif num_still > MISMATCH_BEATS and wait_apart(states, self._num_ranks):
                 self._give_up("ranks wait for each other in different exchanges", states)
             elif num_still * SECONDS_PER_BEAT > self._timeout_seconds:
@@ -173,6 +181,13 @@ def was_at(states: dict[int, dict[str, Any]], rank: int) -> tuple[Any, Any]:
     """What changes as a rank goes on."""
     state = states.get(rank, {})
     return state.get("progress"), state.get("place")
+
+
+def are_in_another_order(states: dict[int, dict[str, Any]]) -> bool:
+    """Whether ranks' exchanges up to one of the recent ones were not the same."""
+    seen: dict[int, int] = {}
+    recent = [exchange for state in states.values() for exchange in state["recent"]]
+    return any(seen.setdefault(number, history) != history for number, history in recent)
 
 
 def wait_apart(states: dict[int, dict[str, Any]], num_ranks: int) -> bool:
