@@ -79,7 +79,7 @@ def start(
     world: Ranks, dtype: Dtype, *, is_cut: bool = False, seed: int = 0
 ) -> tuple[Policy, PolicyOptimizer]:
     policy = tiny_policy(seed)
-    policy.model.to(DTYPES[dtype])
+    policy.model.to(getattr(torch, dtype))
     if is_cut:
         assert isinstance(world, World)
         policy = fully_sharded(policy, world, dtype=DTYPES[dtype], gradient_dtype=torch.float32)
