@@ -175,7 +175,7 @@ def test_without_progress_on_any_rank_a_table_says_who_waits_where(monkeypatch, 
 def test_ranks_that_wait_for_each_other_end_long_before_the_timeout(monkeypatch, capsys) -> None:
     store = Store()
     store.set("rank/1", state(-1, "train", "the gradients of layer 1", exchanges=3))
-    assert watch_until_end(monkeypatch, store, timeout=1e9) == [1]
+    assert watch_until_end(monkeypatch, store, timeout=2.0) == [1]
     said = capsys.readouterr().err
     assert "ranks wait for each other in different exchanges" in said
     assert "rank 1: train, waits for the gradients of layer 1 (exchange 3)" in said
@@ -185,7 +185,7 @@ def test_another_order_of_exchanges_ends_ranks_that_do_not_wait(monkeypatch, cap
     """As on a GPU, which is told of exchanges that it has not come to."""
     store = Store()
     store.set("rank/1", state(-1, "stage 'mgpo', step 3, train", recent=[(1, 17), (2, 18)]))
-    assert watch_until_end(monkeypatch, store, timeout=1e9, exchanges=["weights"]) == [1]
+    assert watch_until_end(monkeypatch, store, timeout=2.0, exchanges=["weights"]) == [1]
     assert "ranks do not exchange the same things in the same order" in capsys.readouterr().err
     dog = Watchdog(store, 1, 2, timeout_seconds=1)
     with dog.exchanging("weights"):
