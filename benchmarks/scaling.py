@@ -28,7 +28,9 @@ from benchmarks.row_report import row_saver
 from vibelite.tables import format_table
 
 LAST_CHARACTERS = 1500
-START = "from vibelite.launch import run_ranks; import sys; sys.exit(run_ranks({n}, {command!r}))"
+START = (
+    "from vibelite.ranks.launch import run_ranks; import sys; sys.exit(run_ranks({n}, {command!r}))"
+)
 Row = dict[str, Any]
 
 
@@ -92,7 +94,7 @@ def main() -> int:
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
 
-    from vibelite.training.parallel import num_devices
+    from vibelite.ranks.join import num_devices
 
     devices = num_devices()
     work = "tiny" if arguments.tiny or not devices else "qwen2.5-1.5b"

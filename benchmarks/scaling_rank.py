@@ -23,6 +23,10 @@ from vibelite.algorithms.advantages import group_advantages
 from vibelite.data.batching import TrainingSequence
 from vibelite.models.activations import apply_activations
 from vibelite.models.policy import Policy
+from vibelite.ranks.full_sharding import FullyShardedPolicy, fully_sharded
+from vibelite.ranks.join import joined_world
+from vibelite.ranks.ranks import Ranks
+from vibelite.ranks.world import World
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings, generate
@@ -31,9 +35,8 @@ from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.stages import mgpo, sft
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.ranks import joint_lap, spread_of
-from vibelite.training.full_sharding import FullyShardedPolicy, fully_sharded
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.parallel import World, joined_world
+from vibelite.training.precision import DTYPES
 from vibelite.types import Completion, Group, Problem, Verdict
 
 OPTIMIZER = Optimizer(lr=1e-6, warmup_fraction=0)
@@ -75,7 +78,7 @@ class Bench:
     """A policy on one rank with what trains it."""
 
     work: Work
-    world: World
+    world: Ranks
     meter: Meter
     policy: Policy
     optimizer: PolicyOptimizer
@@ -115,12 +118,12 @@ class Bench:
         }
 
 
-def sent_bytes(world: World) -> float:
+def sent_bytes(world: Ranks) -> float:
     """What this rank sent of the tensors that it handed over, in rings."""
     return (world.num_ranks - 1) / world.num_ranks * sum(world.sent_bytes.values())
 
 
-def make_bench(work: Work, world: World, *, is_cut: bool) -> Bench:
+def make_bench(work: Work, world: Ranks, meter: Meter, *, is_cut: bool) -> Bench:
     """The same random weights on every rank, or each its part of them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, work.dtype)
@@ -130,11 +133,10 @@ def make_bench(work: Work, world: World, *, is_cut: bool) -> Bench:
     assert all(other == sums for other in world.gather(sums)), "ranks drew other weights"
     training = Training(dtype=cast(Any, work.dtype), activations="checkpoint")
     apply_activations(policy.model, training)
-    if is_cut and not world.is_one:
-        policy = fully_sharded(policy, training, world)
+    if is_cut and isinstance(world, World):
+        types = {"dtype": DTYPES[training.dtype], "gradient_dtype": DTYPES[training.gradient_dtype]}
+        policy = fully_sharded(policy, world, **types)
     optimizer = PolicyOptimizer(policy, OPTIMIZER, num_steps=100, training=training, world=world)
-    meter = Meter()
-    world.waiting = partial(meter.span, "wait")
     return Bench(work, world, meter, policy, optimizer)
 
 
@@ -301,10 +303,11 @@ def main() -> None:
     parser.add_argument("--full-sharding", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    with joined_world(600.0) as world:
+    meter = Meter()
+    with joined_world(600.0, partial(meter.span, "wait")) as world:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
-        bench = make_bench(WORKS[arguments.work], world, is_cut=arguments.full_sharding)
+        bench = make_bench(WORKS[arguments.work], world, meter, is_cut=arguments.full_sharding)
         for part in arguments.parts:
             for row in PARTS[part](bench):
                 if world.is_leader:

@@ -25,8 +25,6 @@ ALLOWED = {
     "storage": {"errors"},
     "run_dir": {"errors", "types", "storage"},
     "run_lock": {"errors", "storage", "run_dir"},
-    # The processes of one run on several GPUs: their store is torch's.
-    "launch": {"errors", "training"},
     "recipe": BASE_LAYER,
     # storage: the checksums of a fused model are not those of its first source.
     "algorithms": {"types", "errors", "storage"},
@@ -34,24 +32,23 @@ ALLOWED = {
     "models": DATA_MODEL | {"kernels"},
     "data": DATA_MODEL | {"rewards"},
     "rewards": BASE_LAYER,
-    "rollout": BASE_LAYER | {"models"},
-    # kernels: the type of a loss. run_lock: nodes that have a run directory each hold theirs.
-    "training": DATA_MODEL | {"models", "kernels", "run_lock"},
-    "telemetry": DATA_MODEL,
+    # The processes of one run on several GPUs. kernels: the type of a loss.
+    "ranks": BASE_LAYER | {"models", "kernels"},
+    "rollout": BASE_LAYER | {"models", "ranks"},
+    "training": DATA_MODEL | {"models", "kernels", "ranks"},
+    "telemetry": DATA_MODEL | {"ranks"},
     "planning": DATA_MODEL | {"models", "telemetry"},
     # algorithms: the intervals of differences between runs.
     "report": DATA_MODEL | {"telemetry", "algorithms"},
     # report: an export brings its model card.
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"}
-    | {"report"},
+    | {"report", "ranks"},
     # rewards: the verifiers' processes live as long as a stage.
-    # launch: which process leads. training: the ranks of the run.
     "pipeline": DATA_MODEL
     | {
         "run_lock",
-        "launch",
-        "training",
+        "ranks",
         "stages",
         "models",
         "rewards",
@@ -73,7 +70,7 @@ ALLOWED = {
     "cli": DATA_MODEL
     | {
         "__init__",
-        "launch",
+        "ranks",
         "commands",
         "models",
         "pipeline",
@@ -217,14 +214,14 @@ def test_algorithms_and_kernels_know_no_library_but_those_of_arrays() -> None:
     assert foreign == []
 
 
-def test_only_one_file_knows_about_several_processes() -> None:
+def test_only_one_area_knows_about_several_processes() -> None:
     using = {
-        str(path.relative_to(PACKAGE))
+        area(module_name(path))
         for path in FILES
         for target in imports(path)
         if target.startswith("torch.distributed")
     }
-    assert using <= {"training/parallel.py"}
+    assert using == {"ranks"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -55,11 +55,11 @@ FAULTS = [flip_a_byte, truncate, Path.unlink]
 def test_a_damaged_state_costs_one_step_and_a_warning(run_dir, capsys, whole, fault):
     resume = run_dir / "stages" / "03-mgpo" / "resume"
     assert sorted(path.name for path in resume.iterdir()) == ["step-000002", "step-000003"]
-    fault(resume / "step-000003" / "weights.safetensors")
+    fault(resume / "step-000003" / "__0_0.distcp")
     ended = run_command(capsys, run_dir, *EVERY_STEP)
     assert ended.exit_code == 0
     (warning,) = [line for line in ended.stderr.splitlines() if line.startswith("warning")]
-    assert "mgpo/resume/step-000003/weights.safetensors: is " in warning
+    assert "mgpo/resume/step-000003/__0_0.distcp: is " in warning
     assert "the state after step 3 is skipped" in warning
     assert outcome(run_dir) == whole
 
@@ -75,7 +75,7 @@ def test_a_stage_whose_states_were_deleted_starts_again_with_a_warning(run_dir, 
 def test_when_every_state_is_damaged_the_user_decides(run_dir, capsys, whole):
     resume = run_dir / "stages" / "03-mgpo" / "resume"
     for step in (2, 3):
-        flip_a_byte(resume / f"step-{step:06d}" / "optimizer.pt")
+        flip_a_byte(resume / f"step-{step:06d}" / ".metadata")
     ended = run_command(capsys, run_dir, *EVERY_STEP)
     assert ended.exit_code == 1
     assert "none of the saved states (2) is whole" in ended.message

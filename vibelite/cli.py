@@ -32,7 +32,7 @@ from vibelite.commands.sweep import sweep
 from vibelite.commands.verify import verify
 from vibelite.commands.watch import watch
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
-from vibelite.launch import is_follower, is_started_with_others, run_ranks
+from vibelite.ranks.launch import is_started_with_others, run_ranks
 
 if TYPE_CHECKING:
     from vibelite.recipe.stage_section import Sampling
@@ -80,7 +80,7 @@ def main() -> None:
     try:
         app(prog_name="vibelite")
     except VibeLiteError as error:
-        if is_follower() and getattr(error, "is_leaders", False):
+        if error.printed_by_leader:
             sys.exit(0)  # the leader says it, and ends with its exit code
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

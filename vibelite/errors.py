@@ -9,6 +9,8 @@ class VibeLiteError(Exception):
     """The run cannot go on; `exit_code` is what the process returns (README, "Exit codes")."""
 
     exit_code = 1
+    printed_by_leader = False
+    """Whether another process of the run, its leader, met the same error and prints it."""
 
 
 class RecipeError(VibeLiteError):

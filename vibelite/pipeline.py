@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError, RunStopped
-from vibelite.launch import is_follower, num_gpus_of, num_nodes
+from vibelite.ranks.launch import is_follower, num_gpus_of, num_nodes
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost
@@ -31,7 +32,7 @@ from vibelite.run_dir import (
     write_text_atomic,
 )
 from vibelite.run_lock import locked
-from vibelite.stages.context import StageContext, world_of_one
+from vibelite.stages.context import StageContext
 from vibelite.stages.decontaminate import dropped_counts
 from vibelite.storage import require_writable, storage_errors
 from vibelite.telemetry.energy import gpu_energy_reader, no_energy, num_gpus, require_known_gpus
@@ -42,15 +43,9 @@ from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.outcome import record_outcome
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.sinks import open_sinks
-from vibelite.training.node_files import joined_directories, spread
-
-if TYPE_CHECKING:  # the ledger begins before torch is imported
-    from vibelite.training.parallel import World
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
-# What the run directory holds before its first stage.
-BEFORE_STAGES = ("base", "manifest.json", "recipe.yaml", "recipe.resolved.yaml")
 
 
 def run_pipeline(
@@ -80,7 +75,7 @@ def run_pipeline(
         run = open_run(recipe, recipe_path, run_dir)
         cost = recipe.cost.times(num_nodes())
         guard = RunGuard(recipe.budget, cost, run.ledger_path, gpus=gpus)
-        with guard.listen(), guard.paying(meter), torch_and_ranks(recipe, run) as world:
+        with guard.listen(), guard.paying(meter), torch_and_ranks(recipe, run, meter) as world:
             from vibelite.report.build import write_report
             from vibelite.report.summary import print_summary, write_summary
 
@@ -102,34 +97,34 @@ def follow_run(
     recipe: Recipe, recipe_path: Path, run: RunDir, until: str | None, meter: Meter
 ) -> None:
     """This process's part in a run that another one leads, writes and pays."""
-    with storage_errors(run.path), torch_and_ranks(recipe, run) as world:
+    with storage_errors(run.path), torch_and_ranks(recipe, run, meter) as world:
         guard = RunGuard(Budget(), Cost(), run.ledger_path)
         with guard.listen():
             run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)
 
 
 @contextmanager
-def torch_and_ranks(recipe: Recipe, run: RunDir) -> Iterator[World]:
-    """Torch as the recipe wants it, and the processes that were started with this one, which know
-    what they see of the run's directory.
+def torch_and_ranks(recipe: Recipe, run: RunDir, meter: Meter) -> Iterator[Ranks]:
+    """Torch as the recipe wants it, and the processes that were started with this one, which all
+    see the run's directory.
     """
     import torch
 
-    from vibelite.training.parallel import joined_world
+    from vibelite.ranks.join import joined_world, require_shared
 
     require_known_gpus()
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
-    with joined_world(recipe.parallel.timeout_seconds) as world:
+    with joined_world(recipe.parallel.timeout_seconds, partial(meter.span, "wait")) as world:
         num_here, size = world.num_ranks // world.num_nodes, recipe.rollout.tensor_parallel
         if num_here % size:
             raise RecipeError(
                 f"rollout.tensor_parallel: {size} must divide the {num_here} processes that were "
                 "started on each machine"
             )
-        with joined_directories(world, run):
-            yield world
+        require_shared(run.path, world)
+        yield world
 
 
 def run_stages(
@@ -140,22 +135,21 @@ def run_stages(
     until: str | None,
     *,
     meter: Meter,
-    world: World,
+    world: Ranks,
 ) -> None:
     """The base model and every stage that is not finished, up to stage `until`."""
-    world.waiting = partial(meter.span, "wait")
     context_of = partial(make_context, recipe, recipe_path, run, meter=meter, guard=guard)
-    base = context_of("base", StageDir(run.path), world=world)
+    base = context_of("base", StageDir(run.path), world=world.leading)
     world.from_leader(partial(begin_run, base, recipe_path))
-    spread(world, run.path, *BEFORE_STAGES)
     for index, stage in enumerate(recipe.stages):
         stage_dir = run.stage(index, stage.name)
         if not world.from_leader(stage_dir.status_path.exists):
-            context = context_of(stage.name, stage_dir, world=world)
-            context.recorder.stop_if_needed()
-            run_stage(stage, context)
-        spread(world, run.path, run.export_path.name, f"stages/{stage_dir.path.name}")
-        if stage_dir.is_finished and world.keeps_files:
+            ranks = world if stage.kind in TRAINED_BY_ALL else world.leading
+            context = context_of(stage.name, stage_dir, world=ranks)
+            world.from_leader(guard.check)
+            run_stage(stage, context, world)
+        world.barrier("the end of the stage")
+        if stage_dir.is_finished and world.is_leader:
             drop_directory(stage_dir.resume)
         if stage.name == until:
             break
@@ -178,10 +172,9 @@ def make_context(
     stage_dir: StageDir,
     meter: Meter,
     guard: RunGuard | None = None,
-    world: World | None = None,
+    world: Ranks = ONE_RANK,
 ) -> StageContext:
     """The context of one stage, with a recorder that writes to its directory."""
-    world = world or world_of_one()
     guard = guard or RunGuard(recipe.budget, recipe.cost, run.ledger_path)
     steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
     sinks = ()
@@ -329,7 +322,7 @@ def data_hashes(context: StageContext) -> dict[str, str]:
     return hashes
 
 
-def run_stage(stage: AnyStage, context: StageContext) -> None:
+def run_stage(stage: AnyStage, context: StageContext, world: Ranks) -> None:
     """Runs one stage; each kind is one file under stages/, imported when it is needed."""
     match stage.kind:
         case "sft":
@@ -350,11 +343,11 @@ def run_stage(stage: AnyStage, context: StageContext) -> None:
             from vibelite.stages.export import run
     run_it = partial(run, stage, context)  # pyright: ignore[reportArgumentType]
     with context.verifiers:
-        if context.world.is_one or stage.kind in TRAINED_BY_ALL:
+        if world.is_one or stage.kind in TRAINED_BY_ALL:
             run_it()
         else:
             from vibelite.stages.sharing import help_leader
 
-            context.world.from_leader(run_it, meanwhile=help_leader(context))
-    if not context.world.is_one:
+            world.from_leader(run_it, meanwhile=help_leader(context))
+    if not world.is_one:
         gc.collect()  # a module that FSDP has wrapped refers to itself, and holds a GPU's memory

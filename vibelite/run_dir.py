@@ -269,10 +269,5 @@ class RunDir:
         return self.path / "ledger"
 
     @property
-    def follows_path(self) -> Path:
-        """Where a node that has its own run directory says which one leads the run."""
-        return self.path / "follows.json"
-
-    @property
     def export_path(self) -> Path:
         return self.path / "export"

@@ -17,9 +17,9 @@ from vibelite.planning.optimizer_memory import (
 )
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
-from vibelite.training.gradients import BUCKET_ELEMENTS
+from vibelite.training.clip import BUCKET_ELEMENTS
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.transfer import BUFFER_BYTES, NUM_BUFFERS
+from vibelite.training.pinned_copies import BUFFER_BYTES, NUM_BUFFERS
 
 
 def tensors_in(value) -> list[torch.Tensor]:
@@ -51,7 +51,7 @@ def test_the_prediction_is_what_the_optimizer_holds(kind, dtype, gradient_dtype)
         return sum(tensor.nbytes for tensor in tensors) / num_parameters
 
     state = optimizer.state_dict()
-    masters, moments = tensors_in(state["masters"]), tensors_in(state["optimizers"])
+    masters, moments = tensors_in(state["masters"]), tensors_in(state["state"])
     gradients = optimizer._update.gradients()
     predicted = bytes_per_parameter(kind, dtype, gradient_dtype)
     assert per_parameter(parameters) == predicted.weights

@@ -16,11 +16,11 @@ from tests.rollout.engines import PROMPTS, policy_for_vllm, vllm_engine
 from tests.rollout.test_vllm_engine import mismatch
 from vibelite.errors import EngineError
 from vibelite.models.policy import Policy
+from vibelite.ranks.join import joined_world
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.shared_engine import SharedEngine
 from vibelite.rollout.vllm_engine import VLLMEngine
 from vibelite.rollout.vllm_weights import WeightSync
-from vibelite.training.parallel import joined_world
 from vibelite.types import Completion
 
 SETTINGS = SamplingSettings(3, 20)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.policies import tiny_policy
+from vibelite.ranks.ranks import Ranks
+from vibelite.ranks.watchdog import Watchdog
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.shared_engine import SampleTask, SharedEngine, cut_into_units
 from vibelite.rollout.transformers_engine import TransformersEngine
-from vibelite.training.watchdog import Watchdog
 from vibelite.types import Completion
 
 
@@ -74,7 +75,7 @@ class Store:
         del self.values[key]
 
 
-class Ranks:
+class Leader(Ranks):
     """A leader whose other rank works off a unit or two as soon as it is asked."""
 
     def __init__(self) -> None:
@@ -103,7 +104,7 @@ def test_two_ranks_sample_what_one_samples(skip: tuple[tuple[int, int], ...]) ->
     settings = SamplingSettings(3, 10)
     engine = TransformersEngine(policy, stop_ids=[9], max_sequences=9)
     alone = {(p, s): c for p, s, c in engine.stream(prompts, settings, seed=4, skip=skip)}
-    ranks = Ranks()
+    ranks = Leader()
     shared = SharedEngine(engine, ranks, 9, nullcontext)
     ranks.helper = SharedEngine(engine, ranks, 9, nullcontext)
     together = {(p, s): c for p, s, c in shared.stream(prompts, settings, seed=4, skip=skip)}
@@ -115,7 +116,7 @@ def test_two_ranks_sample_what_one_samples(skip: tuple[tuple[int, int], ...]) ->
 
 
 def test_an_abandoned_stream_tells_the_others_to_stop() -> None:
-    ranks = Ranks()
+    ranks = Leader()
     engine = TransformersEngine(tiny_policy(), stop_ids=[9], max_sequences=9)
     shared = ranks.helper = SharedEngine(engine, ranks, 9, nullcontext)
     stream = shared.stream([[5, 6], [7, 8]], SamplingSettings(2, 4), seed=1)
@@ -162,7 +163,7 @@ class WaitingStore(Store):
             assert self.changed.wait_for(lambda: self.check(keys), timeout=30)
 
 
-class Pair:
+class Pair(Ranks):
     """What the leader delegates is done by the second rank of its engine, in a thread."""
 
     def __init__(self, rank: int, store: Store) -> None:

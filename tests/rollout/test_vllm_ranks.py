@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.rollout.engine_on_two_ranks import STALE
-from vibelite.launch import run_ranks
+from vibelite.ranks.launch import run_ranks
 
 pytestmark = pytest.mark.vllm
 

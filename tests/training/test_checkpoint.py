@@ -17,8 +17,6 @@ from vibelite.recipe.stage_section import Optimizer
 from vibelite.storage import CHECKSUMS_NAME
 from vibelite.training.checkpoint import (
     HEADER_BYTES,
-    OPTIMIZER_NAME,
-    WEIGHTS_NAME,
     load_training_state,
     save_model,
     save_training_state,
@@ -27,6 +25,7 @@ from vibelite.training.checkpoint import (
 from vibelite.training.optim import PolicyOptimizer
 
 CONFIG = Optimizer(kind="muon", lr=1e-3)
+PARTS_NAME, METADATA_NAME = "__0_0.distcp", ".metadata"  # DCP's
 
 
 def train(policy, optimizer, steps):
@@ -64,7 +63,8 @@ def test_resuming_equals_not_stopping_bit_for_bit(tmp_path, kind, dtype):
     # Weights of 16 bits could be the same over masters that are not.
     masters = optimizer.state_dict()["masters"]
     assert len(masters) == (0 if dtype == "float32" else len(weights_of(whole)))
-    assert all(map(torch.equal, at_the_end["masters"], masters))
+    assert at_the_end["masters"].keys() == masters.keys()
+    assert all(torch.equal(master, masters[i]) for i, master in at_the_end["masters"].items())
     assert optimizer.state_dict().get("loss_scale") == at_the_end.get("loss_scale")
 
 
@@ -109,7 +109,7 @@ def test_a_half_written_state_is_not_seen_and_does_not_disturb(tmp_path):
     save_training_state(tmp_path, 1, policy, optimizer)
     half = tmp_path / ".step-000002.tmp"
     half.mkdir()
-    (half / OPTIMIZER_NAME).write_bytes(b"torn")
+    (half / METADATA_NAME).write_bytes(b"torn")
     assert load_training_state(tmp_path, policy, optimizer) == 1
     save_training_state(tmp_path, 2, policy, optimizer)
     assert load_training_state(tmp_path, policy, optimizer) == 2
@@ -149,7 +149,7 @@ def remove_directory(path):
 DAMAGES = [flip_a_byte, truncate, Path.unlink, remove_directory]
 
 
-@pytest.mark.parametrize("name", [WEIGHTS_NAME, OPTIMIZER_NAME, CHECKSUMS_NAME])
+@pytest.mark.parametrize("name", [PARTS_NAME, METADATA_NAME, CHECKSUMS_NAME])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_is_skipped_by_name_for_the_one_before(tmp_path, capsys, damage, name):
     policy = tiny_policy()
@@ -178,7 +178,7 @@ def test_a_damaged_state_of_a_later_step_is_gone_after_the_next_save(tmp_path):
     optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
     for step in (1, 5):
         save_training_state(tmp_path, step, policy, optimizer)
-    truncate(tmp_path / "step-000005" / WEIGHTS_NAME)
+    truncate(tmp_path / "step-000005" / PARTS_NAME)
     assert load_training_state(tmp_path, policy, optimizer) == 1
     save_training_state(tmp_path, 3, policy, optimizer)
     assert saved_steps(tmp_path) == [1, 3]
@@ -189,7 +189,7 @@ def test_nothing_starts_over_by_itself_when_every_state_is_damaged(tmp_path):
     optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
     for step in (1, 2):
         save_training_state(tmp_path, step, policy, optimizer)
-        truncate(tmp_path / f"step-{step:06d}" / WEIGHTS_NAME)
+        truncate(tmp_path / f"step-{step:06d}" / PARTS_NAME)
     with pytest.raises(CheckpointError, match=r"none of the saved states \(2\) is whole"):
         load_training_state(tmp_path, policy, optimizer)
 
@@ -237,7 +237,7 @@ def test_the_last_whole_state_stays_when_a_newer_one_is_damaged(tmp_path, free):
     settings = Checkpoint(keep_last=3, free_gib=0)
     for step in (1, 2, 3):
         save_training_state(tmp_path, step, policy, optimizer, settings=settings)
-    flip_a_byte(tmp_path / "step-000003" / WEIGHTS_NAME)
+    flip_a_byte(tmp_path / "step-000003" / PARTS_NAME)
     free[0] = 0
     with pytest.raises(DiskFull):
         save_training_state(tmp_path, 4, policy, optimizer, settings=settings)

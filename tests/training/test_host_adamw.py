@@ -62,7 +62,7 @@ def test_bfloat16_weights_are_the_rounding_of_torchs_float32_ones():
         optimizer.step(step)
         torch.nn.utils.clip_grad_norm_(parameters, CONFIG.max_grad_norm)
         reference.step()
-    masters = optimizer.state_dict()["masters"]
+    masters = list(optimizer.state_dict()["masters"].values())
     assert all(map(torch.equal, masters, weights_of(theirs)))
     for mine, other in zip(weights_of(ours), weights_of(theirs), strict=True):
         assert torch.equal(mine, other.bfloat16())

@@ -1,13 +1,16 @@
 """The learning-rate schedule by hand; AdamW against torch's own; what Muon is given."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from tests.policies import tiny_policy
-from tests.training.gradients import set_gradients
+from tests.training.gradients import set_gradients, weights_of
 from vibelite.errors import VibeLiteError
+from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.optim import PolicyOptimizer, lr_scale
 
@@ -48,6 +51,54 @@ def test_adamw_steps_are_torchs_own_after_clipping():
         reference.step()
     for mine, other in zip(ours.trainable_parameters(), parameters, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+
+
+def scheduled(optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Three steps of warm-up and a cosine to a fifth over ten steps, by torch's own schedulers."""
+    (lr,) = {group["lr"] for group in optimizer.param_groups}
+    warmup = LinearLR(optimizer, start_factor=1 / 3, total_iters=2)
+    cosine = CosineAnnealingLR(optimizer, T_max=6, eta_min=lr / 5)
+    return SequentialLR(optimizer, [warmup, cosine], milestones=[3])
+
+
+def torchs_own(config: Optimizer, policy: Policy) -> list[torch.optim.Optimizer]:
+    adamw = partial(
+        torch.optim.AdamW, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+    )
+    parameters = dict(policy.model.named_parameters())
+    if config.kind == "adamw_8bit":  # that of bitsandbytes
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore
+
+        adamw = partial(AdamW8bit, **adamw.keywords)
+    if config.kind != "muon":
+        return [adamw(list(parameters.values()))]
+    matrices = [p for name, p in parameters.items() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in parameters.items() if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
+    return [adamw(others), muon]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_cpu", "adamw_8bit", "muon"])
+def test_rates_and_decay_of_every_step_are_torchs_own(kind):
+    """Under warm-up and cosine, with weight decay; several ranks: tests/distributed."""
+    ours, theirs = tiny_policy(), tiny_policy()
+    config = Optimizer(
+        kind=kind, lr=1e-2, muon_lr=3e-2, weight_decay=0.5, warmup_fraction=0.3,
+        schedule="cosine", final_lr_fraction=0.2, max_grad_norm=1e9,
+    )  # fmt: skip
+    optimizer = PolicyOptimizer(ours, config, num_steps=10)
+    references = torchs_own(config, theirs)
+    schedules = [scheduled(reference) for reference in references]
+    for step in range(10):
+        set_gradients(ours, step)
+        set_gradients(theirs, step)
+        optimizer.step(step)
+        optimizer.finish()
+        for reference, schedule in zip(references, schedules, strict=True):
+            reference.step()
+            schedule.step()
+        for mine, other in zip(weights_of(ours), weights_of(theirs), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
 def test_muon_moves_matrices_orthogonally_and_leaves_the_embedding_to_adamw():

@@ -8,7 +8,7 @@ from tests.training.gradients import set_gradients, weights_of
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer, SFTStage
 from vibelite.stages.sft import accumulate_gradient
-from vibelite.training import transfer
+from vibelite.training import pinned_copies
 from vibelite.training.checkpoint import load_training_state, save_training_state
 from vibelite.training.device_update import DeviceUpdate
 from vibelite.training.optim import PolicyOptimizer
@@ -55,11 +55,11 @@ def relative_distance(policy, other, start):
     return ((mine - exact).norm() / (exact - before).norm()).item()
 
 
-@pytest.mark.parametrize("buffer_bytes", [1024, transfer.BUFFER_BYTES])
+@pytest.mark.parametrize("buffer_bytes", [1024, pinned_copies.BUFFER_BYTES])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_streamed_adamw_has_the_bits_of_adamw_on_a_cpu(dtype, buffer_bytes, monkeypatch):
     """The same gradients by the same CPU code, whether they came through pinned buffers or not."""
-    monkeypatch.setattr(transfer, "BUFFER_BYTES", buffer_bytes)
+    monkeypatch.setattr(pinned_copies, "BUFFER_BYTES", buffer_bytes)
     training = Training(dtype=dtype)
     streamed, local = gpu_policy(dtype), tiny_policy()
     local.model.to(getattr(torch, dtype))

@@ -45,7 +45,7 @@ def train(kind: str, dtype: str, num_steps: int, gradient_dtype: str = "float32"
         weights.values.grad = gradient().to(weights.values.grad_dtype)
         optimizer.step(step)
         optimizer.finish()
-    masters = optimizer.state_dict()["masters"] or [weights.values.detach()]
+    masters = list(optimizer.state_dict()["masters"].values()) or [weights.values.detach()]
     return before, masters[0], weights.values.detach()
 
 

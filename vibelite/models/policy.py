@@ -137,7 +137,7 @@ class Policy:
     @contextmanager
     def accumulating(self, num_micro_batches: int) -> Iterator[None]:
         """Around the backward passes of one step; here there is nothing to prepare
-        (`training/full_sharding.py`).
+        (`ranks/full_sharding.py`).
         """
         yield
 

@@ -154,12 +154,12 @@ def communicated_bytes(setting: Setting, num_gpus: int, num_passes: float = 1.0)
     """Bytes that each of n GPUs sends per update, in rings (Patarasuk and Yuan, Bandwidth optimal
     all-reduce algorithms, 2009: each sends (n - 1) / n of the data). 0 for one GPU.
 
-    Where each holds the whole weights (`training/sharded_update.py`), a reduce-scatter of the
+    Where each holds the whole weights (`training/shared_adamw.py`), a reduce-scatter of the
     gradients and an all-gather of the updated weights:
 
         (n - 1) / n x (gradient bytes + weight bytes)
 
-    Where weights are cut (`training/full_sharding.py`), in each of `num_passes` micro-batches the
+    Where weights are cut (`ranks/full_sharding.py`), in each of `num_passes` micro-batches the
     layers are gathered forward and backward, the embeddings once, and the gradients are scattered;
     then the weights are gathered whole:
 

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from vibelite.errors import EngineError
+from vibelite.ranks.ranks import Ranks
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.types import Completion
 
@@ -33,17 +34,6 @@ Sampled = Generator[tuple[int, int, Completion], None, None]
 POLL_SECONDS = 0.005
 # For the first rank's word; that a rank waits too long for it is the watchdog's business.
 WORD_TIMEOUT = timedelta(days=7)
-
-
-class Ranks(Protocol):
-    """What is needed of `training.parallel.World`."""
-
-    rank: int
-    num_ranks: int
-    store: Any
-    watchdog: Any
-
-    def delegate(self, task: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,31 +11,23 @@ from typing import TYPE_CHECKING
 
 from vibelite.data.chat import end_token_id
 from vibelite.data.sources import load_problems, load_traces
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.data_section import TraceFile
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, Optimizer, Sampling
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
-from vibelite.stages.decontaminate import FILE_NAME, without_evaluation
+from vibelite.stages.decontaminate import without_evaluation
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
-from vibelite.training.node_files import leader_first
 from vibelite.types import Problem, Trace
 
 if TYPE_CHECKING:  # the ledger begins before torch is imported
     from vibelite.models.policy import Policy
-    from vibelite.training.parallel import World
 
 # What a distill or filter stage leaves for an sft stage.
 DISTILLED = "traces.jsonl"
-
-
-def world_of_one() -> World:
-    """This process by itself."""
-    from vibelite.training.parallel import World
-
-    return World()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +43,7 @@ class StageContext:
     recorder: Recorder
     verifiers: VerifierPool = field(default_factory=VerifierPool)
     """Closed where the stage ends; it starts no process before one is needed."""
-    world: World = field(default_factory=world_of_one)
+    world: Ranks = ONE_RANK
     """The processes of the run, seen from this one."""
 
     def seed(self, *parts: str | int) -> int:
@@ -72,7 +64,7 @@ class StageContext:
 
     def problems(self, name: str) -> list[Problem]:
         """The problem set called `name`, decontaminated if a stage trains on it."""
-        with leader_first(self.world, self.run.path, FILE_NAME):
+        with self.world.leader_first():
             return without_evaluation(self.all_problems(name), "problems", name, self)
 
     def all_problems(self, name: str) -> list[Problem]:
@@ -90,7 +82,7 @@ class StageContext:
         rows = load_traces(
             source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )
-        with leader_first(self.world, self.run.path, FILE_NAME):
+        with self.world.leader_first():
             return without_evaluation(rows, "traces", name, self)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import NoReturn
@@ -31,6 +31,7 @@ from vibelite.errors import RunStopped
 from vibelite.models.adapter import starting_weights
 from vibelite.models.load import load_for_training, reference_of
 from vibelite.models.policy import Policy
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, build_engine, sampling_settings
@@ -43,7 +44,6 @@ from vibelite.telemetry.unit_costs import completion_counts
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.parallel import World
 from vibelite.types import Group, Problem, TokenBatch
 
 
@@ -57,7 +57,7 @@ class Trainer:
     reference: Policy | None
     engine: RolloutEngine
     optimizer: PolicyOptimizer
-    world: World = field(default_factory=World)
+    world: Ranks = ONE_RANK
     """The ranks that share the step."""
 
     @property

@@ -16,6 +16,7 @@ from vibelite.data.prompt_sampler import indices_for_step
 from vibelite.errors import DataError
 from vibelite.models.load import load_for_training
 from vibelite.models.policy import Policy
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.stage_section import SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
@@ -23,7 +24,6 @@ from vibelite.stages.sharing import share_weights
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.parallel import World
 
 
 def run(stage: SFTStage, context: StageContext) -> None:
@@ -132,7 +132,7 @@ def accumulate_gradient(
     sequences: list[TrainingSequence],
     stage: SFTStage,
     *,
-    world: World | None = None,
+    world: Ranks = ONE_RANK,
     loss_scale: float = 1.0,
 ) -> tuple[float, int]:
     """Adds this rank's share of the gradient of the mean negative log-prob per trained token (nats)
@@ -140,7 +140,6 @@ def accumulate_gradient(
 
     The mean is over the whole step, whatever the split into ranks and micro-batches.
     """
-    world = world or World()
     num_trained = sum(sum(sequence.completion_mask) for sequence in sequences)
     sequences = share_by_tokens(sequences, world.num_ranks)[world.rank]
     lengths = [len(sequence.token_ids) for sequence in sequences]

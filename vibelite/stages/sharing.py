@@ -15,12 +15,14 @@ from typing import Any
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.planning.sharding import chosen_sharding
+from vibelite.ranks.full_sharding import fully_sharded
+from vibelite.ranks.world import World
 from vibelite.recipe.stage_section import Sampling
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.rollout.kv_memory import device_memory
 from vibelite.rollout.shared_engine import SampleTask, SharedEngine
 from vibelite.stages.context import StageContext, build_engine
-from vibelite.training.full_sharding import fully_sharded
+from vibelite.training.precision import DTYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,12 @@ def share_weights(policy: Policy, context: StageContext) -> Policy:
         num_gpus=world.num_ranks,
         memory_bytes=None if device.type == "cpu" else device_memory(device)[1],
     )
-    if world.from_leader(choice) == "optimizer":  # GPUs may differ
+    is_whole = world.from_leader(choice) == "optimizer"  # GPUs may differ
+    if is_whole or not isinstance(world, World):
         return policy
-    return fully_sharded(policy, context.recipe.training, world)
+    training = context.recipe.training
+    types = {"dtype": DTYPES[training.dtype], "gradient_dtype": DTYPES[training.gradient_dtype]}
+    return fully_sharded(policy, world, **types)
 
 
 def share_engine(

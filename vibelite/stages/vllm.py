@@ -8,13 +8,13 @@ from vibelite.data.chat import end_token_id
 from vibelite.errors import RecipeError
 from vibelite.models.policy import Policy
 from vibelite.planning.optimizer_memory import UPDATE_BUFFER_BYTES, bytes_per_parameter
+from vibelite.ranks.full_sharding import FullyShardedPolicy
+from vibelite.ranks.join import num_ranks_given
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import Optimizer, Sampling
 from vibelite.rollout.kv_memory import device_memory, engine_shape, kv_cache_bytes
 from vibelite.rollout.vllm_engine import VLLMEngine
 from vibelite.rollout.vllm_start import Sync, VLLMSettings
-from vibelite.training.full_sharding import FullyShardedPolicy
-from vibelite.training.parallel import num_ranks_given
 
 # Tokens read in one pass: enough to keep a GPU busy; on a CPU it only delays what is decoding.
 BATCHED_TOKENS = {"cuda": 8192, "cpu": 1024}

@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from vibelite.telemetry.meter import Lap
 from vibelite.telemetry.money import NANOSECONDS
-
-T = TypeVar("T")
-
-
-class Ranks(Protocol):
-    """What a recorder needs of `training.parallel.World`."""
-
-    @property
-    def is_leader(self) -> bool: ...
-
-    def gather(self, value: T) -> list[T]: ...
-
-    def from_leader(self, produce: Callable[[], T]) -> T: ...
-
-
-class OneRank:
-    """A process by itself."""
-
-    is_leader = True
-
-    def gather(self, value: T) -> list[T]:
-        return [value]
-
-    def from_leader(self, produce: Callable[[], T]) -> T:
-        return produce()
 
 
 def joint_lap(laps: Sequence[Lap]) -> Lap:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vibelite.errors import RunStopped, VibeLiteError
+from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.run_dir import StageDir, append_jsonl
 from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.memory import LeakWatch
@@ -17,7 +18,7 @@ from vibelite.telemetry.meter import Lap, Meter
 from vibelite.telemetry.money import NANOSECONDS
 from vibelite.telemetry.progress import ProgressLine, duration
 from vibelite.telemetry.projection import project
-from vibelite.telemetry.ranks import OneRank, Ranks, joint_lap, spread_of
+from vibelite.telemetry.ranks import joint_lap, spread_of
 from vibelite.telemetry.sinks import Sink, numbers_of
 from vibelite.telemetry.unit_costs import unit_costs
 from vibelite.types import StepRecord
@@ -51,14 +52,13 @@ class Recorder:
         guard: RunGuard,
         *,
         num_steps: int | None = None,
-        ranks: Ranks | None = None,
+        ranks: Ranks = ONE_RANK,
         sinks: Sequence[Sink] = (),
     ) -> None:
         """`num_steps` of the whole stage, for the projection; None = it has no steps. `ranks`: the
-        processes that train together, of which the leader writes; None = this one alone. `sinks`
-        are shown every step.
+        processes that train together, of which the leader writes. `sinks` are shown every step.
         """
-        self._ranks = ranks or OneRank()
+        self._ranks = ranks
         self._num_recorded = 0
         self._stage = stage
         self._stage_dir = stage_dir

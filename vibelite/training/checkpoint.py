@@ -10,35 +10,27 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from vibelite.errors import CheckpointError
 from vibelite.models.adapter import save_adapter
 from vibelite.models.policy import Policy
+from vibelite.ranks.ranks import ONE_RANK, Ranks
+from vibelite.ranks.states import State, fill_state, load_whole, save_state
 from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.run_dir import StageDir, drop_directory, new_directory
 from vibelite.storage import damage_of, free_bytes, require_free, storage_errors
 from vibelite.training.checkpoint_interval import SaveSchedule
-from vibelite.training.node_files import on_every_disk, spread
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.parallel import World
-from vibelite.training.shared_checkpoint import (
-    layout_of,
-    load_state_in_parts,
-    save_state_in_parts,
-)
 
-WEIGHTS_NAME = "weights.safetensors"
-OPTIMIZER_NAME = "optimizer.pt"
 GIB = 2**30
 # Headers and names beside the tensors; a tokenizer beside a model is within the recipe's margin.
 HEADER_BYTES = 2**20
+# What DCP writes with each tensor at least: a zip archive of one entry, and its row of .metadata.
+TENSOR_HEADER_BYTES = 1600
 NO_SETTINGS = Checkpoint()
 
 
@@ -53,10 +45,10 @@ class TrainingStates:
         *,
         settings: Checkpoint,
         schedule: SaveSchedule,
-        world: World | None = None,
+        world: Ranks = ONE_RANK,
     ) -> None:
-        """`world`: the ranks that save and resume together; None = this process alone."""
-        self._world = world or World()
+        """`world`: the ranks that save and resume together."""
+        self._world = world
         self._stage_dir = stage_dir
         self._policy = policy
         self._optimizer = optimizer
@@ -68,7 +60,7 @@ class TrainingStates:
         of finished steps, 0 if none was saved.
         """
         resume = self._stage_dir.resume
-        if self._world.keeps_files:
+        if self._world.is_leader:
             for path in self._stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
                 drop_directory(path)
         step = load_training_state(resume, self._policy, self._optimizer, world=self._world)
@@ -97,7 +89,6 @@ class TrainingStates:
             self._stage_dir.resume, step, self._policy, self._optimizer,
             settings=self._settings, world=self._world,
         )  # fmt: skip
-        spread(self._world, self._stage_dir.path, self._stage_dir.checkpoints.name)
         self._schedule.saved(time.monotonic() - start)
 
 
@@ -125,35 +116,28 @@ def save_training_state(
     optimizer: PolicyOptimizer,
     *,
     settings: Checkpoint = NO_SETTINGS,
-    world: World | None = None,
+    world: Ranks = ONE_RANK,
 ) -> None:
     """Saves the state after `step` finished steps under `root`, then removes what it supersedes.
 
     Where it does not fit, superseded states go first, never the newest whole one; where even that
     is not enough, DiskFull with nothing written. Called by all ranks of `world`.
     """
-    world = world or World()
     optimizer.finish()
     # Trainable parameters once each: a tied head is its embedding.
     weights = {name: parameter.detach() for name, parameter in trained(policy).items()}
-    state = optimizer.state_dict()
-    num_bytes = tensor_bytes(weights) + tensor_bytes(state) + HEADER_BYTES
+    state: State = {"weights": weights, "optimizer": optimizer.state_dict()}
+    sizes = [tensor.nbytes + TENSOR_HEADER_BYTES for tensor in tensors_in(state)]
+    num_bytes = sum(sizes) + HEADER_BYTES
     margin_bytes = int(settings.free_gib * GIB)
 
     def require_room() -> None:
         make_room(root, num_bytes + margin_bytes)
         require_free(root, num_bytes, margin_bytes=margin_bytes, what="a training state")
 
-    on_every_disk(world, require_room)
-    if world.is_one:
-        with storage_errors(root), new_directory(state_directory(root, step)) as temporary:
-            save_file(weights, temporary / WEIGHTS_NAME)
-            # A file of Python's, because errors of PyTorch's own do not say that the disk is full.
-            with open(temporary / OPTIMIZER_NAME, "wb") as file:
-                torch.save(state, file)
-    else:
-        save_state_in_parts(state_directory(root, step), weights, optimizer, world)
-    if world.keeps_files:
+    world.from_leader(require_room)
+    save_state(state_directory(root, step), state, world)
+    if world.is_leader:
         drop_superseded(root, step, settings)
 
 
@@ -191,15 +175,13 @@ def newest_whole(root: Path) -> int | None:
 
 
 def load_training_state(
-    root: Path, policy: Policy, optimizer: PolicyOptimizer, *, world: World | None = None
+    root: Path, policy: Policy, optimizer: PolicyOptimizer, *, world: Ranks = ONE_RANK
 ) -> int:
     """Loads the newest whole state under `root` in place; the number of finished steps, 0 if none
     was saved. Called by all ranks of `world`.
     """
-    world = world or World()
     step = world.from_leader(lambda: step_to_resume(root))
     if step:
-        spread(world, root, state_directory(root, step).name)
         restore(state_directory(root, step), policy, optimizer, world)
     return step
 
@@ -225,29 +207,25 @@ def step_to_resume(root: Path) -> int:
     return 0
 
 
-def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer, world: World) -> None:
+def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer, world: Ranks) -> None:
     """Loads a whole state in place; CheckpointError if it is that of another model or optimizer."""
-    if layout := layout_of(directory):
-        load_state_in_parts(directory, layout, dict(trained(policy)), optimizer, world)
-        return
-    try:
-        weights = load_file(directory / WEIGHTS_NAME)
-        # On the host: the optimizer knows which of its state belongs on the device.
-        saved = torch.load(directory / OPTIMIZER_NAME, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{directory}: cannot be read ({error}), though its bytes are those that were written; "
-            "it may be that of another version"
-        ) from error
     parameters = trained(policy)
-    if parameters.keys() != weights.keys():
+    if world.is_one:
+        # On the host: the optimizer knows which of its state belongs on the device.
+        state = load_whole(directory)
+    else:
+        weights = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
+        state = {"weights": weights, "optimizer": optimizer.state_dict()}
+        fill_state(directory, state, world)
+    saved = {name: weight.shape for name, weight in state["weights"].items()}
+    if saved != {name: parameter.shape for name, parameter in parameters.items()}:
         raise CheckpointError(
             f"{directory}: belongs to another model; remove it or use another run directory"
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-    optimizer.load_state_dict(saved)
+            parameter.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])
 
 
 def trained(policy: Policy) -> dict[str, torch.nn.Parameter]:
@@ -266,17 +244,13 @@ def saved_steps(root: Path) -> list[int]:
     )
 
 
-def tensor_bytes(state: Any) -> int:
-    """Bytes of all tensors in nested dictionaries and lists."""
-    match state:
-        case torch.Tensor():
-            return state.nbytes
-        case dict():
-            return sum(map(tensor_bytes, state.values()))
-        case list() | tuple():
-            return sum(map(tensor_bytes, state))
-        case _:
-            return 0
+def tensors_in(state: State) -> Iterator[torch.Tensor]:
+    """All tensors in nested dictionaries."""
+    for value in state.values():
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict):
+            yield from tensors_in(value)
 
 
 def warn(message: str) -> None:

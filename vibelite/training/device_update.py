@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +10,8 @@ import torch
 
 from vibelite.errors import RecipeError
 from vibelite.recipe.stage_section import Optimizer
-from vibelite.training.gradients import buckets
+from vibelite.training.clip import buckets
 from vibelite.training.precision import float32_master
-from vibelite.training.shared_adamw import Layout, empty_state
 
 # Nesterov momentum 0.95 and five Newton-Schulz steps are Muon's published defaults.
 MUON_MOMENTUM = 0.95
@@ -71,50 +71,43 @@ class DeviceUpdate:
         """Nothing is left to wait for: the device does things in order."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "optimizers": [part.optimizer.state_dict() for part in self._parts],
-            "masters": [master for _, master in self._own_masters()],
+        """What is kept of each parameter, by its place, and the masters of 16-bit ones."""
+        state = {
+            first + index: values
+            for first, part in self._numbered_parts()
+            for index, values in part.optimizer.state_dict()["state"].items()
         }
-
-    def state_to_fill(self, layout: Layout) -> dict[str, Any]:
-        """Of AdamW: a `state_dict` of empty tensors, as several ranks save theirs."""
-        (part,) = self._parts
-        own = [i for i, p in enumerate(part.parameters) if p.dtype != torch.float32]
-        return empty_state([master.shape for master in part.masters], own, layout)
+        return {"state": state, "masters": self._own_masters()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a `state_dict`, or from a `state_to_fill` that was filled."""
-        for part, saved in zip(self._parts, state["optimizers"], strict=True):
-            if "param_groups" not in saved:
-                saved = in_shape(part, saved)
-            part.optimizer.load_state_dict(saved)
+        for first, part in self._numbered_parts():
+            places = range(first, first + len(part.parameters))
+            own = {i - first: state["state"][i] for i in places if i in state["state"]}
+            load_values(part.optimizer, own)
             if is_paged(part.optimizer):
                 page_state(part.optimizer)
-        for (parameter, master), saved in zip(self._own_masters(), state["masters"], strict=True):
-            master.copy_(saved.view_as(master))
-            parameter.copy_(master)
+        for index, master in self._own_masters().items():
+            master.copy_(state["masters"][index])
+            self.parameters[index].copy_(master)
 
-    def _own_masters(self) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
-        """The 16-bit parameters and their masters; a float32 one is its own."""
-        return [
-            (parameter, master)
-            for part in self._parts
-            for parameter, master in zip(part.parameters, part.masters, strict=True)
-            if parameter.dtype != torch.float32
-        ]
+    def _numbered_parts(self) -> Iterator[tuple[int, Part]]:
+        """Each part with the place of its first parameter."""
+        first = 0
+        for part in self._parts:
+            yield first, part
+            first += len(part.parameters)
+
+    def _own_masters(self) -> dict[int, torch.Tensor]:
+        """By place the masters of 16-bit parameters; a float32 one is its own."""
+        masters = [master for part in self._parts for master in part.masters]
+        return {i: masters[i] for i, p in enumerate(self.parameters) if p.dtype != torch.float32}
 
 
-def in_shape(part: Part, flat: dict[str, Any]) -> dict[str, Any]:
-    """The state of AdamW as its own `load_state_dict` takes it, from one with flat tensors."""
-    state = {
-        index: {
-            name: value if name == "step" else value.view(part.masters[index].shape)
-            for name, value in values.items()
-        }
-        for index, values in flat["state"].items()
-    }
-    return {"state": state, "param_groups": part.optimizer.state_dict()["param_groups"]}
+def load_values(optimizer: torch.optim.Optimizer, state: dict[int, Any]) -> None:
+    """Takes what is kept of each parameter; rates and decay stay those of the recipe."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _hand_gradient_over(parameter: torch.nn.Parameter, master: torch.Tensor, factor: float) -> None:

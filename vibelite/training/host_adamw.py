@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from vibelite.recipe.stage_section import Optimizer
-from vibelite.training.gradients import buckets
+from vibelite.training.clip import buckets
+from vibelite.training.device_update import load_values
+from vibelite.training.pinned_copies import Transfer
 from vibelite.training.precision import float32_master
-from vibelite.training.transfer import Transfer
 
 HOST = torch.device("cpu")
 
@@ -110,21 +111,18 @@ class HostAdamW:
 
     def state_dict(self) -> dict[str, Any]:
         self.finish()
-        return {
-            "optimizers": [self._optimizer.state_dict()],
-            "masters": [self._masters[index] for index in self._own_masters()],
-        }
+        masters = {index: self._masters[index] for index in self._own_masters()}
+        return {"state": self._optimizer.state_dict()["state"], "masters": masters}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.finish()
-        (saved,) = state["optimizers"]
-        self._optimizer.load_state_dict(saved)
+        load_values(self._optimizer, state["state"])
         for parameter, master in zip(self.parameters, self._masters, strict=True):
             master.copy_(parameter)  # a float32 weight, which was saved as such
-        for index, values in zip(self._own_masters(), state["masters"], strict=True):
-            self._masters[index].copy_(values)
-            self.parameters[index].copy_(values)
+        for index in self._own_masters():
+            self._masters[index].copy_(state["masters"][index])
+            self.parameters[index].copy_(self._masters[index])
 
     def _own_masters(self) -> list[int]:
         """Which masters say more than the weights."""

@@ -13,16 +13,16 @@ import torch
 
 from vibelite.errors import CheckpointError, RecipeError, VibeLiteError
 from vibelite.models.policy import Policy
+from vibelite.ranks.full_sharding import FullyShardedPolicy
+from vibelite.ranks.ranks import ONE_RANK, Ranks
+from vibelite.ranks.world import World
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
+from vibelite.training.clip import clip_factor, global_norm
 from vibelite.training.device_update import DeviceUpdate, adamw, adamw_8bit, muon
-from vibelite.training.full_sharding import FullyShardedAdamW, FullyShardedPolicy
-from vibelite.training.gradients import clip_factor, global_norm
 from vibelite.training.host_adamw import HostAdamW
-from vibelite.training.parallel import World
 from vibelite.training.precision import DTYPES, LossScale, check_weights
-from vibelite.training.sharded_update import ShardedAdamW
-from vibelite.training.shared_adamw import Layout, SharedAdamW
+from vibelite.training.shared_adamw import CutWeightsAdamW, WholeWeightsAdamW
 
 
 def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
@@ -73,11 +73,11 @@ class PolicyOptimizer:
         *,
         num_steps: int,
         training: Training = Training(),  # noqa: B008 (frozen)
-        world: World | None = None,
+        world: Ranks = ONE_RANK,
     ) -> None:
-        """`world`: the ranks that share the update; None = this process alone."""
+        """`world`: the ranks that share the update."""
         self._config = config
-        self._world = world or World()
+        self._world = world
         self._num_steps = num_steps
         check_weights(policy.trainable_parameters(), training)
         self._loss_scale = LossScale() if training.dtype == "float16" else None
@@ -120,7 +120,7 @@ class PolicyOptimizer:
 
     def exchange_only(self) -> None:
         """What several ranks send each other for an update, without updating; for measurements."""
-        assert isinstance(self._update, ShardedAdamW), "a single process sends nothing"
+        assert isinstance(self._update, WholeWeightsAdamW), "a single process sends nothing"
         self._update.exchange_only()
 
     def finish(self) -> None:
@@ -136,28 +136,6 @@ class PolicyOptimizer:
             state["loss_scale"] = self._loss_scale.state_dict()
         return state
 
-    @property
-    def layout(self) -> Layout:
-        """How several ranks save the state."""
-        assert isinstance(self._update, SharedAdamW), "a single process saves whole tensors"
-        return self._update.layout
-
-    def state_to_fill(self, layout: Layout) -> dict[str, Any]:
-        """A `state_dict` of tensors for `parallel.load_parts` to fill, saved in `layout`.
-
-        CheckpointError where the kind of optimizer never saves in parts.
-        """
-        if self._config.kind != "adamw":
-            raise CheckpointError(
-                f"the saved state is that of optimizer.kind adamw, not {self._config.kind}; use "
-                "another run directory"
-            )
-        assert isinstance(self._update, DeviceUpdate | SharedAdamW)
-        state = {"kind": self._config.kind, **self._update.state_to_fill(layout)}
-        if self._loss_scale is not None:
-            state["loss_scale"] = self._loss_scale.state_dict()
-        return state
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a `state_dict` of the same kind of optimizer over the same parameters, whose
         saved values are in place already.
@@ -167,22 +145,22 @@ class PolicyOptimizer:
                 f"the saved state is that of optimizer.kind {state.get('kind')}, "
                 f"not {self._config.kind}; use another run directory"
             )
-        self._update.load_state_dict(state)
+        self._update.load_state_dict({"state": {}, "masters": {}} | state)
         if self._loss_scale is not None:
             self._loss_scale.load_state_dict(state["loss_scale"])
 
 
-def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype, world: World) -> Update:
+def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype, world: Ranks) -> Update:
     parameters = list(policy.trainable_parameters())
-    if not world.is_one:
+    if isinstance(world, World):
         if config.kind != "adamw":
             raise RecipeError(
                 f"optimizer.kind {config.kind}: only adamw shares its state and its update among "
                 "several GPUs; use it, or num_gpus: 1"
             )
         if isinstance(policy, FullyShardedPolicy):
-            return FullyShardedAdamW(policy, config)
-        return ShardedAdamW(parameters, config, gradient_dtype, world)
+            return CutWeightsAdamW(policy, config)
+        return WholeWeightsAdamW(parameters, config, gradient_dtype, world)
     match config.kind:
         case "adamw":
             return DeviceUpdate([adamw(parameters, config)], gradient_dtype)

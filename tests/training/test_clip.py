@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vibelite.training import gradients
-from vibelite.training.gradients import NORM_BLOCK, buckets, clip_factor, global_norm
+from vibelite.training import clip
+from vibelite.training.clip import NORM_BLOCK, buckets, clip_factor, global_norm
 
 
 def test_the_norm_of_small_gradients_is_torchs():
@@ -35,8 +35,8 @@ def test_the_norm_of_16_bit_gradients_is_summed_in_float32():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_widening_in_parts_changes_no_bit_of_the_norm(dtype, monkeypatch):
-    monkeypatch.setattr(gradients, "NORM_BLOCK", 16)
-    monkeypatch.setattr(gradients, "WIDENED_BLOCKS", 3)
+    monkeypatch.setattr(clip, "NORM_BLOCK", 16)
+    monkeypatch.setattr(clip, "WIDENED_BLOCKS", 3)
     values = torch.randn(7 * 16 + 5, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert torch.equal(global_norm([values]), global_norm([values.float()]))
     later = torch.cat([torch.zeros(96, dtype=dtype), values])
@@ -54,6 +54,6 @@ def test_the_clip_factor_by_hand():
 
 
 def test_buckets_keep_the_order_and_bound_the_sum(monkeypatch):
-    monkeypatch.setattr(gradients, "BUCKET_ELEMENTS", 10)
+    monkeypatch.setattr(clip, "BUCKET_ELEMENTS", 10)
     assert list(buckets([4, 6, 1, 25, 3, 7])) == [[0, 1], [2], [3], [4, 5]]
     assert list(buckets([])) == []

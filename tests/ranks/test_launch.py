@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.recipe.texts import write_recipe
-from vibelite import launch
 from vibelite.errors import RecipeError
-from vibelite.launch import is_follower, num_gpus_of, num_nodes, run_ranks
 from vibelite.pipeline import torch_and_ranks, what_matters
+from vibelite.ranks import join, launch
+from vibelite.ranks.launch import is_follower, num_gpus_of, num_nodes, run_ranks
+from vibelite.ranks.ranks import Ranks
 from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.run_section import Cost
 from vibelite.run_dir import RunDir
-from vibelite.training import parallel
+from vibelite.telemetry.meter import Meter
 
 
 def script(text: str) -> list[str]:
@@ -59,7 +60,7 @@ signal.signal(signal.SIGTERM, stop)
 open('{tmp_path}/ready-' + str(rank), 'w')
 time.sleep(100 if rank == 0 else 2)
 """
-    start = "import sys; from vibelite.launch import run_ranks; sys.exit(run_ranks(2, {}))"
+    start = "import sys; from vibelite.ranks.launch import run_ranks; sys.exit(run_ranks(2, {}))"
     program = start.format(repr(script(text)))
     process = subprocess.Popen([sys.executable, "-c", program])
     while len(list(tmp_path.glob("ready-*"))) < 2:
@@ -101,15 +102,15 @@ def test_two_machines_cost_twice_as_much_and_gpus_are_counted_anyway(cost, two) 
 
 def test_engines_that_do_not_fill_a_machine_of_torchruns_are_refused(monkeypatch, tmp_path) -> None:
     @contextmanager
-    def three_ranks(_: float):
-        yield parallel.World(num_ranks=6, num_nodes=2)
+    def three_ranks(*_: object):
+        yield Ranks(num_ranks=6, num_nodes=2)
 
-    monkeypatch.setattr(parallel, "joined_world", three_ranks)
+    monkeypatch.setattr(join, "joined_world", three_ranks)
     sets = ["rollout.engine=vllm", "rollout.tensor_parallel=2", "num_gpus=2"]
     recipe, run = load_recipe(write_recipe(tmp_path), sets), RunDir(tmp_path / "run")
     with (
         pytest.raises(RecipeError, match="must divide the 3 processes"),
-        torch_and_ranks(recipe, run),
+        torch_and_ranks(recipe, run, Meter()),
     ):
         pass
 

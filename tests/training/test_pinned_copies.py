@@ -14,10 +14,10 @@ from tests.policies import tiny_policy
 from tests.training.gradients import set_gradients, weights_of
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
-from vibelite.training import host_adamw, transfer
+from vibelite.training import host_adamw, pinned_copies
 from vibelite.training.checkpoint import load_training_state, save_training_state
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.training.transfer import Buffer, Transfer
+from vibelite.training.pinned_copies import Buffer, Transfer
 
 
 class Nothing:
@@ -35,7 +35,7 @@ class Nothing:
 @pytest.fixture
 def copies(monkeypatch) -> Transfer:
     """A transfer with buffers of 64 bytes."""
-    monkeypatch.setattr(transfer, "BUFFER_BYTES", 64)
+    monkeypatch.setattr(pinned_copies, "BUFFER_BYTES", 64)
     monkeypatch.setattr(torch.cuda, "Stream", Nothing)
     monkeypatch.setattr(torch.cuda, "current_stream", Nothing)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
@@ -44,7 +44,7 @@ def copies(monkeypatch) -> Transfer:
     def buffer() -> Buffer:
         return Buffer(torch.empty(64, dtype=torch.uint8), Nothing())  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(transfer, "_buffer", buffer)
+    monkeypatch.setattr(pinned_copies, "_buffer", buffer)
     return Transfer(torch.device("cpu"))
 
 

@@ -1,7 +1,8 @@
 """Says which rank is where, and ends a rank that waits for one that is gone or stuck.
 
-Every rank writes what it is doing to the store once a second. A rank that is no longer heard of, or
-a run in which no rank makes progress, ends with one message instead of a hang.
+Every rank writes what it is doing to the store once a second. A rank that is no longer heard of,
+ranks that exchange things in different orders or wait for each other in different exchanges, or a
+run in which no rank makes progress, end the run with one message instead of a hang.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from zlib import crc32
 
 from vibelite.errors import PeerLost, VibeLiteError
 
 SECONDS_PER_BEAT = 1.0
 # Looks in a row at a rank that has not beaten: it is gone. Below the 30 s that a launcher gives.
 LOST_BEATS = 20
+# Looks in a row at ranks that all wait, but not in the same exchange: none will go on. One that
+# sends much may for a while be in an exchange that others have left.
+MISMATCH_BEATS = 30
+# Of this many exchanges the order is compared: a GPU is told of many before it waits in one.
+NUM_RECENT = 64
 EXIT_FAILED = 1
 DONE = "done"
 
@@ -44,6 +51,11 @@ class Watchdog:
         self._beats = 0
         self._progress = 0
         self._waits_for = ""
+        self._last_wait = ""
+        self._num_exchanges = 0
+        self._recent: tuple[tuple[int, int], ...] = ()
+        self.history = 0
+        """A checksum of all exchanges so far, in their order: the same on every rank."""
         self.sample = ""
         """What is being sampled or trained, named by whoever does it."""
         self.describe: Callable[[], str] = lambda: "start"
@@ -57,13 +69,25 @@ class Watchdog:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Around a wait for other ranks."""
+        """Around a wait for other ranks. To look again for the same thing is no progress."""
         before, self._waits_for = self._waits_for, what
-        self._progress += 1
+        self._progress += what != self._last_wait
+        self._last_wait = what
         try:
             yield
         finally:
             self._waits_for = before
+
+    @contextmanager
+    def exchanging(self, what: str) -> Iterator[None]:
+        """Around an exchange that all ranks take part in, in the same order."""
+        self._num_exchanges += 1
+        self._progress += 1
+        self.history = crc32(what.encode(), self.history)
+        newest = (self._num_exchanges, self.history)
+        self._recent = (*self._recent[1 - NUM_RECENT :], newest)
+        with self.waiting(what):
+            yield
 
     @property
     def place(self) -> str:
@@ -85,7 +109,7 @@ class Watchdog:
 
     def report_failure(self, error: BaseException) -> None:
         """Leaves why this rank ends where the launcher looks for it, unless another rank is why."""
-        if isinstance(error, PeerLost) or getattr(error, "is_leaders", False):
+        if isinstance(error, PeerLost) or getattr(error, "printed_by_leader", False):
             return
         self._report(str(error), getattr(error, "exit_code", EXIT_FAILED), error)
 
@@ -105,6 +129,8 @@ class Watchdog:
             "progress": self._progress,
             "place": self.place,
             "waits_for": self._waits_for,
+            "exchanges": self._num_exchanges,
+            "recent": self._recent,
         }
         self._store.set(f"rank/{self._rank}", json.dumps(state))
         if self._beats >= 0:
@@ -131,6 +157,10 @@ class Watchdog:
             lost = [rank for rank, count in unchanged.items() if count > LOST_BEATS]
             if lost:
                 self._give_up(f"rank {lost[0]} has not been heard of for {LOST_BEATS} s", states)
+            elif are_in_another_order(states):
+                self._give_up("ranks do not exchange the same things in the same order", states)
+            elif num_still > MISMATCH_BEATS and wait_apart(states, self._num_ranks):
+                self._give_up("ranks wait for each other in different exchanges", states)
             elif num_still * SECONDS_PER_BEAT > self._timeout_seconds:
                 self._give_up(f"no rank made progress for {self._timeout_seconds:g} s", states)
 
@@ -153,10 +183,26 @@ def was_at(states: dict[int, dict[str, Any]], rank: int) -> tuple[Any, Any]:
     return state.get("progress"), state.get("place")
 
 
+def are_in_another_order(states: dict[int, dict[str, Any]]) -> bool:
+    """Whether ranks' exchanges up to one of the recent ones were not the same."""
+    seen: dict[int, int] = {}
+    recent = [exchange for state in states.values() for exchange in state["recent"]]
+    return any(seen.setdefault(number, history) != history for number, history in recent)
+
+
+def wait_apart(states: dict[int, dict[str, Any]], num_ranks: int) -> bool:
+    """Whether all ranks wait for others, but not all in the same exchange."""
+    places = {(state["exchanges"], state["waits_for"]) for state in states.values()}
+    return len(states) == num_ranks and len(places) > 1 and all(what for _, what in places)
+
+
 def table(states: dict[int, dict[str, Any]]) -> str:
     """Where every rank is, and what it waits for."""
+
+    def wait_of(state: dict[str, Any]) -> str:
+        what, number = state["waits_for"], state["exchanges"]
+        return f", waits for {what} (exchange {number})" if what else ""
+
     return "; ".join(
-        f"rank {rank}: {state['place']}"
-        + (f", waits for {state['waits_for']}" if state["waits_for"] else "")
-        for rank, state in sorted(states.items())
+        f"rank {rank}: {state['place']}{wait_of(state)}" for rank, state in sorted(states.items())
     )

@@ -1,8 +1,10 @@
 """`vibelite run` on several GPUs of this machine: one process each, started, watched and ended
 together, as torchrun would; several nodes are torchrun's.
 
-When a rank fails the others are ended at once, and one message names the rank, what it was doing
-and why. A stop that was asked for goes to the leader, which tells the others.
+When a rank fails the others are ended soon after, and one message names the rank, what it was doing
+and why. A stop that was asked for goes to the leader, which tells the others. Torch's own
+`start_processes` ends all at the first failure, before the others have said why, and with SIGTERM,
+which asks a run to save.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
 
     Raises RecipeError where this machine has GPUs, but fewer.
     """
-    from vibelite.training.parallel import host_store, num_devices
+    from vibelite.ranks.join import host_store, num_devices
 
     if 0 < num_devices() < num_ranks:
         raise RecipeError(f"num_gpus: {num_ranks}, but this machine has {num_devices()}")
@@ -160,7 +162,7 @@ def kill(ranks: Sequence[Rank]) -> None:
 
 def outcome(ranks: Sequence[Rank], killed: set[int], store: Any) -> int:
     """The exit code of the run; says on stderr what ended it, unless the leader did."""
-    from vibelite.training.parallel import run_keys
+    from vibelite.ranks.join import run_keys
 
     failed = [rank for rank in ranks if rank.process.returncode and rank.number not in killed]
     if not failed:

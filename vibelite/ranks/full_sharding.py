@@ -1,5 +1,5 @@
-"""Weights, gradients and optimizer cut over the ranks (FSDP2), for models whose whole weights and
-gradients would fill a GPU.
+"""Weights, gradients and masters cut over the ranks (FSDP2), for models whose whole weights and
+gradients would fill a GPU. Their update: `training/shared_adamw.py`.
 
 Between the first backward pass of a step and `finish` the weights are in pieces, and each layer's
 are gathered while it runs. At all other times every rank has them whole, so that sampling, saving
@@ -8,7 +8,7 @@ and engines find ordinary tensors and no rank waits for another there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vibelite.errors import RecipeError
 from vibelite.kernels import PerTokenLoss, TokenLoss
 from vibelite.models.policy import Policy
-from vibelite.recipe.model_section import Training
-from vibelite.recipe.stage_section import Optimizer
-from vibelite.training.parallel import World
-from vibelite.training.precision import DTYPES
-from vibelite.training.shared_adamw import SharedAdamW
-from vibelite.training.shares import rows_of
+from vibelite.ranks.world import World, all_gather, reduce_scatter
 from vibelite.types import TokenBatch
 
 T = TypeVar("T")
@@ -90,9 +86,12 @@ class FullyShardedPolicy(Policy):
         self.tokenizer.save_pretrained(directory)
 
 
-def fully_sharded(policy: Policy, training: Training, world: World) -> FullyShardedPolicy:
-    """Cuts the policy's weights over the ranks, in place. RecipeError for an adapter, and for a
-    model whose layers are unknown.
+def fully_sharded(
+    policy: Policy, world: World, *, dtype: torch.dtype, gradient_dtype: torch.dtype
+) -> FullyShardedPolicy:
+    """Cuts the policy's weights over the ranks, in place: while a layer runs it is whole in
+    `dtype`, and gradients are summed over ranks in `gradient_dtype`. RecipeError for an adapter,
+    and for a model whose layers are unknown.
     """
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if policy.adapter is not None or not layers:
@@ -101,9 +100,18 @@ def fully_sharded(policy: Policy, training: Training, world: World) -> FullyShar
             "trained whole, not under an adapter; use parallel.sharding: optimizer"
         )
     scope = Scope(policy.model)
-    for module in (*layers, scope):
+    names = [f"layer {number}" for number in range(len(layers))] + ["the model outside its layers"]
+    types = MixedPrecisionPolicy(dtype, gradient_dtype, cast_forward_inputs=False)
+    for module, name in zip((*layers, scope), names, strict=True):
         module.to(torch.float32)  # the pieces are the masters
-        world.fully_shard(module, DTYPES[training.dtype], DTYPES[training.gradient_dtype])
+        cut = fully_shard(module, mesh=world.mesh, mp_policy=types)
+        cut.set_gradient_divide_factor(1.0)
+        cut.set_force_sum_reduction_for_comms(True)  # gloo knows no factor
+        gather = _Exchange(world, "all_gather", all_gather, f"the weights of {name}")
+        scatter = _Exchange(world, "reduce_scatter", reduce_scatter, f"the gradients of {name}")
+        cut.set_custom_all_gather(gather)  # pyright: ignore[reportArgumentType]
+        cut.set_custom_reduce_scatter(scatter)  # pyright: ignore[reportArgumentType]
+    fix_backward_order([*layers, scope])
     masters = tuple(policy.model.parameters())
     scope(lambda: None)  # FSDP takes the first module that runs for the one that holds all
     sharded = FullyShardedPolicy(
@@ -112,6 +120,43 @@ def fully_sharded(policy: Policy, training: Training, world: World) -> FullyShar
     )  # fmt: skip
     sharded.gather()
     return sharded
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """A collective as FSDP calls it, counted, and known to the watchdog."""
+
+    world: World
+    name: str
+    collective: Callable[..., Any]
+    what: str
+
+    def allocate(
+        self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, **settings: Any
+    ) -> Any:
+        self.world.count(self.name, max(output_tensor, input_tensor, key=torch.Tensor.numel))
+        with self.world.exchanging(self.what):
+            return self.collective(output_tensor, input_tensor, **settings)
+
+
+def fix_backward_order(modules: Sequence[Any]) -> None:
+    """Each module (FSDP's, in the order of a forward pass, the one that holds all last) gathers the
+    one before it ahead of its turn in the backward pass.
+
+    By itself FSDP goes by the forward passes that the rank has run since its last backward pass,
+    and sampling is such passes: of a rank that sampled in the step the first layer would gather
+    another layer ahead, of a rank that did not it would not, and the ranks would wait for each
+    other in different exchanges.
+    """
+    *layers, scope = modules
+    for module, before in zip(layers, [scope, *layers], strict=False):
+        module.set_modules_to_backward_prefetch([before])  # the first: already whole, nothing
+    scope.set_modules_to_backward_prefetch([layers[-1]])
 
 
 def empty_batch(device: torch.device) -> TokenBatch:
@@ -125,48 +170,3 @@ def empty_batch(device: torch.device) -> TokenBatch:
         token_weights=zeros,
         advantages=zeros,
     )
-
-
-class FullyShardedAdamW(SharedAdamW):
-    """AdamW over the rows of each parameter that this rank holds."""
-
-    layout = "rows"
-
-    def __init__(self, policy: FullyShardedPolicy, config: Optimizer) -> None:
-        self._policy = policy
-        is_own = policy.head.weight.dtype != torch.float32
-        super().__init__(
-            [master.to_local().detach() for master in policy.masters],
-            [master.shape for master in policy.masters],
-            [is_own for _ in policy.masters],
-            config,
-            policy.world,
-        )
-
-    def gradients(self) -> list[torch.Tensor]:
-        """This rank's rows of the gradients, summed over all ranks, float32."""
-        for part, master in zip(self._masters, self._policy.masters, strict=True):
-            part.grad = None if master.grad is None else master.grad.to_local()
-        return [part.grad for part in self._masters if part.grad is not None]
-
-    def drop_gradients(self) -> None:
-        for part, master in zip(self._masters, self._policy.masters, strict=True):
-            part.grad = None
-            master.grad = None
-
-    def finish(self) -> None:
-        self._policy.gather()
-
-    def _write_weights(self) -> None:
-        """`finish` does: the parts are the weights."""
-
-    def _read_weights(self) -> None:
-        for index, weight in enumerate(self._policy.model.parameters()):
-            self._masters[index].copy_(self._part_of(weight.detach(), index))
-
-    def _part_of(self, tensor: torch.Tensor, index: int) -> torch.Tensor:
-        whole = tensor.view(self._shapes[index])
-        return rows_of(whole, self._world.num_ranks, self._world.rank)
-
-    def _whole(self, part: torch.Tensor, index: int) -> torch.Tensor:
-        return self._world.as_dtensor(part, self._shapes[index])
