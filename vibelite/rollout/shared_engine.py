@@ -15,16 +15,16 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from itertools import count
+from itertools import count, product
 from typing import Any, Protocol
 
 from vibelite.errors import EngineError
-from vibelite.rollout.engine import RolloutEngine, SamplingSettings
+from vibelite.rollout.engine import LengthMemory, RolloutEngine, SamplingSettings
 from vibelite.types import Completion
 
 Pair = tuple[int, int]
@@ -58,6 +58,11 @@ class SampleTask:
     units: list[list[int]]
     names: list[str]
 
+    @property
+    def pairs(self) -> Iterator[Pair]:
+        """Every (prompt, sample), those in `skip` too."""
+        return product(range(len(self.prompts)), range(self.settings.num_completions))
+
 
 @dataclass(slots=True)
 class SharedEngine:
@@ -73,7 +78,7 @@ class SharedEngine:
     """What prompts are called in messages, in their order; empty = by number."""
     tensor_parallel: int = 1
     """Ranks in a row that hold one engine together."""
-    _mean_tokens: dict[tuple[int, ...], float] = field(default_factory=dict)
+    _lengths: LengthMemory = field(default_factory=LengthMemory)
 
     def stream(
         self,
@@ -84,29 +89,39 @@ class SharedEngine:
         skip: Collection[Pair] = (),
     ) -> Sampled:
         """As `RolloutEngine.stream`, on all ranks; called by the leader alone."""
-        capacity = max(1, self.max_sequences // settings.num_completions)
-        wanted = self._wanted(len(prompts), settings.num_completions, skip)
-        expected = self._expected(prompts)
-        num_engines = self.ranks.num_ranks // self.tensor_parallel
-        units = cut_into_units(wanted, expected, num_engines, capacity)
-        names = self.names or [f"prompt {index + 1}" for index in range(len(prompts))]
-        task = SampleTask(
-            self.ranks.store.add("sample/tasks", 1),
-            [list(p) for p in prompts],
-            settings,
-            seed,
-            frozenset(skip),
-            units,
-            names,
-        )
+        task = self._task(prompts, settings, seed, frozenset(skip))
         self.ranks.delegate(task)
         try:
             with closing(self._collect(task)) as collected:
                 for prompt, sample, completion in collected:
-                    self._learn(prompts[prompt], len(completion.token_ids))
+                    self._lengths.learn(prompts[prompt], len(completion.token_ids))
                     yield prompt, sample, completion
         finally:
             self.ranks.store.set(f"sample/{task.number}/stop", "")
+
+    def _task(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        seed: int,
+        skip: frozenset[Pair],
+    ) -> SampleTask:
+        """The call cut into units of the prompts of which a sample is wanted."""
+        samples = range(settings.num_completions)
+        everything = range(len(prompts))
+        wanted = [p for p in everything if any((p, sample) not in skip for sample in samples)]
+        expected = self._lengths.expected(prompts)
+        num_engines = self.ranks.num_ranks // self.tensor_parallel
+        capacity = max(1, self.max_sequences // settings.num_completions)
+        return SampleTask(
+            number=self.ranks.store.add("sample/tasks", 1),
+            prompts=[list(prompt) for prompt in prompts],
+            settings=settings,
+            seed=seed,
+            skip=skip,
+            units=cut_into_units(wanted, expected, num_engines, capacity),
+            names=self.names or [f"prompt {index + 1}" for index in everything],
+        )
 
     def help(self, task: SampleTask) -> None:
         """Samples units of the leader's task until none is left or it wants no more."""
@@ -125,15 +140,10 @@ class SharedEngine:
         def agreed(decide: Callable[[], int]) -> int:
             return self._first_ranks(f"{key}/word/{next(words)}", decide)
 
-        everything = {
-            (prompt, sample)
-            for prompt in range(len(task.prompts))
-            for sample in range(task.settings.num_completions)
-        }
         while (number := agreed(lambda: store.add(f"{key}/taken", 1) - 1)) < len(task.units):
             unit = set(task.units[number])
             self.ranks.watchdog.note(", ".join(task.names[prompt] for prompt in sorted(unit)[:3]))
-            skip = task.skip | {pair for pair in everything if pair[0] not in unit}
+            skip = task.skip | {pair for pair in task.pairs if pair[0] not in unit}
             drawn = self.own.stream(task.prompts, task.settings, seed=task.seed, skip=skip)
             with closing(drawn):  # pyright: ignore[reportArgumentType]
                 for prompt, sample, completion in drawn:
@@ -168,12 +178,16 @@ class SharedEngine:
     def _collect(self, task: SampleTask) -> Sampled:
         """Everything that the task's ranks sample, this one's between the others'."""
         store, key = self.ranks.store, f"sample/{task.number}"
-        missing = sum(
-            (prompt, sample) not in task.skip
-            for prompt in range(len(task.prompts))
-            for sample in range(task.settings.num_completions)
-        )
+        missing = set(task.pairs) - task.skip
         num_read = 0
+
+        def counted(result: tuple[int, int, Completion]) -> tuple[int, int, Completion]:
+            prompt, sample, _ = result
+            assert (prompt, sample) in missing, (
+                f"sample {sample + 1} of {task.names[prompt]} came twice, or was not asked for"
+            )
+            missing.remove((prompt, sample))
+            return result
 
         def arrived() -> Sampled:
             nonlocal num_read
@@ -181,41 +195,18 @@ class SharedEngine:
                 result = store.get(f"{key}/{place}")  # waits for the value behind the number
                 store.delete_key(f"{key}/{place}")
                 num_read = place
-                yield pickle.loads(result)
+                yield counted(pickle.loads(result))
 
         with closing(self._own_share(task)) as own_share:
             for own in own_share:
-                missing -= 1
-                yield own
-                for other in arrived():
-                    missing -= 1
-                    yield other
+                yield counted(own)
+                yield from arrived()
         while missing:
-            before = missing
-            for other in arrived():
-                missing -= 1
-                yield other
-            if missing == before:
+            before = len(missing)
+            yield from arrived()
+            if len(missing) == before:
                 with self.waiting(), self.ranks.watchdog.waiting("completions of other ranks"):
                     time.sleep(POLL_SECONDS)
-
-    def _wanted(self, num_prompts: int, num_samples: int, skip: Collection[Pair]) -> list[int]:
-        """The prompts of which a sample is wanted."""
-        return [
-            prompt
-            for prompt in range(num_prompts)
-            if any((prompt, sample) not in skip for sample in range(num_samples))
-        ]
-
-    def _expected(self, prompts: Sequence[Sequence[int]]) -> list[float]:
-        """Tokens of a completion of each prompt so far; of one never sampled the mean of all."""
-        known = self._mean_tokens
-        usual = sum(known.values()) / len(known) if known else 0.0
-        return [known.get(tuple(prompt), usual) for prompt in prompts]
-
-    def _learn(self, prompt: Sequence[int], num_tokens: int) -> None:
-        seen = self._mean_tokens.get(tuple(prompt), float(num_tokens))
-        self._mean_tokens[tuple(prompt)] = 0.5 * (seen + num_tokens)
 
     def load_weights(self, version: int) -> None:
         self.own.load_weights(version)
