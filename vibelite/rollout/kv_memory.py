@@ -16,7 +16,8 @@ from vibelite.errors import EngineError
 MARGIN_SHARE = 0.05
 # Sampling holds logits in their own type, in float32, and a sorted or masked copy.
 BYTES_PER_LOGIT = 12
-# Of the host's memory where there is no GPU: weights, optimizer and verifiers live there too.
+# The engine's part of the host's memory where there is no GPU: weights, optimizer and verifiers
+# live there too.
 HOST_SHARE = 0.25
 
 
@@ -37,7 +38,7 @@ class EngineShape:
     bytes_per_token: int
     """Keys and values of one token in all layers, on one GPU."""
     activation_bytes: int
-    """Of one token on its way through a layer."""
+    """What one token needs while a layer works on it."""
     vocab_size: int
 
 
@@ -85,7 +86,7 @@ def kv_cache_bytes(shape: EngineShape, *, free_bytes: int, total_bytes: int) -> 
 
 
 def device_memory(device: torch.device) -> tuple[int, int]:
-    """Free and total bytes where the engine would live; of the host's a share."""
+    """Free and total bytes where the engine would live; without a GPU, its share of the host's."""
     if device.type != "cuda":
         return int(HOST_SHARE * psutil.virtual_memory().available), 0
     torch.cuda.empty_cache()

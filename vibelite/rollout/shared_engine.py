@@ -1,13 +1,13 @@
 """The engines of all ranks as a single one: the leader's `stream` hands prompts out and yields what
 any engine samples.
 
-Work is cut into units of prompts that one engine samples side by side; a rank that is done takes
-the next unit, so that none waits for a static split. Random numbers belong to a prompt and a
-sample, so the completions do not depend on who samples them, but for rounding in batches of another
-size.
+Work is cut into units: prompts that one engine samples at the same time. A rank that is done takes
+the next unit, so no rank waits for a slower one's fixed part. Random numbers belong to a prompt and
+a sample, so completions do not depend on the rank that samples them, except for rounding in batches
+of another size.
 
-Where ranks hold an engine together, the first of them takes units, reports, and decides after every
-completion whether to go on; the others do the same at the same place.
+Where several ranks hold an engine together, the first of them takes units, reports, and decides
+after every completion whether to go on; the others follow it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Pair = tuple[int, int]
 Sampled = Generator[tuple[int, int, Completion], None, None]
 # While nothing arrives from other ranks.
 POLL_SECONDS = 0.005
-# For the first rank's word; that a rank waits too long for it is the watchdog's business.
+# To wait for the first rank's decision; the watchdog ends a wait that is too long.
 WORD_TIMEOUT = timedelta(days=7)
 
 
@@ -71,13 +71,13 @@ class SharedEngine:
     own: RolloutEngine
     ranks: Ranks
     max_sequences: int
-    """That one engine decodes side by side."""
+    """How many sequences one engine decodes at the same time."""
     waiting: Callable[[], Any]
     """Makes a context manager around the wait for other ranks."""
     names: list[str] = field(default_factory=list)
-    """What prompts are called in messages, in their order; empty = by number."""
+    """The prompts' names in messages, in their order; empty = by number."""
     tensor_parallel: int = 1
-    """Ranks in a row that hold one engine together."""
+    """How many consecutive ranks hold one engine together."""
     _lengths: LengthMemory = field(default_factory=LengthMemory)
 
     def stream(
@@ -124,7 +124,7 @@ class SharedEngine:
         )
 
     def help(self, task: SampleTask) -> None:
-        """Samples units of the leader's task until none is left or it wants no more."""
+        """Samples units of the leader's task until none is left, or the leader stops."""
         store, reports = self.ranks.store, self.ranks.rank % self.tensor_parallel == 0
         for result in self._own_share(task):
             if not reports:
@@ -133,7 +133,7 @@ class SharedEngine:
             store.set(f"sample/{task.number}/{place}", pickle.dumps(result))
 
     def _own_share(self, task: SampleTask) -> Sampled:
-        """What this rank's engine samples of a task, as it ends."""
+        """The completions of the units that this rank takes, as they end."""
         store, key = self.ranks.store, f"sample/{task.number}"
         words = count()
 
@@ -152,15 +152,15 @@ class SharedEngine:
                     try:
                         yield prompt, sample, completion
                         is_last = store.check([f"{key}/stop"])
-                    finally:  # where the leader's reader wants no more, the others must hear of it
+                    finally:  # the others must know when the leader's stream is closed
                         is_last = agreed(partial(int, is_last))
                     if is_last:
                         return
         self.ranks.watchdog.note("")
 
     def _first_ranks(self, key: str, decide: Callable[[], int]) -> int:
-        """What the first of the ranks that hold this engine decides, on all of them; `key` is new
-        at every call.
+        """What `decide` returns on the first of the ranks that hold this engine, given to all of
+        them; `key` must be new at every call.
         """
         store, rank = self.ranks.store, self.ranks.rank
         first = rank - rank % self.tensor_parallel
@@ -176,7 +176,7 @@ class SharedEngine:
         return number
 
     def _collect(self, task: SampleTask) -> Sampled:
-        """Everything that the task's ranks sample, this one's between the others'."""
+        """What all ranks sample of the task, in the order in which it arrives here."""
         store, key = self.ranks.store, f"sample/{task.number}"
         missing = set(task.pairs) - task.skip
         num_read = 0
@@ -227,12 +227,12 @@ class SharedEngine:
 def cut_into_units(
     prompts: Sequence[int], expected: Sequence[float], num_ranks: int, capacity: int
 ) -> list[list[int]]:
-    """Units of prompts to be taken one after the other by `num_ranks`, those with the longest
-    completions first; `expected[prompt]` is the tokens that one of its completions should have.
+    """Units of prompts for `num_ranks` to take in turn, the longest first; `expected[prompt]` is
+    the number of tokens that one of its completions should have.
 
-    Prompts that one engine would sample side by side, `capacity` of them in the order given, are
-    shared among ranks only as far as that leaves no rank with more turns: an engine takes hardly
-    less time for fewer rows. Within each such share the units are of like expected length.
+    One engine samples `capacity` prompts at the same time, and hardly faster when there are fewer.
+    So such a batch is split between ranks only where no rank gets more turns by it, into units of
+    about the same expected length.
 
     >>> cut_into_units([0, 1, 2, 3], [5.0, 1.0, 4.0, 2.0], num_ranks=2, capacity=4)
     [[0, 1], [2, 3]]

@@ -259,7 +259,7 @@ class VLLMEngine:
         self._open.add(request)
 
     def _outputs(self) -> Iterator[Any]:
-        """Finished requests as vLLM works them off."""
+        """Requests as vLLM finishes them."""
         engine, scheduler = self._llm.llm_engine, scheduler_of(self._llm)
         while self._open:
             start, finished = time.perf_counter(), []
@@ -292,7 +292,7 @@ class VLLMEngine:
         return Completion(token_ids, logprobs, sampled.finish_reason, text, self._weights_version)
 
     def _drain(self) -> None:
-        """Ends what an abandoned stream left running, and the step that vLLM has begun ahead."""
+        """Ends requests that a closed stream left running, and the step that vLLM began ahead."""
         with isolated_random_state():
             if self._open:
                 self._llm.llm_engine.abort_request(sorted(self._open))
@@ -302,6 +302,6 @@ class VLLMEngine:
 
 
 def _seed(seed: int, prompt: int, sample: int) -> int:
-    """A seed of its own for each completion, whatever else is sampled; below 2^63."""
+    """The completion's own seed, below 2^63; it does not depend on what else is sampled."""
     digest = hashlib.blake2b(f"{seed} {prompt} {sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1

@@ -138,7 +138,7 @@ def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
         "gpu_memory_utilization": SHARE_FOR_CHECK,
         "enable_prefix_caching": True,
         "enable_chunked_prefill": True,
-        # Of the sampled token, after temperature: what importance weights need.
+        # The sampled token's, after temperature: what importance weights need.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
     }
@@ -213,7 +213,7 @@ def model_of(llm: Any) -> Any:
 
 
 def slice_of(settings: VLLMSettings) -> Slice:
-    """Which slices of the weights are in this process's worker."""
+    """Which slices of the weights this process holds."""
     if settings.tensor_parallel == 1:
         return Slice()
     from vllm.distributed import (  # pyright: ignore[reportMissingImports]

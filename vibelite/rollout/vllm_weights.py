@@ -3,9 +3,9 @@
 alias   the trainer's parameters are views of vLLM's tensors: a sync copies nothing.
 copy    into those views, all tensors at once, rounded to the engine's type.
 
-vLLM fuses q, k, v and gate, up into one tensor each, rows under rows, and an engine on several GPUs
-keeps a slice of most tensors on each. Where a tensor lies, and which slice of it, is worked out
-from the names and sizes here, and proven once, bit by bit, against what vLLM's own loader wrote.
+vLLM stacks the rows of q, k and v in one tensor, and those of gate and up in another; an engine on
+several GPUs keeps a slice of most tensors on each. Where a tensor lies is worked out here from
+names and sizes, and proven once, bit by bit, against what vLLM's own loader wrote.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class WeightSync:
             yield name, data.narrow(0, location.start, location.rows)
 
     def _own_weights(self) -> WeightsIterator:
-        """What of the trainer's tensors is in this GPU's engine."""
+        """The parts of the trainer's tensors that this GPU's engine holds."""
         for name, tensor in self._weights():
             location, shape = self._locations[name], self._shapes[name]
             part = tensor.detach().narrow(0, location.first_row, location.rows)
@@ -158,7 +158,7 @@ class WeightSync:
     def alias(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         """Makes the trainer's parameters views of vLLM's tensors, whose values they hold already.
 
-        From then on whatever changes one changes the other. RecipeError where they cannot be.
+        From then on a change of one is a change of the other. RecipeError where they cannot be.
         """
         if reason := self.obstacle_to_alias(parameters):
             raise RecipeError(f"rollout.vllm.sync: alias is not possible: {reason}; use auto")

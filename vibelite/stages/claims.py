@@ -1,9 +1,9 @@
 """Test-time scaling by claim-level reliability, what `vibelite eval --clr` does (VibeThinker-3B
 report).
 
-Of every sampled solution the model states the M claims that its answer depends on, then judges each
-by itself, in a conversation of its own. The prompts are ours: the report prints none. A solution
-that does not yield M claims, and a judgement that is neither yes nor no, count as 0.
+For every sampled solution the model states the M claims that its answer depends on, then judges
+each in a separate conversation. The prompts are ours: the report prints none. A solution without M
+claims, and a judgement that is neither yes nor no, count as 0.
 """
 
 from __future__ import annotations

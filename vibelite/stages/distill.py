@@ -27,9 +27,9 @@ from vibelite.stages.context import DISTILLED, StageContext
 from vibelite.stages.sampling import SampleRequest, collect_samples
 from vibelite.types import Message, Problem
 
-# Of each sub-domain, by the length of its traces.
+# Into which the traces of each sub-domain are sorted.
 NUM_LENGTH_BUCKETS = 4
-# The easiest part of each is dropped, and high outliers. Report: "middle to high"; the number is
+# This share of each bucket, the easiest traces, is dropped. Report: "middle to high"; the number is
 # ours.
 KEEP_FROM = 0.4
 

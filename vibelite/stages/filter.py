@@ -145,7 +145,7 @@ def check_texts(
 
 def question_key(messages: Sequence[Mapping[str, str]], instruction: str) -> str:
     """The letters and digits of what the user asks, without `instruction` and other sentences on
-    the answer's form: the same for a problem and a trace of it, whatever is appended to either.
+    the answer's form, which a trace of the problem may have and the problem not.
     """
     asked = "\n".join(m["content"] for m in messages if m["role"] == "user")
     if instruction:

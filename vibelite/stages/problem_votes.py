@@ -46,7 +46,7 @@ class Election:
     verifier: str
 
     def settings(self) -> dict[str, Any]:
-        """What the samples depend on, beside model and problems."""
+        """What the samples depend on, besides model and problems."""
         return {
             "sampling": self.sampling.model_dump(mode="json"),
             "label_samples": self.label_samples,

@@ -2,8 +2,8 @@
 keeps them in a file, one row each.
 
 A stage that was killed draws only the samples that are still missing, and they come out as they
-would have without the interruption: redrawing whatever was under way would replace long
-completions by shorter ones more often than not, and so change the score.
+would have without the interruption: new completions in the place of those under way, which are
+mostly the long ones, would change the score.
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ def draw_rows(
 
 
 def verified_row(problem: Problem, completion: Completion, verdict: Verdict) -> dict[str, Any]:
-    """One completion in any stage's samples.jsonl. Of a shuffled multiple choice it has the right
-    letter and the order of the options.
+    """One completion in any stage's samples.jsonl. A shuffled multiple choice adds the right letter
+    and the order of the options.
     """
     row = {
         "problem_id": problem.id,
