@@ -25,7 +25,7 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings, generate
-from vibelite.rollout.kv_memory import engine_shape
+from vibelite.rollout.kv_memory import BatchSizes, engine_shape
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.stages import mgpo
 from vibelite.training.optim import PolicyOptimizer
@@ -75,10 +75,8 @@ def make_engine(work: dict[str, Any], policy: Policy, count: int) -> RolloutEngi
     from vibelite.rollout.vllm_engine import VLLMEngine
     from vibelite.rollout.vllm_start import VLLMSettings
 
-    shape = engine_shape(
-        policy.model.config, policy.head.weight.dtype,
-        max_sequences=count, max_model_len=work["max_model_len"], batched=8192,
-    )  # fmt: skip
+    batch = BatchSizes(count, work["max_model_len"], 8192)
+    shape = engine_shape(policy.model.config, policy.head.weight.dtype, batch)
     room = count * (work["max_model_len"] + 32) * shape.bytes_per_token
     settings = VLLMSettings(
         stop_ids=(), max_sequences=count, max_model_len=work["max_model_len"],

@@ -22,7 +22,7 @@ from vibelite.data.batching import TrainingSequence, pack
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings, generate
-from vibelite.rollout.kv_memory import engine_shape
+from vibelite.rollout.kv_memory import BatchSizes, engine_shape
 from vibelite.rollout.vllm_engine import VLLMEngine
 from vibelite.rollout.vllm_start import VLLMSettings
 from vibelite.run_dir import write_text_atomic
@@ -54,7 +54,6 @@ PARTS = (
     Part("alone", "", 0, 150.0, speeds=True),
     Part("copy-2", "copy", 2, 100.0),
     Part("copy-1", "copy", 1, 100.0),
-    Part("reload-2", "reload", 2, 100.0),
     Part("alone-compiled", "", 0, 200.0, speeds=True, cuda_graphs="full"),
 )
 
@@ -162,14 +161,12 @@ def settings_of(policy: Policy, part: Part, sizes: Sizes) -> VLLMSettings:
     longest = max(tokens for _, tokens, _ in sizes.speeds) + PROMPT_TOKENS
     most = max(*(count for count, _, _ in sizes.speeds), sizes.probe[0])
     dtype = policy.head.weight.dtype
-    shape = engine_shape(
-        policy.model.config, dtype, max_sequences=most, max_model_len=longest, batched=8192
-    )
+    shape = engine_shape(policy.model.config, dtype, BatchSizes(most, longest, 8192))
     whole = max(count * (tokens + PROMPT_TOKENS + 32) for count, tokens, _ in sizes.speeds)
     return VLLMSettings(
         stop_ids=(), max_sequences=most, max_model_len=longest,
         kv_cache_bytes=max(whole, longest + 32) * shape.bytes_per_token + (64 << 20),
-        dtype=str(dtype).removeprefix("torch."), sync=cast(Any, part.sync or "reload"),
+        dtype=str(dtype).removeprefix("torch."), sync=cast(Any, part.sync or "copy"),
         sleep_level=cast(Any, part.sleep_level), cuda_graphs=cast(Any, part.cuda_graphs),
     )  # fmt: skip
 
@@ -183,7 +180,7 @@ def start(policy: Policy, part: Part, sizes: Sizes) -> VLLMEngine:
 
 def memory(engine: VLLMEngine, policy: Policy, *, before: int | None) -> dict[str, Any]:
     return {
-        "sync_way": engine.sync_way,
+        "sync_way": engine.settings.sync,
         "kv_cache_bytes": engine.settings.kv_cache_bytes,
         "used_bytes_before": before,
         "used_bytes": used_bytes(policy.device),

@@ -346,7 +346,7 @@ def run_stage(stage: AnyStage, context: StageContext, world: Ranks) -> None:
         if world.is_one or stage.kind in TRAINED_BY_ALL:
             run_it()
         else:
-            from vibelite.stages.sharing import help_leader
+            from vibelite.stages.engines import help_leader
 
             world.from_leader(run_it, meanwhile=help_leader(context))
     if not world.is_one:

@@ -36,11 +36,11 @@ from vibelite.run_dir import RunDir, StageDir, read_json, write_json_atomic
 from vibelite.run_lock import locked
 from vibelite.stages.claims import add_reliabilities, clr_result
 from vibelite.stages.context import StageContext, subdomains_of
-from vibelite.stages.evaluate import sample_model, summarise
-from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
+from vibelite.stages.evaluate import summarise
 from vibelite.stages.fuse import write_fused
-from vibelite.stages.probe import choose_specialist, mean_pass_at_k
+from vibelite.stages.probe import choose_specialist, mean_pass_at_k, probe_request
 from vibelite.stages.problem_votes import Election, hold_election
+from vibelite.stages.sampling import SampleRequest, collect_samples
 from vibelite.telemetry.meter import Meter
 from vibelite.types import Problem
 
@@ -120,9 +120,9 @@ def evaluate_model(
         samples = collect_samples(request, directory / "samples.jsonl", context, {})
         if num_claims:
             samples = add_reliabilities(request, directory, context, num_claims)
-    result = summarise(samples, stage.k, num_bootstrap=stage.num_bootstrap, seed=seed) | described
+    result = summarise(samples, stage.k, num_bootstrap=NUM_BOOTSTRAP, seed=seed) | described
     if num_claims:
-        settled = {"num_bootstrap": stage.num_bootstrap, "seed": seed}
+        settled = {"num_bootstrap": NUM_BOOTSTRAP, "seed": seed}
         result["clr"] = clr_result(samples, num_claims, **settled)
     result["sampling"] = settings["sampling"]
     write_json_atomic(directory / "result.json", result)
@@ -218,14 +218,14 @@ def probe_models(
     for index, model in enumerate(models):
         print(f"probe {index + 1}/{len(models)}  {model}", file=sys.stderr)
         with standalone_context(stage, seed) as context:
-            settings = (stage.sampling, stage.num_samples)
-            groups = sample_model(context, model, problems, *settings, seed=context.seed("probe"))
+            request = probe_request(model, problems, stage, context.seed("probe"))
+            samples = collect_samples(request, context.stage_dir.samples_path, context, {})
         scores.append(
             {
                 "step": index,
                 "model": str(model),
-                "pass_at_1": mean_pass_at_k(groups, 1),
-                "pass_at_k": mean_pass_at_k(groups, stage.k),
+                "pass_at_1": mean_pass_at_k(samples, 1),
+                "pass_at_k": mean_pass_at_k(samples, stage.k),
             }
         )
     specialists = {
@@ -310,7 +310,6 @@ def evaluate_stage(
         num_samples=count,
         k=ks,
         sampling=Sampling.model_validate(chosen),
-        num_bootstrap=NUM_BOOTSTRAP,
     )
 
 

@@ -42,7 +42,6 @@ stages:
     benchmarks: [lcb]
     num_samples: 4
     k: [2]
-    num_bootstrap: 100
     sampling: {max_new_tokens: 64}
 """
 # By a word of the question: what the four samples are, and how they are judged.

@@ -133,11 +133,11 @@ def test_the_ledger_holds_the_time_of_every_stage(finished):
 def test_the_fused_model_is_the_mean_of_the_specialists(finished):
     from safetensors.torch import load_file
 
-    lineage = json.loads(next(finished.glob("stages/*/checkpoints/fused/lineage.json")).read_text())
+    probe = json.loads(next(finished.glob("stages/*/probe.json")).read_text())
     sft = next(finished.glob("stages/*-sft/checkpoints"))
     sources = [
-        load_file(sft / Path(source["checkpoint"]).name / "model.safetensors")
-        for source in lineage["sources"]
+        load_file(sft / f"step-{probe['specialists'][subdomain]:06d}" / "model.safetensors")
+        for subdomain in SUBDOMAINS
     ]
     fused = load_file(next(finished.glob("stages/*/checkpoints/fused")) / "model.safetensors")
     for name, tensor in fused.items():

@@ -57,9 +57,9 @@ def small(recipe: Recipe) -> list[str]:
             case "filter":
                 changes = {"num_samples": 2, "min_tokens": 4, "min_error_rate": 0.5}
             case "distill":
-                changes = {"num_samples": 2, "min_tokens": 4, "keep_from": 0}
+                changes = {"num_samples": 2, "min_tokens": 4}
             case "evaluate":
-                changes = {"num_samples": 2, "k": [2], "num_bootstrap": 50}
+                changes = {"num_samples": 2, "k": [2]}
         if hasattr(stage, "sampling"):
             changes |= {"sampling.max_new_tokens": 512, "sampling.max_sequences": 8}
         overrides += [

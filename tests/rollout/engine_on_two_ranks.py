@@ -20,7 +20,6 @@ from vibelite.ranks.join import joined_world
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.shared_engine import SharedEngine
 from vibelite.rollout.vllm_engine import VLLMEngine
-from vibelite.rollout.vllm_weights import WeightSync
 from vibelite.types import Completion
 
 SETTINGS = SamplingSettings(3, 20)
@@ -40,7 +39,6 @@ def sampled(policy: Policy, engine: VLLMEngine) -> dict[str, Any]:
 def plant_stale_slice(engine: VLLMEngine) -> None:
     """The next push leaves one tensor as it was, on this rank alone."""
     weights = engine._weights
-    assert isinstance(weights, WeightSync)
     kept = dict(weights.views())[STALE].clone()
     push = weights.push
 
@@ -53,16 +51,15 @@ def plant_stale_slice(engine: VLLMEngine) -> None:
     weights.push = pushing
 
 
-def main(directory: Path, sync: str) -> None:
+def main(directory: Path, head: str) -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     with joined_world(120.0) as world:
         policy = policy_for_vllm()
-        if sync == "copy":  # with a head of its own
+        if head == "own":
             policy.model.config.tie_word_embeddings = False
             policy.model.lm_head.weight = torch.nn.Parameter(policy.head.weight.detach().roll(1, 0))
-        engine = vllm_engine(policy, tensor_parallel=2, sync=sync)
-        assert isinstance(engine._weights, WeightSync)
+        engine = vllm_engine(policy, tensor_parallel=2)
         found["held"] = {name: list(view.shape) for name, view in engine._weights.views()}
         found["first"] = sampled(policy, engine)
 

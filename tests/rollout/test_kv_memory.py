@@ -10,6 +10,7 @@ from vibelite.errors import EngineError
 from vibelite.rollout.kv_memory import (
     BYTES_PER_LOGIT,
     MARGIN_SHARE,
+    BatchSizes,
     engine_shape,
     kv_cache_bytes,
 )
@@ -21,11 +22,9 @@ QWEN_1_5B = Qwen2Config(
 )  # fmt: skip
 
 
-def shape(max_sequences=64, max_model_len=16384, **values):
-    return engine_shape(
-        QWEN_1_5B, torch.bfloat16,
-        max_sequences=max_sequences, max_model_len=max_model_len, batched=8192, **values,
-    )  # fmt: skip
+def shape(**values):
+    batch = BatchSizes(max_sequences=64, max_model_len=16384, max_batched_tokens=8192)
+    return engine_shape(QWEN_1_5B, torch.bfloat16, batch, **values)
 
 
 def test_a_token_takes_keys_and_values_of_every_layer():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections import defaultdict
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ import pytest
 from tests.policies import tiny_policy
 from vibelite.ranks.ranks import Ranks
 from vibelite.ranks.watchdog import Watchdog
-from vibelite.rollout.engine import SamplingSettings, generate
+from vibelite.rollout.engine import LengthMemory, SamplingSettings, generate
 from vibelite.rollout.shared_engine import SampleTask, SharedEngine, cut_into_units
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.types import Completion
@@ -46,6 +47,14 @@ def test_the_longest_units_are_handed_out_first() -> None:
 def test_no_rank_gets_more_turns_by_smaller_units() -> None:
     # Three batches on two ranks are two turns; halves of them would be three.
     assert len(cut_into_units(range(12), [1.0] * 12, num_ranks=2, capacity=4)) == 3
+
+
+def test_a_prompt_is_expected_to_be_as_long_as_before_and_a_new_one_as_long_as_all() -> None:
+    lengths = LengthMemory()
+    assert lengths.expected([[1], [2]]) == [0.0, 0.0]
+    for prompt, num_tokens in (([2], 10), ([4], 60), ([4], 120)):
+        lengths.learn(prompt, num_tokens)
+    assert lengths.expected([[1], [2], [4]]) == [50.0, 10.0, 90.0]
 
 
 class Store:
@@ -113,6 +122,19 @@ def test_two_ranks_sample_what_one_samples(skip: tuple[tuple[int, int], ...]) ->
     for pair, completion in alone.items():
         assert together[pair].token_ids == completion.token_ids
         assert together[pair].sampler_logprobs == pytest.approx(completion.sampler_logprobs)
+
+
+def test_a_sample_that_two_ranks_report_ends_the_call() -> None:
+    """A count of what is missing would fall below 0, and the leader wait for ever."""
+    ranks = Leader()
+    engine = TransformersEngine(tiny_policy(), stop_ids=[9], max_sequences=9)
+    shared = ranks.helper = SharedEngine(engine, ranks, 9, nullcontext)
+    stream = shared.stream([[5, 6], [7, 8]], SamplingSettings(2, 4), seed=1)
+    again = next(stream)
+    place = ranks.store.add("sample/1/ended", 1)
+    ranks.store.set(f"sample/1/{place}", pickle.dumps(again))
+    with pytest.raises(AssertionError, match="sample . of prompt . came twice"):
+        list(stream)
 
 
 def test_an_abandoned_stream_tells_the_others_to_stop() -> None:

@@ -19,15 +19,12 @@ from tests.models.test_adapter import randomise
 from tests.rollout.engines import PROMPTS, policy_for_vllm, vllm_engine
 from vibelite.algorithms.mismatch import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
-from vibelite.errors import EngineError, RecipeError
-from vibelite.models.adapter import TRAINED, lora_layers
+from vibelite.errors import EngineError
 from vibelite.models.load import attach
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter
 from vibelite.rollout.engine import SamplingSettings, generate
-from vibelite.rollout.vllm_adapter import AdapterSync
 from vibelite.rollout.vllm_engine import VLLMEngine
-from vibelite.rollout.vllm_weights import WeightSync
 
 pytestmark = pytest.mark.vllm
 
@@ -43,7 +40,6 @@ def opened(policy: Policy, **changes: Any) -> Iterator[VLLMEngine]:
 
 def views_of(engine: VLLMEngine) -> dict[str, torch.Tensor]:
     """The trainer's tensors as vLLM holds them."""
-    assert isinstance(engine._weights, WeightSync)
     return dict(engine._weights.views())
 
 
@@ -78,7 +74,6 @@ def mismatch(policy: Policy, engine: VLLMEngine, prompts=PROMPTS) -> dict[str, f
         ("auto", 1, "float32", True),
         ("copy", 1, "float32", False),
         ("copy", 2, "float32", True),
-        ("reload", 2, "float32", True),
         ("auto", 2, "bfloat16", False),
         ("copy", 2, "bfloat16", True),  # beside a trainer in float32
         ("auto", 1, "float16", True),
@@ -93,7 +88,7 @@ def test_updates_arrive_through_sleep_and_wake(sync, sleep_level, dtype, tied):
         torch.nn.Module.to(policy.model, getattr(torch, dtype))
     limit = {"float32": 5e-5, "bfloat16": 0.3, "float16": 0.05}[dtype]
     with opened(policy, sync=sync, sleep_level=sleep_level, dtype=dtype) as engine:
-        assert engine.sync_way == {"auto": "alias"}.get(sync, sync)
+        assert engine.settings.sync == {"auto": "alias"}.get(sync, sync)
         assert mismatch(policy, engine)["mismatch/max_abs"] <= limit
         for version in (1, 2):
             engine.sleep()
@@ -104,7 +99,7 @@ def test_updates_arrive_through_sleep_and_wake(sync, sleep_level, dtype, tied):
             engine.wake()
             engine.wake()  # twice is once
             assert mismatch(policy, engine)["mismatch/max_abs"] <= limit
-            assert engine.metrics()[f"sync/by_{engine.sync_way}"] == 1.0
+            assert engine.metrics()[f"sync/by_{engine.settings.sync}"] == 1.0
         engine.sleep()
         engine.wake()  # without a sync between
         assert mismatch(policy, engine)["mismatch/max_abs"] <= limit
@@ -150,10 +145,10 @@ def test_a_kv_cache_that_vllm_left_asleep_is_caught():
         with pytest.raises(EngineError, match=r"the engine is asleep \(its KV cache is\)"):
             generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
         # Whoever believes that it was woken is told by vLLM itself.
-        engine._readiness.kv_cache_is_awake = True
+        engine._state.kv_cache_is_awake = True
         with pytest.raises(EngineError, match=r"its KV cache is\) though it was woken"):
             generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
-        engine._readiness.kv_cache_is_awake = False
+        engine._state.kv_cache_is_awake = False
         engine.wake()
         assert mismatch(policy, engine)["mismatch/max_abs"] <= 5e-5
 
@@ -167,18 +162,18 @@ def test_a_push_that_copies_nothing_fails_at_once():
             engine.load_weights(1)
 
 
-def adapted(rank: int = 3) -> Policy:
-    settings = Adapter(kind="lora", rank=rank, alpha=5.0)
+def adapted() -> Policy:
+    settings = Adapter(kind="lora", rank=3, alpha=5.0)
     policy = attach(policy_for_vllm(), settings, start=Path("base"), seed=1)
     randomise(policy, 1, 0.1)
     return policy
 
 
-@pytest.mark.parametrize(("sync", "level"), [("auto", 2), ("adapter", 1)])
-def test_an_adapter_arrives_merged_or_by_itself(sync, level):
+@pytest.mark.parametrize("level", [1, 2])
+def test_an_adapter_arrives_merged(level):
     policy = adapted()
-    with opened(policy, sync=sync, sleep_level=level) as engine:
-        assert engine.sync_way == {"auto": "copy"}.get(sync, sync)
+    with opened(policy, sleep_level=level) as engine:
+        assert engine.settings.sync == "copy"
         assert mismatch(policy, engine)["mismatch/max_abs"] <= 2e-4
         long = [[*range(50, 114)]]  # two blocks of the cache: nothing of them may be reused
         assert mismatch(policy, engine, long)["mismatch/max_abs"] <= 2e-4
@@ -191,29 +186,15 @@ def test_an_adapter_arrives_merged_or_by_itself(sync, level):
         assert mismatch(policy, engine, long)["mismatch/max_abs"] <= 2e-4
         assert generate(engine, long, SamplingSettings(2, 20), seed=4) != before
         whole = sum(parameter.nbytes for parameter in policy.model.parameters())
-        copied = engine.metrics()["sync/copied_bytes"]
-        assert copied < 0.2 * whole if sync == "adapter" else copied > 0.8 * whole
+        assert engine.metrics()["sync/copied_bytes"] > 0.8 * whole
 
 
 def test_an_adapter_that_was_not_brought_over_is_caught():
     policy = adapted()
-    with opened(policy, sync="adapter") as engine:
+    with opened(policy) as engine:
         randomise(policy, 2, 0.1)
         with pytest.raises(EngineError, match="a sync was skipped"):
             generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
-        engine.load_weights(1)
-        assert isinstance(engine._weights, AdapterSync)
-        held = dict(engine._weights._held_factors())
-        name = next(name for name in held if name.endswith("k_proj.lora_B"))
-        held[name].data.mul_(2)
-        with pytest.raises(EngineError, match=rf"not the trainer's \({name}\)"):
-            generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
-
-
-def test_frozen_weights_are_never_dropped():
-    with pytest.raises(RecipeError, match="sleep_level: 2 drops the frozen weights"):
-        vllm_engine(adapted(), sync="adapter", sleep_level=2)
-    assert any(TRAINED in layer.lora_A for _, layer in lora_layers(adapted()))
 
 
 def random_states() -> list[Any]:
@@ -319,31 +300,22 @@ def test_samples_of_a_prompt_share_its_cached_blocks():
         assert engine.metrics()["rollout/prefix_hit_share"] >= 0.4
 
 
-def test_a_loop_ends_a_completion_as_truncated_and_is_counted():
-    policy = policy_for_vllm()
-    with torch.no_grad():  # every token predicts itself
-        for name, parameter in policy.model.named_parameters():
-            if "layers" in name and "norm" not in name:
-                parameter.zero_()
-        policy.head.weight.mul_(10)
-    prompts = [[60, 61, 62]]
-    with opened(policy) as engine:
-        ((whole,),) = generate(engine, prompts, SamplingSettings(1, 40, temperature=0), seed=0)
-        assert len(whole.token_ids) == 40
-        assert "rollout/looped" not in engine.metrics()
-    with opened(policy, loop_tokens=2, loop_repeats=5) as engine:
-        ((cut,),) = generate(engine, prompts, SamplingSettings(1, 40, temperature=0), seed=0)
-        assert cut.finish_reason == "length"
-        assert cut.token_ids == whole.token_ids[:5]
-        assert engine.metrics()["rollout/looped"] == 1.0
-
-
 def test_lengths_of_earlier_completions_order_the_next_call():
     policy = policy_for_vllm()
     with opened(policy) as engine:
-        generate(engine, PROMPTS, SamplingSettings(4, 30), seed=0)
-        assert len(engine._mean_tokens) == len(PROMPTS)
-        assert all(1 <= mean <= 30 for mean in engine._mean_tokens.values())
+        groups = generate(engine, PROMPTS, SamplingSettings(1, 30), seed=0)
+        queued, submit = [], engine._submit
+
+        def recording(request, prompt, settings, seed):
+            queued.append(prompt)
+            submit(request, prompt, settings, seed)
+
+        engine._submit = recording
+        generate(engine, PROMPTS, SamplingSettings(1, 30), seed=0)
+    lengths = [len(group[0].token_ids) for group in groups]
+    assert len(set(lengths)) > 1, "the case must have an order"
+    longest_first = sorted(range(len(PROMPTS)), key=lambda index: -lengths[index])
+    assert queued == [PROMPTS[index] for index in longest_first]
 
 
 def test_a_temperature_that_vllm_would_change_silently_is_refused():

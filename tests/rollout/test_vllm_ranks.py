@@ -14,9 +14,9 @@ from vibelite.ranks.launch import run_ranks
 pytestmark = pytest.mark.vllm
 
 
-@pytest.mark.parametrize("sync", ["copy", "reload"])
-def test_two_ranks_hold_one_engine_together(sync: str, tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "tests.rollout.engine_on_two_ranks", str(tmp_path), sync]
+@pytest.mark.parametrize("head", ["own", "tied"])
+def test_two_ranks_hold_one_engine_together(head: str, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.rollout.engine_on_two_ranks", str(tmp_path), head]
     assert run_ranks(2, program) == 0
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     # 284 rows of an embedding that vLLM pads to 320, half of the heads, half of the MLP.

@@ -11,7 +11,6 @@ from tests.policies import tiny_policy
 from vibelite.errors import EngineError, RecipeError
 from vibelite.models.adapter import merged_weights
 from vibelite.models.policy import Policy
-from vibelite.rollout.vllm_engine import admission_order
 from vibelite.rollout.vllm_start import VLLMSettings, with_sync
 from vibelite.rollout.vllm_weights import Location, Slice, WeightSync, locate
 
@@ -65,7 +64,7 @@ def sync(**options) -> tuple[WeightSync, Fused, Policy]:
     policy = tiny_policy()
     model = Fused(policy, **options)
     model.policy_weights = merged_weights(policy)
-    return WeightSync(model, lambda: merged_weights(policy), lambda _: None), model, policy
+    return WeightSync(model, lambda: merged_weights(policy)), model, policy
 
 
 def test_parts_follow_each_other_in_the_fused_tensor():
@@ -129,7 +128,6 @@ def test_a_copy_and_shared_memory_follow_the_trainer():
         weights.load_first()
         if way == "alias":
             weights.alias(dict(policy.model.named_parameters()))
-        weights.way = way
         with torch.no_grad():
             for parameter in policy.model.parameters():
                 parameter.add_(1.0)
@@ -169,32 +167,18 @@ def test_auto_shares_where_the_types_are_equal_and_copies_elsewhere():
     assert with_sync(settings(), policy).sync == "alias"
     assert with_sync(settings(dtype="bfloat16"), policy).sync == "copy"
     assert with_sync(settings(tensor_parallel=2), policy).sync == "copy"
-    assert with_sync(settings(sync="reload"), policy).sync == "reload"
-    with pytest.raises(RecipeError, match="needs an adapter"):
-        with_sync(settings(sync="adapter"), policy)
+    assert with_sync(settings(sync="copy"), policy).sync == "copy"
 
 
-def test_the_longest_expected_come_first_and_unknown_ones_count_as_usual():
-    from vibelite.rollout.vllm_engine import _key
-
-    prompts = [[1], [2], [3], [4]]
-    seen = {_key([2]): 10.0, _key([4]): 90.0}
-    assert list(admission_order(prompts, seen)) == [3, 0, 2, 1]
-    assert list(admission_order(prompts, {})) == [0, 1, 2, 3]
-
-
-def test_batch_invariance_and_the_names_of_the_allocators_settings_reach_vllm(monkeypatch):
+def test_the_names_of_the_allocators_settings_reach_vllm(monkeypatch):
     from vibelite.rollout import vllm_start
 
     # What a user has set stays; a plain dict, for nothing of it may outlive the test.
     found = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "VLLM_NO_USAGE_STATS": "0"}
     monkeypatch.setattr(os, "environ", found)
-    vllm_start._prepare_environment(True, settings(batch_invariant=True))
-    assert os.environ["VLLM_BATCH_INVARIANT"] == "1"
+    vllm_start._prepare_environment(True)
     assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
     assert os.environ["VLLM_NO_USAGE_STATS"] == "0"
-    vllm_start._prepare_environment(True, settings())
-    assert os.environ["VLLM_BATCH_INVARIANT"] == "0"
 
 
 def test_a_gpu_gets_sleep_graphs_and_resident_weights_as_the_settings_say():

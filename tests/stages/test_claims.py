@@ -15,6 +15,8 @@ from vibelite.stages.claims import read_claims, read_judgement
 from vibelite.types import Completion
 
 calls: list[str] = []
+# Temperature and tokens of each.
+limits: list[tuple[float, int]] = []
 
 
 def reply(question: str, sample: int) -> str:
@@ -41,10 +43,12 @@ def scripted(monkeypatch):
             for sample in range(settings.num_completions):
                 if (place, sample) not in skip:
                     answer = reply(text, sample)
+                    limits.append((settings.temperature, settings.max_new_tokens))
                     yield place, sample, Completion((1, 2), (-1.0, -1.0), "stop", answer)
 
     monkeypatch.setattr(TransformersEngine, "stream", stream)
     calls.clear()
+    limits.clear()
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def arguments(tmp_path: Path) -> list[str]:
     rows = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in (2, 3)]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return ["eval", str(tmp_path / "model"), "--bench", str(tmp_path / "p.jsonl"), "--clr", "2",
-            "--num-samples", "4", "--k", "2", "--json",
+            "--num-samples", "4", "--k", "2", "--json", "--max-new-tokens", "600",
             "--out", str(tmp_path / "out")]  # fmt: skip
 
 
@@ -79,6 +83,8 @@ def test_what_was_asked_once_is_not_asked_again(scripted, arguments, monkeypatch
     first = evaluate(monkeypatch, capsys, arguments)
     # 8 solutions, 8 lists of claims, 2 claims of each of the 6 lists that are whole.
     assert len(calls) == 8 + 8 + 12
+    # Solutions as the command says; what is asked about them greedily, and of limited length.
+    assert limits == [(1.0, 600)] * 8 + [(0.0, 512)] * (8 + 12)
     out = Path(arguments[-1])
     judged = out / "judgements-2.jsonl"
     kept = judged.read_text().splitlines(keepends=True)[:7]

@@ -38,8 +38,6 @@ stages:
     problems: own
     num_samples: 6
     min_tokens: 2
-    num_length_buckets: 2
-    keep_from: 0.25
     sampling: {max_new_tokens: 12}
   - kind: sft
     name: second

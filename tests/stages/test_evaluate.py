@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import vibelite.stages.evaluation_samples
+import vibelite.stages.sampling
 from tests.policies import tiny_policy
 from vibelite.errors import Interrupted, VibeLiteError
 from vibelite.recipe.stage_section import EvaluateStage, Sampling
@@ -22,7 +22,7 @@ from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import append_jsonl, read_jsonl
 from vibelite.stages.context import StageContext
 from vibelite.stages.evaluate import summarise
-from vibelite.stages.evaluation_samples import SampleRequest, collect_samples, repair
+from vibelite.stages.sampling import SampleRequest, collect_samples, repair
 from vibelite.standalone import standalone_context
 from vibelite.telemetry.entries import read_ledger
 from vibelite.types import Completion, Problem, Verdict
@@ -166,7 +166,7 @@ def test_a_killed_evaluation_draws_only_what_is_missing_and_ends_the_same(
         append_jsonl(target, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vibelite.stages.evaluation_samples, "append_jsonl", append)
+        patch.setattr(vibelite.stages.sampling, "append_jsonl", append)
         with pytest.raises(Killed):
             collect_samples(request_, path, context, {"key": "x"})
     with open(path, "a") as file:

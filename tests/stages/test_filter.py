@@ -148,7 +148,6 @@ def test_a_killed_filter_draws_only_what_is_missing(
     [
         ("min_error_rate=0.5", {"too easy": -1}),
         ("min_error_rate=0.76", {"too easy": 2}),
-        ("verify=false", {"not verified": -1, "beyond max_per_problem": 1}),
         ("max_repetition=1", {"repetition": -1, "beyond max_per_problem": 1}),
         ("min_tokens=0", {"too short": -1, "beyond max_per_problem": 1}),
         ("max_per_problem=3", {"beyond max_per_problem": -1}),

@@ -31,7 +31,7 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.num_calls = 0
 
-    def stream(self, prompts, settings: SamplingSettings, *, seed: int):
+    def stream(self, prompts, settings: SamplingSettings, *, seed: int, skip=()):
         self.num_calls += 1
         for prompt, name in enumerate(list(NUM_CORRECT)[: len(prompts)]):
             for sample in reversed(range(settings.num_completions)):  # they end in any order
@@ -126,7 +126,7 @@ def test_time_that_is_up_ends_the_sampling_of_a_step(tmp_path):
     """After the first completion, not after the last."""
     engine, num_sampled = ScriptedEngine(), 0
 
-    def stream(prompts, settings, *, seed):
+    def stream(prompts, settings, *, seed, skip):
         nonlocal num_sampled
         for completion in ScriptedEngine.stream(engine, prompts, settings, seed=seed):
             num_sampled += 1

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vibelite.recipe.section import (
     Fraction,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -23,27 +22,17 @@ class VLLM(Section):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type in which it samples; auto = that of the weights it is given."""
-    sync: Literal["auto", "alias", "copy", "reload", "adapter"] = "auto"
+    sync: Literal["auto", "alias", "copy"] = "auto"
     """How it gets the trainer's weights: alias = one memory for both, nothing is copied; copy =
-    into its tensors; reload = by its own loader; adapter = the adapter alone, beside frozen
-    weights. auto = alias where possible, else copy."""
+    into its own tensors, adapters merged. auto = alias where possible, else copy."""
     sleep_level: Literal[0, 1, 2] = 1
     """While training 1 = its KV cache is freed and weights of its own wait in the host's memory; 2
     = those are dropped and pushed again; 0 = everything stays."""
     max_prompt_tokens: PositiveInt = 2048
     """With max_new_tokens the window that is planned for, at most the model's; a longer prompt
     leaves less room for its completions."""
-    kv_cache_gib: NonNegativeFloat = 0.0
-    """0 = what the trainer leaves on the GPU, at most what max_sequences can use."""
     cuda_graphs: Literal["off", "decode", "full"] = "decode"
     """decode = graphs without the compiler; full = compiled as well: minutes at the first start."""
-    batch_invariant: bool = False
-    """A completion does not depend on what is sampled beside it, bit by bit; slower, and from
-    compute capability 9.0."""
-    loop_tokens: NonNegativeInt = 0
-    """End a completion, as truncated, where a pattern of at most so many tokens has come
-    loop_repeats times in a row; changes what is sampled. 0 = never."""
-    loop_repeats: Annotated[int, Field(ge=2, strict=True)] = 8
 
 
 def _currency_code(value: str) -> str:
@@ -82,10 +71,10 @@ class Rollout(Section):
                 f"tensor_parallel: {self.tensor_parallel} needs engine: vllm; with engine: "
                 f"{self.engine} leave it out"
             )
-        if self.vllm.sync in ("alias", "adapter"):
+        if self.vllm.sync == "alias":
             raise ValueError(
-                f"vllm.sync: {self.vllm.sync} needs whole tensors in the engine, and "
-                f"tensor_parallel: {self.tensor_parallel} leaves it slices; use auto"
+                "vllm.sync: alias needs whole tensors in the engine, and tensor_parallel: "
+                f"{self.tensor_parallel} leaves it slices; use auto"
             )
         return self
 

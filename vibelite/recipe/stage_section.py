@@ -168,10 +168,6 @@ class DistillStage(Stage):
     sampling: Sampling
     min_tokens: NonNegativeInt = 16
     """Shorter answers are dropped."""
-    num_length_buckets: PositiveInt = 4
-    keep_from: Annotated[float, Field(ge=0, lt=1)] = 0.4
-    """Share of each sub-domain's length bucket that the student finds easiest, and that is dropped;
-    high outliers are too. Report: "middle to high"; the number is ours."""
     max_per_problem: PositiveInt = 4
     tokens_per_micro_batch: PositiveInt = 8192
 
@@ -197,8 +193,6 @@ class FilterStage(Stage):
     """Traces with a shorter answer are dropped (report: 5K)."""
     max_repetition: Fraction = 0.5
     """Traces of which a larger share repeats itself word for word are dropped; 1 = none."""
-    verify: bool = True
-    """Drop traces whose own answer the problem's verifier does not find right."""
     max_per_problem: PositiveInt = 8
     """At most so many different traces of one problem, from the top."""
 
@@ -213,7 +207,6 @@ class EvaluateStage(Stage):
     k: list[PositiveInt] = [8]
     """Pass@k for each k, unbiased, so num_samples >= k."""
     sampling: Sampling
-    num_bootstrap: PositiveInt = 2000
 
     @model_validator(mode="after")
     def _enough_samples(self) -> EvaluateStage:

@@ -1,11 +1,12 @@
-"""The protocol of rollout engines, and the settings of one sampling call. An engine is one file
-beside this one.
+"""The protocol of rollout engines, the settings of one sampling call, and the lengths that it may
+expect. Each engine is a file of its own next to this one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vibelite.types import Completion
@@ -81,3 +82,24 @@ def generate(
     for prompt, sample, completion in engine.stream(prompts, settings, seed=seed):
         completions[prompt][sample] = completion
     return [[ended[sample] for sample in range(settings.num_completions)] for ended in completions]
+
+
+@dataclass(slots=True)
+class LengthMemory:
+    """How long completions have been, by prompt: what takes longest is to be sampled first."""
+
+    _means: dict[bytes, float] = field(default_factory=dict)
+
+    def expected(self, prompts: Sequence[Sequence[int]]) -> list[float]:
+        """Tokens of a completion of each prompt; of one never sampled the mean of all prompts."""
+        usual = sum(self._means.values()) / len(self._means) if self._means else 0.0
+        return [self._means.get(_digest(prompt), usual) for prompt in prompts]
+
+    def learn(self, prompt: Sequence[int], num_tokens: int) -> None:
+        """Halfway from what was known to a completion that had `num_tokens`."""
+        key = _digest(prompt)
+        self._means[key] = 0.5 * (self._means.get(key, float(num_tokens)) + num_tokens)
+
+
+def _digest(prompt: Sequence[int]) -> bytes:
+    return hashlib.blake2b(repr(tuple(prompt)).encode(), digest_size=8).digest()

@@ -16,35 +16,37 @@ from vibelite.errors import EngineError
 MARGIN_SHARE = 0.05
 # Sampling holds logits in their own type, in float32, and a sorted or masked copy.
 BYTES_PER_LOGIT = 12
-# Of the host's memory where there is no GPU: weights, optimizer and verifiers live there too.
+# The engine's part of the host's memory where there is no GPU: weights, optimizer and verifiers
+# live there too.
 HOST_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class EngineShape:
-    """What an engine reads side by side, and the sizes of its model that memory depends on."""
+class BatchSizes:
+    """The most that an engine reads side by side, and the longest that a sequence may be."""
 
     max_sequences: int
     max_model_len: int
     max_batched_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineShape:
+    """Everything that an engine's memory depends on."""
+
+    batch: BatchSizes
     bytes_per_token: int
     """Keys and values of one token in all layers, on one GPU."""
     activation_bytes: int
-    """Of one token on its way through a layer."""
+    """What one token needs while a layer works on it."""
     vocab_size: int
 
 
 def engine_shape(
-    config: Any,
-    dtype: torch.dtype,
-    *,
-    max_sequences: int,
-    max_model_len: int,
-    batched: int,
-    num_slices: int = 1,
+    config: Any, dtype: torch.dtype, batch: BatchSizes, *, num_slices: int = 1
 ) -> EngineShape:
-    """The shape for a Hugging Face configuration, with everything in `dtype`. Of `num_slices` GPUs
-    that hold the engine together each has some of the heads; what a layer works on is counted
+    """The shape for a Hugging Face configuration, with everything in `dtype`. Each of `num_slices`
+    GPUs that hold the engine together has some of the heads; what a layer works on is counted
     whole.
     """
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -52,9 +54,7 @@ def engine_shape(
     kv_heads = max(1, kv_heads // num_slices)
     widest = 4 * config.hidden_size + 3 * config.intermediate_size
     return EngineShape(
-        max_sequences,
-        max_model_len,
-        batched,
+        batch,
         bytes_per_token=2 * config.num_hidden_layers * kv_heads * head * dtype.itemsize,
         activation_bytes=widest * dtype.itemsize,
         vocab_size=config.vocab_size,
@@ -62,21 +62,22 @@ def engine_shape(
 
 
 def kv_cache_bytes(shape: EngineShape, *, free_bytes: int, total_bytes: int) -> int:
-    """Bytes for keys and values where `free_bytes` of `total_bytes` are left for the engine beside
+    """Bytes for keys and values where `free_bytes` of `total_bytes` are left for the engine besides
     its weights. EngineError where not even one full sequence fits.
     """
+    batch = shape.batch
     working = (
-        shape.max_batched_tokens * shape.activation_bytes
-        + shape.max_sequences * shape.vocab_size * BYTES_PER_LOGIT
+        batch.max_batched_tokens * shape.activation_bytes
+        + batch.max_sequences * shape.vocab_size * BYTES_PER_LOGIT
         + int(MARGIN_SHARE * total_bytes)
     )
     # One block more for each sequence: the last one is never full. Blocks hold at most 32 tokens.
-    useful = shape.max_sequences * (shape.max_model_len + 32) * shape.bytes_per_token
-    least = (shape.max_model_len + 32) * shape.bytes_per_token
+    least = (batch.max_model_len + 32) * shape.bytes_per_token
+    useful = batch.max_sequences * least
     available = free_bytes - working
     if available < least:
         raise EngineError(
-            f"vLLM's KV cache needs {_gib(least)} for one sequence of {shape.max_model_len} tokens "
+            f"vLLM's KV cache needs {_gib(least)} for one sequence of {batch.max_model_len} tokens "
             f"and {_gib(max(available, 0))} are left ({_gib(free_bytes)} free, {_gib(working)} to "
             "work with); lower stages.*.sampling.max_new_tokens, max_sequences or "
             "rollout.vllm.max_prompt_tokens, or shrink the trainer (vibelite plan says how)"
@@ -85,7 +86,7 @@ def kv_cache_bytes(shape: EngineShape, *, free_bytes: int, total_bytes: int) -> 
 
 
 def device_memory(device: torch.device) -> tuple[int, int]:
-    """Free and total bytes where the engine would live; of the host's a share."""
+    """Free and total bytes where the engine would live; without a GPU, its share of the host's."""
     if device.type != "cuda":
         return int(HOST_SHARE * psutil.virtual_memory().available), 0
     torch.cuda.empty_cache()

@@ -1,13 +1,13 @@
 """The engines of all ranks as a single one: the leader's `stream` hands prompts out and yields what
 any engine samples.
 
-Work is cut into units of prompts that one engine samples side by side; a rank that is done takes
-the next unit, so that none waits for a static split. Random numbers belong to a prompt and a
-sample, so the completions do not depend on who samples them, but for rounding in batches of another
-size.
+Work is cut into units: prompts that one engine samples at the same time. A rank that is done takes
+the next unit, so no rank waits for a slower one's fixed part. Random numbers belong to a prompt and
+a sample, so completions do not depend on the rank that samples them, except for rounding in batches
+of another size.
 
-Where ranks hold an engine together, the first of them takes units, reports, and decides after every
-completion whether to go on; the others do the same at the same place.
+Where several ranks hold an engine together, the first of them takes units, reports, and decides
+after every completion whether to go on; the others follow it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 from vibelite.errors import EngineError
 from vibelite.ranks.ranks import Ranks
-from vibelite.rollout.engine import RolloutEngine, SamplingSettings
+from vibelite.rollout.engine import LengthMemory, RolloutEngine, SamplingSettings
 from vibelite.types import Completion
 
 Pair = tuple[int, int]
 Sampled = Generator[tuple[int, int, Completion], None, None]
 # While nothing arrives from other ranks.
 POLL_SECONDS = 0.005
-# For the first rank's word; that a rank waits too long for it is the watchdog's business.
+# To wait for the first rank's decision; the watchdog ends a wait that is too long.
 WORD_TIMEOUT = timedelta(days=7)
 
 
@@ -48,6 +48,11 @@ class SampleTask:
     units: list[list[int]]
     names: list[str]
 
+    @property
+    def pairs(self) -> Iterator[Pair]:
+        """Every (prompt, sample), those in `skip` too."""
+        return product(range(len(self.prompts)), range(self.settings.num_completions))
+
 
 @dataclass(slots=True)
 class SharedEngine:
@@ -56,14 +61,14 @@ class SharedEngine:
     own: RolloutEngine
     ranks: Ranks
     max_sequences: int
-    """That one engine decodes side by side."""
+    """How many sequences one engine decodes at the same time."""
     waiting: Callable[[], Any]
     """Makes a context manager around the wait for other ranks."""
     names: list[str] = field(default_factory=list)
-    """What prompts are called in messages, in their order; empty = by number."""
+    """The prompts' names in messages, in their order; empty = by number."""
     tensor_parallel: int = 1
-    """Ranks in a row that hold one engine together."""
-    _mean_tokens: dict[tuple[int, ...], float] = field(default_factory=dict)
+    """How many consecutive ranks hold one engine together."""
+    _lengths: LengthMemory = field(default_factory=LengthMemory)
 
     def stream(
         self,
@@ -74,32 +79,42 @@ class SharedEngine:
         skip: Collection[Pair] = (),
     ) -> Sampled:
         """As `RolloutEngine.stream`, on all ranks; called by the leader alone."""
-        capacity = max(1, self.max_sequences // settings.num_completions)
-        wanted = self._wanted(len(prompts), settings.num_completions, skip)
-        expected = self._expected(prompts)
-        num_engines = self.ranks.num_ranks // self.tensor_parallel
-        units = cut_into_units(wanted, expected, num_engines, capacity)
-        names = self.names or [f"prompt {index + 1}" for index in range(len(prompts))]
-        task = SampleTask(
-            self.ranks.store.add("sample/tasks", 1),
-            [list(p) for p in prompts],
-            settings,
-            seed,
-            frozenset(skip),
-            units,
-            names,
-        )
+        task = self._task(prompts, settings, seed, frozenset(skip))
         self.ranks.delegate(task)
         try:
             with closing(self._collect(task)) as collected:
                 for prompt, sample, completion in collected:
-                    self._learn(prompts[prompt], len(completion.token_ids))
+                    self._lengths.learn(prompts[prompt], len(completion.token_ids))
                     yield prompt, sample, completion
         finally:
             self.ranks.store.set(f"sample/{task.number}/stop", "")
 
+    def _task(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        seed: int,
+        skip: frozenset[Pair],
+    ) -> SampleTask:
+        """The call cut into units of the prompts of which a sample is wanted."""
+        samples = range(settings.num_completions)
+        everything = range(len(prompts))
+        wanted = [p for p in everything if any((p, sample) not in skip for sample in samples)]
+        expected = self._lengths.expected(prompts)
+        num_engines = self.ranks.num_ranks // self.tensor_parallel
+        capacity = max(1, self.max_sequences // settings.num_completions)
+        return SampleTask(
+            number=self.ranks.store.add("sample/tasks", 1),
+            prompts=[list(prompt) for prompt in prompts],
+            settings=settings,
+            seed=seed,
+            skip=skip,
+            units=cut_into_units(wanted, expected, num_engines, capacity),
+            names=self.names or [f"prompt {index + 1}" for index in everything],
+        )
+
     def help(self, task: SampleTask) -> None:
-        """Samples units of the leader's task until none is left or it wants no more."""
+        """Samples units of the leader's task until none is left, or the leader stops."""
         store, reports = self.ranks.store, self.ranks.rank % self.tensor_parallel == 0
         for result in self._own_share(task):
             if not reports:
@@ -108,22 +123,17 @@ class SharedEngine:
             store.set(f"sample/{task.number}/{place}", pickle.dumps(result))
 
     def _own_share(self, task: SampleTask) -> Sampled:
-        """What this rank's engine samples of a task, as it ends."""
+        """The completions of the units that this rank takes, as they end."""
         store, key = self.ranks.store, f"sample/{task.number}"
         words = count()
 
         def agreed(decide: Callable[[], int]) -> int:
             return self._first_ranks(f"{key}/word/{next(words)}", decide)
 
-        everything = {
-            (prompt, sample)
-            for prompt in range(len(task.prompts))
-            for sample in range(task.settings.num_completions)
-        }
         while (number := agreed(lambda: store.add(f"{key}/taken", 1) - 1)) < len(task.units):
             unit = set(task.units[number])
             self.ranks.watchdog.note(", ".join(task.names[prompt] for prompt in sorted(unit)[:3]))
-            skip = task.skip | {pair for pair in everything if pair[0] not in unit}
+            skip = task.skip | {pair for pair in task.pairs if pair[0] not in unit}
             drawn = self.own.stream(task.prompts, task.settings, seed=task.seed, skip=skip)
             with closing(drawn):  # pyright: ignore[reportArgumentType]
                 for prompt, sample, completion in drawn:
@@ -132,15 +142,15 @@ class SharedEngine:
                     try:
                         yield prompt, sample, completion
                         is_last = store.check([f"{key}/stop"])
-                    finally:  # where the leader's reader wants no more, the others must hear of it
+                    finally:  # the others must know when the leader's stream is closed
                         is_last = agreed(partial(int, is_last))
                     if is_last:
                         return
         self.ranks.watchdog.note("")
 
     def _first_ranks(self, key: str, decide: Callable[[], int]) -> int:
-        """What the first of the ranks that hold this engine decides, on all of them; `key` is new
-        at every call.
+        """What `decide` returns on the first of the ranks that hold this engine, given to all of
+        them; `key` must be new at every call.
         """
         store, rank = self.ranks.store, self.ranks.rank
         first = rank - rank % self.tensor_parallel
@@ -156,14 +166,18 @@ class SharedEngine:
         return number
 
     def _collect(self, task: SampleTask) -> Sampled:
-        """Everything that the task's ranks sample, this one's between the others'."""
+        """What all ranks sample of the task, in the order in which it arrives here."""
         store, key = self.ranks.store, f"sample/{task.number}"
-        missing = sum(
-            (prompt, sample) not in task.skip
-            for prompt in range(len(task.prompts))
-            for sample in range(task.settings.num_completions)
-        )
+        missing = set(task.pairs) - task.skip
         num_read = 0
+
+        def counted(result: tuple[int, int, Completion]) -> tuple[int, int, Completion]:
+            prompt, sample, _ = result
+            assert (prompt, sample) in missing, (
+                f"sample {sample + 1} of {task.names[prompt]} came twice, or was not asked for"
+            )
+            missing.remove((prompt, sample))
+            return result
 
         def arrived() -> Sampled:
             nonlocal num_read
@@ -171,41 +185,18 @@ class SharedEngine:
                 result = store.get(f"{key}/{place}")  # waits for the value behind the number
                 store.delete_key(f"{key}/{place}")
                 num_read = place
-                yield pickle.loads(result)
+                yield counted(pickle.loads(result))
 
         with closing(self._own_share(task)) as own_share:
             for own in own_share:
-                missing -= 1
-                yield own
-                for other in arrived():
-                    missing -= 1
-                    yield other
+                yield counted(own)
+                yield from arrived()
         while missing:
-            before = missing
-            for other in arrived():
-                missing -= 1
-                yield other
-            if missing == before:
+            before = len(missing)
+            yield from arrived()
+            if len(missing) == before:
                 with self.waiting(), self.ranks.watchdog.waiting("completions of other ranks"):
                     time.sleep(POLL_SECONDS)
-
-    def _wanted(self, num_prompts: int, num_samples: int, skip: Collection[Pair]) -> list[int]:
-        """The prompts of which a sample is wanted."""
-        return [
-            prompt
-            for prompt in range(num_prompts)
-            if any((prompt, sample) not in skip for sample in range(num_samples))
-        ]
-
-    def _expected(self, prompts: Sequence[Sequence[int]]) -> list[float]:
-        """Tokens of a completion of each prompt so far; of one never sampled the mean of all."""
-        known = self._mean_tokens
-        usual = sum(known.values()) / len(known) if known else 0.0
-        return [known.get(tuple(prompt), usual) for prompt in prompts]
-
-    def _learn(self, prompt: Sequence[int], num_tokens: int) -> None:
-        seen = self._mean_tokens.get(tuple(prompt), float(num_tokens))
-        self._mean_tokens[tuple(prompt)] = 0.5 * (seen + num_tokens)
 
     def load_weights(self, version: int) -> None:
         self.own.load_weights(version)
@@ -226,12 +217,12 @@ class SharedEngine:
 def cut_into_units(
     prompts: Sequence[int], expected: Sequence[float], num_ranks: int, capacity: int
 ) -> list[list[int]]:
-    """Units of prompts to be taken one after the other by `num_ranks`, those with the longest
-    completions first; `expected[prompt]` is the tokens that one of its completions should have.
+    """Units of prompts for `num_ranks` to take in turn, the longest first; `expected[prompt]` is
+    the number of tokens that one of its completions should have.
 
-    Prompts that one engine would sample side by side, `capacity` of them in the order given, are
-    shared among ranks only as far as that leaves no rank with more turns: an engine takes hardly
-    less time for fewer rows. Within each such share the units are of like expected length.
+    One engine samples `capacity` prompts at the same time, and hardly faster when there are fewer.
+    So such a batch is split between ranks only where no rank gets more turns by it, into units of
+    about the same expected length.
 
     >>> cut_into_units([0, 1, 2, 3], [5.0, 1.0, 4.0, 2.0], num_ranks=2, capacity=4)
     [[0, 1], [2, 3]]

@@ -1,8 +1,8 @@
 """The vLLM engine: samples in the trainer's process, sleeps while the trainer works, and proves
 that its weights are the trainer's.
 
-How vLLM is started is in vllm_start.py, how weights are shared in vllm_weights.py, what is kept
-apart in vllm_side_effects.py, and what may be sampled when in readiness.py.
+How vLLM is started is in vllm_start.py, how weights are shared in vllm_weights.py, what vLLM must
+not change in this process in vllm_side_effects.py, and when it may sample in engine_state.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,9 @@ import torch
 from vibelite.errors import EngineError
 from vibelite.models.adapter import merged_weights
 from vibelite.models.policy import Policy
-from vibelite.rollout.engine import SamplingSettings
+from vibelite.rollout.engine import LengthMemory, SamplingSettings
+from vibelite.rollout.engine_state import EngineState
 from vibelite.rollout.fingerprint import Fingerprint, difference
-from vibelite.rollout.readiness import Readiness
-from vibelite.rollout.vllm_adapter import AdapterSync, fastest_directory
 from vibelite.rollout.vllm_side_effects import (
     has_process_group,
     isolated_random_state,
@@ -35,7 +34,6 @@ from vibelite.rollout.vllm_side_effects import (
 from vibelite.rollout.vllm_start import (
     VLLMSettings,
     has_work,
-    load_with_vllm,
     model_of,
     sampling_params,
     scheduler_of,
@@ -44,14 +42,7 @@ from vibelite.rollout.vllm_start import (
     with_sync,
 )
 from vibelite.rollout.vllm_weights import WeightSync
-from vibelite.types import Completion, FinishReason
-
-# A loop that is cut off is a truncated completion; how many there were is in the metrics.
-FINISH_REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "repetition": "length",
-}
+from vibelite.types import Completion
 
 
 @dataclass(slots=True)
@@ -62,8 +53,6 @@ class _Counters:
     tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    completions: int = 0
-    loops: int = 0
     preemptions: int = 0
     kv_use: float = 0.0
     sync: dict[str, float] = field(default_factory=dict)
@@ -74,23 +63,22 @@ class VLLMEngine:
     calls, and read or close what they stream at the same completions.
 
     A completion ends with the first of `settings.stop_ids`, or truncated: after `max_new_tokens`,
-    where prompt and completion fill `settings.max_model_len`, or in a loop where the settings say
-    so.
+    or where prompt and completion fill `settings.max_model_len`.
     """
 
     def __init__(self, policy: Policy, settings: VLLMSettings) -> None:
         self._policy = policy
         self.settings = settings = with_sync(settings, policy)
-        self._readiness = Readiness()
+        self._state = EngineState()
         self._counters = _Counters()
         self._found_process_group = has_process_group()
-        self._directory = TemporaryDirectory(prefix="vibelite-vllm-", dir=fastest_directory())
+        self._directory = TemporaryDirectory(prefix="vibelite-vllm-")
         self._initial: Fingerprint | None = None
         self._synced: Fingerprint = {}
         self._weights_version = 0
         self._open: set[str] = set()
         self._num_streams = 0
-        self._mean_tokens: dict[bytes, float] = {}
+        self._lengths = LengthMemory()
         device = policy.device
         if settings.sync == "alias":
             # The engine's weights take the place of the trainer's; never both on the device.
@@ -103,47 +91,27 @@ class VLLMEngine:
                 torch.nn.Module.to(policy.model, device)
         self.load_weights(0)
 
-    def _share_weights(self) -> WeightSync | AdapterSync:
-        if self.settings.sync == "adapter":
-            directory = Path(self._directory.name)
-            adapter = AdapterSync(self._llm, model_of(self._llm), self._policy, directory)
-            adapter.load_first()
-            return adapter
+    def _share_weights(self) -> WeightSync:
         weights = WeightSync(
-            model_of(self._llm),
-            partial(merged_weights, self._policy),
-            partial(load_with_vllm, self._llm),
-            slice_of(self.settings),
+            model_of(self._llm), partial(merged_weights, self._policy), slice_of(self.settings)
         )
         weights.load_first()
-        match self.settings.sync:
-            case "alias":
-                weights.alias(dict(self._policy.model.named_parameters()))
-            case "copy" | "reload" as way:
-                weights.way = way
+        if self.settings.sync == "alias":
+            weights.alias(dict(self._policy.model.named_parameters()))
         return weights
-
-    @property
-    def _has_own_weights(self) -> bool:
-        return self._weights.way != "alias"
-
-    @property
-    def sync_way(self) -> str:
-        """How weights come from the trainer: alias, copy, reload or adapter."""
-        return self._weights.way
 
     def load_weights(self, version: int) -> None:
         """Brings the engine's weights up to the policy's, wakes them before if they sleep, and
         compares both sides' checksums. EngineError where they differ.
         """
-        self._readiness.require_open()
+        self._state.require_open()
         self._drain()
         self._wake_weights()
-        self._readiness.require_weights()
+        self._state.require_weights()
         start = time.perf_counter()
         with isolated_random_state():
             num_bytes = self._weights.push()
-        self._readiness.weights_are_whole = True
+        self._state.weights_are_whole = True
         if not self._llm.llm_engine.reset_prefix_cache():
             raise EngineError("vLLM kept cached prefixes of the old weights: some are still in use")
         pushed = time.perf_counter()
@@ -154,7 +122,7 @@ class VLLMEngine:
             "sync/seconds": pushed - start,
             "sync/check_seconds": time.perf_counter() - pushed,
             "sync/copied_bytes": float(num_bytes),
-            f"sync/by_{self._weights.way}": 1.0,
+            f"sync/by_{self.settings.sync}": 1.0,
         }
         if self._initial is None:
             self._initial = self._synced
@@ -163,40 +131,40 @@ class VLLMEngine:
         """Frees the KV cache, and the engine's weights where it has its own; running completions
         are dropped.
         """
-        self._readiness.require_open()
+        self._state.require_open()
         self._drain()
         level = self.settings.sleep_level
-        if not level or not self._readiness.kv_cache_is_awake:
+        if not level or not self._state.kv_cache_is_awake:
             return
         with isolated_random_state():
             self._llm.sleep(level=level)
-        self._readiness.fall_asleep(weights=self._has_own_weights, keep_weights=level == 1)
+        self._state.fall_asleep(weights=not self._weights.is_alias, keep_weights=level == 1)
 
     def wake(self) -> None:
         """Undoes `sleep`: weights, then a push if they were dropped, then the KV cache."""
-        self._readiness.require_open()
+        self._state.require_open()
         self._wake_weights()
-        if not self._readiness.weights_are_whole:
+        if not self._state.weights_are_whole:
             self.load_weights(self._weights_version)
-        if not self._readiness.kv_cache_is_awake:
+        if not self._state.kv_cache_is_awake:
             # vLLM ignores a call that names anything awake; to it, shared weights slept too.
-            tags = ["kv_cache"] if self._has_own_weights else ["weights", "kv_cache"]
+            tags = ["weights", "kv_cache"] if self._weights.is_alias else ["kv_cache"]
             with isolated_random_state():
                 self._llm.wake_up(tags=tags)
-            self._readiness.kv_cache_is_awake = True
+            self._state.kv_cache_is_awake = True
 
     def _wake_weights(self) -> None:
-        if not self._readiness.weights_are_awake:
+        if not self._state.weights_are_awake:
             with isolated_random_state():
                 self._llm.wake_up(tags=["weights"])
-            self._readiness.weights_are_awake = True
+            self._state.weights_are_awake = True
 
     def close(self) -> None:
         """Ends the engine; shared weights stay with the trainer."""
-        if self._readiness.is_closed:
+        if self._state.is_closed:
             return
         self._drain()
-        self._readiness.is_closed = True
+        self._state.is_closed = True
         with isolated_random_state(), isolated_settings():
             shut_down(self._llm, keep_process_group=self._found_process_group)
         del self._llm, self._weights
@@ -209,15 +177,13 @@ class VLLMEngine:
         """
         counted, self._counters = self._counters, _Counters()
         metrics = dict(counted.sync)
-        if counted.completions:
+        if counted.tokens:
             metrics |= {
                 "rollout/tokens_per_second": counted.tokens / counted.seconds,
                 "rollout/kv_use_max": counted.kv_use,
                 "rollout/preemptions": float(counted.preemptions),
                 "rollout/prefix_hit_share": counted.cached_tokens / counted.prompt_tokens,
             }
-            if self.settings.loop_tokens:
-                metrics["rollout/looped"] = counted.loops / counted.completions
         return metrics
 
     def stream(
@@ -230,11 +196,11 @@ class VLLMEngine:
     ) -> Iterator[tuple[int, int, Completion]]:
         """Yields (prompt, sample, completion) as completions end, but for those in `skip`.
 
-        Everything is queued at once, longest expected first, so that few stragglers are left alone;
-        samples of a prompt share its cached prefix. Before the first token both sides' weights are
-        compared with what was last synced.
+        Everything is queued at once, the longest expected first, so that few completions run alone
+        at the end; samples of a prompt share its cached prefix. Before the first token the weights
+        of engine and trainer are compared with what was last synced.
         """
-        self._readiness.require_all()
+        self._state.require_all()
         if self._llm.llm_engine.is_sleeping():
             raise EngineError("vLLM is asleep (its KV cache is) though it was woken")
         self._check_prompts(prompts)
@@ -242,7 +208,8 @@ class VLLMEngine:
         self._drain()
         self._num_streams += 1
         pairs = {}
-        for prompt in admission_order(prompts, self._mean_tokens):
+        expected = self._lengths.expected(prompts)
+        for prompt in sorted(range(len(prompts)), key=lambda index: -expected[index]):
             for sample in range(settings.num_completions):
                 if (prompt, sample) not in skip:
                     request = f"{self._num_streams}-{prompt}-{sample}"
@@ -266,7 +233,7 @@ class VLLMEngine:
             if len(prompt) >= window:
                 raise EngineError(
                     f"a prompt has {len(prompt)} tokens and leaves no room in the window of "
-                    f"{window}; drop it, or raise rollout.vllm.max_model_len"
+                    f"{window}; drop it, or raise rollout.vllm.max_prompt_tokens"
                 )
 
     def _check_weights(self) -> None:
@@ -288,14 +255,11 @@ class VLLMEngine:
         params = sampling_params(
             self.settings, settings.max_new_tokens, settings.temperature, settings.top_p, seed
         )
-        inputs = {"prompt_token_ids": list(prompt)}
-        self._llm.llm_engine.add_request(
-            request, inputs, params, lora_request=self._weights.request
-        )
+        self._llm.llm_engine.add_request(request, {"prompt_token_ids": list(prompt)}, params)
         self._open.add(request)
 
     def _outputs(self) -> Iterator[Any]:
-        """Finished requests as vLLM works them off."""
+        """Requests as vLLM finishes them."""
         engine, scheduler = self._llm.llm_engine, scheduler_of(self._llm)
         while self._open:
             start, finished = time.perf_counter(), []
@@ -314,26 +278,21 @@ class VLLMEngine:
     def _completion(self, output: Any, settings: SamplingSettings) -> Completion:
         (sampled,) = output.outputs
         token_ids = tuple(sampled.token_ids)
-        if sampled.finish_reason not in FINISH_REASONS:
+        if sampled.finish_reason not in ("stop", "length"):
             raise EngineError(f"vLLM ended a completion with {sampled.finish_reason!r}")
         greedy = settings.temperature == 0  # vLLM reports those at temperature 1
         logprobs = (0.0,) * len(token_ids) if greedy else tuple(sampled.logprobs.logprobs)
         assert len(logprobs) == len(token_ids), "one log-prob for each token"
         counted = self._counters
-        counted.completions += 1
         counted.tokens += len(token_ids)
         counted.prompt_tokens += len(output.prompt_token_ids)
         counted.cached_tokens += output.num_cached_tokens or 0
-        counted.loops += sampled.finish_reason == "repetition"
-        key = _key(output.prompt_token_ids)
-        seen = self._mean_tokens.get(key, float(len(token_ids)))
-        self._mean_tokens[key] = 0.5 * (seen + len(token_ids))
+        self._lengths.learn(output.prompt_token_ids, len(token_ids))
         (text,) = self._policy.tokenizer.batch_decode([list(token_ids)], skip_special_tokens=True)
-        reason = FINISH_REASONS[sampled.finish_reason]
-        return Completion(token_ids, logprobs, reason, text, self._weights_version)
+        return Completion(token_ids, logprobs, sampled.finish_reason, text, self._weights_version)
 
     def _drain(self) -> None:
-        """Ends what an abandoned stream left running, and the step that vLLM has begun ahead."""
+        """Ends requests that a closed stream left running, and the step that vLLM began ahead."""
         with isolated_random_state():
             if self._open:
                 self._llm.llm_engine.abort_request(sorted(self._open))
@@ -342,23 +301,7 @@ class VLLMEngine:
                 self._llm.llm_engine.step()
 
 
-def admission_order(
-    prompts: Sequence[Sequence[int]], mean_tokens: dict[bytes, float]
-) -> Iterable[int]:
-    """The prompts' indices, those with the longest completions so far first.
-
-    A prompt that was never sampled counts as the mean of all.
-    """
-    usual = sum(mean_tokens.values()) / len(mean_tokens) if mean_tokens else 0.0
-    expected = [mean_tokens.get(_key(prompt), usual) for prompt in prompts]
-    return sorted(range(len(prompts)), key=lambda index: -expected[index])
-
-
-def _key(prompt: Sequence[int]) -> bytes:
-    return hashlib.blake2b(repr(tuple(prompt)).encode(), digest_size=8).digest()
-
-
 def _seed(seed: int, prompt: int, sample: int) -> int:
-    """A seed of its own for each completion, whatever else is sampled; below 2^63."""
+    """The completion's own seed, below 2^63; it does not depend on what else is sampled."""
     digest = hashlib.blake2b(f"{seed} {prompt} {sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1

@@ -1,10 +1,9 @@
-"""vLLM runs in the trainer's process and changes its settings; here they are kept apart.
+"""vLLM runs in the trainer's process and changes its settings; this puts them back.
 
-Isolated: the global random states (reseeded when the engine starts, consumed when it samples),
+Put back: the global random states (vLLM reseeds them at its start and uses them when it samples),
 torch's number of threads and `torch.set_num_threads` itself, the matmul precision, the cuDNN
-attention switch, and what `gc.freeze` hides. The default process group is left as it was found when
-the engine closes. Not undone: variables of the environment that only vLLM reads, and the memory
-binding of the CPU worker.
+attention switch, and `gc.freeze`. A default process group that was there before stays. Not put
+back: environment variables that only vLLM reads, and the memory binding of the CPU worker.
 """
 
 from __future__ import annotations
@@ -83,8 +82,8 @@ def num_ranks() -> int:
 def shut_down(llm: Any, *, keep_process_group: bool) -> None:
     """Ends an engine in this process.
 
-    vLLM's own shutdown ends the default process group, whoever made it; with `keep_process_group`
-    only vLLM's groups within it end.
+    vLLM's own shutdown ends the default process group even if others made it. With
+    `keep_process_group` only vLLM's groups within it end.
     """
     core = llm.llm_engine.engine_core.engine_core
     _forget_graph_pool()

@@ -1,8 +1,7 @@
-"""Starts vLLM in this process over a model that is not on disk, and knows where versions and
-platforms differ. Run: 0.30.0 (built for the CPU) and 0.26.0 (one H100).
+"""Starts vLLM in this process for a model that is not on disk. Run with 0.30.0 (built for the CPU)
+and 0.26.0 (one H100); where versions and platforms differ is settled here.
 
-Nothing but this file and `vllm_side_effects.py` names vLLM's arguments, variables and private
-parts.
+Only this file and `vllm_side_effects.py` name vLLM's arguments, variables and private parts.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +17,6 @@ import torch
 
 from vibelite.errors import EngineError, RecipeError
 from vibelite.models.policy import Policy
-from vibelite.rollout.vllm_adapter import adapter_arguments, write_frozen_weights
 from vibelite.rollout.vllm_side_effects import (
     announce_expandable_segments,
     isolated_random_state,
@@ -35,18 +32,16 @@ CPU_BLOCK_TOKENS = 32
 SHARE_FOR_CHECK = 0.01
 
 
-Sync = Literal["auto", "alias", "copy", "reload", "adapter"]
+Sync = Literal["auto", "alias", "copy"]
 
 
 @dataclass(frozen=True, slots=True)
 class VLLMSettings:
-    """How vLLM runs; sizes are those of one engine, and `kv_cache_bytes` of one GPU.
+    """How vLLM runs. Sizes are for one engine, `kv_cache_bytes` for one GPU of it.
 
-    `tensor_parallel` ranks in a row hold an engine together. `sync` auto = alias where possible,
-    else copy. `sleep_level` 0 = everything stays in memory; 1 = the KV cache goes and weights of
-    the engine's own wait in the host's memory; 2 = those are dropped and pushed again.
-    `loop_tokens` 0 = loops run on; else a completion ends when a pattern of at most so many tokens
-    has come `loop_repeats` times in a row.
+    `tensor_parallel` consecutive ranks hold an engine together. `sync` auto = alias where possible,
+    else copy. `sleep_level` 0 = everything stays in memory; 1 = the KV cache is dropped, and the
+    engine's own weights wait in the host's memory; 2 = those are dropped too, and pushed again.
     """
 
     stop_ids: tuple[int, ...]
@@ -58,9 +53,6 @@ class VLLMSettings:
     sleep_level: Literal[0, 1, 2] = 1
     max_batched_tokens: int = 8192
     cuda_graphs: Literal["off", "decode", "full"] = "decode"
-    batch_invariant: bool = False
-    loop_tokens: int = 0
-    loop_repeats: int = 8
     tensor_parallel: int = 1
 
 
@@ -73,14 +65,6 @@ def with_sync(settings: VLLMSettings, policy: Policy) -> VLLMSettings:
     """The settings with `sync` auto resolved: alias where the policy's weights can be the engine's
     own, else copy.
     """
-    if settings.sync == "adapter":
-        if policy.adapter is None:
-            raise RecipeError("rollout.vllm.sync: adapter needs an adapter; use auto")
-        if settings.sleep_level == 2:
-            raise RecipeError(
-                "rollout.vllm.sleep_level: 2 drops the frozen weights, which sync: adapter never "
-                "brings again; use 1"
-            )
     if settings.sync != "auto":
         return settings
     dtypes = {str(parameter.dtype) for parameter in policy.model.parameters()}
@@ -102,14 +86,11 @@ def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
             "rollout.engine: transformers"
         )
     on_gpu = torch.cuda.is_available()
-    _prepare_environment(on_gpu, settings)
+    _prepare_environment(on_gpu)
     config = copy.deepcopy(policy.model.config)
     config.architectures = [type(policy.model).__name__]
     config.save_pretrained(directory)
     arguments = _arguments(settings, on_gpu)
-    if settings.sync == "adapter":
-        arguments |= adapter_arguments(policy)
-        write_frozen_weights(policy, directory)
     with isolated_random_state(), isolated_settings():
         from vllm import LLM  # pyright: ignore[reportMissingImports]
 
@@ -120,13 +101,13 @@ def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
         except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
             reason = str(error).strip() or type(error).__name__
             raise EngineError(
-                f"vLLM did not start: {reason}; lower stages.*.sampling.max_sequences or "
-                "rollout.vllm.max_model_len where memory is the reason, or use rollout.engine: "
-                "transformers"
+                f"vLLM did not start: {reason}; where memory is the reason, lower "
+                "max_sequences or max_new_tokens under stages.*.sampling, or "
+                "rollout.vllm.max_prompt_tokens; else use rollout.engine: transformers"
             ) from error
 
 
-def _prepare_environment(on_gpu: bool, settings: VLLMSettings) -> None:
+def _prepare_environment(on_gpu: bool) -> None:
     """Variables that vLLM reads when it is imported; what the user has set is kept."""
     defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     if on_gpu:
@@ -141,7 +122,6 @@ def _prepare_environment(on_gpu: bool, settings: VLLMSettings) -> None:
         os.environ.setdefault(name, value)
     # The engine lives in this process: weights are shared, and nothing is pickled.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_BATCH_INVARIANT"] = "1" if settings.batch_invariant else "0"
 
 
 def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
@@ -158,7 +138,7 @@ def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
         "gpu_memory_utilization": SHARE_FOR_CHECK,
         "enable_prefix_caching": True,
         "enable_chunked_prefill": True,
-        # Of the sampled token, after temperature: what importance weights need.
+        # The sampled token's, after temperature: what importance weights need.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
     }
@@ -205,20 +185,12 @@ def sampling_params(
 ) -> Any:
     """vLLM's parameters of one completion. EngineError for what vLLM would change silently."""
     from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
-    from vllm.sampling_params import (  # pyright: ignore[reportMissingImports]
-        RepetitionDetectionParams,
-        RequestOutputKind,
-    )
+    from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
 
     if temperature > 2 or 0 < temperature < 0.01:
         raise EngineError(
             f"temperature {temperature}: vLLM samples at 0 or from 0.01 to 2; change it, or use "
             "rollout.engine: transformers"
-        )
-    loops = None
-    if settings.loop_tokens:
-        loops = RepetitionDetectionParams(
-            max_pattern_size=settings.loop_tokens, min_count=settings.loop_repeats
         )
     return SamplingParams(
         temperature=temperature,
@@ -232,7 +204,6 @@ def sampling_params(
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        repetition_detection=loops,
     )
 
 
@@ -242,7 +213,7 @@ def model_of(llm: Any) -> Any:
 
 
 def slice_of(settings: VLLMSettings) -> Slice:
-    """Which slices of the weights are in this process's worker."""
+    """Which slices of the weights this process holds."""
     if settings.tensor_parallel == 1:
         return Slice()
     from vllm.distributed import (  # pyright: ignore[reportMissingImports]
@@ -260,8 +231,3 @@ def has_work(llm: Any) -> bool:
     """Is a request unfinished, or a step begun whose outcome nobody has asked for?"""
     core = llm.llm_engine.engine_core.engine_core
     return llm.llm_engine.has_unfinished_requests() or bool(core.batch_queue)
-
-
-def load_with_vllm(llm: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Loads by vLLM's own loader, into the tensors that are there."""
-    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})

@@ -1,33 +1,31 @@
-"""The trainer's weights in vLLM's model: where each tensor is, and the ways to keep them the same.
+"""The trainer's weights in vLLM's model: where each tensor is, and two ways to keep them the same.
 
 alias   the trainer's parameters are views of vLLM's tensors: a sync copies nothing.
 copy    into those views, all tensors at once, rounded to the engine's type.
-reload  vLLM's own loader, tensor by tensor.
 
-vLLM fuses q, k, v and gate, up into one tensor each, rows under rows, and an engine on several GPUs
-keeps a slice of most tensors on each. Where a tensor lies, and which slice of it, is worked out
-from the names and sizes here, and proven once, bit by bit, against what vLLM's own loader wrote.
+vLLM stacks the rows of q, k and v in one tensor, and those of gate and up in another; an engine on
+several GPUs keeps a slice of most tensors on each. Where a tensor lies is worked out here from
+names and sizes, and proven once, bit by bit, against what vLLM's own loader wrote.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from vibelite.errors import EngineError, RecipeError
 from vibelite.rollout.fingerprint import Fingerprint, fingerprint
 
-SyncWay = Literal["alias", "copy", "reload", "adapter"]
 WeightsIterator = Iterable[tuple[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """`rows` rows of vLLM's parameter `parameter`, from row `start`: the trainer's from `first_row`
-    and `first_column`.
+    """Rows `start` to `start + rows` of vLLM's `parameter`. They hold the trainer's tensor from
+    `first_row` and `first_column` on.
     """
 
     parameter: str
@@ -51,13 +49,13 @@ def locate(
     engine_shapes: Mapping[str, torch.Size],
     own: Slice = Slice(),  # noqa: B008 - frozen
 ) -> dict[str, Location]:
-    """Where each of the trainer's tensors, given by name and shape, lies in vLLM's model, and what
-    this rank holds of it.
+    """Where each of the trainer's tensors, given by name and shape, lies in vLLM's model, and which
+    part of it this rank holds.
 
     `fused` is the model's `packed_modules_mapping`, such as qkv_proj -> [q_proj, k_proj, v_proj].
-    Of a smaller tensor in the engine ranks hold rows or columns in their order, all of one number;
-    of an embedding the last ones end with padding. EngineError names a tensor that vLLM does not
-    have.
+    Where the engine's tensor is smaller, each rank in turn holds the same number of rows or
+    columns; the last rows of an embedding are padding. EngineError names a tensor that vLLM does
+    not have.
     """
     parts = {part: (whole, names) for whole, names in fused.items() for part in names}
     locations = {}
@@ -91,8 +89,8 @@ def locate(
 
 
 def _held_rows(rows: list[int], num_held: int, num_ranks: int) -> list[int]:
-    """Of parts of so many `rows`, what a rank has of each where it has `num_held` in all: the first
-    part is shared evenly, and the others' rest alike.
+    """How many rows of each fused part this rank holds, `num_held` together. The first part is cut
+    evenly over the ranks; what is left belongs to the others in proportion to their `rows`.
 
     >>> _held_rows([12, 2, 2], num_held=5, num_ranks=4)
     [3, 1, 1]
@@ -106,50 +104,36 @@ def _with_word(words: list[str], place: int, word: str) -> str:
 
 
 class WeightSync:
-    """Keeps the weights of a vLLM model those of the trainer's parameters.
+    """Keeps the weights of a vLLM model equal to the trainer's parameters, by copies until `alias`.
 
-    `weights` yields the trainer's tensors by their Hugging Face names, whenever they are asked for;
-    `reload` is vLLM's way to load again. On several GPUs `own` says which slices this one holds.
+    `weights` yields the trainer's tensors by their Hugging Face names, each time it is called. On
+    several GPUs `own` says which slices this one holds.
     """
 
     def __init__(
         self,
         model: Any,
         weights: Callable[[], WeightsIterator],
-        reload: Callable[[WeightsIterator], object],
         own: Slice = Slice(),  # noqa: B008 - frozen
     ) -> None:
         self._model = model
         self._weights = weights
-        self._reload = reload
-        self.way: SyncWay = "reload"
-        self.request = None
-        """The adapter to sample with: none beside the weights."""
+        self.is_alias = False
         shapes = {name: tensor.shape for name, tensor in weights()}
-        held = {name: parameter.shape for name, parameter in self._parameters().items()}
+        held = {name: parameter.shape for name, parameter in model.named_parameters()}
         self._locations = locate(shapes, model.packed_modules_mapping, held, own)
         self._dtypes = {name: view.dtype for name, view in self.views()}
         self._shapes = {name: view.shape for name, view in self.views()}
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which the engine multiplies."""
-        return next(iter(self._dtypes.values()))
-
-    def _parameters(self) -> dict[str, torch.Tensor]:
-        """vLLM's, by the names that they have without adapters."""
-        named = self._model.named_parameters()
-        return {name.replace(".base_layer.", "."): parameter for name, parameter in named}
-
     def views(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The trainer's tensors as they lie in vLLM's model now, by the trainer's names."""
-        parameters = self._parameters()
+        parameters = dict(self._model.named_parameters())
         for name, location in self._locations.items():
             data = parameters[location.parameter].data
             yield name, data.narrow(0, location.start, location.rows)
 
     def _own_weights(self) -> WeightsIterator:
-        """What of the trainer's tensors is in this GPU's engine."""
+        """The parts of the trainer's tensors that this GPU's engine holds."""
         for name, tensor in self._weights():
             location, shape = self._locations[name], self._shapes[name]
             part = tensor.detach().narrow(0, location.first_row, location.rows)
@@ -158,12 +142,10 @@ class WeightSync:
             yield name, part
 
     def load_first(self) -> None:
-        """Loads by vLLM's own loader, and proves that every tensor is where `views` says."""
+        """Loads by vLLM's own loader. EngineError where a tensor is then not, bit by bit, where
+        `views` says.
+        """
         self._model.load_weights(self._weights())
-        self.require_equal()
-
-    def require_equal(self) -> None:
-        """EngineError where a tensor is not, bit by bit, where `views` says."""
         views = dict(self.views())
         for name, tensor in self._own_weights():
             view = views[name]
@@ -176,13 +158,13 @@ class WeightSync:
     def alias(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         """Makes the trainer's parameters views of vLLM's tensors, whose values they hold already.
 
-        From then on whatever changes one changes the other. RecipeError where they cannot be.
+        From then on a change of one is a change of the other. RecipeError where they cannot be.
         """
         if reason := self.obstacle_to_alias(parameters):
             raise RecipeError(f"rollout.vllm.sync: alias is not possible: {reason}; use auto")
         for name, view in self.views():
             parameters[name].data = view
-        self.way = "alias"
+        self.is_alias = True
 
     def obstacle_to_alias(self, parameters: Mapping[str, torch.nn.Parameter]) -> str | None:
         """Why the trainer's parameters cannot be views of vLLM's tensors; None where they can."""
@@ -205,21 +187,17 @@ class WeightSync:
         EngineError where weights that ought to be shared no longer are.
         """
         views = dict(self.views())
-        match self.way:
-            case "alias":
-                for name, tensor in self._own_weights():
-                    if tensor.data_ptr() != views[name].data_ptr():
-                        raise EngineError(
-                            f"the trainer's {name} no longer shares memory with the engine's: "
-                            "something replaced one of them; use rollout.vllm.sync: copy"
-                        )
-                return 0
-            case "copy":
-                for name, tensor in self._own_weights():
-                    views[name].copy_(tensor, non_blocking=True)
-            case "reload":
-                self._reload(self._weights())
-        return sum(view.numel() * view.element_size() for view in views.values())
+        if not self.is_alias:
+            for name, tensor in self._own_weights():
+                views[name].copy_(tensor, non_blocking=True)
+            return sum(view.nbytes for view in views.values())
+        for name, tensor in self._own_weights():
+            if tensor.data_ptr() != views[name].data_ptr():
+                raise EngineError(
+                    f"the trainer's {name} no longer shares memory with the engine's: something "
+                    "replaced one of them; use rollout.vllm.sync: copy"
+                )
+        return 0
 
     def engine_fingerprint(self) -> Fingerprint:
         """Checksums of what the engine holds."""

@@ -1,29 +1,27 @@
 """Test-time scaling by claim-level reliability, what `vibelite eval --clr` does (VibeThinker-3B
 report).
 
-Of every sampled solution the model states the M claims that its answer depends on, then judges each
-by itself, in a conversation of its own. The prompts are ours: the report prints none. A solution
-that does not yield M claims, and a judgement that is neither yes nor no, count as 0.
+For every sampled solution the model states the M claims that its answer depends on, then judges
+each in a separate conversation. The prompts are ours: the report prints none. A solution without M
+claims, and a judgement that is neither yes nor no, count as 0.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from vibelite.algorithms.claim_reliability import reliability, weighted_vote
 from vibelite.algorithms.statistics import mean_with_interval
-from vibelite.data.chat import prompt_ids
 from vibelite.rewards.answer_text import after_thinking, boxed_answer
-from vibelite.rollout.engine import SamplingSettings
-from vibelite.run_dir import append_jsonl, read_jsonl
+from vibelite.run_dir import read_jsonl
 from vibelite.stages.context import StageContext
-from vibelite.stages.evaluation_samples import SampleRequest, repair
-from vibelite.stages.sharing import open_engine, opened
-from vibelite.types import Message
+from vibelite.stages.sampling import TEXTS, SampleRequest, collect_samples
+from vibelite.types import Problem
 
 CLAIM_TOKENS = 512
 STATE = (
@@ -37,8 +35,6 @@ JUDGE = (
 )
 _NUMBERED = re.compile(r"^\s{0,8}(?:\*\*)?(\d{1,2})[.):](?:\*\*)?\s*(.+)$")
 _YES = re.compile(r"\s*(?:\\text\s*\{\s*)?yes\s*\}?\s*", re.IGNORECASE)
-# (problem id, sample) -> what was found for it.
-Found = dict[tuple[str, int], list[Any]]
 
 
 def add_reliabilities(
@@ -47,38 +43,55 @@ def add_reliabilities(
     """The rows of directory/samples.jsonl without texts, each with the "reliability" of its
     solution.
 
-    Claims and judgements are kept in claims-M.jsonl and judgements-M.jsonl beside it; the same call
-    goes on where an earlier one was stopped. Only solutions with an answer are asked about.
+    Claims and judgements are kept in claims-M.jsonl and judgements-M.jsonl next to it; the same
+    call goes on where an earlier one was stopped. Only solutions with an answer are asked about.
     """
-    samples = [row for row in read_jsonl(directory / "samples.jsonl") if row.get("answer")]
-    questions = {(row["problem_id"], row["sample"]): row["prompt"] for row in samples}
+    samples = directory / "samples.jsonl"
+    solutions = {key_of(row): row for row in read_jsonl(samples) if row.get("answer")}
     stating = {
-        (row["problem_id"], row["sample"], 0): STATE.format(
+        key: STATE.format(
             question=row["prompt"], solution=visible(row["completion"]), count=num_claims
         )
-        for row in samples
+        for key, row in solutions.items()
     }
-    claims: Found = {
-        key[:2]: read_claims(text, num_claims)
-        for key, text in ask(
-            stating, request, directory / f"claims-{num_claims}.jsonl", context
-        ).items()
-    }
+    stated = ask(stating, request, directory / f"claims-{num_claims}.jsonl", context)
     judging = {
-        (*key, number): JUDGE.format(question=questions[key], claim=claim)
-        for key, stated in claims.items()
-        for number, claim in enumerate(stated)
+        f"{key}#{number}": JUDGE.format(question=solutions[key]["prompt"], claim=claim)
+        for key, text in stated.items()
+        for number, claim in enumerate(read_claims(text, num_claims))
     }
-    verdicts: Found = {key: [] for key in questions}
-    for key, text in ask(
-        judging, request, directory / f"judgements-{num_claims}.jsonl", context
-    ).items():
-        verdicts[key[:2]].append(read_judgement(text))
+    judged = ask(judging, request, directory / f"judgements-{num_claims}.jsonl", context)
+    verdicts: dict[str, list[float]] = {}
+    for key, text in judged.items():
+        verdicts.setdefault(key.rpartition("#")[0], []).append(read_judgement(text))
     return [
-        {key: value for key, value in row.items() if key not in ("prompt", "completion")}
-        | {"reliability": reliability(verdicts.get((row["problem_id"], row["sample"]), []))}
-        for row in read_jsonl(directory / "samples.jsonl")
+        {key: value for key, value in row.items() if key not in TEXTS}
+        | {"reliability": reliability(verdicts.get(key_of(row), []))}
+        for row in read_jsonl(samples)
     ]
+
+
+def key_of(row: Mapping[str, Any]) -> str:
+    """The name of a solution, which the names of its claims begin with."""
+    return f"{row['problem_id']}#{row['sample']}"
+
+
+def ask(
+    questions: Mapping[str, str], request: SampleRequest, path: Path, context: StageContext
+) -> dict[str, str]:
+    """Name -> greedy answer of the model of `request`, in the order of the questions; `path` keeps
+    them.
+    """
+    asked = [
+        # Nobody judges the answer; "exact" is the verifier that needs no process.
+        Problem(name, "claims", ({"role": "user", "content": text},), "", "exact")
+        for name, text in questions.items()
+    ]
+    tokens = min(CLAIM_TOKENS, request.sampling.max_new_tokens)
+    greedy = replace(request, problems=asked, num_samples=1, greedy_tokens=tokens)
+    collect_samples(greedy, path, context, {})
+    context.recorder.record_work("sample", asked=len(questions))
+    return {row["problem_id"]: row["completion"] for row in read_jsonl(path)}
 
 
 def clr_result(
@@ -113,54 +126,6 @@ def clr_result(
         "reliability_of_correct": fmean(by_verdict[True]) if by_verdict[True] else None,
         "reliability_of_others": fmean(by_verdict[False]) if by_verdict[False] else None,
     }
-
-
-def ask(
-    questions: Mapping[tuple[str, int, int], str],
-    request: SampleRequest,
-    path: Path,
-    context: StageContext,
-) -> dict[tuple[str, int, int], str]:
-    """A greedy answer to every question, in the order of the questions; `path` grows as they end,
-    and those that it already has are not asked again.
-    """
-    repair(path)
-    known = {
-        (row["problem_id"], row["sample"], row["number"]): row["text"] for row in read_jsonl(path)
-    }
-    missing = [key for key in questions if key not in known]
-    if missing:
-        for key, text in draw(missing, [questions[key] for key in missing], request, context):
-            problem_id, sample, number = key
-            row = {"problem_id": problem_id, "sample": sample, "number": number, "text": text}
-            append_jsonl(path, [row])
-            known[key] = text
-            if reason := context.recorder.reason_to_stop():
-                raise reason
-        context.recorder.record_work("evaluate", asked=len(missing))
-    return {key: known[key] for key in questions}
-
-
-def draw(
-    keys: Sequence[tuple[str, int, int]],
-    questions: Sequence[str],
-    request: SampleRequest,
-    context: StageContext,
-) -> Iterator[tuple[tuple[str, int, int], str]]:
-    """(key, answer) as answers end."""
-    policy, engine = open_engine(request.model, request.sampling, context)
-    tokens = min(CLAIM_TOKENS, request.sampling.max_new_tokens)
-    settings = SamplingSettings(1, tokens, temperature=0.0)
-    conversations: list[list[Message]] = [[{"role": "user", "content": text}] for text in questions]
-    prompts = [
-        prompt_ids(policy.tokenizer, messages, context.recipe.data.system_prompt)
-        for messages in conversations
-    ]
-    with opened(engine, context), context.meter.span("rollout"):
-        for place, _, completion in engine.stream(prompts, settings, seed=request.seed):
-            generated = len(completion.token_ids)
-            context.meter.add_tokens(prompt=len(prompts[place]), generated=generated)
-            yield keys[place], completion.text
 
 
 def visible(completion: str) -> str:

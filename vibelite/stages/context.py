@@ -7,24 +7,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vibelite.data.chat import end_token_id
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.data_section import TraceFile
 from vibelite.recipe.schema import Recipe
-from vibelite.recipe.stage_section import BASE, Optimizer, Sampling
+from vibelite.recipe.stage_section import BASE, Sampling
 from vibelite.rewards.pool import VerifierPool
-from vibelite.rollout.engine import RolloutEngine, SamplingSettings
+from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
 from vibelite.stages.decontaminate import without_evaluation
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.types import Problem, Trace
-
-if TYPE_CHECKING:  # the ledger begins before torch is imported
-    from vibelite.models.policy import Policy
 
 # What a distill or filter stage leaves for an sft stage.
 DISTILLED = "traces.jsonl"
@@ -91,26 +86,6 @@ def sampling_settings(sampling: Sampling, num_completions: int) -> SamplingSetti
     return SamplingSettings(
         num_completions, sampling.max_new_tokens, sampling.temperature, sampling.top_p
     )
-
-
-def build_engine(
-    recipe: Recipe, policy: Policy, sampling: Sampling, optimizer: Optimizer | None = None
-) -> RolloutEngine:
-    """The recipe's rollout engine over `policy`, which `optimizer` trains between rollouts;
-    completions end where the chat template ends a message.
-    """
-    match recipe.rollout.engine:
-        case "transformers":
-            from vibelite.rollout.transformers_engine import TransformersEngine
-
-            stop_ids = [end_token_id(policy.tokenizer)]
-            return TransformersEngine(
-                policy, stop_ids=stop_ids, max_sequences=sampling.max_sequences
-            )
-        case "vllm":
-            from vibelite.stages.vllm import build_vllm_engine
-
-            return build_vllm_engine(recipe, policy, sampling, optimizer)
 
 
 def subdomains_of(problems: Sequence[Problem]) -> list[str]:

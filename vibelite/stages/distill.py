@@ -24,8 +24,14 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import DistillStage
 from vibelite.run_dir import read_jsonl, write_json_atomic, write_jsonl_atomic
 from vibelite.stages.context import DISTILLED, StageContext
-from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
+from vibelite.stages.sampling import SampleRequest, collect_samples
 from vibelite.types import Message, Problem
+
+# Into which the traces of each sub-domain are sorted.
+NUM_LENGTH_BUCKETS = 4
+# This share of each bucket, the easiest traces, is dropped. Report: "middle to high"; the number is
+# ours.
+KEEP_FROM = 0.4
 
 
 def run(stage: DistillStage, context: StageContext) -> None:
@@ -49,8 +55,8 @@ def run(stage: DistillStage, context: StageContext) -> None:
     selection = select_traces(
         scored,
         min_tokens=stage.min_tokens,
-        num_length_buckets=stage.num_length_buckets,
-        keep_from=stage.keep_from,
+        num_length_buckets=NUM_LENGTH_BUCKETS,
+        keep_from=KEEP_FROM,
         max_per_problem=stage.max_per_problem,
     )
     report = {

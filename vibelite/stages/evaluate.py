@@ -4,8 +4,6 @@ over problems.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -15,15 +13,15 @@ from vibelite.algorithms.majority_vote import majority_vote
 from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import mean_with_interval, sampling_error
 from vibelite.data.benchmarks import describe_benchmark
-from vibelite.recipe.stage_section import BASE, EvaluateStage, Sampling
+from vibelite.recipe.stage_section import BASE, EvaluateStage
 from vibelite.rewards.choice import letter_shares
 from vibelite.run_dir import read_json, write_json_atomic
-from vibelite.stages.context import StageContext, sampling_settings
-from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
-from vibelite.stages.rollout import sample_groups
-from vibelite.stages.sharing import open_engine, opened
+from vibelite.stages.context import StageContext
+from vibelite.stages.sampling import SampleRequest, collect_samples, join_files
 from vibelite.telemetry.entries import stage_cost
-from vibelite.types import Group, Problem
+
+# Resamples of an interval.
+NUM_BOOTSTRAP = 2000
 
 
 def run(stage: EvaluateStage, context: StageContext) -> None:
@@ -49,18 +47,6 @@ def run(stage: EvaluateStage, context: StageContext) -> None:
     context.stage_dir.finish(models={})
     for part in parts.glob("*.jsonl"):
         part.unlink()
-
-
-def join_files(parts: Sequence[Path], target: Path) -> None:
-    """Writes the parts one after the other to `target`, whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    with open(temporary, "wb") as joined:
-        for part in parts:
-            with open(part, "rb") as file:
-                shutil.copyfileobj(file, joined)
-        joined.flush()
-        os.fsync(joined.fileno())
-    os.replace(temporary, target)
 
 
 def stages_before(stage: EvaluateStage, context: StageContext) -> list[str]:
@@ -90,29 +76,12 @@ def evaluate_once(
             model, problems, stage.sampling, stage.num_samples, context.seed(benchmark)
         )
         samples = collect_samples(request, path.with_suffix(".jsonl"), context, {"key": key})
-        result = summarise(
-            samples, stage.k, num_bootstrap=stage.num_bootstrap, seed=context.seed("bootstrap")
-        )
+        seed = context.seed("bootstrap")
+        result = summarise(samples, stage.k, num_bootstrap=NUM_BOOTSTRAP, seed=seed)
         result |= describe_benchmark(context.recipe.data.problems[benchmark], problems)
         context.recorder.record_work("evaluate", model=key, benchmark=benchmark)
         write_json_atomic(path, result)
     return read_json(path)
-
-
-def sample_model(
-    context: StageContext,
-    model: Path,
-    problems: Sequence[Problem],
-    sampling: Sampling,
-    num_samples: int,
-    *,
-    seed: int,
-) -> list[Group]:
-    """`num_samples` verified completions of every problem by the model in directory `model`."""
-    policy, engine = open_engine(model, sampling, context)
-    settings = sampling_settings(sampling, num_samples)
-    with opened(engine, context):
-        return sample_groups(engine, policy, problems, settings, context=context, seed=seed)
 
 
 def summarise(

@@ -26,7 +26,7 @@ GGUF_NAME = "model.gguf"
 GENERATION = "generation_config.json"
 QUESTION = "What is 1 + 1?"
 ANSWER_TOKENS = 16
-# Of these forms the weights are those of the model, and so must its answers be.
+# Forms that change no weight, so that the answers must be the model's too.
 EXACT: tuple[Form, ...] = ("hf", "gguf")
 
 

@@ -25,7 +25,7 @@ from vibelite.recipe.stage_section import FilterStage
 from vibelite.rewards.failures import require_reliable
 from vibelite.run_dir import read_json, write_json_atomic, write_jsonl_atomic
 from vibelite.stages.context import DISTILLED, StageContext
-from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
+from vibelite.stages.sampling import SampleRequest, collect_samples
 from vibelite.types import Completion, Problem, Trace
 
 
@@ -137,8 +137,6 @@ def check_texts(
             else:
                 of_place[place] = problem
                 survivors.append(Survivor(place, problem.id, sum(mask)))
-    if not stage.verify:
-        return survivors, dropped
     right = verified(context, {place: (traces[place], p) for place, p in of_place.items()})
     kept = [survivor for survivor in survivors if survivor.place in right]
     dropped["not verified"] += len(survivors) - len(kept)
@@ -147,7 +145,7 @@ def check_texts(
 
 def question_key(messages: Sequence[Mapping[str, str]], instruction: str) -> str:
     """The letters and digits of what the user asks, without `instruction` and other sentences on
-    the answer's form: the same for a problem and a trace of it, whatever is appended to either.
+    the answer's form, which a trace of the problem may have and the problem not.
     """
     asked = "\n".join(m["content"] for m in messages if m["role"] == "user")
     if instruction:

@@ -34,12 +34,12 @@ from vibelite.models.policy import Policy
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
-from vibelite.stages.context import StageContext, build_engine, sampling_settings
+from vibelite.stages.context import StageContext, sampling_settings
+from vibelite.stages.engines import build_engine, own_engine, share_engine, share_weights
 from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
 from vibelite.stages.mismatch import probe_mismatch, require_agreement
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
 from vibelite.stages.shaped_rewards import shape_rewards, shaping_metrics
-from vibelite.stages.sharing import own_engine, share_engine, share_weights
 from vibelite.telemetry.unit_costs import completion_counts
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule

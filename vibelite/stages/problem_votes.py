@@ -19,7 +19,7 @@ from vibelite.rewards.answer_text import boxed_answer
 from vibelite.rewards.math_answer import check_gold
 from vibelite.run_dir import read_jsonl
 from vibelite.stages.context import StageContext
-from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
+from vibelite.stages.sampling import SampleRequest, collect_samples
 from vibelite.types import Message, Problem
 
 LABEL = (
@@ -46,7 +46,7 @@ class Election:
     verifier: str
 
     def settings(self) -> dict[str, Any]:
-        """What the samples depend on, beside model and problems."""
+        """What the samples depend on, besides model and problems."""
         return {
             "sampling": self.sampling.model_dump(mode="json"),
             "label_samples": self.label_samples,

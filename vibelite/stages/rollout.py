@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import Future
+from contextlib import closing
 from functools import partial
 from typing import Any
 
-from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import MGPOStage
-from vibelite.rewards.choice import PERMUTATION, shuffled
+from vibelite.rewards.choice import shuffled
 from vibelite.rewards.failures import require_reliable
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext, sampling_settings
-from vibelite.stages.sharing import helper_of, name_prompts
-from vibelite.types import Completion, Group, Problem, Verdict
+from vibelite.stages.engines import helper_of
+from vibelite.stages.sampling import Drawn, Wanted, draw, verified_row
+from vibelite.types import Group, Problem
 
 
 def sample_groups(
@@ -55,35 +55,19 @@ def _sample_groups(
     seed: int,
 ) -> list[Group]:
     """`sample_groups` on the leader, which verifies what all ranks sample."""
-    meter = context.meter
     problems = [shuffled(problem, seed) for problem in problems]
-    name_prompts(engine, [problem.id for problem in problems])
-    verdicts: list[dict[int, Future[Verdict]]] = [{} for _ in problems]
-    completions: list[dict[int, Completion]] = [{} for _ in problems]
-    context.recorder.expect_completions(len(problems) * settings.num_completions)
-    with meter.span("rollout"):
-        prompts = [
-            prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt)
-            for problem in problems
-        ]
-        for prompt, sample, completion in engine.stream(prompts, settings, seed=seed):
-            completions[prompt][sample] = completion
-            meter.add_tokens(generated=len(completion.token_ids))
-            with meter.span("verify"):
-                verdicts[prompt][sample] = context.verifiers.submit(problems[prompt], completion)
+    samples: list[dict[int, Drawn]] = [{} for _ in problems]
+    with closing(draw(Wanted(problems, settings, seed), engine, policy, context)) as drawing:
+        for drawn in drawing:
+            samples[drawn.place][drawn.sample] = drawn
             context.recorder.check_deadline()
-    meter.add_tokens(prompt=sum(map(len, prompts)))
-    with meter.span("verify"):
-        samples = range(settings.num_completions)
-        groups = [
-            Group(
-                problem,
-                tuple(prompts[place]),
-                tuple(completions[place][sample] for sample in samples),
-                tuple(verdicts[place][sample].result() for sample in samples),
-            )
-            for place, problem in enumerate(problems)
-        ]
+    with context.meter.span("verify"):
+        groups = []
+        for problem, of_problem in zip(problems, samples, strict=True):
+            ordered = [of_problem[number] for number in range(settings.num_completions)]
+            completions = tuple(drawn.completion for drawn in ordered)
+            verdicts = tuple(drawn.verdict.result() for drawn in ordered)
+            groups.append(Group(problem, ordered[0].prompt_ids, completions, verdicts))
     require_reliable(
         (verdict for group in groups for verdict in group.verdicts),
         context.recipe.verification.max_failure_rate,
@@ -136,26 +120,7 @@ def select_learnable(
 def sample_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One row of samples.jsonl for every completion, group by group."""
     return [
-        {
-            "problem_id": group.problem.id,
-            "subdomain": group.problem.subdomain,
-            "prompt": group.problem.messages[-1]["content"],
-            "completion": completion.text,
-            "reward": verdict.reward,
-            "correct": verdict.correct,
-            "detail": verdict.detail,
-            "num_tokens": len(completion.token_ids),
-            "finish_reason": completion.finish_reason,
-            **({"failure": verdict.failure} if verdict.failure else {}),
-            **_options(group.problem),
-        }
+        verified_row(group.problem, completion, verdict)
         for group in groups
         for completion, verdict in zip(group.completions, group.verdicts, strict=True)
     ]
-
-
-def _options(problem: Problem) -> dict[str, Any]:
-    """What makes a row of a shuffled multiple choice readable: the right letter, and the order."""
-    if PERMUTATION not in problem.metadata:
-        return {}
-    return {"right_letter": problem.answer, PERMUTATION: problem.metadata[PERMUTATION]}

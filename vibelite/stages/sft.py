@@ -20,7 +20,7 @@ from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.stage_section import SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
-from vibelite.stages.sharing import share_weights
+from vibelite.stages.engines import share_weights
 from vibelite.training.checkpoint import TrainingStates, save_model
 from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer

@@ -3,16 +3,16 @@
 import pytest
 
 from vibelite.errors import EngineError
-from vibelite.rollout.readiness import Readiness
+from vibelite.rollout.engine_state import EngineState
 
 
-def ready() -> Readiness:
-    return Readiness(weights_are_whole=True)
+def ready() -> EngineState:
+    return EngineState(weights_are_whole=True)
 
 
 def test_an_engine_that_never_got_weights_does_not_sample():
     with pytest.raises(EngineError, match="load the weights"):
-        Readiness().require_all()
+        EngineState().require_all()
     ready().require_all()
 
 

@@ -1,7 +1,7 @@
-"""What of an engine is awake, as a state machine that refuses to sample unless everything is.
+"""Which parts of an engine are in memory; it refuses to sample unless all of them are.
 
-Weights and KV cache sleep together and wake apart, weights first, so that new weights can be
-pushed while the KV cache's memory still belongs to the trainer.
+Weights and KV cache fall asleep together. Weights wake first, so that new ones can be pushed while
+the KV cache's memory still belongs to the trainer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from vibelite.errors import EngineError
 
 
 @dataclass(slots=True)
-class Readiness:
-    """awake = in memory; `weights_are_whole` False = awake but never pushed since they were
-    dropped.
+class EngineState:
+    """`awake` means in memory. `weights_are_whole` is False until weights are pushed, and again
+    after they were dropped.
     """
 
     weights_are_awake: bool = True
@@ -46,7 +46,9 @@ class Readiness:
             raise EngineError("the engine is asleep (its KV cache is); wake it before generating")
 
     def fall_asleep(self, *, weights: bool, keep_weights: bool) -> None:
-        """The KV cache is gone; of the weights nothing, the memory, or the values too."""
+        """The KV cache is dropped. With `weights` they leave the GPU too, and are dropped unless
+        `keep_weights`.
+        """
         self.require_open()
         self.kv_cache_is_awake = False
         if weights:

@@ -1,0 +1,231 @@
+"""The engines that stages sample with: built from the recipe, shared by all ranks, opened and
+closed for one model; and what other ranks do while the leader runs a stage by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vibelite.data.chat import end_token_id
+from vibelite.errors import RecipeError
+from vibelite.models.load import load_policy
+from vibelite.models.policy import Policy
+from vibelite.planning.optimizer_memory import UPDATE_BUFFER_BYTES, bytes_per_parameter
+from vibelite.planning.sharding import chosen_sharding
+from vibelite.ranks.full_sharding import FullyShardedPolicy, fully_sharded
+from vibelite.ranks.join import num_ranks_given
+from vibelite.ranks.world import World
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import Optimizer, Sampling
+from vibelite.rollout.engine import RolloutEngine
+from vibelite.rollout.kv_memory import BatchSizes, device_memory, engine_shape, kv_cache_bytes
+from vibelite.rollout.shared_engine import SampleTask, SharedEngine
+from vibelite.rollout.transformers_engine import TransformersEngine
+from vibelite.rollout.vllm_engine import VLLMEngine
+from vibelite.rollout.vllm_start import Sync, VLLMSettings
+from vibelite.stages.context import StageContext
+from vibelite.training.precision import DTYPES
+
+# Tokens read in one pass: enough to keep a GPU busy; on a CPU it only delays what is decoding.
+BATCHED_TOKENS = {"cuda": 8192, "cpu": 1024}
+
+
+def build_engine(
+    recipe: Recipe, policy: Policy, sampling: Sampling, optimizer: Optimizer | None = None
+) -> RolloutEngine:
+    """The recipe's rollout engine over `policy`, which `optimizer` trains between rollouts;
+    completions end where the chat template ends a message. RecipeError, EngineError.
+    """
+    stop_ids = (end_token_id(policy.tokenizer),)
+    match recipe.rollout.engine:
+        case "transformers":
+            max_sequences = sampling.max_sequences
+            return TransformersEngine(policy, stop_ids=stop_ids, max_sequences=max_sequences)
+        case "vllm":
+            return VLLMEngine(policy, vllm_settings(recipe, policy, sampling, optimizer))
+
+
+def vllm_settings(
+    recipe: Recipe, policy: Policy, sampling: Sampling, optimizer: Optimizer | None
+) -> VLLMSettings:
+    """vLLM in this process. With an `optimizer` the policy is trained between rollouts: room is
+    left for the optimizer's state, and the engine sleeps.
+    """
+    chosen, num_slices = recipe.rollout.vllm, recipe.rollout.tensor_parallel
+    config, parameters = policy.model.config, list(policy.model.parameters())
+    dtype = parameters[0].dtype if chosen.dtype == "auto" else getattr(torch, chosen.dtype)
+    window = sampling.max_new_tokens + chosen.max_prompt_tokens
+    batch = BatchSizes(
+        max_sequences=sampling.max_sequences,
+        max_model_len=min(window, getattr(config, "max_position_embeddings", window)),
+        max_batched_tokens=max(BATCHED_TOKENS[policy.device.type], sampling.max_sequences),
+    )
+    sync = chosen_sync(recipe, policy)
+    can_share = recipe.adapter is None and num_slices == 1 and sync in ("auto", "alias")
+    is_shared = can_share and all(parameter.dtype == dtype for parameter in parameters)
+    num_own = 0 if is_shared else sum(parameter.numel() for parameter in parameters) // num_slices
+    free, total = device_memory(policy.device)
+    free -= state_bytes(recipe, policy, optimizer) + num_own * dtype.itemsize
+    shape = engine_shape(config, dtype, batch, num_slices=num_slices)
+    return VLLMSettings(
+        stop_ids=(end_token_id(policy.tokenizer),),
+        max_sequences=batch.max_sequences,
+        max_model_len=batch.max_model_len,
+        kv_cache_bytes=kv_cache_bytes(shape, free_bytes=free, total_bytes=total),
+        dtype=str(dtype).removeprefix("torch."),
+        sync=sync,
+        sleep_level=chosen.sleep_level if optimizer else 0,
+        max_batched_tokens=batch.max_batched_tokens,
+        cuda_graphs=chosen.cuda_graphs,
+        tensor_parallel=num_slices,
+    )
+
+
+def state_bytes(recipe: Recipe, policy: Policy, optimizer: Optimizer | None) -> int:
+    """Bytes that the trainer will hold on the device while the engine samples, and does not yet.
+    Several ranks share them.
+    """
+    if optimizer is None or policy.device.type != "cuda":
+        return 0
+    training = recipe.training
+    each = bytes_per_parameter(optimizer.kind, training.dtype, training.gradient_dtype)
+    trained = sum(parameter.numel() for parameter in policy.trainable_parameters())
+    buffers = UPDATE_BUFFER_BYTES if training.gradient_dtype == "bfloat16" else 0
+    state = each.masters + each.moments + each.pageable
+    return int(state * trained / num_ranks_given()) + buffers
+
+
+def chosen_sync(recipe: Recipe, policy: Policy) -> Sync:
+    """How weights come to the engine; those that are cut for training cannot be shared with it."""
+    sync = recipe.rollout.vllm.sync
+    if not isinstance(policy, FullyShardedPolicy):
+        return sync
+    if sync == "alias":
+        raise RecipeError(
+            "rollout.vllm.sync: alias needs weights that stay whole, and parallel.sharding cuts "
+            "them for training; use auto"
+        )
+    return "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEngine:
+    """Load this model and sample from it, until `CloseEngine`."""
+
+    model: str
+    """Relative to the run directory, which is another path for every node."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class CloseEngine:
+    """Drop the model."""
+
+
+def share_weights(policy: Policy, context: StageContext) -> Policy:
+    """The policy that the ranks train together: `policy`, or its weights cut over the ranks.
+
+    Before an engine is built over it; called by all ranks. RecipeError.
+    """
+    world, device = context.world, policy.device
+    num_parameters = sum(p.numel() for p in policy.model.parameters())
+    choice = partial(
+        chosen_sharding,
+        context.recipe,
+        num_parameters,
+        num_gpus=world.num_ranks,
+        memory_bytes=None if device.type == "cpu" else device_memory(device)[1],
+    )
+    is_whole = world.from_leader(choice) == "optimizer"  # GPUs may differ
+    if is_whole or not isinstance(world, World):
+        return policy
+    training = context.recipe.training
+    types = {"dtype": DTYPES[training.dtype], "gradient_dtype": DTYPES[training.gradient_dtype]}
+    return fully_sharded(policy, world, **types)
+
+
+def share_engine(
+    engine: RolloutEngine, sampling: Sampling, context: StageContext
+) -> RolloutEngine | SharedEngine:
+    """`engine` with those of the other ranks, which build theirs at the same time; itself in a
+    world of one.
+    """
+    if context.world.is_one:
+        return engine
+    waiting = partial(context.meter.span, "wait")
+    size = context.recipe.rollout.tensor_parallel
+    return SharedEngine(
+        engine, context.world, sampling.max_sequences, waiting, tensor_parallel=size
+    )
+
+
+def own_engine(engine: RolloutEngine | SharedEngine) -> RolloutEngine:
+    """This rank's part of a shared engine."""
+    return engine.own if isinstance(engine, SharedEngine) else engine
+
+
+def helper_of(engine: RolloutEngine | SharedEngine, context: StageContext) -> Callable[[Any], None]:
+    """What a rank does with the sampling that the leader delegates."""
+
+    def sample(task: SampleTask) -> None:
+        assert isinstance(engine, SharedEngine), "the leader delegates to other ranks"
+        with context.meter.span("rollout"):
+            engine.help(task)
+
+    return sample
+
+
+def open_engine(
+    model: Path, sampling: Sampling, context: StageContext
+) -> tuple[Policy, RolloutEngine]:
+    """The model in a directory and an engine that samples from it, on all ranks; `opened`
+    ends it.
+    """
+    context.world.delegate(OpenEngine(os.path.relpath(model, context.run.path), sampling))
+    with context.meter.span("load"):
+        policy = load_policy(model)
+    return policy, share_engine(build_engine(context.recipe, policy, sampling), sampling, context)
+
+
+@contextmanager
+def opened(engine: RolloutEngine, context: StageContext) -> Iterator[None]:
+    """Closes what `open_engine` opened, on all ranks; after an error nobody listens any more."""
+    try:
+        yield
+    finally:
+        engine.close()
+    context.world.delegate(CloseEngine())
+
+
+def help_leader(context: StageContext) -> Callable[[Any], None]:
+    """What a rank does while the leader runs a stage in which only sampling is shared."""
+    opened: list[SharedEngine] = []
+
+    def work_on(task: Any) -> None:
+        match task:
+            case OpenEngine():
+                policy = load_policy(context.run.path / task.model)
+                engine = build_engine(context.recipe, policy, task.sampling)
+                shared = share_engine(engine, task.sampling, context)
+                assert isinstance(shared, SharedEngine)
+                opened.append(shared)
+            case SampleTask():
+                helper_of(opened[-1], context)(task)
+            case CloseEngine():
+                opened.pop().close()
+
+    return work_on
+
+
+def name_prompts(engine: RolloutEngine, names: list[str]) -> None:
+    """Says what the next call's prompts are called in messages about other ranks."""
+    if isinstance(engine, SharedEngine):
+        engine.names = names
