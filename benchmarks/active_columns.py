@@ -74,8 +74,7 @@ def sample_inputs(policy: Policy, num_tokens: int, temperature: float) -> Inputs
         prompts, generate(engine, prompts, settings, seed=0), strict=True
     ):
         tokens = [*prompt, *completion.token_ids]
-        mask = [False] * len(prompt) + [True] * len(completion.token_ids)
-        batch = pack([TrainingSequence(tokens, mask)], policy.device)
+        batch = pack([TrainingSequence(tokens, len(prompt))], policy.device)
         with torch.no_grad():
             states, positions = policy.predictions(batch)
         hidden.append(states)

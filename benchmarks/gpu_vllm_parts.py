@@ -214,7 +214,7 @@ def mismatch(policy: Policy, engine: VLLMEngine, sizes: Sizes) -> dict[str, floa
     sequences = [
         TrainingSequence(
             (*prompt, *one.token_ids),
-            [False] * len(prompt) + [True] * len(one.token_ids),
+            len(prompt),
             sampler_logprobs=one.sampler_logprobs,
         )
         for prompt, (one,) in zip(prompts, groups, strict=True)

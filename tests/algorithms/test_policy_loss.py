@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from vibelite.algorithms.advantages import group_advantages, maxent_weight
 from vibelite.algorithms.policy_loss import (
     LossInputs,
     LossSettings,
@@ -130,26 +129,6 @@ def test_the_loss_of_some_tokens_is_part_of_the_whole():
     assert torch.equal(
         policy_loss(logps[rows], entropies[rows], inputs.at(rows), settings), whole[rows]
     )
-
-
-def test_lambda_zero_is_grpo():
-    """With lambda 0 the weighted advantages, and so loss and gradient, are bit for bit those of
-    GRPO.
-    """
-    rewards = [[1.0, 0, 0, 0], [1.0, 1, 1, 0], [1.0, 1, 1, 1], [0.0, 0, 0, 0]]
-    grpo = [value for group in rewards for value in group_advantages(group)]
-    mgpo = [
-        maxent_weight(sum(group) / len(group), 0.0) * value
-        for group in rewards
-        for value in group_advantages(group)
-    ]
-    assert mgpo == grpo
-    weighted = [
-        maxent_weight(sum(group) / len(group), 4.0) * value
-        for group in rewards
-        for value in group_advantages(group)
-    ]
-    assert weighted != grpo
 
 
 def test_token_weights_are_the_three_averages():

@@ -58,7 +58,7 @@ def mismatch(policy: Policy, engine: VLLMEngine, prompts=PROMPTS) -> dict[str, f
     sequences = [
         TrainingSequence(
             [*prompt, *one.token_ids],
-            [False] * len(prompt) + [True] * len(one.token_ids),
+            len(prompt),
             sampler_logprobs=one.sampler_logprobs,
         )
         for prompt, group in zip(prompts, groups, strict=True)

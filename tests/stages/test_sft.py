@@ -41,9 +41,8 @@ def test_loss_is_the_mean_over_completion_tokens_only():
     for sequence in sequences:
         ids = torch.tensor([list(sequence.token_ids)])
         logprobs = torch.log_softmax(policy.model(input_ids=ids).logits[0].double(), dim=-1)
-        for position in range(1, len(sequence.token_ids)):
-            if sequence.completion_mask[position]:
-                total -= logprobs[position - 1, ids[0, position]].item()
-                count += 1
+        for position in range(sequence.num_prompt_tokens, len(sequence.token_ids)):
+            total -= logprobs[position - 1, ids[0, position]].item()
+            count += 1
     assert loss == pytest.approx(total / count, rel=1e-5)
     assert loss > math.log(20), "the case must be far from learned"
