@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu_activations import QWEN_1_5B
 from benchmarks.gpu_mgpo import now
 from benchmarks.random_policy import random_policy
-from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy

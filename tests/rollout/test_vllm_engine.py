@@ -17,7 +17,7 @@ import torch
 
 from tests.models.test_adapter import randomise
 from tests.rollout.engines import PROMPTS, policy_for_vllm, vllm_engine
-from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import EngineError, RecipeError
 from vibelite.models.adapter import TRAINED, attach, lora_layers

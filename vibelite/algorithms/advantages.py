@@ -98,23 +98,16 @@ def group_advantages(rewards: Iterable[float]) -> list[float]:
     return [(value - mean) / std for value in values]
 
 
-def bernoulli_kl(p: float, q: float) -> float:
-    """KL(Bernoulli(p) || Bernoulli(q)) in nats, with 0 log 0 = 0; q strictly between 0 and 1."""
+def bernoulli_kl(p: float) -> float:
+    """KL(Bernoulli(p) || Bernoulli(1/2)) in nats, with 0 log 0 = 0."""
     if not 0 <= p <= 1:
         raise ValueError(f"p must be a probability, got {p}")
-    if not 0 < q < 1:
-        raise ValueError(f"q must lie strictly between 0 and 1, got {q}")
-    kl = 0.0
-    if p > 0:
-        kl += p * math.log(p / q)
-    if p < 1:
-        kl += (1 - p) * math.log((1 - p) / (1 - q))
-    return kl
+    return sum(share * math.log(share / 0.5) for share in (p, 1 - p) if share > 0)
 
 
-def maxent_weight(pass_rate: float, maxent_lambda: float, *, target: float = 0.5) -> float:
-    """Weight of a group in MGPO: exp(-lambda KL(pass_rate || target)), in (0, 1] (VibeThinker
-    report 3.4).
+def maxent_weight(pass_rate: float, maxent_lambda: float) -> float:
+    """Weight of a group in MGPO: exp(-lambda KL(pass_rate || 1/2)), in (0, 1] (VibeThinker report
+    3.4).
 
     Largest where the model is as likely right as wrong; `maxent_lambda` 0 gives 1 for every group,
     which is GRPO.
@@ -124,7 +117,7 @@ def maxent_weight(pass_rate: float, maxent_lambda: float, *, target: float = 0.5
     """
     if maxent_lambda < 0:
         raise ValueError(f"maxent_lambda must not be negative, got {maxent_lambda}")
-    return math.exp(-maxent_lambda * bernoulli_kl(pass_rate, target))
+    return math.exp(-maxent_lambda * bernoulli_kl(pass_rate))
 
 
 def mgpo_advantages(

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
 import torch
 
 from vibelite.algorithms.advantages import LengthShaping, mgpo_advantages, shape_rewards
-from vibelite.algorithms.mismatch import tokens_to_keep
 from vibelite.algorithms.policy_loss import (
     LossInputs,
     LossSettings,
@@ -215,7 +214,7 @@ def frozen_logprobs(
     """
     temperature = trainer.stage.sampling.temperature
     old, ref = None, None
-    if trainer.stage.updates_per_rollout > 1 or trainer.stage.max_sequence_ratio:
+    if trainer.stage.updates_per_rollout > 1:
         old, _ = trainer.policy.logprobs(batch, temperature=temperature)
     if trainer.reference is not None:
         with starting_weights(trainer.reference):
@@ -239,9 +238,6 @@ def accumulate_gradient(
         sampler_logprobs=batch.sampler_logprobs[mask],
         ref_logprobs=ref_logprobs,
     )
-    rejected = None
-    if old_logprobs is not None and trainer.stage.max_sequence_ratio:
-        inputs, rejected = without_mismatched(inputs, batch, trainer.stage.max_sequence_ratio)
     settings, loss_scale = trainer.loss_settings, trainer.optimizer.loss_scale
     # Scaled here, not the sum afterwards: the head's gradient is computed with the loss.
     loss, logprobs, entropy = trainer.policy.token_loss(
@@ -253,20 +249,4 @@ def accumulate_gradient(
     )
     loss.backward()
     diagnostics = policy_diagnostics(logprobs, inputs, settings)
-    if rejected is not None:
-        diagnostics["rejected"] = rejected
     return diagnostics | {"loss": loss.detach() / loss_scale, "entropy": entropy}
-
-
-def without_mismatched(
-    inputs: LossInputs, batch: TokenBatch, max_ratio: float
-) -> tuple[LossInputs, torch.Tensor]:
-    """The inputs with weight 0 for completions too far from the sampler, and which tokens [M] those
-    are. What is left keeps its weight: the denominator is the step's.
-    """
-    assert inputs.old_logprobs is not None and inputs.sampler_logprobs is not None
-    positions = batch.completion_mask.nonzero().squeeze(1)
-    owners = torch.bucketize(positions, batch.cu_seqlens[1:], right=True)
-    log_ratios = inputs.old_logprobs - inputs.sampler_logprobs
-    keep = tokens_to_keep(log_ratios, owners, batch.num_sequences, max_ratio)
-    return replace(inputs, token_weights=inputs.token_weights * keep), (~keep).float()

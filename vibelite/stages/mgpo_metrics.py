@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 
 from vibelite.algorithms.advantages import LengthShaping
-from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.errors import EngineError
 from vibelite.rewards.failures import count_failures
 from vibelite.types import Group
@@ -86,9 +86,7 @@ def shaping_metrics(
 
 
 def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    """Token means over all micro-batches of one update. mismatch/rejected is the share of tokens
-    left out with their completions.
-    """
+    """Token means over all micro-batches of one update."""
     joined = {
         key: torch.cat([part[key].reshape(-1) for part in diagnostics]) for key in diagnostics[0]
     }
@@ -98,8 +96,6 @@ def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str
         "policy/clip_fraction": joined["clipped"].mean().item(),
         **mismatch_metrics(joined["mismatch"]),
     }
-    if "rejected" in joined:
-        metrics["mismatch/rejected"] = joined["rejected"].mean().item()
     if "kl" in joined:
         metrics["policy/kl"] = joined["kl"].mean().item()
     return metrics

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.data.chat import prompt_ids
 from vibelite.models.policy import Policy
