@@ -46,6 +46,7 @@ stages:
     start_from: base
     problems: train
     num_steps: {NUM_STEPS}
+    tokens_per_micro_batch: 60
     problems_per_step: 4
     group_size: 4
     updates_per_rollout: 2
@@ -57,7 +58,6 @@ stages:
     importance_cap: {CAP}
     long2short: 0.2
     overlong_margin: 2
-    tokens_per_micro_batch: 60
     sampling: {{max_new_tokens: {MAX_NEW_TOKENS}, temperature: {TEMPERATURE}}}
     optimizer: {{lr: {PEAK_LR}, schedule: cosine, warmup_fraction: 0.5, final_lr_fraction: 0.1}}
 """
@@ -156,7 +156,7 @@ class WatchedOptimizer(PolicyOptimizer):
     """Notes with which weights and gradients it is asked for an update."""
 
     def __init__(self, policy: Policy, stage: MGPOStage, events: list[str]) -> None:
-        super().__init__(policy, stage.optimizer, num_steps=2 * NUM_STEPS)
+        super().__init__(policy, stage.optimizer, num_steps=stage.updates_per_rollout * NUM_STEPS)
         self._model, self._events = policy.model, events
         self.weights: list[Policy] = []
         self.gradients: list[dict[str, torch.Tensor]] = []
@@ -211,6 +211,7 @@ def make_case(directory: Path, *overrides: str, noise: float = 0.4) -> Case:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     engine = ScriptedEngine(policy, events, noise)
     optimizer = WatchedOptimizer(policy, stage, events)
+    reference = reference if stage.kl_coef else None
     trainer = Trainer(stage, context, policy, reference, cast(Any, engine), optimizer)
     return Case(trainer, context.problems("train"), events, engine, optimizer, directory)
 
@@ -236,18 +237,21 @@ def token_logprobs(
 
 
 def expected_update(
-    case: Case, step: int, update: int, aggregation: str
+    case: Case, step: int, update: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The gradient of one update of a step, by name, and what it should report."""
-    first = 2 * step
-    before, reference = float64_copy(case.optimizer.weights[first]), case.trainer.reference
-    assert reference is not None
-    ref_model, model = float64_copy(reference), float64_copy(case.optimizer.weights[first + update])
+    stage, reference = case.trainer.stage, case.trainer.reference
+    first = stage.updates_per_rollout * step
+    before = float64_copy(case.optimizer.weights[first])
+    ref_model = before if reference is None else float64_copy(reference)
+    model = float64_copy(case.optimizer.weights[first + update])
     model.zero_grad()
     columns: dict[str, list[torch.Tensor]] = {}
     for (prompt, completion), advantage in zip(
         case.engine.sampled[step], expected_advantages(), strict=True
     ):
+        if not (advantage or stage.entropy_coef or stage.kl_coef):
+            continue  # no gradient, though it counts in the average
         tokens = torch.tensor(completion.token_ids)
         with torch.no_grad():
             old, _ = token_logprobs(before, prompt, tokens)
@@ -259,12 +263,12 @@ def expected_update(
         surrogate = torch.minimum(ratio * advantage, kept_ratio * advantage)
         importance = torch.exp(old - sampler).clamp(max=CAP)
         kl = torch.exp(ref - logprobs) - (ref - logprobs) - 1
-        objective = importance * surrogate + ENTROPY_COEF * entropy - KL_COEF * kl
+        objective = importance * surrogate + stage.entropy_coef * entropy - stage.kl_coef * kl
         weight = {
             "sequence": 1 / (len(LENGTHS) * len(tokens)),
             "token": 1 / sum(LENGTHS),
             "constant": 1 / (len(LENGTHS) * MAX_NEW_TOKENS),
-        }[aggregation]
+        }[stage.aggregation]
         loss = -(weight * objective).sum()
         loss.backward()
         for name, values in {
@@ -282,12 +286,13 @@ def expected_update(
     metrics = {
         "policy/loss": sums["loss"].sum().item(),
         "policy/entropy": sums["entropy"].mean().item(),
-        "policy/kl": sums["kl"].mean().item(),
         "policy/clip_fraction": (sums["too_high"] + sums["too_low"]).mean().item(),
         "mismatch/k3": (torch.exp(sums["apart"]) - 1 - sums["apart"]).mean().item(),
         "mismatch/max_abs": sums["apart"].abs().max().item(),
         "optimizer/grad_norm": math.sqrt(sum(g.square().sum().item() for g in gradient.values())),
     }
+    if reference is not None:
+        metrics["policy/kl"] = sums["kl"].mean().item()
     if update == 1:
         assert sums["too_high"].any() and sums["too_low"].any(), "the case must clip on both sides"
     assert 0 < sums["capped"].mean() < 1, "the case must cap some tokens"
@@ -303,15 +308,26 @@ def assert_equal_gradients(
         torch.testing.assert_close(found[name].double(), gradient, rtol=0, atol=2e-5 * largest)
 
 
-@pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
-def test_gradients_and_metrics_are_those_of_the_method(tmp_path, aggregation):
-    case = make_case(tmp_path, f"stages.mgpo.aggregation={aggregation}")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["aggregation=sequence"],
+        ["aggregation=token"],
+        ["aggregation=constant"],
+        ["tokens_per_micro_batch=10000"],
+        ["updates_per_rollout=1", "entropy_coef=0", "kl_coef=0"],
+    ],
+    ids=["sequence", "token", "constant", "one-micro-batch", "on-policy"],
+)
+def test_gradients_and_metrics_are_those_of_the_method(tmp_path, settings):
+    case = make_case(tmp_path, *(f"stages.mgpo.{setting}" for setting in settings))
     case.run()
+    num_updates = case.trainer.stage.updates_per_rollout
     metrics = [row["metrics"] for row in case.rows("steps.jsonl")]
     for step in range(NUM_STEPS):
-        for update in range(2):
-            gradient, expected = expected_update(case, step, update, aggregation)
-            assert_equal_gradients(case.optimizer.gradients[2 * step + update], gradient)
+        for update in range(num_updates):
+            gradient, expected = expected_update(case, step, update)
+            assert_equal_gradients(case.optimizer.gradients[num_updates * step + update], gradient)
         for name, value in expected.items():  # the step reports its last update
             assert metrics[step][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
