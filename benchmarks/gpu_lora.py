@@ -144,7 +144,9 @@ def update(
     if stage == "mgpo":
         mgpo.accumulate_gradient(trainer, batch, None, None)
     else:
-        sequence = TrainingSequence(batch.input_ids.tolist(), batch.completion_mask.tolist())
+        sequence = TrainingSequence(
+            batch.input_ids.tolist(), int(batch.completion_mask.int().argmax())
+        )
         sft.accumulate_gradient(policy, [sequence], sft_stage(trainer))
     middle = now(device)
     trainer.optimizer.step(0)

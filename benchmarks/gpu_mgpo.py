@@ -175,7 +175,7 @@ def completion_batch(
     completion = tokens - prompt
     sequence = TrainingSequence(
         token_ids=ids,
-        completion_mask=[False] * prompt + [True] * completion,
+        num_prompt_tokens=prompt,
         token_weight=1 / completion,
         advantage=1.0,
         sampler_logprobs=(-12.0,) * completion,

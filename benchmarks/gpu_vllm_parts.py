@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu_activations import QWEN_1_5B
 from benchmarks.gpu_mgpo import now
 from benchmarks.random_policy import random_policy
-from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
@@ -211,7 +211,7 @@ def mismatch(policy: Policy, engine: VLLMEngine, sizes: Sizes) -> dict[str, floa
     sequences = [
         TrainingSequence(
             (*prompt, *one.token_ids),
-            [False] * len(prompt) + [True] * len(one.token_ids),
+            len(prompt),
             sampler_logprobs=one.sampler_logprobs,
         )
         for prompt, (one,) in zip(prompts, groups, strict=True)

@@ -73,9 +73,8 @@ class Watch:
 
 def sft_steps(stage: SFTStage, policy: Policy, optimizer: PolicyOptimizer, prompt: int) -> Any:
     """Runs one SFT step per iteration, on sequences of `stage.max_tokens`."""
-    mask = [False] * prompt + [True] * (stage.max_tokens - prompt)
     sequences = [
-        TrainingSequence(tokens, mask)
+        TrainingSequence(tokens, prompt)
         for tokens in random_tokens(policy, stage.sequences_per_step, stage.max_tokens)
     ]
     watch = Watch(policy)

@@ -45,8 +45,7 @@ def random_batch(
     for length in lengths:
         trained = min(length - 1, max(1, int(length * trained_share)))
         tokens = torch.randint(vocab_size, (length,), generator=generator).tolist()
-        mask = [False] * (length - trained) + [True] * trained
-        sequences.append(TrainingSequence(tokens, mask, 1 / sum(lengths)))
+        sequences.append(TrainingSequence(tokens, length - trained, 1 / sum(lengths)))
     return pack(sequences, torch.device(device))
 
 

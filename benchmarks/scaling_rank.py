@@ -147,7 +147,7 @@ def random_sequences(work: Work) -> list[TrainingSequence]:
     return [
         TrainingSequence(
             torch.randint(work.config["vocab_size"], (length,), generator=generator).tolist(),
-            [False] * prompt + [True] * (length - prompt),
+            prompt,
         )
         for _ in range(work.num_sequences)
     ]

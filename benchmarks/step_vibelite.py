@@ -45,7 +45,7 @@ def sft_steps(work: dict[str, Any], policy: Policy):
         for prompt, completion in work["traces"]
     ]
     sequences = [
-        replace(s, token_ids=s.token_ids[:limit], completion_mask=s.completion_mask[:limit])
+        replace(s, token_ids=s.token_ids[:limit])
         for s in sequences
         for limit in [work["max_tokens"]]
     ]

@@ -1,5 +1,8 @@
 """Small policies that tests share."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from vibelite.data.batching import TrainingSequence
@@ -47,10 +50,16 @@ def random_sequences(
     for index in range(num_sequences):
         length = draw(2, longest + 1)
         prompt_length = draw(1, length)
-        mask = [position >= prompt_length for position in range(length)]
         tokens = [draw(6, 280) for _ in range(length)]
         sampler_logprobs = [-draw(1, 600) / 100 for _ in range(length - prompt_length)]
         sequences.append(
-            TrainingSequence(tokens, mask, 1 / (index + 2), draw(-9, 10) / 5, sampler_logprobs)
+            TrainingSequence(
+                tokens, prompt_length, 1 / (index + 2), draw(-9, 10) / 5, sampler_logprobs
+            )
         )
     return sequences
+
+
+def full_logits(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
+    """All logits [T, V] of one sequence, from a model's own forward pass."""
+    return model(input_ids=torch.tensor([list(token_ids)])).logits[0]

@@ -112,8 +112,9 @@ def area(module: str) -> str:
 MODULES = {module_name(path) for path in FILES}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The modules that a file imports, anywhere but in `if TYPE_CHECKING:` blocks.
+def imports(path: Path, *, at_run_time: bool = False) -> Iterator[str]:
+    """The modules that a file imports, anywhere in it; `at_run_time`: without those that it imports
+    for type checkers alone.
 
     `from a import b` counts as a.b where that is a module of this package.
     """
@@ -125,7 +126,7 @@ def imports(path: Path) -> Iterator[str]:
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if node in typing_only:
+        if at_run_time and node in typing_only:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -161,6 +162,13 @@ def test_the_check_of_edges_sees_a_wrong_one() -> None:
     assert wrong_edges(edges) == ["vibelite.rollout.engine -> vibelite.training.optim"]
 
 
+def test_the_check_of_edges_sees_imports_for_type_checkers(tmp_path: Path) -> None:
+    path = tmp_path / "file.py"
+    path.write_text("if TYPE_CHECKING:\n    from vibelite.types import Group\nimport json\n")
+    assert list(imports(path)) == ["json", "vibelite.types"]
+    assert list(imports(path, at_run_time=True)) == ["json"]
+
+
 def test_areas_form_no_cycle() -> None:
     remaining = {name: set(allowed) - {name} for name, allowed in ALLOWED.items()}
     while free := [name for name, allowed in remaining.items() if not allowed & remaining.keys()]:
@@ -194,7 +202,7 @@ def test_no_torch_where_none_is_needed(name: str) -> None:
     using = [
         str(path)
         for path in files
-        for target in imports(path)
+        for target in imports(path, at_run_time=True)
         if target.split(".")[0] in ("torch", "transformers")
     ]
     assert using == []

@@ -6,7 +6,9 @@ import gc
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ def run_pipeline(
 
             reason = None
             try:
-                run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)
+                run_stages(Session(recipe, recipe_path, run, meter, guard, world), until)
             except RunStopped as stopped:  # what was paid for is shown all the same
                 reason = stopped
             summary = write_summary(run.path)
@@ -100,7 +102,7 @@ def follow_run(
     with storage_errors(run.path), torch_and_ranks(recipe, run, meter) as world:
         guard = RunGuard(Budget(), Cost(), run.ledger_path)
         with guard.listen():
-            run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)
+            run_stages(Session(recipe, recipe_path, run, meter, guard, world), until)
 
 
 @contextmanager
@@ -127,26 +129,76 @@ def torch_and_ranks(recipe: Recipe, run: RunDir, meter: Meter) -> Iterator[Ranks
         yield world
 
 
-def run_stages(
-    recipe: Recipe,
-    recipe_path: Path,
-    run: RunDir,
-    guard: RunGuard,
-    until: str | None,
-    *,
-    meter: Meter,
-    world: Ranks,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One process's part in a run, which makes the context of every stage."""
+
+    recipe: Recipe
+    recipe_path: Path
+    run: RunDir
+    meter: Meter
+    guard: RunGuard
+    world: Ranks
+
+    def context(self, name: str, stage_dir: StageDir, world: Ranks) -> StageContext:
+        """The context of one stage that `world` runs, with a recorder that writes to its
+        directory.
+        """
+        recipe = self.recipe
+        steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
+        sinks = ()
+        if world.is_leader:
+            run_path, project = self.run.path, recipe.name
+            sinks = open_sinks(recipe.tracking, run_dir=run_path, stage=name, project=project)
+        recorder = Recorder(
+            name,
+            stage_dir,
+            self.meter,
+            self.guard,
+            num_steps=steps.get(name),
+            ranks=world,
+            sinks=sinks,
+        )
+        if world.watchdog is not None:
+            world.watchdog.describe = recorder.describe
+        settings = recipe.verification
+        return StageContext(
+            recipe=recipe,
+            recipe_dir=self.recipe_path.resolve().parent,
+            run=self.run,
+            stage_name=name,
+            stage_dir=stage_dir,
+            meter=self.meter,
+            recorder=recorder,
+            verifiers=VerifierPool(
+                num_workers=settings.num_workers,
+                seconds=settings.seconds,
+                allow_weak_sandbox=settings.allow_weak_sandbox,
+            ),
+            world=world,
+        )
+
+
+def make_context(
+    recipe: Recipe, recipe_path: Path, run: RunDir, name: str, stage_dir: StageDir, meter: Meter
+) -> StageContext:
+    """The context of a stage that this process runs by itself, outside a whole run."""
+    guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path)
+    session = Session(recipe, recipe_path, run, meter, guard, ONE_RANK)
+    return session.context(name, stage_dir, ONE_RANK)
+
+
+def run_stages(session: Session, until: str | None) -> None:
     """The base model and every stage that is not finished, up to stage `until`."""
-    context_of = partial(make_context, recipe, recipe_path, run, meter=meter, guard=guard)
-    base = context_of("base", StageDir(run.path), world=world.leading)
-    world.from_leader(partial(begin_run, base, recipe_path))
-    for index, stage in enumerate(recipe.stages):
+    run, world = session.run, session.world
+    base = session.context("base", StageDir(run.path), world.leading)
+    world.from_leader(partial(begin_run, base, session.recipe_path))
+    for index, stage in enumerate(session.recipe.stages):
         stage_dir = run.stage(index, stage.name)
         if not world.from_leader(stage_dir.status_path.exists):
             ranks = world if stage.kind in TRAINED_BY_ALL else world.leading
-            context = context_of(stage.name, stage_dir, world=ranks)
-            world.from_leader(guard.check)
+            context = session.context(stage.name, stage_dir, ranks)
+            world.from_leader(session.guard.check)
             run_stage(stage, context, world)
         world.barrier("the end of the stage")
         if stage_dir.is_finished and world.is_leader:
@@ -162,37 +214,6 @@ def begin_run(base: StageContext, recipe_path: Path) -> None:
         save_recipe(base.recipe, recipe_path, base.run)
     base.recorder.record_work("boot")
     prepare_base_model(base)
-
-
-def make_context(
-    recipe: Recipe,
-    recipe_path: Path,
-    run: RunDir,
-    name: str,
-    stage_dir: StageDir,
-    meter: Meter,
-    guard: RunGuard | None = None,
-    world: Ranks = ONE_RANK,
-) -> StageContext:
-    """The context of one stage, with a recorder that writes to its directory."""
-    guard = guard or RunGuard(recipe.budget, recipe.cost, run.ledger_path)
-    steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
-    sinks = ()
-    if world.is_leader:
-        sinks = open_sinks(recipe.tracking, run_dir=run.path, stage=name, project=recipe.name)
-    recorder = Recorder(
-        name, stage_dir, meter, guard, num_steps=steps.get(name), ranks=world, sinks=sinks
-    )
-    if world.watchdog is not None:
-        world.watchdog.describe = recorder.describe
-    settings = recipe.verification
-    verifiers = VerifierPool(
-        num_workers=settings.num_workers,
-        seconds=settings.seconds,
-        allow_weak_sandbox=settings.allow_weak_sandbox,
-    )
-    directory = recipe_path.resolve().parent
-    return StageContext(recipe, directory, run, name, stage_dir, meter, recorder, verifiers, world)
 
 
 def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
@@ -323,31 +344,14 @@ def data_hashes(context: StageContext) -> dict[str, str]:
 
 
 def run_stage(stage: AnyStage, context: StageContext, world: Ranks) -> None:
-    """Runs one stage; each kind is one file under stages/, imported when it is needed."""
-    match stage.kind:
-        case "sft":
-            from vibelite.stages.sft import run
-        case "probe":
-            from vibelite.stages.probe import run
-        case "fuse":
-            from vibelite.stages.fuse import run
-        case "mgpo":
-            from vibelite.stages.mgpo import run
-        case "distill":
-            from vibelite.stages.distill import run
-        case "filter":
-            from vibelite.stages.filter import run
-        case "evaluate":
-            from vibelite.stages.evaluate import run
-        case "export":
-            from vibelite.stages.export import run
-    run_it = partial(run, stage, context)  # pyright: ignore[reportArgumentType]
+    """Runs one stage: the file under stages/ that is named after its kind, imported when needed."""
+    run = import_module(f"vibelite.stages.{stage.kind}").run
     with context.verifiers:
         if world.is_one or stage.kind in TRAINED_BY_ALL:
-            run_it()
+            run(stage, context)
         else:
             from vibelite.stages.engines import help_leader
 
-            world.from_leader(run_it, meanwhile=help_leader(context))
+            world.from_leader(partial(run, stage, context), meanwhile=help_leader(context))
     if not world.is_one:
         gc.collect()  # a module that FSDP has wrapped refers to itself, and holds a GPU's memory

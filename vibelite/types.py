@@ -95,6 +95,11 @@ class Group:
         return [verdict.reward for verdict in self.verdicts]
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion [G]."""
+        return [len(completion.token_ids) for completion in self.completions]
+
+    @property
     def num_correct(self) -> int:
         return sum(verdict.correct is True for verdict in self.verdicts)
 

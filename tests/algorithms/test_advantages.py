@@ -1,4 +1,6 @@
-"""MaxEnt weights and group advantages against hand-computed numbers (VibeThinker report 3.4)."""
+"""Advantages, MaxEnt weights and rewards shaped by length, against numbers computed by hand
+(VibeThinker report 3.4).
+"""
 
 import math
 import random
@@ -8,7 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from vibelite.algorithms.advantages import bernoulli_kl, group_advantages, maxent_weight
+from vibelite.algorithms.advantages import (
+    LengthShaping,
+    bernoulli_kl,
+    group_advantages,
+    long2short,
+    maxent_weight,
+    mgpo_advantages,
+    overlong_penalty,
+    shape_rewards,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,19 +27,13 @@ from vibelite.algorithms.advantages import bernoulli_kl, group_advantages, maxen
     [(1 / 8, 0.316), (2 / 8, 0.131), (3 / 8, 0.032), (1 / 16, 0.459), (0.5, 0.0)],
 )
 def test_divergence_from_one_half_has_the_hand_computed_values(pass_rate, divergence):
-    assert bernoulli_kl(pass_rate, 0.5) == pytest.approx(divergence, abs=5e-4)
-    assert bernoulli_kl(1 - pass_rate, 0.5) == pytest.approx(divergence, abs=5e-4)
+    assert bernoulli_kl(pass_rate) == pytest.approx(divergence, abs=5e-4)
+    assert bernoulli_kl(1 - pass_rate) == pytest.approx(divergence, abs=5e-4)
 
 
 def test_divergence_of_a_certain_outcome_is_log_two():
-    assert bernoulli_kl(0.0, 0.5) == math.log(2)
-    assert bernoulli_kl(1.0, 0.5) == math.log(2)
-
-
-def test_divergence_agrees_with_its_definition_for_other_targets():
-    p, q = 0.3, 0.7
-    expected = 0.3 * math.log(0.3 / 0.7) + 0.7 * math.log(0.7 / 0.3)
-    assert bernoulli_kl(p, q) == pytest.approx(expected, rel=1e-12)
+    assert bernoulli_kl(0.0) == math.log(2)
+    assert bernoulli_kl(1.0) == math.log(2)
 
 
 @pytest.mark.parametrize(
@@ -41,11 +46,6 @@ def test_maxent_weights_of_a_group_of_eight(maxent_lambda, weights):
 
 def test_lambda_zero_weighs_every_group_exactly_one():
     assert [maxent_weight(correct / 8, 0.0) for correct in range(9)] == [1.0] * 9
-
-
-def test_weight_is_largest_at_the_target():
-    assert maxent_weight(0.25, 3.0, target=0.25) == 1.0
-    assert maxent_weight(0.5, 3.0, target=0.25) < 1.0
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan])
@@ -89,3 +89,102 @@ def test_a_tensor_of_rewards_gives_the_same():
 def test_an_empty_group_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         group_advantages([])
+
+
+@pytest.mark.parametrize("rewards", [[1.0, 0, 0, 0], [1.0, 1, 1, 0], [1.0] * 4, [0.5, 0, 1, 0]])
+def test_lambda_zero_is_grpo(rewards):
+    """Bit for bit, and so are loss and gradient."""
+    pass_rate = rewards.count(1.0) / 4
+    assert mgpo_advantages(rewards, pass_rate, 0.0) == (group_advantages(rewards), 1.0)
+
+
+def test_mgpo_advantages_of_one_correct_in_four():
+    """KL(1/4 || 1/2) = ln(1/2) / 4 + 3 ln(3/2) / 4, so that lambda 4 weighs 2 / (3/2)^3 = 16/27."""
+    advantages, weight = mgpo_advantages([0.0, 0.0, 1.0, 0.0], 1 / 4, 4.0)
+    assert weight == pytest.approx(16 / 27, rel=1e-14)
+    small, large = -16 / 27 / math.sqrt(3), 16 / 27 * math.sqrt(3)
+    assert advantages == pytest.approx([small, small, large, small], rel=1e-14)
+
+
+def test_long2short_by_hand() -> None:
+    """1/length of the correct ones: 0.01, 0.005, 0.0025; mean 7/1200, deviations 5/1200, -1/1200,
+    -4/1200; divided by the largest: 1, -0.2, -0.8.
+    """
+    shaped = long2short([1, 1, 0, 1], [100, 200, 50, 400], strength=0.2)
+    assert shaped == pytest.approx([1.2, 0.96, 0.0, 0.84], abs=1e-12)
+
+
+def test_two_correct_completions_get_opposite_shifts_whatever_their_lengths() -> None:
+    assert long2short([1, 1], [10, 11], strength=0.2) == pytest.approx([1.2, 0.8])
+    assert long2short([1, 1], [60_000, 10], strength=0.5) == pytest.approx([0.5, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "lengths"),
+    [
+        ([1, 0, 0], [5, 6, 7]),
+        ([0, 0], [5, 6]),
+        ([1, 1, 0], [8, 8, 3]),
+        ([0.5, 0.9], [5, 6]),
+        ([1], [1]),
+    ],
+)
+def test_long2short_changes_nothing_without_two_correct_lengths(
+    rewards: list[float], lengths: list[int]
+) -> None:
+    assert long2short(rewards, lengths, strength=0.2) == rewards
+
+
+def test_long2short_strength_zero_changes_nothing() -> None:
+    assert long2short([1, 1, 0], [5, 9, 2], strength=0.0) == [1, 1, 0]
+
+
+def test_long2short_moves_reward_among_the_correct_only_and_its_sum_stays() -> None:
+    generator = random.Random(0)
+    for _ in range(300):
+        size = generator.randint(2, 16)
+        rewards = [generator.choice([0.0, 0.3, 1.0]) for _ in range(size)]
+        lengths = [generator.randint(1, 65_536) for _ in range(size)]
+        shaped = long2short(rewards, lengths, strength=0.2)
+        assert sum(shaped) == pytest.approx(sum(rewards), abs=1e-9)
+        correct = sorted((lengths[i], -shaped[i]) for i in range(size) if rewards[i] == 1)
+        assert [x for _, x in correct] == sorted(x for _, x in correct), "shorter is never worse"
+        assert all(abs(shaped[i] - rewards[i]) <= 0.2 + 1e-12 for i in range(size))
+        assert all(shaped[i] == rewards[i] for i in range(size) if rewards[i] != 1)
+
+
+def test_long2short_does_not_write_into_its_argument() -> None:
+    rewards = [1.0, 1.0]
+    long2short(rewards, [1, 2], strength=0.2)
+    assert rewards == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("length", "penalty"),
+    [(1, 0), (11, 0), (12, 0), (13, -0.25), (14, -0.5), (15, -0.75), (16, -1), (17, -1), (99, -1)],
+)
+def test_the_overlong_penalty_falls_linearly_over_the_margin(length: int, penalty: float) -> None:
+    result = overlong_penalty(length, max_length=16, margin=4)
+    assert result == penalty
+    assert str(result) != "-0.0"
+
+
+def test_the_overlong_penalty_of_the_paper() -> None:
+    """16,384 tokens without penalty and 4,096 of margin: half of it costs half."""
+    assert overlong_penalty(16_384 + 2_048, max_length=20_480, margin=4_096) == -0.5
+
+
+@pytest.mark.parametrize("margin", [0, 17])
+def test_a_margin_that_makes_no_sense_is_refused(margin: int) -> None:
+    with pytest.raises(AssertionError, match=f"margin {margin} of 16 tokens"):
+        overlong_penalty(5, max_length=16, margin=margin)
+
+
+def test_without_shaping_rewards_stay_what_they_are() -> None:
+    assert shape_rewards([1.0, 0.3, 0.0], [5, 10, 14], LengthShaping(max_length=16)) == [1, 0.3, 0]
+
+
+def test_both_shapings_add_up() -> None:
+    """A margin of 8 of 16 tokens: 8 tokens cost nothing, 12 cost 0.5."""
+    shaping = LengthShaping(long2short=0.2, overlong_margin=8, max_length=16)
+    assert shape_rewards([1, 1], [8, 12], shaping) == pytest.approx([1.2, 0.8 - 0.5])

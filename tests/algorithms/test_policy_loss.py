@@ -1,14 +1,16 @@
-"""The policy loss and its gradient against a loop over tokens in float64."""
+"""The policy loss and its gradient against a loop over tokens in float64; the mismatch of sampler
+and trainer against plain arithmetic and the KL that it estimates.
+"""
 
 import math
 
 import pytest
 import torch
 
-from vibelite.algorithms.advantages import group_advantages, maxent_weight
 from vibelite.algorithms.policy_loss import (
     LossInputs,
     LossSettings,
+    mismatch_metrics,
     policy_diagnostics,
     policy_loss,
     token_weights,
@@ -132,28 +134,44 @@ def test_the_loss_of_some_tokens_is_part_of_the_whole():
     )
 
 
-def test_lambda_zero_is_grpo():
-    """With lambda 0 the weighted advantages, and so loss and gradient, are bit for bit those of
-    GRPO.
-    """
-    rewards = [[1.0, 0, 0, 0], [1.0, 1, 1, 0], [1.0, 1, 1, 1], [0.0, 0, 0, 0]]
-    grpo = [value for group in rewards for value in group_advantages(group)]
-    mgpo = [
-        maxent_weight(sum(group) / len(group), 0.0) * value
-        for group in rewards
-        for value in group_advantages(group)
-    ]
-    assert mgpo == grpo
-    weighted = [
-        maxent_weight(sum(group) / len(group), 4.0) * value
-        for group in rewards
-        for value in group_advantages(group)
-    ]
-    assert weighted != grpo
-
-
 def test_token_weights_are_the_three_averages():
     lengths = torch.tensor([2, 8])
     assert token_weights(lengths, "sequence", 10).tolist() == pytest.approx([1 / 4, 1 / 16])
     assert token_weights(lengths, "token", 10).tolist() == pytest.approx([1 / 10, 1 / 10])
     assert token_weights(lengths, "constant", 10).tolist() == pytest.approx([1 / 20, 1 / 20])
+
+
+def test_statistics_are_those_of_plain_arithmetic():
+    log_ratios = [0.5, -0.25, 0.0, 1.5]
+    metrics = mismatch_metrics(torch.tensor(log_ratios))
+    weights = [math.exp(d) for d in log_ratios]
+    assert metrics["mismatch/mean_abs"] == pytest.approx(2.25 / 4)
+    assert metrics["mismatch/max_abs"] == pytest.approx(1.5)
+    k3 = sum(w - 1 - d for w, d in zip(weights, log_ratios, strict=True)) / 4
+    assert metrics["mismatch/k3"] == pytest.approx(k3)
+    share = sum(weights) ** 2 / (4 * sum(w * w for w in weights))
+    assert metrics["mismatch/effective_sample_share"] == pytest.approx(share)
+
+
+def test_k3_of_the_samplers_tokens_estimates_the_kl_between_two_distributions():
+    generator = torch.Generator().manual_seed(0)
+    sampler = torch.randn(50, generator=generator, dtype=torch.float64).log_softmax(0)
+    nudged = sampler + 0.3 * torch.randn(50, generator=generator, dtype=torch.float64)
+    trainer = nudged.log_softmax(0)
+    kl = (sampler.exp() * (sampler - trainer)).sum().item()
+    tokens = torch.multinomial(sampler.exp(), 200_000, replacement=True, generator=generator)
+    estimate = mismatch_metrics((trainer - sampler)[tokens])["mismatch/k3"]
+    assert estimate == pytest.approx(kl, rel=0.02)
+
+
+def test_k3_of_tiny_differences_is_half_their_square_and_not_negative():
+    log_ratios = torch.tensor([1e-6, -2e-6], dtype=torch.float64)
+    assert mismatch_metrics(log_ratios)["mismatch/k3"] == pytest.approx(1.25e-12, rel=1e-4)
+
+
+def test_equal_weights_are_worth_all_samples_and_one_giant_is_worth_one():
+    assert mismatch_metrics(torch.full((8,), 700.0))[
+        "mismatch/effective_sample_share"
+    ] == pytest.approx(1)
+    giant = torch.tensor([800.0] + [0.0] * 7)
+    assert mismatch_metrics(giant)["mismatch/effective_sample_share"] == pytest.approx(1 / 8)

@@ -1,10 +1,11 @@
-"""Packing and the split into micro-batches."""
+"""Which items a step uses, packing, and the split into micro-batches."""
 
 import random
 
+import pytest
 import torch
 
-from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
+from vibelite.data.batching import TrainingSequence, indices_for_step, pack, split_by_tokens
 
 
 def test_every_sequence_lands_in_exactly_one_micro_batch_within_budget():
@@ -21,8 +22,8 @@ def test_a_sequence_over_the_budget_stands_alone():
 
 
 def test_packing_lays_sequences_end_to_end():
-    first = TrainingSequence([5, 6, 7], [False, True, True], 0.5, 2.0, [-0.1, -0.2])
-    second = TrainingSequence([8, 9], [False, True], 0.25, -1.0, [-0.3])
+    first = TrainingSequence([5, 6, 7], 1, 0.5, 2.0, [-0.1, -0.2])
+    second = TrainingSequence([8, 9], 1, 0.25, -1.0, [-0.3])
     batch = pack([first, second], torch.device("cpu"))
     assert batch.input_ids.tolist() == [5, 6, 7, 8, 9]
     assert batch.position_ids.tolist() == [0, 1, 2, 0, 1]
@@ -33,3 +34,24 @@ def test_packing_lays_sequences_end_to_end():
     assert batch.sampler_logprobs is not None
     torch.testing.assert_close(batch.sampler_logprobs, torch.tensor([0, -0.1, -0.2, 0, -0.3]))
     assert (batch.num_tokens, batch.num_sequences) == (5, 2)
+
+
+def test_each_epoch_uses_every_item_once_across_uneven_batches():
+    drawn = [index for step in range(10) for index in indices_for_step(7, 7, step, seed=3)]
+    assert all(sorted(drawn[start : start + 7]) == list(range(7)) for start in range(0, 70, 7))
+    uneven = [index for step in range(14) for index in indices_for_step(7, 5, step, seed=3)]
+    assert uneven == drawn
+
+
+def test_epochs_and_seeds_have_their_own_order():
+    assert indices_for_step(50, 50, 0, seed=1) != indices_for_step(50, 50, 1, seed=1)
+    assert indices_for_step(50, 50, 0, seed=1) != indices_for_step(50, 50, 0, seed=2)
+
+
+def test_a_batch_larger_than_the_data_repeats_it():
+    assert sorted(indices_for_step(2, 6, 0, seed=0)) == [0, 0, 0, 1, 1, 1]
+
+
+def test_nothing_to_draw_from_is_an_error():
+    with pytest.raises(ValueError, match="nothing"):
+        indices_for_step(0, 1, 0, seed=0)

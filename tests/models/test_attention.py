@@ -113,7 +113,7 @@ def test_changing_a_sequence_changes_no_bit_of_another(perturbed):
     changed = list(sequences)
     tokens = [(token + 17) % 280 for token in sequences[perturbed].token_ids]
     changed[perturbed] = replace(sequences[perturbed], token_ids=tokens)
-    ends = torch.tensor([sum(s.completion_mask) for s in sequences]).cumsum(0).tolist()
+    ends = torch.tensor([s.num_trained for s in sequences]).cumsum(0).tolist()
     for before, after in zip(
         policy.logprobs(pack(sequences, CPU)), policy.logprobs(pack(changed, CPU)), strict=True
     ):
@@ -124,10 +124,9 @@ def test_changing_a_sequence_changes_no_bit_of_another(perturbed):
 def test_changing_a_token_changes_no_bit_before_it():
     policy = tiny_policy()
     tokens = list(range(10, 50))
-    mask = [False] + [True] * 39
-    before, _ = policy.logprobs(pack([TrainingSequence(tokens, mask)], CPU))
+    before, _ = policy.logprobs(pack([TrainingSequence(tokens, 1)], CPU))
     tokens[25] = 99
-    after, _ = policy.logprobs(pack([TrainingSequence(tokens, mask)], CPU))
+    after, _ = policy.logprobs(pack([TrainingSequence(tokens, 1)], CPU))
     assert torch.equal(before[:24], after[:24])  # log-probs of tokens 1 to 24
     assert (before[24:] != after[24:]).all()
 
@@ -142,11 +141,10 @@ def test_log_probs_agree_with_transformers_own_forward():
     for sequence in sequences:
         ids = torch.tensor([list(sequence.token_ids)])
         logprobs = torch.log_softmax(policy.model(input_ids=ids).logits[0].double() / 0.7, dim=-1)
-        for position, is_trained in enumerate(sequence.completion_mask):
-            if is_trained:
-                expected.append(logprobs[position - 1, ids[0, position]].item())
-                row = logprobs[position - 1]
-                expected_entropy.append(-(row.exp() * row).sum().item())
+        for position in range(sequence.num_prompt_tokens, len(sequence.token_ids)):
+            expected.append(logprobs[position - 1, ids[0, position]].item())
+            row = logprobs[position - 1]
+            expected_entropy.append(-(row.exp() * row).sum().item())
     torch.testing.assert_close(packed.double(), torch.tensor(expected).double(), rtol=0, atol=5e-5)
     torch.testing.assert_close(
         entropy.double(), torch.tensor(expected_entropy).double(), rtol=0, atol=5e-5

@@ -65,10 +65,10 @@ def test_tokenizer_ends_messages_and_cuts_digits_as_smollm2_does():
     pieces = [tokenizer.decode([token]) for token in tokenizer.encode("it's 1024 + 7")]
     assert pieces == ["it", "'s", " ", "1", "0", "2", "4", " +", " ", "7"]
     prompt = prompt_ids(tokenizer, QUESTION)
-    ids, mask = trace_ids(tokenizer, [*QUESTION, ANSWER])
+    ids, num_prompt_tokens = trace_ids(tokenizer, [*QUESTION, ANSWER])
     rendered = tokenizer.apply_chat_template([*QUESTION, ANSWER], tokenize=False)
     assert ids[: len(prompt)] == prompt
-    assert mask.index(True) == len(prompt)
+    assert num_prompt_tokens == len(prompt)
     assert tokenizer.decode(ids) + "\n" == rendered
 
 

@@ -72,7 +72,7 @@ def test_planted_faults_are_counted_by_kind_in_steps_samples_and_console(
         )  # fmt: skip
     assert [group.pass_rate for group in groups] == [0, 0, 0, 0, 1, 1]
     context.recorder.record_samples(1, sample_rows(groups))
-    context.recorder.record_step(1, rollout_metrics(groups, 1.0))
+    context.recorder.record_step(1, rollout_metrics(groups, [1.0] * len(groups)))
     (step,) = read_jsonl(tmp_path / "steps.jsonl")
     counts = {
         key: value for key, value in step["metrics"].items() if key.startswith("verify/failures")

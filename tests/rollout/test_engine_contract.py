@@ -68,8 +68,7 @@ def test_sampler_log_probs_are_the_policys(case: Case):
     for prompt, completions in zip(PROMPTS, groups, strict=True):
         for completion in completions:
             tokens = [*prompt, *completion.token_ids]
-            mask = [False] * len(prompt) + [True] * len(completion.token_ids)
-            batch = pack([TrainingSequence(tokens, mask)], torch.device("cpu"))
+            batch = pack([TrainingSequence(tokens, len(prompt))], torch.device("cpu"))
             logprobs, _ = case.policy.logprobs(batch, temperature=0.8)
             expected = torch.tensor(completion.sampler_logprobs)
             torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=5e-5)
@@ -168,10 +167,8 @@ def test_prefixes_of_old_weights_are_not_reused(case: Case):
     case.engine.load_weights(1)
     (group,) = generate(case.engine, [prompt], settings, seed=0)
     for completion in group:
-        mask = [False] * len(prompt) + [True] * len(completion.token_ids)
-        batch = pack(
-            [TrainingSequence([*prompt, *completion.token_ids], mask)], torch.device("cpu")
-        )
+        sequence = TrainingSequence([*prompt, *completion.token_ids], len(prompt))
+        batch = pack([sequence], torch.device("cpu"))
         logprobs, _ = case.policy.logprobs(batch)
         expected = torch.tensor(completion.sampler_logprobs)
         torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=5e-5)

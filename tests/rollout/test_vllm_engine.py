@@ -17,7 +17,7 @@ import torch
 
 from tests.models.test_adapter import randomise
 from tests.rollout.engines import PROMPTS, policy_for_vllm, vllm_engine
-from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import EngineError
 from vibelite.models.load import attach
@@ -55,7 +55,7 @@ def mismatch(policy: Policy, engine: VLLMEngine, prompts=PROMPTS) -> dict[str, f
     sequences = [
         TrainingSequence(
             [*prompt, *one.token_ids],
-            [False] * len(prompt) + [True] * len(one.token_ids),
+            len(prompt),
             sampler_logprobs=one.sampler_logprobs,
         )
         for prompt, group in zip(prompts, groups, strict=True)

@@ -1,4 +1,6 @@
-"""The MGPO step: which completions are trained on, and a gradient that ignores micro-batches."""
+"""The MGPO stage: which completions are trained on, and what a run of the stage leaves. Its step is
+held against numbers in test_mgpo_step.py.
+"""
 
 from typing import Any, cast
 
@@ -6,14 +8,14 @@ import pytest
 import torch
 
 from tests.policies import tiny_policy
-from vibelite.algorithms.advantages import group_advantages, maxent_weight
+from vibelite.algorithms.advantages import mgpo_advantages
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.transformers_engine import TransformersEngine
+from vibelite.run_dir import StageDir
 from vibelite.stages import mgpo
-from vibelite.stages.mgpo import Trainer, accumulate_gradient, frozen_logprobs, training_batches
-from vibelite.stages.mgpo_metrics import rollout_metrics
+from vibelite.stages.mgpo import Trainer, training_batches
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import Completion, Group, Problem, Verdict
 
@@ -40,52 +42,27 @@ def make_groups(seed=0):
     return groups
 
 
-def make_trainer(policy, **settings):
+def make_trainer(policy):
     stage = MGPOStage(
         kind="mgpo",
         num_steps=1,
         sampling=Sampling(max_new_tokens=12, temperature=0.9),
         optimizer=Optimizer(lr=1e-3),
-        **settings,
     )
     nothing = cast(Any, None)
-    reference = tiny_policy(seed=1) if stage.kl_coef else None
     optimizer = PolicyOptimizer(policy, stage.optimizer, num_steps=1)
-    return Trainer(stage, nothing, policy, reference, nothing, optimizer)
+    return Trainer(stage, nothing, policy, None, nothing, optimizer)
 
 
-def weighted_advantages(groups, maxent_lambda):
-    return [
-        [maxent_weight(group.pass_rate, maxent_lambda) * a for a in group_advantages(group.rewards)]
-        for group in groups
-    ]
-
-
-def gradient(groups, maxent_lambda=1.0, **settings):
-    policy = tiny_policy()
-    trainer = make_trainer(policy, **settings)
-    batches = training_batches(trainer, groups, weighted_advantages(groups, maxent_lambda))
-    for batch in batches:
-        accumulate_gradient(trainer, batch, *frozen_logprobs(trainer, batch))
-    parameters = [p.grad for p in policy.model.parameters() if p.grad is not None]
-    return torch.cat([grad.flatten() for grad in parameters]), len(batches)
-
-
-@pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
-@pytest.mark.parametrize("extra", [{}, {"kl_coef": 0.1, "entropy_coef": 0.01}])
-def test_micro_batch_size_does_not_change_the_gradient(aggregation, extra):
-    settings = {"aggregation": aggregation, **extra}
-    whole, num_whole = gradient(make_groups(), tokens_per_micro_batch=10_000, **settings)
-    split, num_split = gradient(make_groups(), tokens_per_micro_batch=20, **settings)
-    assert num_whole == 1 and num_split > 3
-    torch.testing.assert_close(split, whole, rtol=0, atol=2e-5 * whole.abs().max().item())
+def advantages_of(groups):
+    return [mgpo_advantages(group.rewards, group.pass_rate, 1.0)[0] for group in groups]
 
 
 def test_groups_without_signal_are_left_out_but_counted_in_the_average():
     policy = tiny_policy()
     trainer = make_trainer(policy)
     groups = make_groups()
-    (batch,) = training_batches(trainer, groups, weighted_advantages(groups, 1.0))
+    (batch,) = training_batches(trainer, groups, advantages_of(groups))
     assert batch.num_sequences == 8  # the two mixed groups of four
     first = groups[0].completions[0]
     first_weights = batch.token_weights[batch.token_weights > 0]
@@ -95,36 +72,10 @@ def test_groups_without_signal_are_left_out_but_counted_in_the_average():
     assert batch.token_weights.sum().item() == pytest.approx(8 / 16)
 
 
-def test_an_entropy_bonus_trains_on_every_completion():
-    groups = make_groups()
-    trainer = make_trainer(tiny_policy(), entropy_coef=0.01)
-    batches = training_batches(trainer, groups, weighted_advantages(groups, 1.0))
-    assert sum(batch.num_sequences for batch in batches) == 16
-
-
 def test_nothing_to_learn_means_no_batch():
     groups = [group for group in make_groups() if group.pass_rate in (0, 1)]
     trainer = make_trainer(tiny_policy())
-    assert training_batches(trainer, groups, weighted_advantages(groups, 1.0)) == []
-
-
-def test_lambda_changes_the_gradient_and_zero_is_grpo():
-    grpo = [group_advantages(group.rewards) for group in make_groups()]
-    assert weighted_advantages(make_groups(), 0.0) == grpo
-    plain, _ = gradient(make_groups(), maxent_lambda=0.0)
-    weighted, _ = gradient(make_groups(), maxent_lambda=4.0)
-    assert (plain - weighted).abs().max() > 0.01 * plain.abs().max()
-
-
-def test_rollout_metrics_by_hand():
-    metrics = rollout_metrics(make_groups(), maxent_lambda=1.0)
-    assert metrics["reward/mean"] == 0.5
-    assert metrics["groups/all_correct"] == metrics["groups/all_wrong"] == 0.25
-    assert metrics["groups/mixed"] == 0.5
-    assert metrics["reward/algebra"] == 0.5
-    # Pass rates 1/4 and 3/4 have the same weight, exp(-0.1308).
-    assert metrics["maxent/weight_mean"] == pytest.approx(0.8774, abs=1e-4)
-    assert metrics["completion/truncated"] == 0
+    assert training_batches(trainer, groups, advantages_of(groups)) == []
 
 
 ONE_STAGE = """
@@ -141,6 +92,20 @@ stages:
 """
 
 
+def run_one_stage(directory, *overrides):
+    (directory / "train.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n')
+    path = directory / "recipe.yaml"
+    path.write_text(ONE_STAGE)
+    run_pipeline(load_recipe(path, overrides), recipe_path=path, run_dir=directory / "run")
+    return StageDir(directory / "run" / "stages" / "00-mgpo")
+
+
+def test_every_kept_model_has_a_name_to_be_evaluated_under(tmp_path, one_thread):
+    stage_dir = run_one_stage(tmp_path, "stages.mgpo.num_steps=3", "stages.mgpo.keep_every=2")
+    models = {name: path.name for name, path in stage_dir.models().items()}
+    assert models == {"mgpo-step-000002": "step-000002", "mgpo": "step-000003"}
+
+
 @pytest.mark.parametrize("failing", ["select_learnable", "mgpo_step"])
 def test_a_stage_that_fails_closes_its_engine(tmp_path, monkeypatch, one_thread, failing):
     closed = []
@@ -151,9 +116,6 @@ def test_a_stage_that_fails_closes_its_engine(tmp_path, monkeypatch, one_thread,
 
     monkeypatch.setattr(mgpo, failing, fail)
     monkeypatch.setattr(TransformersEngine, "close", lambda engine: closed.append(engine))
-    (tmp_path / "train.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n')
-    path = tmp_path / "recipe.yaml"
-    path.write_text(ONE_STAGE)
     with pytest.raises(RuntimeError, match="out of memory"):
-        run_pipeline(load_recipe(path), recipe_path=path, run_dir=tmp_path / "run")
+        run_one_stage(tmp_path)
     assert len(closed) == 1

@@ -1,11 +1,82 @@
-"""Group-relative advantages and the MaxEnt weight of MGPO. Pure functions; no configuration, no
-devices.
+"""From the rewards of a group to its advantages: what length does to rewards, GRPO's normalisation,
+the MaxEnt weight of MGPO. Pure functions; no configuration, no devices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+
+@dataclass(frozen=True, slots=True)
+class LengthShaping:
+    """How rewards depend on length; without strength and margin they do not."""
+
+    long2short: float = 0.0
+    """Strength of `long2short`."""
+    overlong_margin: int = 0
+    """Tokens before `max_length` over which `overlong_penalty` falls."""
+    max_length: int = 0
+
+    @property
+    def is_none(self) -> bool:
+        return not (self.long2short or self.overlong_margin)
+
+
+def shape_rewards(
+    rewards: Sequence[float], lengths: Sequence[int], shaping: LengthShaping
+) -> list[float]:
+    """Rewards [G] of one group that advantages are computed from: exactly the verifier's where
+    nothing is to be shaped. `lengths` [G] in tokens.
+    """
+    shaped = list(rewards)
+    if shaping.long2short:
+        shaped = long2short(shaped, lengths, strength=shaping.long2short)
+    if shaping.overlong_margin:
+        max_length, margin = shaping.max_length, shaping.overlong_margin
+        shaped = [
+            reward + overlong_penalty(length, max_length=max_length, margin=margin)
+            for reward, length in zip(shaped, lengths, strict=True)
+        ]
+    return shaped
+
+
+def long2short(rewards: Sequence[float], lengths: Sequence[int], *, strength: float) -> list[float]:
+    """Rewards [G] in which short correct completions gain what long correct ones lose.
+
+    Among the completions with reward 1, s_i = 1 / length_i and
+    r_i' = r_i + strength * (s_i - mean s) / max_j |s_j - mean s|; all others keep their reward.
+    The sum of the group stays what it was, and so does every reward if the lengths are equal.
+    rewards [G] in [0, 1]; lengths [G] in tokens, at least 1. (VibeThinker-3B report, Long2Short,
+    with strength 0.2)
+
+    >>> long2short([1, 1, 0], [100, 300, 50], strength=0.2)
+    [1.2, 0.8, 0]
+    """
+    correct = [i for i, reward in enumerate(rewards) if reward == 1]
+    shaped = list(rewards)
+    if len(correct) < 2 or len({lengths[i] for i in correct}) == 1:
+        return shaped
+    brevity = {i: 1 / lengths[i] for i in correct}
+    mean = fmean(brevity.values())
+    largest = max(abs(value - mean) for value in brevity.values())
+    for i in correct:
+        shaped[i] = rewards[i] + strength * (brevity[i] - mean) / largest
+    return shaped
+
+
+def overlong_penalty(length: int, *, max_length: int, margin: int) -> float:
+    """What a completion of `length` tokens adds to its reward: 0 up to max_length - margin, then
+    falling linearly to -1 at max_length and beyond. (DAPO, arXiv 2503.14476, section 3.4: soft
+    overlong punishment)
+
+    >>> overlong_penalty(14, max_length=16, margin=4)
+    -0.5
+    """
+    assert 0 < margin <= max_length, f"margin {margin} of {max_length} tokens"
+    return -min(max((length - (max_length - margin)) / margin, 0.0), 1.0) or 0.0
 
 
 def group_advantages(rewards: Iterable[float]) -> list[float]:
@@ -27,23 +98,16 @@ def group_advantages(rewards: Iterable[float]) -> list[float]:
     return [(value - mean) / std for value in values]
 
 
-def bernoulli_kl(p: float, q: float) -> float:
-    """KL(Bernoulli(p) || Bernoulli(q)) in nats, with 0 log 0 = 0; q strictly between 0 and 1."""
+def bernoulli_kl(p: float) -> float:
+    """KL(Bernoulli(p) || Bernoulli(1/2)) in nats, with 0 log 0 = 0."""
     if not 0 <= p <= 1:
         raise ValueError(f"p must be a probability, got {p}")
-    if not 0 < q < 1:
-        raise ValueError(f"q must lie strictly between 0 and 1, got {q}")
-    kl = 0.0
-    if p > 0:
-        kl += p * math.log(p / q)
-    if p < 1:
-        kl += (1 - p) * math.log((1 - p) / (1 - q))
-    return kl
+    return sum(share * math.log(share / 0.5) for share in (p, 1 - p) if share > 0)
 
 
-def maxent_weight(pass_rate: float, maxent_lambda: float, *, target: float = 0.5) -> float:
-    """Weight of a group in MGPO: exp(-lambda KL(pass_rate || target)), in (0, 1] (VibeThinker
-    report 3.4).
+def maxent_weight(pass_rate: float, maxent_lambda: float) -> float:
+    """Weight of a group in MGPO: exp(-lambda KL(pass_rate || 1/2)), in (0, 1] (VibeThinker report
+    3.4).
 
     Largest where the model is as likely right as wrong; `maxent_lambda` 0 gives 1 for every group,
     which is GRPO.
@@ -53,4 +117,17 @@ def maxent_weight(pass_rate: float, maxent_lambda: float, *, target: float = 0.5
     """
     if maxent_lambda < 0:
         raise ValueError(f"maxent_lambda must not be negative, got {maxent_lambda}")
-    return math.exp(-maxent_lambda * bernoulli_kl(pass_rate, target))
+    return math.exp(-maxent_lambda * bernoulli_kl(pass_rate))
+
+
+def mgpo_advantages(
+    rewards: Iterable[float], pass_rate: float, maxent_lambda: float
+) -> tuple[list[float], float]:
+    """Advantages [G] of one group in MGPO: those of GRPO times the group's MaxEnt weight; and that
+    weight.
+
+    >>> mgpo_advantages([1.0, 0.0, 0.0, 1.0], 0.5, 4.0)
+    ([1.0, -1.0, -1.0, 1.0], 1.0)
+    """
+    weight = maxent_weight(pass_rate, maxent_lambda)
+    return [weight * advantage for advantage in group_advantages(rewards)], weight

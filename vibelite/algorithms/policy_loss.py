@@ -1,4 +1,5 @@
-"""The clipped policy-gradient loss of GRPO and MGPO, per token. Pure functions on [N] tensors.
+"""The clipped policy-gradient loss of GRPO and MGPO, per token, and its diagnostics. Pure functions
+on [N] tensors.
 
 A step's loss is a plain sum over its tokens: the average of the objective is in `token_weights`,
 computed once over the whole step, so that the split into micro-batches cannot change the gradient.
@@ -114,3 +115,26 @@ def policy_diagnostics(
     if inputs.ref_logprobs is not None:
         diagnostics["kl"] = k3(logprobs, inputs.ref_logprobs)
     return diagnostics
+
+
+def mismatch_metrics(log_ratios: torch.Tensor) -> dict[str, float]:
+    """Statistics over the log-ratios d [N] = trainer - sampler, in nats, of N tokens that the
+    sampler drew.
+
+    mean_abs, max_abs of d; k3 = mean(exp(d) - 1 - d), an unbiased estimate of KL(sampler ||
+    trainer) per token with every term >= 0 (Schulman, "Approximating KL divergence", 2020);
+    effective_sample_share = (sum w)^2 / (N sum w^2) of the weights w = exp(d), 0..1: the share of
+    as many tokens drawn from the trainer that would estimate a mean as well (Kong, 1992).
+    """
+    d = log_ratios.double()
+    # expm1: exp(d) - 1 would lose everything below 1e-7 to cancellation, and so turn negative.
+    k3 = torch.expm1(d) - d
+    # Weights relative to the largest: their scale cancels, and none overflows.
+    weights = torch.exp(d - d.max())
+    share = weights.sum().square() / (len(d) * weights.square().sum())
+    return {
+        "mismatch/mean_abs": d.abs().mean().item(),
+        "mismatch/max_abs": d.abs().max().item(),
+        "mismatch/k3": k3.mean().item(),
+        "mismatch/effective_sample_share": share.item(),
+    }

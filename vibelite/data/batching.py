@@ -1,4 +1,6 @@
-"""Packing: sequences of tokens laid end to end into one row, in micro-batches of a token budget."""
+"""Traces as sequences of tokens, which of them a step uses, and how they are cut into micro-batches
+and laid end to end into one row.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +8,64 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from vibelite.types import TokenBatch
+from vibelite.data.chat import trace_ids
+from vibelite.types import TokenBatch, Trace
+
+
+def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -> list[int]:
+    """`batch_size` indices below `num_items` for the 0-based `step`: every epoch is one permutation
+    of all items.
+
+    An epoch's permutation depends on the seed and the epoch alone, so the data cursor of a resumed
+    run is its step number. A batch may run over the end of an epoch.
+    """
+    if num_items < 1:
+        raise ValueError("there is nothing to draw from")
+    permutations: dict[int, list[int]] = {}
+    indices = []
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        epoch, offset = divmod(position, num_items)
+        if epoch not in permutations:
+            generator = torch.Generator().manual_seed((seed + 1_000_003 * epoch) % 2**63)
+            permutations[epoch] = torch.randperm(num_items, generator=generator).tolist()
+        indices.append(permutations[epoch][offset])
+    return indices
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One sequence before packing: token ids [T] and, for each, whether it is trained on.
+    """One sequence before packing: token ids [T], of which the first `num_prompt_tokens` (at least
+    1) are not trained on.
 
-    `advantage` and `sampler_logprobs` [number of trained tokens] are for reinforcement learning;
-    `token_weight` is the weight of each trained token in the step's loss.
+    `advantage` and `sampler_logprobs` [num_trained] are for reinforcement learning; `token_weight`
+    is the weight of each trained token in the step's loss.
     """
 
     token_ids: Sequence[int]
-    completion_mask: Sequence[bool]
+    num_prompt_tokens: int
     token_weight: float = 1.0
     advantage: float = 0.0
     sampler_logprobs: Sequence[float] = ()
+
+    @property
+    def num_trained(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+
+def tokenize_traces(
+    tokenizer: PreTrainedTokenizerBase,
+    traces: Sequence[Trace],
+    *,
+    system_prompt: str,
+    max_tokens: int,
+) -> list[TrainingSequence]:
+    """The traces as training sequences; those longer than `max_tokens` are dropped."""
+    sequences = [
+        TrainingSequence(*trace_ids(tokenizer, trace.messages, system_prompt)) for trace in traces
+    ]
+    return [sequence for sequence in sequences if len(sequence.token_ids) <= max_tokens]
 
 
 def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -65,38 +108,28 @@ def pack(sequences: Sequence[TrainingSequence], device: torch.device) -> TokenBa
     """One TokenBatch [N] of all the sequences, in order; N = the sum of their lengths."""
     token_ids: list[int] = []
     positions: list[int] = []
-    mask: list[bool] = []
     boundaries = [0]
     for sequence in sequences:
-        assert not sequence.completion_mask[0], "the first token of a sequence has no log-prob"
+        assert sequence.num_prompt_tokens > 0, "the first token of a sequence has no log-prob"
         token_ids.extend(sequence.token_ids)
         positions.extend(range(len(sequence.token_ids)))
-        mask.extend(sequence.completion_mask)
         boundaries.append(len(token_ids))
-    completion_mask = torch.tensor(mask, dtype=torch.bool)
+    position_ids = torch.tensor(positions, dtype=torch.long)
+    lengths = torch.tensor(boundaries).diff()
+
+    def spread(values: Sequence[float]) -> torch.Tensor:  # [N], each on its sequence's tokens
+        return torch.repeat_interleave(torch.tensor(values, dtype=torch.float32), lengths)
+
+    completion_mask = position_ids >= spread([s.num_prompt_tokens for s in sequences])
     return TokenBatch(
         input_ids=torch.tensor(token_ids, dtype=torch.long, device=device),
-        position_ids=torch.tensor(positions, dtype=torch.long, device=device),
+        position_ids=position_ids.to(device),
         cu_seqlens=torch.tensor(boundaries, dtype=torch.int32, device=device),
         completion_mask=completion_mask.to(device),
-        token_weights=_per_token(
-            [s.token_weight for s in sequences], sequences, completion_mask, device
-        ),
-        advantages=_per_token([s.advantage for s in sequences], sequences, completion_mask, device),
+        token_weights=(spread([s.token_weight for s in sequences]) * completion_mask).to(device),
+        advantages=(spread([s.advantage for s in sequences]) * completion_mask).to(device),
         sampler_logprobs=_sampler_logprobs(sequences, completion_mask, device),
     )
-
-
-def _per_token(
-    values: Sequence[float],
-    sequences: Sequence[TrainingSequence],
-    mask: torch.Tensor,
-    device: torch.device,
-) -> torch.Tensor:
-    """[N] float32: each sequence's value on its trained tokens, 0 elsewhere."""
-    lengths = torch.tensor([len(sequence.token_ids) for sequence in sequences])
-    spread = torch.repeat_interleave(torch.tensor(values, dtype=torch.float32), lengths)
-    return (spread * mask).to(device)
 
 
 def _sampler_logprobs(

@@ -31,14 +31,15 @@ def prompt_ids(
 
 def trace_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], system_prompt: str = ""
-) -> tuple[list[int], list[bool]]:
-    """Token ids [T] and completion_mask [T] of a conversation that ends with an assistant message.
+) -> tuple[list[int], int]:
+    """Token ids [T] of a conversation that ends with an assistant message, and how many come before
+    that message: it and its end token are what is trained on.
 
-    The mask is True on that last message and its end token only. What a template writes after the
-    end token (a line break, for instance) is left out: no engine ever generates it.
+    What a template writes after the end token (a line break, for instance) is left out: no engine
+    ever generates it.
 
         prompt_ids(t, messages[:-1])  [user 7 + 5 assistant]
-        trace_ids(t, messages)        [user 7 + 5 assistant 1 2 end], [F F F F F T T T]
+        trace_ids(t, messages)        [user 7 + 5 assistant 1 2 end], 5
     """
     if not messages or messages[-1]["role"] != "assistant":
         role = messages[-1]["role"] if messages else "nobody"
@@ -46,7 +47,7 @@ def trace_ids(
     prompt = prompt_ids(tokenizer, messages[:-1], system_prompt)
     completion = tokenizer.encode(messages[-1]["content"], add_special_tokens=False)
     completion.append(end_token_id(tokenizer))
-    return prompt + completion, [False] * len(prompt) + [True] * len(completion)
+    return prompt + completion, len(prompt)
 
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -129,9 +129,6 @@ class MGPOStage(Stage):
     """Loss average: per sequence (report 3.4), over tokens (DAPO), by max_new_tokens (Dr. GRPO)."""
     importance_cap: PositiveFloat = 2.0
     """Cap of the token-level truncated importance weight trainer/sampler."""
-    max_sequence_ratio: Annotated[float, Field(gt=1, strict=True)] | None = None
-    """Also leave out completions whose geometric mean of trainer/sampler ratios is outside [1 /
-    this, this]; one more forward pass. null = keep all."""
     prefilter_samples: NonNegativeInt = 0
     """Completions per problem that tell, before the stage, pass rates of 0 and 1; 0 = keep all."""
     prefilter_problems: NonNegativeInt = 0

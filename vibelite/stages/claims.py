@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vibelite.algorithms.claim_reliability import reliability, weighted_vote
 from vibelite.algorithms.statistics import mean_with_interval
+from vibelite.algorithms.votes import reliability, weighted_vote
 from vibelite.rewards.answer_text import after_thinking, boxed_answer
 from vibelite.run_dir import read_jsonl
 from vibelite.stages.context import StageContext

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from vibelite.data.clean import evaluation_items
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.data_section import TraceFile
@@ -16,7 +18,7 @@ from vibelite.recipe.stage_section import BASE, Sampling
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
-from vibelite.stages.decontaminate import without_evaluation
+from vibelite.stages.decontaminate import FILE_NAME, Row, is_trained_on, without_evaluation
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.types import Problem, Trace
@@ -60,7 +62,7 @@ class StageContext:
     def problems(self, name: str) -> list[Problem]:
         """The problem set called `name`, decontaminated if a stage trains on it."""
         with self.world.leader_first():
-            return without_evaluation(self.all_problems(name), "problems", name, self)
+            return self._trainable(self.all_problems(name), "problems", name)
 
     def all_problems(self, name: str) -> list[Problem]:
         """The problem set called `name` as it was found."""
@@ -78,7 +80,24 @@ class StageContext:
             source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )
         with self.world.leader_first():
-            return without_evaluation(rows, "traces", name, self)
+            return self._trainable(rows, "traces", name)
+
+    def _trainable(
+        self, rows: list[Row], kind: Literal["problems", "traces"], name: str
+    ) -> list[Row]:
+        """The rows without those that repeat evaluation problems; all where the recipe asks for no
+        decontamination, or no stage trains on the set.
+        """
+        settings = self.recipe.data.decontaminate
+        if settings is None or not is_trained_on(self.recipe, kind, name):
+            return rows
+        items = [
+            item
+            for other in settings.against
+            for item in evaluation_items(other, self.all_problems(other))
+        ]
+        path = self.run.path / FILE_NAME
+        return without_evaluation(rows, f"{kind}/{name}", items, settings, path)
 
 
 def sampling_settings(sampling: Sampling, num_completions: int) -> SamplingSettings:

@@ -10,18 +10,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from vibelite.data.clean import Cleaner, CleaningRules, describe_items, evaluation_items, texts_of
+from vibelite.data.clean import Cleaner, CleaningRules, describe_items, texts_of
 from vibelite.data.decontaminate import EvaluationItem
 from vibelite.errors import DataError
+from vibelite.recipe.data_section import Decontaminate
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import DistillStage, MGPOStage
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.types import Problem, Trace
-
-if TYPE_CHECKING:
-    from vibelite.stages.context import StageContext
 
 Row = TypeVar("Row", Problem, Trace)
 FILE_NAME = "decontamination.json"
@@ -38,25 +36,17 @@ def is_trained_on(recipe: Recipe, kind: Literal["problems", "traces"], name: str
 
 
 def without_evaluation(
-    rows: list[Row], kind: Literal["problems", "traces"], name: str, context: StageContext
+    rows: list[Row],
+    key: str,
+    items: Sequence[EvaluationItem],
+    settings: Decontaminate,
+    path: Path,
 ) -> list[Row]:
-    """The rows of the set `name` that may be trained on: all where the recipe asks for no
-    decontamination, or no stage trains on the set.
-
-    Raises DataError if no row is left.
+    """The rows of the set `key` (problems/NAME or traces/NAME) that repeat none of the evaluation
+    `items`. The decision is kept in the file `path`. Raises DataError if no row is left.
     """
-    settings = context.recipe.data.decontaminate
-    if settings is None or not is_trained_on(context.recipe, kind, name):
-        return rows
-    items = [
-        item
-        for other in settings.against
-        for item in evaluation_items(other, context.all_problems(other))
-    ]
     rules = CleaningRules(settings.max_repetition, settings.near_duplicates)
     fingerprint = _fingerprint(rules, items, rows)
-    path = context.run.path / FILE_NAME
-    key = f"{kind}/{name}"
     found: dict[str, Any] = read_json(path) if path.exists() else {"sets": {}}
     known = found["sets"].get(key)
     if known is None or known["fingerprint"] != fingerprint:

@@ -119,10 +119,10 @@ def score_traces(
     for indices in split_by_tokens(lengths, stage.tokens_per_micro_batch):
         chosen = [sequences[index] for index in indices]
         logprobs, _ = student.logprobs(pack(chosen, student.device))
-        counts = [sum(sequence.completion_mask) for sequence in chosen]
+        counts = [sequence.num_trained for sequence in chosen]
         for index, part in zip(indices, logprobs.double().split(counts), strict=True):
             scores[index] = -part.mean().item()
     return [
-        ScoredTrace(row["problem_id"], row["subdomain"], sum(sequence.completion_mask), score)
+        ScoredTrace(row["problem_id"], row["subdomain"], sequence.num_trained, score)
         for row, sequence, score in zip(rows, sequences, scores, strict=True)
     ]

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vibelite.algorithms.majority_vote import majority_vote
 from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import mean_with_interval, sampling_error
+from vibelite.algorithms.votes import majority_vote
 from vibelite.data.benchmarks import describe_benchmark
 from vibelite.recipe.stage_section import BASE, EvaluateStage
 from vibelite.rewards.choice import letter_shares

@@ -129,14 +129,17 @@ def check_texts(
             if problem is None:
                 dropped["without a problem"] += 1
                 continue
-            _, mask = trace_ids(policy.tokenizer, trace.messages, context.recipe.data.system_prompt)
-            if sum(mask) < stage.min_tokens:
+            token_ids, num_prompt_tokens = trace_ids(
+                policy.tokenizer, trace.messages, context.recipe.data.system_prompt
+            )
+            num_tokens = len(token_ids) - num_prompt_tokens
+            if num_tokens < stage.min_tokens:
                 dropped["too short"] += 1
             elif repeated_share(trace.messages[-1]["content"]) > stage.max_repetition:
                 dropped["repetition"] += 1
             else:
                 of_place[place] = problem
-                survivors.append(Survivor(place, problem.id, sum(mask)))
+                survivors.append(Survivor(place, problem.id, num_tokens))
     right = verified(context, {place: (traces[place], p) for place, p in of_place.items()})
     kept = [survivor for survivor in survivors if survivor.place in right]
     dropped["not verified"] += len(survivors) - len(kept)

@@ -1,23 +1,21 @@
 """MGPO: sample groups, verify, weight their advantages by maximum entropy, one clipped
 policy-gradient step.
 
-Reads top to bottom; the loss is `algorithms.policy_loss`, the weight
-`algorithms.advantages.maxent_weight`.
+Reads top to bottom: `mgpo_step` is the method. The loss is `algorithms.policy_loss`, the weighted
+advantages are `algorithms.advantages.mgpo_advantages`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import NoReturn
 
 import torch
 
-from vibelite.algorithms.advantages import group_advantages, maxent_weight
-from vibelite.algorithms.mismatch import tokens_to_keep
+from vibelite.algorithms.advantages import LengthShaping, mgpo_advantages, shape_rewards
 from vibelite.algorithms.policy_loss import (
     LossInputs,
     LossSettings,
@@ -25,9 +23,13 @@ from vibelite.algorithms.policy_loss import (
     policy_loss,
     token_weights,
 )
-from vibelite.data.batching import TrainingSequence, pack, share_by_tokens, split_by_tokens
-from vibelite.data.prompt_sampler import indices_for_step
-from vibelite.errors import RunStopped
+from vibelite.data.batching import (
+    TrainingSequence,
+    indices_for_step,
+    pack,
+    share_by_tokens,
+    split_by_tokens,
+)
 from vibelite.models.adapter import starting_weights
 from vibelite.models.load import load_for_training, reference_of
 from vibelite.models.policy import Policy
@@ -36,13 +38,16 @@ from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, sampling_settings
 from vibelite.stages.engines import build_engine, own_engine, share_engine, share_weights
-from vibelite.stages.mgpo_metrics import rollout_metrics, train_metrics
-from vibelite.stages.mismatch import probe_mismatch, require_agreement
+from vibelite.stages.mgpo_metrics import (
+    require_agreement,
+    rollout_metrics,
+    shaping_metrics,
+    train_metrics,
+)
+from vibelite.stages.mismatch import probe_mismatch
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
-from vibelite.stages.shaped_rewards import shape_rewards, shaping_metrics
+from vibelite.stages.training_loop import TrainingLoop
 from vibelite.telemetry.unit_costs import completion_counts
-from vibelite.training.checkpoint import TrainingStates, save_model
-from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import Group, Problem, TokenBatch
 
@@ -67,77 +72,51 @@ class Trainer:
             stage.clip_low, stage.clip_high, stage.entropy_coef, stage.kl_coef, stage.importance_cap
         )
 
+    @property
+    def length_shaping(self) -> LengthShaping:
+        stage = self.stage
+        return LengthShaping(stage.long2short, stage.overlong_margin, stage.sampling.max_new_tokens)
+
 
 def run(stage: MGPOStage, context: StageContext) -> None:
     """Trains from `start_from` for `num_steps` rollouts; the final model is
     `checkpoints/step-NNNNNN`.
     """
-    with ExitStack() as engines:  # closed also after an error, and this rank's alone
-        train(stage, context, engines)
+    with ExitStack() as engines:  # closed after an error too
+        with context.meter.span("load"):
+            trainer = open_trainer(stage, context, engines)
+            problems = context.problems(stage.problems)
+        engine, policy = trainer.engine, trainer.policy
+        context.recorder.record_work("load", num_problems=len(problems))
+        # Before a state is resumed: problems are chosen under the stage's starting weights.
+        problems = select_learnable(problems, engine, policy, stage, context)
+        loop = TrainingLoop(stage, context, policy, trainer.optimizer, keep_every=stage.keep_every)
+        engine.load_weights(loop.resume())
+        probe_mismatch(own_engine(engine), policy, problems, stage.sampling, context)
+        loop.run(partial(mgpo_step, trainer, problems))
+    if context.world.is_leader:
+        *others, last = loop.kept_models()
+        models = {f"{stage.name}-{path.name}": path for path in others} | {stage.name: last}
+        context.stage_dir.finish(models=models, num_problems=len(problems))
 
 
-def train(stage: MGPOStage, context: StageContext, engines: ExitStack) -> None:
-    """`run`; whatever `engines` closes was opened here."""
-    with context.meter.span("load"):
-        training = context.recipe.training
-        start_from = context.model_of(stage.start_from)
-        policy = load_for_training(start_from, context.recipe, seed=context.seed("adapter"))
-        policy = share_weights(policy, context)
-        reference = reference_of(policy, start_from, context.recipe) if stage.kl_coef else None
-        engine = build_engine(context.recipe, policy, stage.sampling, stage.optimizer)
-        engine = share_engine(engine, stage.sampling, context)
-        engines.callback(engine.close)
-        num_updates = stage.num_steps * stage.updates_per_rollout
-        optimizer = PolicyOptimizer(
-            policy, stage.optimizer, num_steps=num_updates, training=training, world=context.world
-        )
-        problems = context.problems(stage.problems)
-    context.recorder.record_work("load", num_problems=len(problems))
-    # Before the resume state is loaded: problems are chosen under the stage's starting weights.
-    problems = select_learnable(problems, engine, policy, stage, context)
-    with context.meter.span("load"):
-        settings = context.recipe.checkpoint
-        every = stage.checkpoint_every
-        schedule = SaveSchedule(settings, every=every, num_steps=stage.num_steps)
-        states = TrainingStates(
-            context.stage_dir, policy, optimizer,
-            settings=settings, schedule=schedule, world=context.world,
-        )  # fmt: skip
-        start = states.load()
-    engine.load_weights(start)
-    trainer = Trainer(stage, context, policy, reference, engine, optimizer, context.world)
-    probe_mismatch(own_engine(engine), policy, problems, stage.sampling, context)
-    for step in range(start, stage.num_steps):
-        try:
-            mgpo_step(trainer, problems, step)
-        except RunStopped as reason:  # within the rollout: no weight has changed
-            stop(trainer, states, step, reason)
-        is_last = step + 1 == stage.num_steps
-        if is_last or (stage.keep_every and (step + 1) % stage.keep_every == 0):
-            with context.meter.span("checkpoint"):
-                path = context.stage_dir.checkpoints / f"step-{step + 1:06d}"
-                context.world.from_leader(partial(save_model, policy, path, settings=settings))
-        reason = context.recorder.reason_to_stop()
-        if reason:
-            stop(trainer, states, step + 1, reason)
-        if states.is_due(step + 1):
-            with context.meter.span("checkpoint"):
-                states.save(step + 1)
-    context.recorder.record_work("checkpoint")
-    if not context.world.is_leader:
-        return
-    kept = sorted(context.stage_dir.checkpoints.glob("step-[0-9]*"))
-    names = [f"{stage.name}-{path.name}" for path in kept[:-1]] + [stage.name]
-    context.stage_dir.finish(models=dict(zip(names, kept, strict=True)), num_problems=len(problems))
-
-
-def stop(trainer: Trainer, states: TrainingStates, step: int, reason: RunStopped) -> NoReturn:
-    """Saves the state after `step` finished steps, then raises `reason`."""
-    trainer.engine.close()
-    with trainer.context.meter.span("checkpoint"):
-        states.save(step)
-    trainer.context.recorder.record_work("checkpoint")
-    raise reason
+def open_trainer(stage: MGPOStage, context: StageContext, engines: ExitStack) -> Trainer:
+    """Loads what one step needs; `engines` closes the engine that this opens."""
+    recipe, start_from = context.recipe, context.model_of(stage.start_from)
+    policy = load_for_training(start_from, recipe, seed=context.seed("adapter"))
+    policy = share_weights(policy, context)
+    reference = reference_of(policy, start_from, recipe) if stage.kl_coef else None
+    engine = build_engine(recipe, policy, stage.sampling, stage.optimizer)
+    engine = share_engine(engine, stage.sampling, context)
+    engines.callback(engine.close)
+    optimizer = PolicyOptimizer(
+        policy,
+        stage.optimizer,
+        num_steps=stage.num_steps * stage.updates_per_rollout,
+        training=recipe.training,
+        world=context.world,
+    )
+    return Trainer(stage, context, policy, reference, engine, optimizer, context.world)
 
 
 def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
@@ -146,28 +125,28 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     indices = indices_for_step(
         len(problems), stage.problems_per_step, step, seed=context.seed("order")
     )
+    chosen = [problems[index] for index in indices]
     settings = sampling_settings(stage.sampling, stage.group_size)
     with meter.span("sync"):
         trainer.engine.wake()
+    seed = context.seed("rollout", step)
     groups = sample_groups(
-        trainer.engine, trainer.policy, [problems[index] for index in indices], settings,
-        context=context, seed=context.seed("rollout", step),
-    )  # fmt: skip
+        trainer.engine, trainer.policy, chosen, settings, context=context, seed=seed
+    )
     with meter.span("sync"):
         trainer.engine.sleep()
 
-    rewards = shape_rewards(stage, groups)
-    advantages = [
-        [
-            maxent_weight(group.pass_rate, stage.maxent_lambda) * value
-            for value in group_advantages(values)
-        ]
+    shaping = trainer.length_shaping
+    rewards = [shape_rewards(group.rewards, group.lengths, shaping) for group in groups]
+    weighted = [
+        mgpo_advantages(values, group.pass_rate, stage.maxent_lambda)
         for group, values in zip(groups, rewards, strict=True)
     ]
+    advantages = [values for values, _ in weighted]
+    metrics = rollout_metrics(groups, [weight for _, weight in weighted])
+    metrics |= shaping_metrics(shaping, groups, rewards)
     batches = training_batches(trainer, groups, advantages)
     (has_gradient,) = trainer.world.any_of([bool(batches)])
-    metrics = rollout_metrics(groups, stage.maxent_lambda)
-    metrics |= shaping_metrics(stage, groups, rewards)
     for update in range(stage.updates_per_rollout if has_gradient else 0):
         with meter.span("train"):
             if update == 0:
@@ -177,14 +156,11 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
                     accumulate_gradient(trainer, batch, *known)
                     for batch, known in zip(batches, frozen, strict=True)
                 ]
-            diagnostics = trainer.world.joined(parts)
-        require_agreement(
-            [part["mismatch"] for part in diagnostics], context.recipe.rollout.max_mismatch_kl
-        )
+            metrics |= train_metrics(trainer.world.joined(parts))
+        require_agreement(metrics, context.recipe.rollout.max_mismatch_kl)
         with meter.span("optimizer"):
             metrics |= trainer.optimizer.step(step * stage.updates_per_rollout + update)
             trainer.optimizer.finish()
-        metrics |= train_metrics(diagnostics)
     with meter.span("sync"):
         trainer.engine.load_weights(step + 1)
     metrics |= trainer.engine.metrics()
@@ -206,27 +182,22 @@ def training_batches(
     every token; they count in the denominator all the same.
     """
     stage, world = trainer.stage, trainer.world
-    lengths = torch.tensor(
-        [len(completion.token_ids) for group in groups for completion in group.completions]
-    )
-    weights = iter(
-        token_weights(lengths, stage.aggregation, stage.sampling.max_new_tokens).tolist()
-    )
-    sequences = []
-    for group, group_values in zip(groups, advantages, strict=True):
-        for completion, advantage in zip(group.completions, group_values, strict=True):
-            weight = next(weights)
-            if advantage or stage.entropy_coef or stage.kl_coef:
-                sequences.append(
-                    TrainingSequence(
-                        token_ids=group.prompt_ids + completion.token_ids,
-                        completion_mask=[False] * len(group.prompt_ids)
-                        + [True] * len(completion.token_ids),
-                        token_weight=weight,
-                        advantage=advantage,
-                        sampler_logprobs=completion.sampler_logprobs,
-                    )
-                )
+    lengths = torch.tensor([length for group in groups for length in group.lengths])
+    weights = token_weights(lengths, stage.aggregation, stage.sampling.max_new_tokens).tolist()
+    completions = [(group, completion) for group in groups for completion in group.completions]
+    sequences = [
+        TrainingSequence(
+            token_ids=group.prompt_ids + completion.token_ids,
+            num_prompt_tokens=len(group.prompt_ids),
+            token_weight=weight,
+            advantage=advantage,
+            sampler_logprobs=completion.sampler_logprobs,
+        )
+        for (group, completion), weight, advantage in zip(
+            completions, weights, chain.from_iterable(advantages), strict=True
+        )
+        if advantage or stage.entropy_coef or stage.kl_coef
+    ]
     mine = share_by_tokens(sequences, world.num_ranks)[world.rank]
     micro_batches = split_by_tokens([len(s.token_ids) for s in mine], stage.tokens_per_micro_batch)
     return [
@@ -243,7 +214,7 @@ def frozen_logprobs(
     """
     temperature = trainer.stage.sampling.temperature
     old, ref = None, None
-    if trainer.stage.updates_per_rollout > 1 or trainer.stage.max_sequence_ratio:
+    if trainer.stage.updates_per_rollout > 1:
         old, _ = trainer.policy.logprobs(batch, temperature=temperature)
     if trainer.reference is not None:
         with starting_weights(trainer.reference):
@@ -267,9 +238,6 @@ def accumulate_gradient(
         sampler_logprobs=batch.sampler_logprobs[mask],
         ref_logprobs=ref_logprobs,
     )
-    rejected = None
-    if old_logprobs is not None and trainer.stage.max_sequence_ratio:
-        inputs, rejected = without_mismatched(inputs, batch, trainer.stage.max_sequence_ratio)
     settings, loss_scale = trainer.loss_settings, trainer.optimizer.loss_scale
     # Scaled here, not the sum afterwards: the head's gradient is computed with the loss.
     loss, logprobs, entropy = trainer.policy.token_loss(
@@ -281,20 +249,4 @@ def accumulate_gradient(
     )
     loss.backward()
     diagnostics = policy_diagnostics(logprobs, inputs, settings)
-    if rejected is not None:
-        diagnostics["rejected"] = rejected
     return diagnostics | {"loss": loss.detach() / loss_scale, "entropy": entropy}
-
-
-def without_mismatched(
-    inputs: LossInputs, batch: TokenBatch, max_ratio: float
-) -> tuple[LossInputs, torch.Tensor]:
-    """The inputs with weight 0 for completions too far from the sampler, and which tokens [M] those
-    are. What is left keeps its weight: the denominator is the step's.
-    """
-    assert inputs.old_logprobs is not None and inputs.sampler_logprobs is not None
-    positions = batch.completion_mask.nonzero().squeeze(1)
-    owners = torch.bucketize(positions, batch.cu_seqlens[1:], right=True)
-    log_ratios = inputs.old_logprobs - inputs.sampler_logprobs
-    keep = tokens_to_keep(log_ratios, owners, batch.num_sequences, max_ratio)
-    return replace(inputs, token_weights=inputs.token_weights * keep), (~keep).float()

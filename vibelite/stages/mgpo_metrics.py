@@ -1,4 +1,6 @@
-"""What an MGPO step reports: numbers from its groups and from per-token diagnostics."""
+"""What an MGPO step reports, from its groups and from per-token diagnostics, and the mismatch that
+stops it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,16 @@ from statistics import fmean
 
 import torch
 
-from vibelite.algorithms.advantages import maxent_weight
-from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.algorithms.advantages import LengthShaping
+from vibelite.algorithms.policy_loss import mismatch_metrics
+from vibelite.errors import EngineError
 from vibelite.rewards.failures import count_failures
 from vibelite.types import Group
 
 
-def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, float]:
-    """Rewards, lengths and how many groups carry signal, from the rollout alone.
+def rollout_metrics(groups: Sequence[Group], weights: Sequence[float]) -> dict[str, float]:
+    """Rewards, lengths and how many groups carry signal; `weights` are the MaxEnt weights of the
+    groups.
 
     verify/... are numbers of completions: failures of the verifier by kind, and unverifiable ones,
     which the verifier read and could not judge.
@@ -26,7 +30,7 @@ def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, 
         "groups/all_correct": sum(rate == 1 for rate in pass_rates) / len(groups),
         "groups/all_wrong": sum(rate == 0 for rate in pass_rates) / len(groups),
         "groups/mixed": sum(0 < rate < 1 for rate in pass_rates) / len(groups),
-        "completion/mean_tokens": fmean(len(completion.token_ids) for completion in completions),
+        "completion/mean_tokens": fmean(n for group in groups for n in group.lengths),
         "completion/truncated": fmean(
             completion.finish_reason == "length" for completion in completions
         ),
@@ -37,7 +41,7 @@ def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, 
     metrics["verify/unverifiable"] = sum(
         verdict.correct is None and verdict.failure is None for verdict in verdicts
     )
-    mixed = [maxent_weight(rate, maxent_lambda) for rate in pass_rates if 0 < rate < 1]
+    mixed = [w for w, rate in zip(weights, pass_rates, strict=True) if 0 < rate < 1]
     if mixed:
         metrics["maxent/weight_mean"] = fmean(mixed)
     for subdomain in dict.fromkeys(group.problem.subdomain for group in groups):
@@ -51,10 +55,38 @@ def rollout_metrics(groups: Sequence[Group], maxent_lambda: float) -> dict[str, 
     return metrics
 
 
-def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    """Token means over all micro-batches of one update. mismatch/rejected is the share of tokens
-    left out with their completions.
+def shaping_metrics(
+    shaping: LengthShaping, groups: Sequence[Group], rewards: Sequence[Sequence[float]]
+) -> dict[str, float]:
+    """What shaping did to a step's rewards; nothing where there was none.
+
+    shaping/mean_shift: shaped minus verifier's reward, mean over all completions (0 for Long2Short
+    alone, which moves reward within a group); shaping/mean_abs_shift: how much was moved;
+    shaping/overlong: share of completions with a penalty; shaping/correct_mean_tokens: length of
+    the correct ones, which shaping is to lower.
     """
+    if shaping.is_none:
+        return {}
+    before = [reward for group in groups for reward in group.rewards]
+    shifts = [
+        after - reward
+        for reward, after in zip(before, (x for values in rewards for x in values), strict=True)
+    ]
+    lengths = [length for group in groups for length in group.lengths]
+    metrics = {
+        "shaping/mean_shift": fmean(shifts),
+        "shaping/mean_abs_shift": fmean(map(abs, shifts)),
+    }
+    if shaping.overlong_margin:
+        first_penalised = shaping.max_length - shaping.overlong_margin
+        metrics["shaping/overlong"] = fmean(length > first_penalised for length in lengths)
+    if correct := [n for n, reward in zip(lengths, before, strict=True) if reward == 1]:
+        metrics["shaping/correct_mean_tokens"] = fmean(correct)
+    return metrics
+
+
+def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
+    """Token means over all micro-batches of one update."""
     joined = {
         key: torch.cat([part[key].reshape(-1) for part in diagnostics]) for key in diagnostics[0]
     }
@@ -64,8 +96,21 @@ def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str
         "policy/clip_fraction": joined["clipped"].mean().item(),
         **mismatch_metrics(joined["mismatch"]),
     }
-    if "rejected" in joined:
-        metrics["mismatch/rejected"] = joined["rejected"].mean().item()
     if "kl" in joined:
         metrics["policy/kl"] = joined["kl"].mean().item()
     return metrics
+
+
+def require_agreement(metrics: Mapping[str, float], limit: float) -> None:
+    """EngineError where the KL in `mismatch_metrics` is above `limit` nats per token, or no
+    number.
+    """
+    kl = metrics["mismatch/k3"]
+    if kl <= limit:  # False for NaN too
+        return
+    raise EngineError(
+        f"the sampler is not the policy that is trained: KL {kl:.3g} nats per token, at most "
+        f"{metrics['mismatch/max_abs']:.3g} apart, and rollout.max_mismatch_kl is {limit:g}; no "
+        "update was made. Train in float16 or float32 where the type is the reason "
+        "(training.dtype, rollout.vllm.dtype); compare with rollout.engine: transformers"
+    )

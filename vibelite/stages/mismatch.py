@@ -1,5 +1,5 @@
-"""Is the sampler the policy that is trained? Measured before a stage's first step, and required at
-every step before its update.
+"""Is the sampler the policy that is trained? Measured before a stage's first step; every step
+requires it again (`mgpo_metrics.require_agreement`).
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import torch
 
-from vibelite.algorithms.mismatch import mismatch_metrics
+from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.data.chat import prompt_ids
-from vibelite.errors import EngineError
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import Sampling
 from vibelite.rollout.engine import RolloutEngine, generate
 from vibelite.stages.context import StageContext, sampling_settings
+from vibelite.stages.mgpo_metrics import require_agreement
 from vibelite.types import Problem
 
 # What the probe samples: a few hundred tokens tell rounding from wrong weights.
@@ -51,7 +51,7 @@ def probe_mismatch(
     sequences = [
         TrainingSequence(
             (*prompt, *completion.token_ids),
-            [False] * len(prompt) + [True] * len(completion.token_ids),
+            len(prompt),
             sampler_logprobs=completion.sampler_logprobs,
         )
         for prompt, group in zip(prompts, groups, strict=True)
@@ -61,8 +61,8 @@ def probe_mismatch(
         batch = pack(sequences, policy.device)
         logprobs, _ = policy.logprobs(batch, temperature=sampling.temperature)
     assert batch.sampler_logprobs is not None, "completions carry the sampler's log-probs"
-    log_ratios = logprobs - batch.sampler_logprobs[batch.completion_mask]
-    metrics = require_agreement([log_ratios], rollout.max_mismatch_kl)
+    metrics = mismatch_metrics(logprobs - batch.sampler_logprobs[batch.completion_mask])
+    require_agreement(metrics, rollout.max_mismatch_kl)
     dtype = str(policy.head.weight.dtype).removeprefix("torch.")
     context.recorder.record_work(
         "mismatch",
@@ -80,19 +80,3 @@ def advice(kl: float, dtype: str, limit: float) -> str:
     if dtype in FINER:
         return f"use training.dtype {FINER[dtype]}"
     return "rounding cannot explain it in float32; look for another cause"
-
-
-def require_agreement(log_ratios: Sequence[torch.Tensor], limit: float) -> dict[str, float]:
-    """The mismatch over all tokens; each of `log_ratios` [M] is trainer - sampler. EngineError
-    where the KL is above `limit` nats per token, or no number.
-    """
-    metrics = mismatch_metrics(torch.cat([one.reshape(-1) for one in log_ratios]))
-    kl = metrics["mismatch/k3"]
-    if kl <= limit:  # False for NaN too
-        return metrics
-    raise EngineError(
-        f"the sampler is not the policy that is trained: KL {kl:.3g} nats per token, at most "
-        f"{metrics['mismatch/max_abs']:.3g} apart, and rollout.max_mismatch_kl is {limit:g}; no "
-        "update was made. Train in float16 or float32 where the type is the reason "
-        "(training.dtype, rollout.vllm.dtype); compare with rollout.engine: transformers"
-    )

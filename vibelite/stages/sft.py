@@ -4,127 +4,99 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from vibelite.data.batching import TrainingSequence, pack, share_by_tokens, split_by_tokens
-from vibelite.data.chat import trace_ids
-from vibelite.data.prompt_sampler import indices_for_step
+from vibelite.data.batching import (
+    TrainingSequence,
+    indices_for_step,
+    pack,
+    share_by_tokens,
+    split_by_tokens,
+    tokenize_traces,
+)
 from vibelite.errors import DataError
 from vibelite.models.load import load_for_training
 from vibelite.models.policy import Policy
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.stage_section import SFTStage
-from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
 from vibelite.stages.engines import share_weights
-from vibelite.training.checkpoint import TrainingStates, save_model
-from vibelite.training.checkpoint_interval import SaveSchedule
+from vibelite.stages.training_loop import TrainingLoop
 from vibelite.training.optim import PolicyOptimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """What one step needs."""
+
+    stage: SFTStage
+    context: StageContext
+    policy: Policy
+    optimizer: PolicyOptimizer
 
 
 def run(stage: SFTStage, context: StageContext) -> None:
     """Trains from `start_from`; leaves `checkpoints/step-NNNNNN` every `checkpoint_every` steps and
     at the end.
     """
-    meter, world = context.meter, context.world
-    with meter.span("load"):
-        training = context.recipe.training
-        policy = load_for_training(
-            context.model_of(stage.start_from), context.recipe, seed=context.seed("adapter")
-        )
+    recipe = context.recipe
+    with context.meter.span("load"):
+        start_from = context.model_of(stage.start_from)
+        policy = load_for_training(start_from, recipe, seed=context.seed("adapter"))
         policy = share_weights(policy, context)
-        sequences, num_dropped = tokenize(context, stage, policy)
-        optimizer = PolicyOptimizer(
-            policy, stage.optimizer, num_steps=stage.num_steps, training=training, world=world
+        traces = context.traces(stage.traces)
+        sequences = tokenize_traces(
+            policy.tokenizer,
+            traces,
+            system_prompt=recipe.data.system_prompt,
+            max_tokens=stage.max_tokens,
         )
-        settings = context.recipe.checkpoint
-        every = stage.checkpoint_every
-        schedule = SaveSchedule(settings, every=every, num_steps=stage.num_steps)
-        states = TrainingStates(
-            context.stage_dir, policy, optimizer, settings=settings, schedule=schedule, world=world
-        )
-        start = states.load()
-    context.recorder.record_work("load", num_sequences=len(sequences), num_dropped=num_dropped)
-
-    for step in range(start, stage.num_steps):
-        indices = indices_for_step(
-            len(sequences), stage.sequences_per_step, step, seed=context.seed("order")
-        )
-        with meter.span("train"):
-            loss, num_tokens = accumulate_gradient(
-                policy,
-                [sequences[index] for index in indices],
-                stage,
-                world=world,
-                loss_scale=optimizer.loss_scale,
+        if not sequences:
+            raise DataError(
+                f"traces {stage.traces!r}: none of {len(traces)} fits into "
+                f"max_tokens={stage.max_tokens}; raise it"
             )
-        with meter.span("optimizer"):
-            metrics = optimizer.step(step)
-            optimizer.finish()
-        meter.add_tokens(trained=num_tokens)
-        if step + 1 in checkpoint_steps(stage):
-            with meter.span("checkpoint"):
-                path = checkpoint_path(context, step + 1)
-                world.from_leader(partial(save_model, policy, path, settings=settings))
-        context.recorder.record_step(
-            step + 1, {"sft/loss": loss, "sft/tokens": num_tokens, **metrics}
+        optimizer = PolicyOptimizer(
+            policy,
+            stage.optimizer,
+            num_steps=stage.num_steps,
+            training=recipe.training,
+            world=context.world,
         )
-        reason = context.recorder.reason_to_stop()
-        if reason or states.is_due(step + 1):
-            with meter.span("checkpoint"):
-                states.save(step + 1)
-        if reason:
-            context.recorder.record_work("checkpoint")
-            raise reason
-    context.recorder.record_work("checkpoint")
-    if world.is_leader:
-        finish(stage, context, num_sequences=len(sequences), num_dropped=num_dropped)
+        loop = TrainingLoop(stage, context, policy, optimizer, keep_every=stage.checkpoint_every)
+        loop.resume()
+    counts = {"num_sequences": len(sequences), "num_dropped": len(traces) - len(sequences)}
+    context.recorder.record_work("load", **counts)
+    loop.run(partial(sft_step, Trainer(stage, context, policy, optimizer), sequences))
+    if context.world.is_leader:
+        models = loop.kept_models()
+        names = [path.name for path in models]
+        context.stage_dir.finish(models={stage.name: models[-1]}, checkpoints=names, **counts)
 
 
-def finish(stage: SFTStage, context: StageContext, **counts: int) -> None:
-    """Names the models that were kept, the last one as the stage's."""
-    checkpoints = [checkpoint_path(context, step) for step in checkpoint_steps(stage)]
-    context.stage_dir.finish(
-        models={stage.name: existing_model(checkpoints[-1])},
-        checkpoints=[existing_model(path).name for path in checkpoints],
-        **counts,
+def sft_step(trainer: Trainer, sequences: Sequence[TrainingSequence], step: int) -> None:
+    """One update on the step's share of the sequences; `step` is 0-based."""
+    stage, context, optimizer = trainer.stage, trainer.context, trainer.optimizer
+    indices = indices_for_step(
+        len(sequences), stage.sequences_per_step, step, seed=context.seed("order")
     )
-
-
-def checkpoint_steps(stage: SFTStage) -> list[int]:
-    """After which steps a model is kept: every `checkpoint_every`, and the last."""
-    every = stage.checkpoint_every
-    return [*range(every, stage.num_steps, every), stage.num_steps]
-
-
-def checkpoint_path(context: StageContext, step: int) -> Path:
-    return context.stage_dir.checkpoints / f"step-{step:06d}"
-
-
-def tokenize(
-    context: StageContext, stage: SFTStage, policy: Policy
-) -> tuple[list[TrainingSequence], int]:
-    """The traces as training sequences, and how many were dropped because they are longer than
-    `max_tokens`.
-    """
-    sequences = []
-    traces = context.traces(stage.traces)
-    for trace in traces:
-        token_ids, mask = trace_ids(
-            policy.tokenizer, trace.messages, context.recipe.data.system_prompt
+    with context.meter.span("train"):
+        loss, num_tokens = accumulate_gradient(
+            trainer.policy,
+            [sequences[index] for index in indices],
+            stage,
+            world=context.world,
+            loss_scale=optimizer.loss_scale,
         )
-        if len(token_ids) <= stage.max_tokens:
-            sequences.append(TrainingSequence(token_ids, mask))
-    if not sequences:
-        raise DataError(
-            f"traces {stage.traces!r}: none of {len(traces)} fits into "
-            f"max_tokens={stage.max_tokens}; raise it"
-        )
-    return sequences, len(traces) - len(sequences)
+    with context.meter.span("optimizer"):
+        metrics = optimizer.step(step)
+        optimizer.finish()
+    context.meter.add_tokens(trained=num_tokens)
+    context.recorder.record_step(step + 1, {"sft/loss": loss, "sft/tokens": num_tokens, **metrics})
 
 
 def accumulate_gradient(
@@ -140,7 +112,7 @@ def accumulate_gradient(
 
     The mean is over the whole step, whatever the split into ranks and micro-batches.
     """
-    num_trained = sum(sum(sequence.completion_mask) for sequence in sequences)
+    num_trained = sum(sequence.num_trained for sequence in sequences)
     sequences = share_by_tokens(sequences, world.num_ranks)[world.rank]
     lengths = [len(sequence.token_ids) for sequence in sequences]
     micro_batches = split_by_tokens(lengths, stage.tokens_per_micro_batch)

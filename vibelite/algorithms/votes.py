@@ -1,5 +1,5 @@
-"""Claim-level reliability, CLR (VibeThinker-3B report): a solution's vote weighs as much as its own
-claims hold. No torch.
+"""Which of several sampled answers wins: by majority (cons@n), or weighted by what each solution's
+own claims are worth (CLR, VibeThinker-3B report). No torch.
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from collections.abc import Sequence
 from statistics import fmean
 
 
-def reliability(verdicts: Sequence[float]) -> float:
-    """(mean verdict)^M of a trajectory's M claims, verdicts in 0..1; 0 without a claim.
+def majority_vote(answers: Sequence[str | None], is_correct: Sequence[bool]) -> tuple[float, int]:
+    """cons@n: `weighted_vote` with the same weight for every answer (as in the evaluation scripts
+    of the VibeThinker report).
 
-    The power M makes one doubtful claim cost about as much as one claim of a product would.
-
-    >>> reliability([1, 1, 1, 1, 0])
-    0.32768
+    >>> majority_vote(["7", "7", "8", "8", "9", None], [True, True, False, False, False, False])
+    (0.5, 2)
     """
-    if not verdicts:
-        return 0.0
-    return fmean(verdicts) ** len(verdicts)
+    return weighted_vote(answers, is_correct, [1.0] * len(answers))
 
 
 def weighted_vote(
@@ -46,3 +43,16 @@ def weighted_vote(
     winners = [answer for answer, total in sums.items() if total == most]
     right = [fmean(is_correct[i] for i in places[answer]) for answer in winners]
     return fmean(right), len(winners)
+
+
+def reliability(verdicts: Sequence[float]) -> float:
+    """(mean verdict)^M of a trajectory's M claims, verdicts in 0..1; 0 without a claim.
+
+    The power M makes one doubtful claim cost about as much as one claim of a product would.
+
+    >>> reliability([1, 1, 1, 1, 0])
+    0.32768
+    """
+    if not verdicts:
+        return 0.0
+    return fmean(verdicts) ** len(verdicts)
