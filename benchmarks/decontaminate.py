@@ -27,10 +27,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vibelite.data.clean_file import read_items
 from vibelite.data.decontaminate import EvaluationItem, build_index
 from vibelite.data.normalise import without_instructions
 from vibelite.telemetry.hardware import describe_hardware
+from vibelite.tools.decontaminate import read_items
 
 RESULT = Path(__file__).parent / "results" / "decontaminate.json"
 NAMES = ("Ana", "Bela", "Chen", "Dara", "Emil", "Fay", "Goran", "Hana", "Ivo", "Jun")

@@ -56,31 +56,18 @@ ALLOWED = {
         "report",
         "planning",
     },
-    "standalone": DATA_MODEL | {"run_lock", "pipeline", "stages", "data", "telemetry"},
-    # rewards: whether this machine confines model-written programs.
-    "doctor": {"errors", "rewards"},
     "tables": set(),
-    # One file per command that cli.py has no room for.
-    # pipeline and telemetry: replicate runs a manifest's recipe again and compares the two.
+    # One file per command; what it does is below. models: unsloth must be imported before anything
+    # that a run imports. run_lock: one evaluation at a time in its directory.
     "commands": DATA_MODEL
-    | {"planning", "standalone", "data", "report", "rewards", "tables", "pipeline", "telemetry"}
-    # run_lock: one sweep at a time in its directory. stages: what an export is made of.
-    | {"run_lock", "stages"},
-    # models: unsloth must be imported before anything that a run imports.
-    "cli": DATA_MODEL
-    | {
-        "__init__",
-        "ranks",
-        "commands",
-        "models",
-        "pipeline",
-        "standalone",
-        "stages",
-        "report",
-        "doctor",
-    }
-    | {"tables", "telemetry"},
+    | {"planning", "data", "report", "rewards", "tables", "pipeline", "telemetry", "stages"}
+    | {"ranks", "models", "run_lock"},
+    # The list of commands and tools.
+    "cli": {"__init__", "errors", "commands", "tools"},
 }
+# Programs around a run, one file each with its logic: free to import anything, imported by nothing
+# but the command line.
+ALLOWED["tools"] = ALLOWED.keys() - {"cli", "__main__"}
 # Torch is never needed to read what a run left behind, or to judge a text.
 WITHOUT_TORCH = (
     "recipe",

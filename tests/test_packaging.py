@@ -26,8 +26,6 @@ COVERED_BY = {
     "gpu": "gpu",
     "unsloth": "gpu",
     "track": "gpu",
-    "dedup": "cpu",
-    "sweep": "cpu",
 }
 # Import name -> distribution, where the two differ.
 DISTRIBUTIONS = {"ruamel": "ruamel-yaml"}
@@ -40,7 +38,6 @@ OPTIONAL_IMPORTS = {
     "unsloth",
     "gguf",
     "trackio",
-    "optuna",
 }
 
 

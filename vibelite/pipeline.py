@@ -42,7 +42,6 @@ from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
-from vibelite.telemetry.outcome import record_outcome
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.sinks import open_sinks
 
@@ -87,7 +86,6 @@ def run_pipeline(
             except RunStopped as stopped:  # what was paid for is shown all the same
                 reason = stopped
             summary = write_summary(run.path)
-            record_outcome(run, summary["results"])
             report = write_report([run.path], run.path / "report.html")
             print_summary(summary)
             print(f"report: {report}")

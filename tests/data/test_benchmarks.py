@@ -15,8 +15,8 @@ from vibelite.data.benchmarks import (
     MATH_FORMAT,
     content_hash,
     describe_benchmark,
+    published_scores,
 )
-from vibelite.data.published_scores import published_scores
 from vibelite.data.sources import load_problems
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import BenchmarkProblems

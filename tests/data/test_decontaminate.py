@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.benchmark_files import NUM_PROBLEMS, benchmark_file, needs_benchmark_files
-from vibelite.data.clean_file import read_items
 from vibelite.data.decontaminate import (
     ContaminationIndex,
     EvaluationItem,
@@ -17,6 +16,7 @@ from vibelite.data.decontaminate import (
     windows,
 )
 from vibelite.data.normalise import without_instructions
+from vibelite.tools.decontaminate import read_items
 
 FORMAT = "Let's think step by step and output the final answer within \\boxed{}."
 WALK = (

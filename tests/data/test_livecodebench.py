@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vibelite.data.livecodebench import (
+from vibelite.data.code_rows import (
     ANSWER,
     TASK,
     WITH_STARTER_CODE,

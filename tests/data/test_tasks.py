@@ -2,7 +2,7 @@
 
 import pytest
 
-from vibelite.data.tasks import pose
+from vibelite.data.generated import pose
 
 
 def pose_with(dataset, **metadata):

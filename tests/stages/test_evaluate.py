@@ -13,6 +13,7 @@ import pytest
 
 import vibelite.stages.sampling
 from tests.policies import tiny_policy
+from vibelite.commands.single_stage import stage_context
 from vibelite.errors import Interrupted, VibeLiteError
 from vibelite.recipe.stage_section import EvaluateStage, Sampling
 from vibelite.rewards.answer_key import answer_key
@@ -23,7 +24,6 @@ from vibelite.run_dir import append_jsonl, read_jsonl
 from vibelite.stages.context import StageContext
 from vibelite.stages.evaluate import summarise
 from vibelite.stages.sampling import SampleRequest, collect_samples, repair
-from vibelite.standalone import standalone_context
 from vibelite.telemetry.entries import read_ledger
 from vibelite.types import Completion, Problem, Verdict
 
@@ -123,7 +123,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> SampleRequest:
 @pytest.fixture
 def context(request_: SampleRequest) -> Iterator[StageContext]:
     stage = EvaluateStage(kind="evaluate", benchmarks=["base"], sampling=request_.sampling)
-    with standalone_context(stage, 0) as context:
+    with stage_context(stage, 0) as context:
         yield context
 
 

@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from vibelite.commands.options import AsJson, ReportPath, RunDirs, print_json, require_runs
 from vibelite.errors import RecipeError
 
+if TYPE_CHECKING:
+    from vibelite.report.compare import Difference
 
-def compare(
-    run_dirs: Annotated[
-        list[Path], typer.Argument(help="Run directories; the first is the one compared with.")
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the report of all of them.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+
+def compare(run_dirs: RunDirs, output: ReportPath = None, as_json: AsJson = False) -> None:
     """Differences of Pass@1 on the same problems, with paired 95% intervals.
 
     vibelite compare runs/grpo runs/mgpo -o compare.html
 
     The report draws the curves of all runs at equal step, equal tokens and equal cost.
     """
-    from vibelite.report.build import unique_names, write_report
-    from vibelite.report.compare import HEADER, compare_runs, difference_cells
-    from vibelite.tables import format_table
-
     if len(run_dirs) < 2:
         raise RecipeError("compare needs two run directories or more")
-    for run_dir in run_dirs:
-        if not (run_dir / "recipe.resolved.yaml").is_file():
-            raise RecipeError(f"{run_dir}: not a run directory (no recipe.resolved.yaml)")
+    require_runs(run_dirs)
+    from vibelite.report.build import unique_names, write_report
+    from vibelite.report.compare import compare_runs
+
     names = unique_names([path.resolve().name for path in run_dirs])
     differences = compare_runs(dict(zip(names, run_dirs, strict=True)))
     if output is not None:
         write_report(run_dirs, output)
     if as_json:
-        rows = [asdict(one) for one in differences]
-        sys.stdout.write(json.dumps({"differences": rows}, indent=1) + "\n")
+        print_json({"differences": [asdict(one) for one in differences]})
         return
+    print_differences(differences)
+    if output is not None:
+        print(output)
+
+
+def print_differences(differences: Sequence[Difference]) -> None:
+    """A table of the differences, or why there is none."""
+    from vibelite.report.compare import HEADER, difference_cells
+    from vibelite.tables import format_table
+
     if differences:
         print(format_table(HEADER, difference_cells(differences)))
     else:
         print("no model of the same name was evaluated on the same problems in these runs")
-    if output is not None:
-        print(output)

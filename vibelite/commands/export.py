@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vibelite.commands.options import require_runs
 from vibelite.errors import RecipeError
 
 
@@ -49,9 +50,8 @@ def model_of_run(run_dir: Path, stage: str | None) -> tuple[Path, str]:
     from vibelite.recipe.suggest import did_you_mean
     from vibelite.run_dir import RunDir
 
+    require_runs([run_dir])
     run = RunDir(run_dir)
-    if not run.resolved_recipe_path.is_file():
-        raise RecipeError(f"{run_dir}: not a run directory (no recipe.resolved.yaml)")
     recipe = YAML(typ="safe").load(run.resolved_recipe_path.read_text(encoding="utf-8"))
     makers = {s["name"]: s["start_from"] for s in recipe["stages"] if s["kind"] == "export"}
     if stage is None:

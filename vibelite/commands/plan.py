@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import fields
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vibelite.commands.options import AsJson, Overrides, RecipePath, print_json
 from vibelite.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ NumGpus = Annotated[int | None, typer.Option(min=1, help="Default: the recipe's;
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    overrides: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
-    ] = [],  # noqa: B006 - typer copies it
+    recipe: RecipePath,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
     gpu: Annotated[
         str, typer.Option(help="A listed GPU, such as rtx4090-24gb; cpu = this machine without.")
     ] = "h100-80gb",
@@ -41,7 +39,7 @@ def plan(
     assume: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="Change an assumption of the plan.")
     ] = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Peak memory by phase, seconds and $ by stage, disk; what to change where it does not fit.
 
@@ -75,7 +73,7 @@ def plan(
         report = plan_as_json(made) | {"name": loaded.name, "price_source": price_source}
         report |= {"suggestions": findings.advice, "longest_response": dict(findings.longest)}
         report["free_bytes"] = {place: free for place, (_, free) in findings.free.items()}
-        print(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(report)
     else:
         print(plan_text(made, findings))
     if not made.fits:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from vibelite.commands.options import AsJson, print_json, require_runs
 from vibelite.errors import RecipeError
 
 
@@ -27,8 +26,8 @@ def samples(
     only: Annotated[
         Literal["all", "correct", "wrong", "unverifiable"], typer.Option(help="By verdict.")
     ] = "all",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most N.")] = 5,
+    as_json: AsJson = False,
 ) -> None:
     """Show completions of a run with their verdicts.
 
@@ -37,10 +36,9 @@ def samples(
     from vibelite.recipe.suggest import did_you_mean
     from vibelite.report.run_data import load_stages, model_keys, stream_jsonl
 
-    resolved = run_dir / "recipe.resolved.yaml"
-    if not resolved.is_file():
-        raise RecipeError(f"{run_dir}: not a run directory (no recipe.resolved.yaml)")
-    stages = {one.name: one for one in load_stages(run_dir, resolved.read_text())}
+    require_runs([run_dir])
+    recipe = (run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
+    stages = {one.name: one for one in load_stages(run_dir, recipe)}
     with_samples = [name for name, one in stages.items() if one.num_samples]
     if not with_samples:
         raise RecipeError(f"{run_dir}: no stage has sampled anything yet")
@@ -60,8 +58,7 @@ def samples(
     wanted = {k: v for k, v in (wanted | {"subdomain": subdomain or None}).items() if v is not None}
     rows = islice(matching(stream_jsonl(path), wanted, only), limit)
     if as_json:
-        found = {"stage": chosen.name, "samples": list(rows)}
-        sys.stdout.write(json.dumps(found) + "\n")
+        print_json({"stage": chosen.name, "samples": list(rows)})
         return
     shown = 0
     for row in rows:

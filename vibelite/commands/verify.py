@@ -71,6 +71,8 @@ def verify(
 ) -> None:
     """Judge each row of a file as in training.
 
+    vibelite verify answers.jsonl --custom judge.py:score
+
     Rows: {"prediction", "answer", "verifier": "math" | "choice" | "exact"}, or {"code", "tests",
     "verifier": "code", "limits"}. A prediction is a whole completion: its last \\boxed{} counts,
     or, in place of "code", its last block of Python.

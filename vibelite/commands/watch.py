@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vibelite.errors import RecipeError
+from vibelite.commands.options import RunDirs, require_runs
 
 
 def watch(
-    run_dirs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.")],
+    run_dirs: RunDirs,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")
     ] = 8700,
@@ -22,11 +21,9 @@ def watch(
 
     From another machine: ssh -L 8700:127.0.0.1:8700 HOST, then open http://127.0.0.1:8700/
     """
+    require_runs(run_dirs)
     from vibelite.report.server import HOST, LiveReport, make_server
 
-    for run_dir in run_dirs:
-        if not (run_dir / "recipe.resolved.yaml").is_file():
-            raise RecipeError(f"{run_dir}: not a run directory (no recipe.resolved.yaml)")
     with make_server(LiveReport(run_dirs), port) as server:
         print(f"http://{HOST}:{server.server_address[1]}/  (Ctrl-C ends it)", flush=True)
         try:

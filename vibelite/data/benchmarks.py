@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vibelite.data.livecodebench import is_in_window, problem_from_lcb_row
-from vibelite.data.published_scores import SOURCE, published_scores
+from vibelite.data.code_rows import is_in_window, problem_from_lcb_row
 from vibelite.data.rows import Rows, problem_from_row, read_rows, stream_jsonl
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
@@ -39,6 +38,24 @@ REPORT_COLUMNS = Columns(prompt="prompt", answer="reward_model.ground_truth")
 GPQA_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 # Files of LiveCodeBench, each with what its release added.
 LCB_FILES = ("test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7)))
+# Scores that others published, to print beside a run's own. Percent, Pass@1; None = not reported.
+PUBLISHED_IN = "VibeThinker-1.5B report (arXiv 2511.06221), tables 2 and 3"
+_PUBLISHED_FOR = ("aime24", "aime25", "hmmt25", "math500", "lcb-v5", "lcb-v6", "gpqa")
+_PUBLISHED: dict[str, tuple[float | None, ...]] = {
+    "Qwen2.5-Math-1.5B (base)": (6.7, 4.3, 0.6, 58.5, 0.0, 0.0, 16.4),
+    "VibeThinker-1.5B": (80.3, 74.4, 50.4, 95.0, 55.9, 51.1, 46.7),
+    "DeepScaleR-1.5B": (43.1, 31.5, 19.0, 87.8, None, 16.3, 20.5),
+    "DeepSeek-R1-Distill-Qwen-1.5B": (28.5, 22.7, 13.6, 82.9, 16.8, 12.8, 15.9),
+    "FastCuRL-v3-1.5B": (49.6, 34.4, 21.5, 90.5, None, 20.6, 23.2),
+    "ProRL-1.5B": (48.1, 33.3, 20.5, 91.9, 23.8, None, 41.8),
+    "Qwen3-1.7B": (48.3, 36.8, 23.6, 93.4, 33.2, 26.9, 40.1),
+    "SmolLM3-3B": (None, 36.7, 26.0, 87.5, 27.6, 29.1, 41.7),
+    "GPT-OSS-20B-Medium": (80.0, 72.1, None, None, None, 54.9, 66.0),
+    "Magistral-Medium-2506": (73.6, 64.9, None, None, 59.4, 50.3, 70.8),
+    "Claude Opus 4 (thinking)": (76.0, 69.2, None, None, 56.6, None, 79.6),
+    "MiniMax-M1": (83.3, 74.6, None, None, 62.3, None, 69.2),
+    "DeepSeek-R1-0120": (79.8, 70.0, 41.7, None, 65.9, None, 71.5),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +176,7 @@ def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> di
         "window": list(benchmark.window) if benchmark.window else None,
         "from": Path(source.path).name or f"{benchmark.hub}@{benchmark.revision}",
     }
-    published = {"source": SOURCE, "pass_at_1": published_scores(source.name)}
+    published = {"source": PUBLISHED_IN, "pass_at_1": published_scores(source.name)}
     return {"data": data, "published": published}
 
 
@@ -199,3 +216,15 @@ def _gpqa_row(row: dict[str, Any], where: str) -> dict[str, Any]:
     ]
     content = "\n".join([f"{row['Question'].strip()}\n", *options, f"\n{CHOICE_FORMAT}"])
     return {"prompt": content, "reward_model": {"ground_truth": LETTERS[0]}}
+
+
+def published_scores(benchmark: str) -> dict[str, float]:
+    """Model -> Pass@1 (0..1) on `benchmark`; empty for others than the report's."""
+    if benchmark not in _PUBLISHED_FOR:
+        return {}
+    column = _PUBLISHED_FOR.index(benchmark)
+    return {
+        model: round(score / 100, 4)
+        for model, scores in _PUBLISHED.items()
+        if (score := scores[column]) is not None
+    }

@@ -1,4 +1,5 @@
-"""Tests of public programming data in the form that `vibelite verify` reads.
+"""Programming problems of public data: tests in the form that `vibelite verify` reads, and rows of
+LiveCodeBench with the prompt that the VibeThinker report's evaluation used.
 
 Three forms are known beside the project's own, told apart by their shape: TACO's (one object with
 `inputs`, `outputs` and, for functions, `fn_name`), PrimeIntellect's (a list with `type:
@@ -13,9 +14,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from vibelite.errors import DataError
+from vibelite.rewards.code_problem import PRIVATE_TESTS, PUBLIC_TESTS, lcb_metadata
+from vibelite.types import Problem
 
 STDIN = ("stdin", "stdin_stdout")
 FUNCTION = ("function_call", "functional")
+# The words of LiveCodeBench's generic prompt: scores with another one are not comparable.
+TASK = (
+    "You are an expert Python programmer. You will be given a question (problem specification) and "
+    "will generate a correct Python program that matches the specification and passes all tests."
+)
+WITH_STARTER_CODE = (
+    "You will use the following starter code to write the solution to the problem and enclose your "
+    "code within delimiters."
+)
+WITHOUT_STARTER_CODE = (
+    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly "
+    "test on the sample inputs). Enclose your code within delimiters as follows. Ensure that when "
+    "the python program runs, it reads the inputs, runs the algorithm and writes output to STDOUT."
+)
+NO_CODE = "# YOUR CODE HERE"
+ANSWER = "### Answer: (use the provided format with backticks)\n\n"
+TEXT_COLUMNS = ("question_id", "question_content", PUBLIC_TESTS, PRIVATE_TESTS)
 
 
 def own_form(tests: Any, row: Mapping[str, Any]) -> Any:
@@ -112,3 +132,41 @@ def _value(value: Any, *, is_wrapped: bool) -> Any:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return json.dumps(value)
+
+
+def is_in_window(row: dict[str, Any], window: tuple[str, str], where: str) -> bool:
+    """Whether the contest was on one of the days of `window`, its ends included."""
+    date = str(row.get("contest_date", ""))[:10]
+    if len(date) != 10:
+        raise DataError(f"{where}: no contest_date, and only contests of {window} count")
+    return window[0] <= date <= window[1]
+
+
+def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:
+    """The problem of one row; its metadata holds `public_test_cases` and `private_test_cases` as in
+    the file, and `func_name`, "" for programs that read stdin. Sub-domains are the difficulties.
+
+    Raises DataError for missing columns and public tests that cannot be run.
+    """
+    missing = [name for name in TEXT_COLUMNS if not isinstance(row.get(name), str)]
+    if missing:
+        there = ", ".join(map(str, row))
+        raise DataError(f"{where}: no text in {', '.join(missing)}; there are: {there}")
+    try:
+        metadata = lcb_metadata(row)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    starter = row.get("starter_code") or ""
+    task = WITH_STARTER_CODE if starter else WITHOUT_STARTER_CODE
+    content = (
+        f"{TASK}\n\n### Question:\n{row['question_content']}\n\n"
+        f"### Format: {task}\n```python\n{starter or NO_CODE}\n```\n\n{ANSWER}"
+    )
+    return Problem(
+        id=row["question_id"],
+        subdomain=str(row.get("difficulty") or "all"),
+        messages=({"role": "user", "content": content},),
+        answer="",
+        verifier="code",
+        metadata=metadata,
+    )

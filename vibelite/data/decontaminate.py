@@ -1,4 +1,5 @@
-"""Finds training text that repeats an evaluation problem: shared runs of 10 words.
+"""Which training rows must go: those that share 10 words in a row with an evaluation problem, and
+answers that repeat themselves. `Cleaner` judges rows one by one, for stages and for files.
 
 The rule is the VibeThinker report's (3.5): text is normalised, and a training sample that shares a
 10-gram with an evaluation problem is dropped. Not evidence are (own) the sentence that says how to
@@ -11,13 +12,17 @@ Only the evaluation side is kept in memory. Matching is exact: n-grams are compa
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations, groupby
 from typing import Any, Literal
 
-from vibelite.data.normalise import without_instructions, word_forms
+from vibelite.data.normalise import NORMALISER, without_instructions, word_forms
+from vibelite.data.repetition import REPETITION_WORDS, repeated_run, repeated_share
+from vibelite.types import Problem, Trace
 
 # Report 3.5.
 NGRAM_WORDS = 10
@@ -280,3 +285,97 @@ def longest_run(flags: Iterable[bool]) -> tuple[int, int]:
                 best = (start, position - start)
             start = position + 1
     return best
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text of a training row; those that a model would learn to write are answers."""
+
+    content: str
+    is_answer: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many rows were seen, and every dropped row with its reason."""
+
+    num_rows: int = 0
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "num_rows": self.num_rows,
+            "num_kept": self.num_rows - len(self.dropped),
+            "num_dropped": len(self.dropped),
+            "by_rule": dict(Counter(row["rule"] for row in self.dropped)),
+            "by_set": dict(Counter(row["against"] for row in self.dropped if row.get("against"))),
+        }
+
+
+class Cleaner:
+    """Judges training rows against evaluation items; answers of which more than `max_repetition`
+    repeats itself (`repeated_share`; 1 = no limit) go too.
+    """
+
+    def __init__(self, items: Sequence[EvaluationItem], max_repetition: float = 1.0) -> None:
+        self.index = build_index(items)
+        self.max_repetition = max_repetition
+        self.tally = Tally()
+
+    def keeps(self, row_id: str, texts: Sequence[Text]) -> bool:
+        """Whether the row may be trained on; counts it, and notes why it may not."""
+        number = self.tally.num_rows
+        self.tally.num_rows += 1
+        reason = self._reason(texts)
+        if reason is not None:
+            self.tally.dropped.append({"row": number, "id": row_id, **reason})
+        return reason is None
+
+    def _reason(self, texts: Sequence[Text]) -> dict[str, Any] | None:
+        for text in texts:
+            if match := self.index.find(text.content):
+                return match.as_json()
+        for text in texts:
+            if text.is_answer and self.max_repetition < 1:
+                share = repeated_share(text.content)
+                if share > self.max_repetition:
+                    run = repeated_run(text.content)
+                    return {"rule": "repetition", "repeated_share": round(share, 4), "text": run}
+        return None
+
+
+def rules_as_json(max_repetition: float) -> dict[str, Any]:
+    """By what rows are judged; a change makes older reports incomparable."""
+    return {
+        "normaliser": NORMALISER,
+        "ngram_words": NGRAM_WORDS,
+        "repetition_words": REPETITION_WORDS,
+        "max_repetition": max_repetition,
+    }
+
+
+def evaluation_items(name: str, problems: Iterable[Problem]) -> Iterator[EvaluationItem]:
+    """The questions of problems; what a system message says is no part of them."""
+    for problem in problems:
+        asked = [message for message in problem.messages if message["role"] != "system"]
+        text = "\n".join(message["content"] for message in asked)
+        yield EvaluationItem(name, problem.id, text)
+
+
+def texts_of(row: Problem | Trace) -> list[Text]:
+    """The messages of a problem or a trace."""
+    return [Text(m["content"], m["role"] == "assistant") for m in row.messages]
+
+
+def describe_items(items: Iterable[EvaluationItem]) -> list[dict[str, Any]]:
+    """Number of items and SHA-256 over their texts, for each source."""
+    hashes: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
+    for item in items:
+        digest = hashes.setdefault(item.source, hashlib.sha256())
+        digest.update(json.dumps([item.id, item.text]).encode())
+        counts[item.source] += 1
+    return [
+        {"name": name, "num_items": counts[name], "sha256": digest.hexdigest()}
+        for name, digest in hashes.items()
+    ]

@@ -64,7 +64,7 @@ def read_rows(path: Path) -> Rows:
             rows = stream_jsonl(str(path), [path])
             return Rows(rows.name, list(rows.table), rows.places)
         case ".json":
-            table = _parse_json(path.read_text(encoding="utf-8"), str(path))
+            table = parse_json(path.read_text(encoding="utf-8"), str(path))
             if not isinstance(table, list):
                 raise DataError(f"{path}: expected a list of objects, found {_kind(table)}")
             return Rows(str(path), table)
@@ -91,7 +91,7 @@ def stream_jsonl(name: str, paths: Sequence[Path]) -> Rows:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         places.append(f"{path}:{number}")
-                        yield _parse_json(line, places[-1])
+                        yield parse_json(line, places[-1])
 
     return Rows(name, table(), places)
 
@@ -104,7 +104,7 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
     shuffled when it is sampled. A custom reward finds the whole row in metadata["row"].
     """
     columns, where = source.columns, rows.at(index)
-    messages = _messages(_cell(row, columns.prompt, where), f"{where}: {columns.prompt}")
+    messages = _messages(cell(row, columns.prompt, where), f"{where}: {columns.prompt}")
     if messages[-1]["role"] == "assistant":
         raise DataError(
             f"{where}: {columns.prompt} ends with an answer of the assistant, not with a question"
@@ -116,10 +116,10 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
     elif source.verifier == "instruct":
         metadata = _rules(row, columns.rules, where)
     else:
-        answer = _answer(_cell(row, columns.answer, where), f"{where}: {columns.answer}")
+        answer = _answer(cell(row, columns.answer, where), f"{where}: {columns.answer}")
     if columns.incorrect:
         incorrect = [
-            _answer(_cell(row, name, where), f"{where}: {name}") for name in columns.incorrect
+            _answer(cell(row, name, where), f"{where}: {name}") for name in columns.incorrect
         ]
         content = question_text(messages[-1]["content"], [answer, *incorrect])
         messages, answer = _with_content(messages, content), LETTERS[0]
@@ -132,13 +132,13 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
         raise DataError(f"{where}: {columns.answer}: {error}") from error
     subdomain = source.subdomain
     if columns.subdomain is not None:
-        value = _cell(row, columns.subdomain, where)
+        value = cell(row, columns.subdomain, where)
         subdomain = columns.subdomains.get(str(value)) or _name(
             value, f"{where}: {columns.subdomain}"
         )
     problem_id = f"{Path(rows.name).stem}/{index}"
     if columns.id is not None:
-        problem_id = str(_cell(row, columns.id, where))
+        problem_id = str(cell(row, columns.id, where))
     if source.reward is not None:
         metadata = {REWARD_FILE: source.reward.file, REWARD_FUNCTION: source.reward.function}
         metadata["row"] = row
@@ -148,7 +148,7 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
 def is_wanted(row: Any, where: Mapping[str, Sequence[str | int]], rows: Rows, index: int) -> bool:
     """Whether row `index` has one of the values that `where` asks for in each of its columns."""
     return all(
-        str(_cell(row, column, rows.at(index))) in map(str, values)
+        str(cell(row, column, rows.at(index))) in map(str, values)
         for column, values in where.items()
     )
 
@@ -175,14 +175,14 @@ def _tests(row: Any, column: str, where: str) -> dict[str, Any]:
     try:
         if column not in row and isinstance(row.get(PRIVATE_TESTS), str):
             return lcb_metadata(row)
-        return row_metadata(own_form(_cell(row, column, where), row), row.get(LIMITS))
+        return row_metadata(own_form(cell(row, column, where), row), row.get(LIMITS))
     except DataError as error:
         raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
 
 
 def _rules(row: Any, column: str, where: str) -> dict[str, Any]:
     """The rules that an answer must follow."""
-    value = _cell(row, column, where)
+    value = cell(row, column, where)
     try:
         return {RULES: read_rules(value)}
     except DataError as error:
@@ -204,10 +204,10 @@ def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: in
     """Row `index` (0-based) as a trace; its last message must be the assistant's."""
     where = rows.at(index)
     messages = _messages(
-        _cell(row, source.messages_column, where), f"{where}: {source.messages_column}"
+        cell(row, source.messages_column, where), f"{where}: {source.messages_column}"
     )
     if source.completion_column is not None:
-        completion = _cell(row, source.completion_column, where)
+        completion = cell(row, source.completion_column, where)
         answer = [{"role": "assistant", "content": completion}]
         messages += _messages(answer, f"{where}: {source.completion_column}")
     if messages[-1]["role"] != "assistant" or len(messages) < 2:
@@ -217,7 +217,7 @@ def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: in
     subdomain = "all"
     if source.subdomain_column is not None:
         subdomain = _name(
-            _cell(row, source.subdomain_column, where), f"{where}: {source.subdomain_column}"
+            cell(row, source.subdomain_column, where), f"{where}: {source.subdomain_column}"
         )
     return Trace(f"{Path(rows.name).stem}/{index}", subdomain, messages)
 
@@ -231,17 +231,23 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
 
 
-def _parse_json(text: str, where: str) -> Any:
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text; DataError, which begins with `where`, for anything else."""
     try:
         return json.loads(text)
     except ValueError as error:
         raise DataError(f"{where}: not valid JSON ({error})") from error
 
 
-def _cell(row: Any, dotted: str, where: str) -> Any:
-    """The value at a dotted path; a column whose own name contains dots wins over the path."""
+def require_object(row: Any, where: str) -> None:
+    """DataError for a row that has no columns."""
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object, found {_kind(row)}")
+
+
+def cell(row: Any, dotted: str, where: str) -> Any:
+    """The value at a dotted path; a column whose own name contains dots wins over the path."""
+    require_object(row, where)
     if dotted in row:
         return row[dotted]
     value: Any = row

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from math import gcd
 from typing import Any
 
-from vibelite.data.tasks import PREPARED
+from vibelite.data.generated import PREPARED
 from vibelite.errors import DataError
 from vibelite.rewards.verifier import verify
 from vibelite.run_dir import derive_seed

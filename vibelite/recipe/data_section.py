@@ -61,43 +61,23 @@ class RewardFunction(Section):
     function: str = "score"
 
 
-class ProblemTable(Section):
-    """What problems from any table have in common."""
+class Table(Section):
+    """What problems and traces from any table have in common."""
 
-    columns: Columns = Columns()
-    verifier: Literal["math", "exact", "choice", "code", "instruct", "custom"] = "math"
-    reward: RewardFunction | None = None
-    """What judges completions under `verifier: custom`, and only there."""
-    instruction: str = ""
-    """Appended to every prompt, after an empty line: in which form to answer."""
-    subdomain: Name = "all"
-    """Used where `columns.subdomain` is not set."""
     where: dict[str, list[str | int]] = Field(default_factory=dict)
     """Column -> values: only rows that have one of them there."""
-    part: Literal["all", "train", "held-out"] = "all"
-    """Two problem sets of one table, one to train on and one to test on: the hash of a row's prompt
-    decides, so that a prompt is always in the same one."""
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the rows that are held out."""
-    num_problems: PositiveInt | None = None
-    """At most so many, from the top; null = all."""
-    num_per_subdomain: PositiveInt | None = None
-    """At most so many of each sub-domain, from the top; null = all."""
-    max_unusable: Fraction = 0.0
-    """Share of the rows that may be left out, with a note, because nothing could be compared with
-    their answer or run as their tests; 0 = the first such row is an error."""
 
 
-class ProblemFile(ProblemTable):
-    """Problems from a local .jsonl, .json or .parquet file."""
+class LocalFile(Section):
+    """A table on this machine."""
 
     source: Literal["file"]
     path: str
-    """Relative to the recipe."""
+    """A .jsonl, .json or .parquet file, relative to the recipe."""
 
 
-class ProblemHub(ProblemTable):
-    """Problems from a Hugging Face data set."""
+class HubDataset(Section):
+    """A Hugging Face data set."""
 
     source: Literal["hub"]
     path: str
@@ -109,7 +89,45 @@ class ProblemHub(ProblemTable):
     directory of .parquet files; empty = from the hub, or its cache."""
 
 
-class BenchmarkProblems(Section):
+class LimitedProblems(Section):
+    """A problem set of which the first may be enough."""
+
+    num_problems: PositiveInt | None = None
+    """Keep only the first N; null = all."""
+
+
+class ProblemTable(Table, LimitedProblems):
+    """What problems from any table have in common."""
+
+    columns: Columns = Columns()
+    verifier: Literal["math", "exact", "choice", "code", "instruct", "custom"] = "math"
+    reward: RewardFunction | None = None
+    """What judges completions under `verifier: custom`, and only there."""
+    instruction: str = ""
+    """Appended to every prompt, after an empty line: in which form to answer."""
+    subdomain: Name = "all"
+    """Used where `columns.subdomain` is not set."""
+    part: Literal["all", "train", "held-out"] = "all"
+    """Two problem sets of one table, one to train on and one to test on: the hash of a row's prompt
+    decides, so that a prompt is always in the same one."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the rows that are held out."""
+    num_per_subdomain: PositiveInt | None = None
+    """Keep only the first N of each sub-domain; null = all."""
+    max_unusable: Fraction = 0.0
+    """Share of the rows that may be left out, with a note, because nothing could be compared with
+    their answer or run as their tests; 0 = the first such row is an error."""
+
+
+class ProblemFile(ProblemTable, LocalFile):
+    """Problems from a local file."""
+
+
+class ProblemHub(ProblemTable, HubDataset):
+    """Problems from a Hugging Face data set."""
+
+
+class BenchmarkProblems(LimitedProblems):
     """A benchmark of the VibeThinker report, to test on."""
 
     source: Literal["benchmark"]
@@ -117,8 +135,6 @@ class BenchmarkProblems(Section):
     path: str = ""
     """A local .parquet or .jsonl file (for LiveCodeBench also a directory of its files), relative
     to the recipe; empty = from the hub."""
-    num_problems: PositiveInt | None = None
-    """At most so many, from the top; null = all."""
 
 
 ProblemSource = Annotated[
@@ -144,10 +160,10 @@ class WorkedTraces(Section):
     problems: Name
     """The problem set to solve."""
     paths_per_problem: PositiveInt = 3
-    """At most so many different solutions per problem."""
+    """Keep only the first N solutions of each problem, all by different paths."""
 
 
-class TraceTable(Section):
+class TraceTable(Table):
     """What traces from any table have in common."""
 
     messages_column: str = "messages"
@@ -156,30 +172,17 @@ class TraceTable(Section):
     completion_column: str | None = None
     """Where the answer is a column of its own; `messages_column` then holds the question."""
     subdomain_column: str | None = None
-    where: dict[str, list[str | int]] = Field(default_factory=dict)
-    """Column -> values: only rows that have one of them there."""
+    """Where the sub-domain is; null = all traces are of the sub-domain `all`."""
     num_traces: PositiveInt | None = None
-    """At most so many, from the top; null = all."""
+    """Keep only the first N; null = all."""
 
 
-class TraceFile(TraceTable):
-    """Traces from a local .jsonl, .json or .parquet file."""
-
-    source: Literal["file"]
-    path: str
+class TraceFile(TraceTable, LocalFile):
+    """Traces from a local file."""
 
 
-class TraceHub(TraceTable):
+class TraceHub(TraceTable, HubDataset):
     """Traces from a Hugging Face data set."""
-
-    source: Literal["hub"]
-    path: str
-    config: str | None = None
-    split: str = "train"
-    revision: str = "main"
-    local: str = ""
-    """A copy to read instead, relative to the recipe: a .jsonl, .json or .parquet file, or a
-    directory of .parquet files; empty = from the hub, or its cache."""
 
 
 class TraceMix(Section):
@@ -203,9 +206,6 @@ class Decontaminate(Section):
     """Problem sets of which nothing may be trained on."""
     max_repetition: Fraction = 0.5
     """Traces of which a larger share repeats itself word for word are dropped; 1 = none."""
-    near_duplicates: Fraction = 0.0
-    """Also drop what is at least so similar (Jaccard) to an earlier row; 0 = nothing. Needs the
-    extra `dedup`."""
 
 
 class Data(Section):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vibelite.data.clean import evaluation_items
+from vibelite.data.decontaminate import evaluation_items
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.data_section import TraceFile

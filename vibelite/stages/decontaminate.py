@@ -12,8 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from vibelite.data.clean import Cleaner, CleaningRules, describe_items, texts_of
-from vibelite.data.decontaminate import EvaluationItem
+from vibelite.data.decontaminate import (
+    Cleaner,
+    EvaluationItem,
+    describe_items,
+    rules_as_json,
+    texts_of,
+)
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import Decontaminate
 from vibelite.recipe.schema import Recipe
@@ -45,14 +50,13 @@ def without_evaluation(
     """The rows of the set `key` (problems/NAME or traces/NAME) that repeat none of the evaluation
     `items`. The decision is kept in the file `path`. Raises DataError if no row is left.
     """
-    rules = CleaningRules(settings.max_repetition, settings.near_duplicates)
-    fingerprint = _fingerprint(rules, items, rows)
+    fingerprint = _fingerprint(settings.max_repetition, items, rows)
     found: dict[str, Any] = read_json(path) if path.exists() else {"sets": {}}
     known = found["sets"].get(key)
     if known is None or known["fingerprint"] != fingerprint:
-        known = {"fingerprint": fingerprint, **_judge(rows, items, rules)}
+        known = {"fingerprint": fingerprint, **_judge(rows, items, settings.max_repetition)}
         sets = {**found["sets"], key: known}
-        head = {"rules": rules.as_json(), "against": describe_items(items)}
+        head = {"rules": rules_as_json(settings.max_repetition), "against": describe_items(items)}
         write_json_atomic(path, {**head, "sets": sets})
     dropped = {row["row"] for row in known["dropped"]}
     kept = [row for index, row in enumerate(rows) if index not in dropped]
@@ -77,9 +81,9 @@ def dropped_counts(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _judge(
-    rows: Iterable[Problem | Trace], items: Sequence[EvaluationItem], rules: CleaningRules
+    rows: Iterable[Problem | Trace], items: Sequence[EvaluationItem], max_repetition: float
 ) -> dict[str, Any]:
-    cleaner = Cleaner(items, rules)
+    cleaner = Cleaner(items, max_repetition)
     for index, row in enumerate(rows):
         row_id = row.id if isinstance(row, Problem) else f"{row.problem_id}#{index}"
         cleaner.keeps(row_id, texts_of(row))
@@ -87,9 +91,10 @@ def _judge(
 
 
 def _fingerprint(
-    rules: CleaningRules, items: Sequence[EvaluationItem], rows: Sequence[Problem | Trace]
+    max_repetition: float, items: Sequence[EvaluationItem], rows: Sequence[Problem | Trace]
 ) -> str:
-    digest = hashlib.sha256(json.dumps([rules.as_json(), describe_items(items)]).encode())
+    rules = rules_as_json(max_repetition)
+    digest = hashlib.sha256(json.dumps([rules, describe_items(items)]).encode())
     for row in rows:
         digest.update(json.dumps(row.messages).encode())
     return digest.hexdigest()

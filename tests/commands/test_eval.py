@@ -11,9 +11,9 @@ import pytest
 
 from tests.policies import tiny_policy
 from vibelite import cli
+from vibelite.commands.eval import evaluate_stage
 from vibelite.errors import RecipeError
 from vibelite.run_dir import read_jsonl
-from vibelite.standalone import evaluate_stage
 
 SAMPLING = ("--num-samples", "4", "--k", "2", "--max-new-tokens", "6", "--json")
 

@@ -10,16 +10,21 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from packaging.requirements import Requirement
+import typer
 
+from vibelite.commands.options import AsJson, print_json
 from vibelite.errors import SandboxError
-from vibelite.rewards.sandbox import describe_tier
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+EXIT_FAILED = 1
 Status = Literal["ok", "warn", "fail"]
 GIB = 1024**3
 # Quickstart peaks at 0.8 GB of resident memory on a CPU; the rest is margin.
@@ -47,6 +52,23 @@ class Finding:
     fix: str = ""
 
 
+def doctor(as_json: AsJson = False) -> None:
+    """Examine versions, memory, disks and GPUs; advise. Exit code 1 if anything fails.
+
+    vibelite doctor --json
+    """
+    with redirect_stdout(sys.stderr):
+        findings = examine()
+    if as_json:
+        print_json(findings_as_json(findings))
+    else:
+        for finding in findings:
+            advice = f"  -> {finding.fix}" if finding.fix else ""
+            print(f"{finding.status:<4}  {finding.subject}: {finding.detail}{advice}")
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
 def examine() -> list[Finding]:
     """Looks at the Python, the packages and what they need of each other, memory, disks, torch,
     GPUs and their driver, the sandbox and the hub.
@@ -67,7 +89,7 @@ def examine() -> list[Finding]:
     ]
 
 
-def as_json(findings: list[Finding]) -> dict[str, Any]:
+def findings_as_json(findings: list[Finding]) -> dict[str, Any]:
     """`ok` is whether nothing fails; warnings do not count."""
     ok = all(finding.status != "fail" for finding in findings)
     return {"ok": ok, "findings": [asdict(finding) for finding in findings]}
@@ -80,64 +102,17 @@ def _python() -> Finding:
     return Finding("fail", "python", version, "use Python 3.11 or 3.12, then: make setup")
 
 
-def _packages() -> Iterator[Finding]:
-    """The requirements of the installed package itself, so that there is no second list."""
-    for text in metadata.requires("vibelite") or []:
-        requirement = Requirement(text)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        wanted = str(requirement.specifier)
-        try:
-            installed = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            yield Finding("fail", requirement.name, "not installed", "make setup")
-            continue
-        if requirement.specifier.contains(installed, prereleases=True):
-            yield Finding("ok", requirement.name, installed)
-        else:
-            fix = f"make setup (installs {requirement.name}{wanted})"
-            yield Finding("fail", requirement.name, f"{installed}, needs {wanted}", fix)
-
-
-def _extras() -> Iterator[Finding]:
-    """Packages of the extras, of which any may be missing: only those that are installed."""
-    for text in metadata.requires("vibelite") or []:
-        requirement = Requirement(text)
-        name = EXTRA.search(str(requirement.marker))
-        if name is None or name[1] == "dev" or not requirement.marker:
-            continue
-        installed = installed_version(requirement.name)
-        if installed is None or not requirement.marker.evaluate({"extra": name[1]}):
-            continue
-        subject = f"{requirement.name} (for {name[1]})"
-        if requirement.specifier.contains(installed, prereleases=True):
-            yield Finding("ok", subject, installed)
-        else:
-            fix = f"pip install -c constraints/gpu.txt '{requirement.name}{requirement.specifier}'"
-            detail = f"{installed}, tested with {requirement.specifier}"
-            yield Finding("warn", subject, detail, fix)
-
-
-def _conflicts() -> Iterator[Finding]:
-    """What installed packages say they need of each other, and do not get: a vllm that is built for
-    another torch is found, and imports, and ends a run where it is first used.
+def needs_of(package: str) -> Iterator[tuple[Requirement, str, str | None]]:
+    """What a distribution needs on this machine: each requirement, the extra that it belongs to (""
+    = none), and which version of it is installed.
     """
-    own = map(Requirement, metadata.requires("vibelite") or [])
-    required = {one.name for one in own if not (one.marker and "extra" in str(one.marker))}
-    for package in PINNING_PACKAGES:
-        if installed_version(package) is None:
-            continue
-        for text in metadata.requires(package) or []:
-            needed = Requirement(text)
-            if needed.marker and not needed.marker.evaluate({"extra": ""}):
-                continue
-            found = installed_version(needed.name)
-            if found is None or needed.specifier.contains(found, prereleases=True):
-                continue  # a missing one is the business of whoever imports it
-            wants = f"{package} {installed_version(package)} needs {needed.name}{needed.specifier}"
-            fix = f"pip install -c constraints/gpu.txt {package}, or pip uninstall {package}"
-            status = "fail" if package in required else "warn"
-            yield Finding(status, f"{package} and {needed.name}", f"{wants}, not {found}", fix)
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, metadata.requires(package) or []):
+        found = EXTRA.search(str(requirement.marker))
+        extra = found[1] if found else ""
+        if not requirement.marker or requirement.marker.evaluate({"extra": extra}):
+            yield requirement, extra, installed_version(requirement.name)
 
 
 def installed_version(package: str) -> str | None:
@@ -146,6 +121,55 @@ def installed_version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def is_met(requirement: Requirement, installed: str) -> bool:
+    return requirement.specifier.contains(installed, prereleases=True)
+
+
+def _packages() -> Iterator[Finding]:
+    """The requirements of the installed package itself, so that there is no second list."""
+    for needed, extra, installed in needs_of("vibelite"):
+        name, versions = needed.name, needed.specifier
+        if extra:
+            continue
+        if installed is None:
+            yield Finding("fail", name, "not installed", "make setup")
+        elif is_met(needed, installed):
+            yield Finding("ok", name, installed)
+        else:
+            fix = f"make setup (installs {name}{versions})"
+            yield Finding("fail", name, f"{installed}, needs {versions}", fix)
+
+
+def _extras() -> Iterator[Finding]:
+    """Packages of the extras, of which any may be missing: only those that are installed."""
+    for needed, extra, installed in needs_of("vibelite"):
+        if extra in ("", "dev") or installed is None:
+            continue
+        subject = f"{needed.name} (for {extra})"
+        if is_met(needed, installed):
+            yield Finding("ok", subject, installed)
+        else:
+            fix = f"pip install -c constraints/gpu.txt '{needed.name}{needed.specifier}'"
+            yield Finding("warn", subject, f"{installed}, tested with {needed.specifier}", fix)
+
+
+def _conflicts() -> Iterator[Finding]:
+    """What installed packages say they need of each other, and do not get: a vllm that is built for
+    another torch is found, and imports, and ends a run where it is first used.
+    """
+    required = {needed.name for needed, extra, _ in needs_of("vibelite") if not extra}
+    for package in PINNING_PACKAGES:
+        version = installed_version(package)
+        for needed, extra, installed in needs_of(package) if version is not None else ():
+            # A package that is missing is told by whatever imports it.
+            if extra or installed is None or is_met(needed, installed):
+                continue
+            wants = f"{package} {version} needs {needed.name}{needed.specifier}, not {installed}"
+            fix = f"pip install -c constraints/gpu.txt {package}, or pip uninstall {package}"
+            status = "fail" if package in required else "warn"
+            yield Finding(status, f"{package} and {needed.name}", wants, fix)
 
 
 def _shared_memory() -> Iterator[Finding]:
@@ -268,6 +292,8 @@ def _hub() -> Finding:
 
 def _sandbox() -> Finding:
     """Whether model-written programs would be confined here, by attempts to break out."""
+    from vibelite.rewards.sandbox import describe_tier
+
     try:
         return Finding("ok", "sandbox", describe_tier())
     except SandboxError as error:

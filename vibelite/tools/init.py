@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vibelite.commands.options import TABLE_SUFFIXES, table_kind
 from vibelite.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
     from vibelite.recipe.schema import Recipe
 
 Judge = Literal["math", "exact", "choice", "code"]
-TABLES = (".jsonl", ".json", ".parquet")
 WINDOW_CPU, WINDOW_GPU = 128, 4096
 PROBLEMS_CPU, PROBLEMS_GPU = 8, 16
 MGPO_STEPS_CPU, MGPO_STEPS_GPU = 12, 200
 SFT_STEPS_CPU, SFT_STEPS_GPU = 24, 200
 MIN_STEPS = 5
-# Of a budget, what a plan's steps may cost: evaluation and surprises take the rest.
+# Of a budget, what a plan may cost; the rest is left for what the plan does not foresee.
 SHARE_OF_BUDGET = 0.8
 
 
@@ -64,7 +64,7 @@ def init(
     if recipe.suffix not in (".yaml", ".yml"):
         raise RecipeError(f"{recipe}: a recipe's name ends in .yaml")
     if budget_usd is not None and usd_per_gpu_hour is None:
-        raise RecipeError("--budget-usd: needs --usd-per-gpu-hour, or nobody knows what a step is")
+        raise RecipeError("--budget-usd: needs --usd-per-gpu-hour, to compute the cost of a step")
     if reward and not problems:
         raise RecipeError("--reward: needs --problems, which it judges")
     on_cpu = gpu == "cpu"
@@ -85,8 +85,8 @@ def init(
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(text, encoding="utf-8")
     print(f"{recipe}: {_summary(plan)}")
-    print(f"next: vibelite plan {shlex.quote(str(recipe))} --gpu {gpu}")
-    print(f"then: vibelite run {shlex.quote(str(recipe))}")
+    print(f"next: vibelite plan {values['path']} --gpu {gpu}")
+    print(f"then: vibelite run {values['path']}")
 
 
 def fitted(values: dict[str, Any], recipe: Path) -> tuple[str, Plan]:
@@ -140,7 +140,9 @@ def fitted(values: dict[str, Any], recipe: Path) -> tuple[str, Plan]:
 
 
 def _affordable_share(plan: Plan, budget: float | None) -> float:
-    """The share of the training steps that the budget pays, beside what has no steps; at most 1."""
+    """The share (at most 1) of the training steps that the budget pays, once the stages without
+    steps are paid for.
+    """
     usd = plan.usd(plan.seconds)
     if budget is None or not usd:
         return 1.0
@@ -152,7 +154,7 @@ def _render(values: dict[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vibelite.commands", "."),
+        loader=jinja2.PackageLoader("vibelite.tools", "."),
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
@@ -205,13 +207,11 @@ def _table(text: str, recipe: Path) -> dict[str, str] | None:
     """A file or a hub data set as a recipe names it; None for none."""
     if not text:
         return None
-    if Path(text).suffix in TABLES:
-        if not Path(text).is_file():
-            raise RecipeError(f"{text}: no such file")
-        return {"source": "file", "path": _relative(Path(text), recipe)}
-    if text.count("/") == 1:
-        return {"source": "hub", "path": text}
-    raise RecipeError(f"{text}: neither a {', '.join(TABLES)} file nor owner/name on the hub")
+    kind = table_kind(text)
+    if kind is None:
+        suffixes = ", ".join(TABLE_SUFFIXES)
+        raise RecipeError(f"{text}: neither a {suffixes} file nor owner/name on the hub")
+    return {"source": kind, "path": _relative(Path(text), recipe) if kind == "file" else text}
 
 
 def _reward(text: str, recipe: Path) -> dict[str, str] | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vibelite import doctor
-from vibelite.doctor import Finding, as_json, examine
+from vibelite.commands import doctor
+from vibelite.commands.doctor import Finding, examine, findings_as_json
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -48,7 +48,7 @@ def test_a_conflict_of_a_package_that_every_run_needs_fails(packages):
     packages({"transformers": "5.17.0", "tokenizers": "0.24.1"}, needs)
     (finding,) = doctor._conflicts()
     assert finding.status == "fail"
-    assert not as_json([finding])["ok"]
+    assert not findings_as_json([finding])["ok"]
 
 
 def test_packages_that_agree_and_those_that_are_missing_are_no_conflict(packages):
@@ -176,13 +176,13 @@ def test_the_hub_answers_or_the_reason_is_told(hub, monkeypatch):
 
 def test_warnings_leave_a_machine_ready_and_failures_do_not():
     warning = Finding("warn", "GPU", "torch sees none", "none needed")
-    assert as_json([warning])["ok"]
-    assert not as_json([warning, Finding("fail", "python", "3.9", "use 3.11")])["ok"]
+    assert findings_as_json([warning])["ok"]
+    assert not findings_as_json([warning, Finding("fail", "python", "3.9", "use 3.11")])["ok"]
 
 
 def test_this_machine_is_ready_and_every_line_that_is_not_ok_says_what_to_do():
     findings = examine()
-    assert as_json(findings)["ok"]
+    assert findings_as_json(findings)["ok"]
     assert {"torch", "sandbox", "hub", "GPU", "shared memory"} <= {
         "GPU" if finding.subject.startswith("GPU") else finding.subject for finding in findings
     }

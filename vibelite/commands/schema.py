@@ -1,0 +1,15 @@
+"""`vibelite schema`: which keys a recipe may have."""
+
+from __future__ import annotations
+
+from vibelite.commands.options import print_json
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for the completion of editors.
+
+    vibelite schema > recipe.schema.json
+    """
+    from vibelite.recipe.load import recipe_schema
+
+    print_json(recipe_schema())

@@ -1,0 +1,133 @@
+"""What `vibelite eval`, `probe` and `build-probe` share: one stage of a recipe on any Hugging Face
+model directory, without a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from vibelite.commands.options import table_kind
+from vibelite.data.benchmarks import BENCHMARKS
+from vibelite.data.sources import load_problems
+from vibelite.errors import RecipeError
+from vibelite.pipeline import make_context
+from vibelite.recipe.data_section import (
+    BenchmarkProblems,
+    Columns,
+    Data,
+    GeneratedProblems,
+    GeneratedTask,
+    ProblemFile,
+    ProblemHub,
+    ProblemSource,
+)
+from vibelite.recipe.model_section import PretrainedModel
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import BASE, EvaluateStage, ProbeStage
+from vibelite.run_dir import RunDir, StageDir, read_json, write_json_atomic
+from vibelite.stages.context import StageContext
+from vibelite.telemetry.meter import Meter
+from vibelite.types import Problem
+
+# A generated benchmark without --limit: an interval of about +-7 points at a Pass@1 of one half.
+NUM_GENERATED = 200
+# Read from each end of a model's files to tell models apart.
+FINGERPRINT_BYTES = 1 << 20
+
+
+def problem_source(
+    text: str, *, columns: Columns, verifier: str, limit: int | None, file: Path | None = None
+) -> ProblemSource:
+    """What `--bench` and `--problems` mean: a benchmark of the report (from `file` or the hub), a
+    file, a hub data set (owner/name), or the name of a reasoning-gym generator, of which the test
+    split is taken.
+    """
+    if file is not None and not file.exists():
+        raise RecipeError(f"--file {file}: no such file")
+    if text in BENCHMARKS:
+        path = str(file or "")
+        values = {"source": "benchmark", "name": text, "path": path, "num_problems": limit}
+        return BenchmarkProblems.model_validate(values)
+    if file is not None:
+        raise RecipeError(f"--file {file}: only with --bench {', '.join(BENCHMARKS)}")
+    values = {"columns": columns, "verifier": verifier, "num_problems": limit}
+    return table_source(text, values) or GeneratedProblems(
+        source="reasoning_gym",
+        split="test",
+        num_problems=limit or NUM_GENERATED,
+        tasks={text: GeneratedTask(dataset=text)},
+    )
+
+
+def table_source(text: str, values: Mapping[str, Any]) -> ProblemFile | ProblemHub | None:
+    """A file or a data set on the hub with these settings; None for a text that names neither."""
+    match table_kind(text):
+        case "file":
+            return ProblemFile.model_validate({"source": "file", "path": text, **values})
+        case "hub":
+            return ProblemHub.model_validate({"source": "hub", "path": text, **values})
+    return None
+
+
+def read_problems(source: ProblemSource, seed: int) -> list[Problem]:
+    """The problems of a source whose paths are relative to the working directory."""
+    return load_problems(source, recipe_dir=Path.cwd(), seed=seed)
+
+
+@contextmanager
+def stage_context(stage: EvaluateStage | ProbeStage, seed: int) -> Iterator[StageContext]:
+    """A context for one stage of a recipe that holds nothing else, in a temporary directory."""
+    recipe = Recipe(
+        name=stage.name,
+        seed=seed,
+        model=PretrainedModel(source="pretrained", path=BASE),
+        data=Data(),
+        stages=[stage],
+    )
+    with TemporaryDirectory(prefix="vibelite-") as directory:
+        run = RunDir(Path(directory))
+        stage_dir = StageDir(run.path / stage.name)
+        recipe_path = run.path / "recipe.yaml"
+        context = make_context(recipe, recipe_path, run, stage.name, stage_dir, Meter())
+        with context.verifiers:
+            yield context
+
+
+def require_same_settings(directory: Path, settings: dict[str, Any], *, holder: str) -> None:
+    """Writes `settings` to the directory, or checks that those in it are the same; `holder` begins
+    the message where they are not.
+    """
+    path = directory / "settings.json"
+    if not path.exists():
+        write_json_atomic(path, settings)
+        return
+    before = read_json(path)
+    different = [
+        f"{key} was {before.get(key)}, now {value}"
+        for key, value in settings.items()
+        if before.get(key) != value
+    ]
+    if different:
+        raise RecipeError(
+            f"{holder} with other settings ({'; '.join(different)}); name another directory"
+        )
+
+
+def fingerprint(model: Path) -> str:
+    """SHA-256 that tells model directories apart: names and sizes of all files, the content of
+    small ones, and both ends of large ones.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in model.iterdir() if path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(FINGERPRINT_BYTES))
+            file.seek(max(0, size - FINGERPRINT_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
