@@ -35,13 +35,14 @@ from vibelite.stages.context import StageContext, world_of_one
 from vibelite.stages.decontaminate import dropped_counts
 from vibelite.storage import require_writable, storage_errors
 from vibelite.telemetry.energy import gpu_energy_reader, no_energy, num_gpus, require_known_gpus
-from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.outcome import record_outcome
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.sinks import open_sinks
+from vibelite.telemetry.spending import Spending
+from vibelite.telemetry.stop import StopRules
 from vibelite.training.node_files import joined_directories, spread
 
 if TYPE_CHECKING:  # the ledger begins before torch is imported
@@ -79,14 +80,15 @@ def run_pipeline(
     with locked(run_dir), storage_errors(run_dir.resolve()):
         run = open_run(recipe, recipe_path, run_dir)
         cost = recipe.cost.times(num_nodes())
-        guard = RunGuard(recipe.budget, cost, run.ledger_path, gpus=gpus)
-        with guard.listen(), guard.paying(meter), torch_and_ranks(recipe, run) as world:
+        spending = Spending(cost, run.ledger_path, num_gpus=gpus)
+        stop = StopRules(recipe.budget, spending)
+        with stop.listen(), spending.paying(meter), torch_and_ranks(recipe, run) as world:
             from vibelite.report.build import write_report
             from vibelite.report.summary import print_summary, write_summary
 
             reason = None
             try:
-                run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)
+                run_stages(recipe, recipe_path, run, stop, until, meter=meter, world=world)
             except RunStopped as stopped:  # what was paid for is shown all the same
                 reason = stopped
             summary = write_summary(run.path)
@@ -103,9 +105,9 @@ def follow_run(
 ) -> None:
     """This process's part in a run that another one leads, writes and pays."""
     with storage_errors(run.path), torch_and_ranks(recipe, run) as world:
-        guard = RunGuard(Budget(), Cost(), run.ledger_path)
-        with guard.listen():
-            run_stages(recipe, recipe_path, run, guard, until, meter=meter, world=world)
+        stop = StopRules(Budget(), Spending(Cost(), run.ledger_path))
+        with stop.listen():
+            run_stages(recipe, recipe_path, run, stop, until, meter=meter, world=world)
 
 
 @contextmanager
@@ -136,7 +138,7 @@ def run_stages(
     recipe: Recipe,
     recipe_path: Path,
     run: RunDir,
-    guard: RunGuard,
+    stop: StopRules,
     until: str | None,
     *,
     meter: Meter,
@@ -144,7 +146,7 @@ def run_stages(
 ) -> None:
     """The base model and every stage that is not finished, up to stage `until`."""
     world.waiting = partial(meter.span, "wait")
-    context_of = partial(make_context, recipe, recipe_path, run, meter=meter, guard=guard)
+    context_of = partial(make_context, recipe, recipe_path, run, meter=meter, stop=stop)
     base = context_of("base", StageDir(run.path), world=world)
     world.from_leader(partial(begin_run, base, recipe_path))
     spread(world, run.path, *BEFORE_STAGES)
@@ -177,18 +179,18 @@ def make_context(
     name: str,
     stage_dir: StageDir,
     meter: Meter,
-    guard: RunGuard | None = None,
+    stop: StopRules | None = None,
     world: World | None = None,
 ) -> StageContext:
     """The context of one stage, with a recorder that writes to its directory."""
     world = world or world_of_one()
-    guard = guard or RunGuard(recipe.budget, recipe.cost, run.ledger_path)
+    stop = stop or StopRules(recipe.budget, Spending(recipe.cost, run.ledger_path))
     steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
     sinks = ()
     if world.is_leader:
         sinks = open_sinks(recipe.tracking, run_dir=run.path, stage=name, project=recipe.name)
     recorder = Recorder(
-        name, stage_dir, meter, guard, num_steps=steps.get(name), ranks=world, sinks=sinks
+        name, stage_dir, meter, stop, num_steps=steps.get(name), ranks=world, sinks=sinks
     )
     if world.watchdog is not None:
         world.watchdog.describe = recorder.describe

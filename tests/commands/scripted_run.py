@@ -14,8 +14,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vibelite.recipe.load import dump_resolved, load_recipe
-from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.meter import Meter
+from vibelite.telemetry.spending import Spending
+from vibelite.telemetry.stop import StopRules
 from vibelite.types import StepRecord
 
 
@@ -36,21 +37,22 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     with open(run_dir / "starts", "a") as file:
         file.write(f"{recipe.budget.usd}\n")
-    guard, now = RunGuard(recipe.budget, recipe.cost, run_dir / "ledger"), [0]
+    spending, now = Spending(recipe.cost, run_dir / "ledger"), [0]
+    stop = StopRules(recipe.budget, spending)
     meter = Meter(clock=lambda: now[0])
     done = len(steps.read_text().splitlines()) if steps.exists() else 0
     for step in range(done + 1, num_steps + 1):
         with meter.span("train"):
             time.sleep(float(os.environ["SECONDS_PER_STEP"]))
             now[0] += 5 * 10**9  # every step costs $5, however busy the machine is
-        usd = guard.record(meter.lap(), stage="mgpo", step=step)
+        usd = spending.record(meter.lap(), stage="mgpo", step=step)
         line = StepRecord(
             "mgpo", step, {"reward/mean": step * strength}, {"train": 0.05}, {}, {"rss": 1}
         )
         line = asdict(line) | {"usd": usd and float(usd)}
         with open(steps, "a") as file:
             file.write(json.dumps(line) + "\n")
-        if reason := guard.reason_to_stop():
+        if reason := stop.reason_to_stop():
             print(reason)
             sys.exit(reason.exit_code)
     result = {

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from vibelite.telemetry.entries import Entry
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.money import Price
+from vibelite.telemetry.price import Price
 
 SECOND = 10**9
 

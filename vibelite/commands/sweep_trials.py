@@ -22,9 +22,9 @@ from typing import Any
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, VibeLiteError
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
-from vibelite.report.run_data import stream_jsonl
 from vibelite.report.summary import collect_results
 from vibelite.rewards.sandbox_confine import die_with_parent
+from vibelite.run_dir import read_jsonl
 from vibelite.run_lock import locked
 from vibelite.telemetry.entries import run_cost
 
@@ -238,7 +238,7 @@ def curve(directory: Path, goal: Goal) -> list[tuple[int, float]]:
     points: list[tuple[int, float]] = []
     values: list[float] = []
     for path in directory.glob(f"stages/*-{goal.stage}/steps.jsonl"):
-        for line in stream_jsonl(path):
+        for line in read_jsonl(path):
             values.append(goal.sign * line["metrics"][goal.key])
             points.append((line["step"], fmean(values[-WINDOW_STEPS:])))
     return points

@@ -48,10 +48,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _dollars_need_a_price(self) -> Recipe:
-        if self.budget.usd is not None and not self.cost.is_in_usd:
+        if self.budget.usd is not None and not self.cost.has_price:
             raise ValueError(
-                "budget.usd needs the price of the machine: cost.usd_per_hour, or cost.price or "
-                "cost.electricity in USD or with its usd_rate"
+                "budget.usd needs the price of the machine: cost.usd_per_hour or "
+                "cost.usd_per_gpu_hour"
             )
         return self
 

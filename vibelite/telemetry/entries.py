@@ -5,7 +5,7 @@ files: copied twice, joined, cut off in their last line, or listed in any order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vibelite.errors import CheckpointError
-from vibelite.telemetry.money import NANOSECONDS, Price, known_sum, total_millijoules
+from vibelite.telemetry.price import Price, known_sum
+from vibelite.units import NANOSECONDS
 
 # The span and the name of the time between a killed process's last line and its last beat.
 UNRECORDED = "unrecorded"
@@ -35,7 +36,7 @@ class Entry:
     tokens: dict[str, int]
     counts: dict[str, int]
     millijoules: int | None
-    """Of the GPUs, and of the rest of the machine where its power is known; None = unknown."""
+    """Of the GPUs; None = unknown."""
     price: Price | None
     details: dict[str, Any]
 
@@ -44,15 +45,9 @@ class Entry:
         return sum(self.nanoseconds.values())
 
     @property
-    def cost(self) -> Decimal | None:
-        """In the price's own currency; None = unknown."""
-        if self.price is None:
-            return None
-        return self.price.cost(self.wall_nanoseconds, self.millijoules)
-
-    @property
     def usd(self) -> Decimal | None:
-        return None if self.price is None else self.price.in_usd(self.cost)
+        """What it cost; None = unknown."""
+        return None if self.price is None else self.price.usd(self.wall_nanoseconds)
 
 
 def read_ledger(path: Path) -> list[Entry]:
@@ -98,25 +93,22 @@ def segment_order(lines: Mapping[int, Mapping[str, Any]]) -> tuple[int, str, str
 
 def segment_entries(lines: Mapping[int, dict[str, Any]]) -> Iterator[Entry]:
     """The entries of one process."""
-    machine: dict[str, Any] = {"num_gpus": 0, "watts_beside_gpus": None}
     price: Price | None = None
     last_beat: dict[str, Any] | None = None
     for sequence in sorted(lines):
         line = lines[sequence]
         match line["kind"]:
-            case "open":
-                machine = {name: line[name] for name in machine}
             case "price":
-                price = None if line["price"] is None else Price.from_json(line["price"])
+                price = Price.from_json(line["price"])
             case "time":
                 last_beat = None
-                yield make_entry(line, price, machine)
+                yield make_entry(line, price)
             case "beat":
                 last_beat = line
             case "close":
                 last_beat = None
     if last_beat is not None:
-        yield make_entry(unrecorded_time(last_beat), price, machine)
+        yield make_entry(unrecorded_time(last_beat), price)
 
 
 def unrecorded_time(beat: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,9 +119,8 @@ def unrecorded_time(beat: Mapping[str, Any]) -> dict[str, Any]:
     return {**names, **empty, "what": UNRECORDED, "nanoseconds": spans}
 
 
-def make_entry(line: Mapping[str, Any], price: Price | None, machine: Mapping[str, Any]) -> Entry:
+def make_entry(line: Mapping[str, Any], price: Price | None) -> Entry:
     """The entry of a line of time."""
-    wall = sum(line["nanoseconds"].values())
     return Entry(
         segment=line["segment"],
         sequence=line["seq"],
@@ -140,7 +131,7 @@ def make_entry(line: Mapping[str, Any], price: Price | None, machine: Mapping[st
         nanoseconds=line["nanoseconds"],
         tokens=line["tokens"],
         counts=line["counts"],
-        millijoules=total_millijoules(line["gpu_millijoules"], wall, **machine),
+        millijoules=line["gpu_millijoules"],
         price=price,
         details=line["details"],
     )
@@ -161,20 +152,10 @@ def lost_entries(entries: Sequence[Entry]) -> list[Entry]:
     ]
 
 
-def cost_by_currency(entries: Iterable[Entry]) -> dict[str, Decimal]:
-    """Sums of what has a known price; currencies are never added to one another."""
-    sums: dict[str, Decimal] = {}
-    for entry in entries:
-        if entry.price is not None and entry.cost is not None:
-            currency = entry.price.currency
-            sums[currency] = sums.get(currency, Decimal(0)) + entry.cost
-    return sums
-
-
 def run_cost(path: Path, stage: str | None = None) -> tuple[float, Decimal | None]:
     """Seconds and USD of the whole ledger, or of one stage, lost time included.
 
-    USD is None when there is no entry, or one whose price in USD is unknown.
+    USD is None when there is no entry, or one whose price is unknown.
     """
     entries = [entry for entry in read_ledger(path) if stage is None or entry.stage == stage]
     nanoseconds = sum(entry.wall_nanoseconds for entry in entries)

@@ -1,11 +1,12 @@
-"""The ledger's writer: where every second of a run went, appended and never rewritten.
+"""The ledger: where every second of a run went, appended and never rewritten. Its writer is here,
+its reader is in entries.py.
 
 A directory with one file per start of the run, so that nothing is ever appended to another
-process's file and files of several machines are merged by copying. `telemetry.entries` reads it.
+process's file and files of several machines are merged by copying.
 
     ledger/0001-3f2a9c01d2e4.jsonl      lines of JSON, in the order of "seq"
-      open    which start of the run this is, and on what
-      price   what holds from here on; null = no price
+      open    which start of the run this is, and on how many GPUs
+      price   what an hour costs; null = no price
       time    a step or another piece of work: time by span, tokens, counts, energy
       beat    the process lives, and so long ago was its last line of time
       close   why it ended; a file without it belongs to a process that was killed
@@ -20,17 +21,19 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from vibelite.run_dir import append_text
+from vibelite.telemetry.entries import Entry, make_entry
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.money import NANOSECONDS, Price
+from vibelite.telemetry.price import Price
+from vibelite.units import NANOSECONDS
 
-VERSION = 1
+VERSION = 2
 # Before the first stage: what `boot` and the base model belong to.
 FIRST_STAGE = "base"
 # A killed process loses what it had not yet written down: at most half a percent of its time, and
@@ -48,15 +51,13 @@ class Ledger:
         price: Price | None,
         *,
         num_gpus: int = 0,
-        watts_beside_gpus: float | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """`clock` returns monotonic nanoseconds, and tells how long ago the last entry was."""
         self.directory = directory
         self.price = price
-        self.num_gpus = num_gpus
-        self.watts_beside_gpus = watts_beside_gpus
         self.segment = uuid.uuid4().hex[:12]
+        self._num_gpus = num_gpus
         self._clock = clock
         self._since = clock()
         self._stage = FIRST_STAGE
@@ -67,6 +68,11 @@ class Ledger:
     @property
     def is_open(self) -> bool:
         return self._path is not None
+
+    @property
+    def unwritten_nanoseconds(self) -> int:
+        """Since the last line of time."""
+        return self._clock() - self._since
 
     def begin(self, unrecorded_nanoseconds: int) -> None:
         """Opens the file for a process that has already lived for so long, which is known from now
@@ -83,14 +89,21 @@ class Ledger:
         self.directory.mkdir(parents=True, exist_ok=True)
         number = 1 + max(map(segment_number, self.directory.glob("*.jsonl")), default=0)
         self._path = self.directory / f"{number:04d}-{self.segment}.jsonl"
-        machine = {"num_gpus": self.num_gpus, "watts_beside_gpus": self.watts_beside_gpus}
-        self._write({"kind": "open", "version": VERSION, "number": number, **machine})
-        self._write_price()
+        machine = {"version": VERSION, "number": number, "num_gpus": self._num_gpus}
+        self._write({"kind": "open", **machine})
+        price = None if self.price is None else self.price.as_json()
+        self._write({"kind": "price", "price": price})
 
     def append(
-        self, lap: Lap, *, stage: str, step: int | None, what: str, details: dict[str, Any]
-    ) -> None:
-        """Writes one line for `lap`, paid at the present price, and makes sure it is on disk."""
+        self,
+        lap: Lap,
+        *,
+        stage: str,
+        step: int | None,
+        what: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """Writes one line for `lap` and makes sure it is on disk; what a reader finds in it."""
         self.open()
         self._stage = stage
         line = {
@@ -102,23 +115,16 @@ class Ledger:
             "gpu_millijoules": lap.gpu_millijoules,
             "tokens": lap.tokens,
             "counts": lap.counts,
-            "details": details,
+            "details": dict(details or {}),
         }
-        self._write(line, is_synced=True)
+        written = self._write(line, is_synced=True)
         self._since = self._clock()
-
-    def change_price(self, price: Price | None) -> None:
-        """What is appended from now on costs `price`. What has passed already keeps the price
-        before it: the caller appends that first.
-        """
-        self.price = price
-        if self.is_open:
-            self._write_price()
+        return make_entry(written, self.price)
 
     def beat(self) -> None:
         """Notes that the process lives, and for how long no time has been written down."""
         if self.is_open:
-            nanoseconds = self._clock() - self._since
+            nanoseconds = self.unwritten_nanoseconds
             self._write({"kind": "beat", "stage": self._stage, "nanoseconds": nanoseconds})
 
     @contextmanager
@@ -129,7 +135,7 @@ class Ledger:
 
         def beat_until_ended() -> None:
             while not ended.wait(beat_seconds((self._clock() - started) / NANOSECONDS)):
-                # What no beat can be written for ends the run at the next entry, with a message.
+                # A disk that refuses a beat ends the run at the next entry, with a message.
                 with suppress(OSError):
                     self.beat()
 
@@ -146,17 +152,16 @@ class Ledger:
         if self.is_open:
             self._write({"kind": "close", "reason": reason, "exit_code": exit_code}, is_synced=True)
 
-    def _write_price(self) -> None:
-        price = None if self.price is None else self.price.as_json()
-        self._write({"kind": "price", "price": price})
-
-    def _write(self, line: dict[str, Any], *, is_synced: bool = False) -> None:
+    def _write(self, line: dict[str, Any], *, is_synced: bool = False) -> dict[str, Any]:
+        """Appends `line` with its place in the ledger, and returns both."""
         assert self._path is not None, "the file is open"
         with self._lock:
-            name = {"segment": self.segment, "seq": self._sequence, "utc": utc_now()}
-            text = json.dumps(name | line, ensure_ascii=False, allow_nan=False) + "\n"
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            whole = {"segment": self.segment, "seq": self._sequence, "utc": now} | line
+            text = json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n"
             append_text(self._path, text, is_synced=is_synced)
             self._sequence += 1
+        return whole
 
 
 def beat_seconds(age: float) -> float:
@@ -168,7 +173,3 @@ def segment_number(path: Path) -> int:
     """The number in a file's name, 0 where there is none: files may have been renamed."""
     number, dash, _ = path.name.partition("-")
     return int(number) if dash and number.isdecimal() else 0
-
-
-def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
