@@ -43,6 +43,18 @@ def test_a_file_begins_with_the_first_entry_and_says_on_what_and_at_what_price(t
     assert spent["utc"].endswith("+00:00")
 
 
+def test_what_was_paid_for_is_on_the_disk_before_the_run_goes_on(tmp_path, disk_calls):
+    ledger = Ledger(tmp_path, None)
+    ledger.open()
+    ledger.beat()
+    assert disk_calls == [], "a beat may be lost: the next one says as much"
+    (file,) = tmp_path.iterdir()
+    append(ledger)
+    assert disk_calls == [f"fsync {file.name}"]
+    ledger.close("done", 0)
+    assert disk_calls == [f"fsync {file.name}"] * 2
+
+
 def test_every_start_of_the_run_has_a_file_of_its_own_and_a_higher_number(tmp_path):
     for _ in range(3):
         append(Ledger(tmp_path, None))
