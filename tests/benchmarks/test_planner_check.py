@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from benchmarks.planner_check import CASES, RESULT, compare, kept_rows, planned, report
-from vibelite.planning.cpu import RATES
+from vibelite.planning.devices import RATES
 
 CASE = CASES[0]
 # Cases that the machine of the table had no room or no time for; nothing is claimed of them.
