@@ -27,7 +27,7 @@ from vibelite.planning.time_model import communicated_bytes
 from vibelite.planning.workload import Assumptions
 from vibelite.recipe.model_section import Training
 from vibelite.run_dir import read_jsonl
-from vibelite.telemetry.entries import read_ledger
+from vibelite.telemetry.ledger import read_ledger
 
 LOSS_TOLERANCE = 1e-5
 WEIGHT_TOLERANCE = 1e-4

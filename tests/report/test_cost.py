@@ -7,7 +7,7 @@ import pytest
 
 from tests.telemetry.ledgers import make_entry
 from vibelite.report.cost import add_up, cumulative_usd, known_units, stage_costs
-from vibelite.telemetry.entries import UNRECORDED
+from vibelite.telemetry.ledger import UNRECORDED
 
 
 def test_a_stage_adds_up_its_spans_tokens_and_money():

@@ -24,7 +24,7 @@ from vibelite.stages.context import StageContext
 from vibelite.stages.evaluate import summarise
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples, repair
 from vibelite.standalone import standalone_context
-from vibelite.telemetry.entries import read_ledger
+from vibelite.telemetry.ledger import read_ledger
 from vibelite.types import Completion, Problem, Verdict
 
 NUM_SAMPLES = 4

@@ -3,7 +3,7 @@
 from datetime import datetime
 from decimal import Decimal
 
-from vibelite.telemetry.entries import Entry
+from vibelite.telemetry.ledger import Entry
 from vibelite.telemetry.meter import Lap
 from vibelite.telemetry.price import Price
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from tests.telemetry.ledgers import SECOND, FakeClock, make_entry, make_lap
 from vibelite.errors import CheckpointError
-from vibelite.telemetry.entries import (
+from vibelite.telemetry.ledger import (
     UNRECORDED,
+    Ledger,
     lost_entries,
     read_ledger,
     run_cost,
     stage_cost,
 )
-from vibelite.telemetry.ledger import Ledger
 from vibelite.telemetry.meter import Lap
 from vibelite.telemetry.price import USD_QUANTUM, Price
 

@@ -9,7 +9,7 @@ from tests.telemetry.ledgers import FakeClock
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import StageDir, read_jsonl
-from vibelite.telemetry.entries import read_ledger, stage_cost
+from vibelite.telemetry.ledger import read_ledger, stage_cost
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.spending import Spending

@@ -12,7 +12,7 @@ import pytest
 from tests.telemetry.ledgers import SECOND, FakeClock
 from vibelite.errors import BudgetReached, Interrupted, RecipeError
 from vibelite.recipe.run_section import Budget, Cost
-from vibelite.telemetry.entries import read_ledger, run_cost
+from vibelite.telemetry.ledger import read_ledger, run_cost
 from vibelite.telemetry.meter import Lap, Meter
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules, percentile_95

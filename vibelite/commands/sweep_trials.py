@@ -26,7 +26,7 @@ from vibelite.report.summary import collect_results
 from vibelite.rewards.sandbox_confine import die_with_parent
 from vibelite.run_dir import read_jsonl
 from vibelite.run_lock import locked
-from vibelite.telemetry.entries import run_cost
+from vibelite.telemetry.ledger import run_cost
 
 RUN = (sys.executable, "-m", "vibelite", "run")
 POLL_SECONDS = 0.5

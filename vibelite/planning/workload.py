@@ -22,13 +22,16 @@ from vibelite.recipe.stage_section import (
     SFTStage,
 )
 
-# Stages that leave a model of their own, which `evaluate` tests when it names none.
-MODEL_KINDS = ("sft", "probe", "fuse", "mgpo")
 # Problems of the presets (published counts); other files are counted, the hub's sets cannot be.
 BENCHMARK_SIZES = {
-    "aime24": 30, "aime25": 30, "hmmt25": 30, "math500": 500, "gpqa": 198,
-    "lcb-v5": 279, "lcb-v6": 131,
-}  # fmt: skip
+    "aime24": 30,
+    "aime25": 30,
+    "hmmt25": 30,
+    "math500": 500,
+    "gpqa": 198,
+    "lcb-v5": 279,
+    "lcb-v6": 131,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumpt
             num_problems = count_problems(recipe, stage.problems, recipe_dir, assumed)
             return _sampling_work(stage, stage.sampling, num_problems, stage.num_samples)
         case EvaluateStage():
-            models = stage.models or ["base", *_model_stages_before(stage, recipe)]
+            models = recipe.models_to_evaluate(stage)
             num_problems = sum(
                 count_problems(recipe, name, recipe_dir, assumed) for name in stage.benchmarks
             )
@@ -249,12 +252,6 @@ def _sampling_work(
 def checkpoints_of(stage: SFTStage) -> int:
     """Model directories that an SFT stage leaves."""
     return -(-stage.num_steps // stage.checkpoint_every)
-
-
-def _model_stages_before(stage: EvaluateStage, recipe: Recipe) -> list[str]:
-    names = [other.name for other in recipe.stages if other.kind in MODEL_KINDS]
-    before = [other.name for other in recipe.stages[: recipe.stages.index(stage)]]
-    return [name for name in names if name in before]
 
 
 def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assumed: Assumptions) -> float:

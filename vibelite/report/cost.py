@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from vibelite.report.charts import Point
-from vibelite.telemetry.entries import UNRECORDED, Entry, lost_entries
+from vibelite.telemetry.ledger import UNRECORDED, Entry, lost_entries
 from vibelite.telemetry.price import known_sum
 from vibelite.telemetry.unit_costs import UnitCosts, unit_costs
 from vibelite.units import MILLIJOULES_PER_KWH, NANOSECONDS

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from vibelite.report.cost import add_up, stage_costs
 from vibelite.report.summary import collect_results, with_interval
 from vibelite.run_dir import read_json
-from vibelite.telemetry.entries import read_ledger
+from vibelite.telemetry.ledger import read_ledger
 from vibelite.units import HOUR, percent, usd_text
 
 CARD_NAME = "README.md"

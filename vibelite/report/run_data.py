@@ -17,7 +17,7 @@ from vibelite.errors import VibeLiteError
 from vibelite.recipe.stage_section import BASE
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import read_json, read_jsonl
-from vibelite.telemetry.entries import Entry, read_ledger
+from vibelite.telemetry.ledger import Entry, read_ledger
 
 # Keep the page under 2 MB whatever the run: about 400 kB of samples a stage at most.
 SAMPLES_PER_STAGE = 120

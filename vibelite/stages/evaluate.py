@@ -15,21 +15,21 @@ from vibelite.algorithms.majority_vote import majority_vote
 from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import mean_with_interval, sampling_error
 from vibelite.data.benchmarks import describe_benchmark
-from vibelite.recipe.stage_section import BASE, EvaluateStage, Sampling
+from vibelite.recipe.stage_section import EvaluateStage, Sampling
 from vibelite.rewards.choice import letter_shares
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext, sampling_settings
 from vibelite.stages.evaluation_samples import SampleRequest, collect_samples
 from vibelite.stages.rollout import sample_groups
 from vibelite.stages.sharing import open_engine, opened
-from vibelite.telemetry.entries import stage_cost
+from vibelite.telemetry.ledger import stage_cost
 from vibelite.types import Group, Problem
 
 
 def run(stage: EvaluateStage, context: StageContext) -> None:
     """Leaves results.json (one row per model and benchmark) and every sample in samples.jsonl."""
     rows = []
-    for producer in stage.models or stages_before(stage, context):
+    for producer in context.recipe.models_to_evaluate(stage):
         seconds, usd = stage_cost(context.run.ledger_path, producer)
         for name, path in context.models_of(producer).items():
             for benchmark in stage.benchmarks:
@@ -61,17 +61,6 @@ def join_files(parts: Sequence[Path], target: Path) -> None:
         joined.flush()
         os.fsync(joined.fileno())
     os.replace(temporary, target)
-
-
-def stages_before(stage: EvaluateStage, context: StageContext) -> list[str]:
-    """The base and every earlier stage that makes a model."""
-    names = [BASE]
-    for other in context.recipe.stages:
-        if other.name == stage.name:
-            break
-        if other.kind in ("sft", "probe", "fuse", "mgpo"):
-            names.append(other.name)
-    return names
 
 
 def evaluate_once(

@@ -12,8 +12,7 @@ from typing import Any
 
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.run_section import Cost
-from vibelite.telemetry.entries import read_ledger
-from vibelite.telemetry.ledger import Ledger
+from vibelite.telemetry.ledger import Ledger, read_ledger
 from vibelite.telemetry.meter import Lap, Meter
 from vibelite.telemetry.price import known_sum, price_of
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 
 from vibelite.errors import BudgetReached, Interrupted, RecipeError, RunStopped
 from vibelite.recipe.run_section import Budget
-from vibelite.telemetry.entries import Entry
+from vibelite.telemetry.ledger import Entry
 from vibelite.telemetry.spending import Spending
 from vibelite.units import HOUR, NANOSECONDS
 
