@@ -97,6 +97,15 @@ def test_a_limit_on_what_is_unknown_is_an_error_and_never_ignored(tmp_path):
         make_stop(tmp_path, usd=5.0)
 
 
+def test_starting_happens_once_and_says_nothing_of_the_next_work(tmp_path):
+    stop = make_stop(tmp_path, usd=100.0)
+    stop.spending.record(Lap({"boot": 60 * SECOND}, {}, {}), stage="base", what="boot")
+    stop.check()  # 60, and 1 for the report
+    stop.spending.record(Lap({"eval": 20 * SECOND}, {}, {}), stage="evaluate", what="evaluate")
+    with pytest.raises(BudgetReached):  # 80 + 20 + 1
+        stop.check()
+
+
 def test_the_ledger_is_closed_with_what_is_left_and_why(tmp_path):
     clock = FakeClock()
     meter = Meter(clock)
