@@ -18,7 +18,7 @@ from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, EvaluateStage, MGPOStage
 from vibelite.run_dir import RunDir, read_json, read_jsonl, write_text_atomic
-from vibelite.telemetry.entries import stage_cost
+from vibelite.telemetry.ledger import stage_cost
 
 BENCHMARK = "held-out"
 Row = Mapping[str, Any]

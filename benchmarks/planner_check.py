@@ -31,16 +31,15 @@ from typing import Any
 
 import yaml
 
-from vibelite.planning.cpu import Cpu, CpuRates, ProductRates
-from vibelite.planning.gpus import gpu_named
-from vibelite.planning.known_models import shape_of
-from vibelite.planning.memory_model import GIB
+from vibelite.planning.devices import Cpu, CpuRates, ProductRates, device_named
+from vibelite.planning.model_shape import shape_of
 from vibelite.planning.plan import Machine, Plan, make_plan
 from vibelite.planning.workload import Assumptions
 from vibelite.recipe.model_section import Model, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
 from vibelite.tables import format_table
 from vibelite.telemetry.hardware import describe_hardware
+from vibelite.units import GIB
 
 RESULT = Path(__file__).parent / "results" / "planner_check.json"
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
@@ -169,7 +168,7 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
 def planned(case: Case, rates: Mapping[str, Any] | None, gpu: str | None) -> Plan:
     """The plan for a processor of these rates, or for a listed GPU."""
     if gpu is not None:
-        device = gpu_named(gpu)
+        device = device_named(gpu)
     else:
         assert rates is not None, "measured on a GPU: name it with --gpu"
         known: dict[str, Any] = {

@@ -21,7 +21,7 @@ from benchmarks.random_policy import random_batch, random_policy, train
 from vibelite.kernels import HeadCall, linear_token_loss
 from vibelite.models.attention import _attend
 from vibelite.models.policy import Policy
-from vibelite.planning.cpu import CpuRates, ProductRates
+from vibelite.planning.devices import CpuRates, ProductRates
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.rollout.transformers_engine import TransformersEngine, sample_tokens
 

@@ -9,6 +9,7 @@ from vibelite.run_dir import (
     RunDir,
     StageDir,
     append_jsonl,
+    append_text,
     derive_seed,
     new_directory,
     read_json,
@@ -51,6 +52,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError):
         write_json_atomic(path, {"new": float("nan")})
     assert read_json(path) == {"old": 1}
+
+
+def test_a_new_text_is_on_the_disk_before_it_has_its_name(tmp_path, disk_calls):
+    write_json_atomic(tmp_path / "a.json", {"new": 1})
+    assert disk_calls == [
+        "fsync .a.json.tmp",
+        "replace .a.json.tmp -> a.json",
+        f"fsync {tmp_path.name}",
+    ]
+
+
+def test_appended_text_is_on_the_disk_only_where_that_is_asked(tmp_path, disk_calls):
+    append_text(tmp_path / "a.jsonl", "one\n")
+    assert disk_calls == []
+    append_text(tmp_path / "a.jsonl", "two\n", is_synced=True)
+    assert disk_calls == ["fsync a.jsonl"]
 
 
 def test_a_damaged_file_is_named(tmp_path):

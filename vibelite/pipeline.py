@@ -38,12 +38,13 @@ from vibelite.stages.context import StageContext
 from vibelite.stages.decontaminate import dropped_counts
 from vibelite.storage import require_writable, storage_errors
 from vibelite.telemetry.energy import gpu_energy_reader, no_energy, num_gpus, require_known_gpus
-from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.sinks import open_sinks
+from vibelite.telemetry.spending import Spending
+from vibelite.telemetry.stop import StopRules
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
@@ -75,14 +76,15 @@ def run_pipeline(
     with locked(run_dir), storage_errors(run_dir.resolve()):
         run = open_run(recipe, recipe_path, run_dir)
         cost = recipe.cost.times(num_nodes())
-        guard = RunGuard(recipe.budget, cost, run.ledger_path, gpus=gpus)
-        with guard.listen(), guard.paying(meter), torch_and_ranks(recipe, run, meter) as world:
+        spending = Spending(cost, run.ledger_path, num_gpus=gpus)
+        stop = StopRules(recipe.budget, spending)
+        with stop.listen(), spending.paying(meter), torch_and_ranks(recipe, run, meter) as world:
             from vibelite.report.build import write_report
             from vibelite.report.summary import print_summary, write_summary
 
             reason = None
             try:
-                run_stages(Session(recipe, recipe_path, run, meter, guard, world), until)
+                run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
             except RunStopped as stopped:  # what was paid for is shown all the same
                 reason = stopped
             summary = write_summary(run.path)
@@ -98,9 +100,9 @@ def follow_run(
 ) -> None:
     """This process's part in a run that another one leads, writes and pays."""
     with storage_errors(run.path), torch_and_ranks(recipe, run, meter) as world:
-        guard = RunGuard(Budget(), Cost(), run.ledger_path)
-        with guard.listen():
-            run_stages(Session(recipe, recipe_path, run, meter, guard, world), until)
+        stop = StopRules(Budget(), Spending(Cost(), run.ledger_path))
+        with stop.listen():
+            run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
 
 
 @contextmanager
@@ -135,7 +137,7 @@ class Session:
     recipe_path: Path
     run: RunDir
     meter: Meter
-    guard: RunGuard
+    stop: StopRules
     world: Ranks
 
     def context(self, name: str, stage_dir: StageDir, world: Ranks) -> StageContext:
@@ -152,7 +154,7 @@ class Session:
             name,
             stage_dir,
             self.meter,
-            self.guard,
+            self.stop,
             num_steps=steps.get(name),
             ranks=world,
             sinks=sinks,
@@ -181,8 +183,8 @@ def make_context(
     recipe: Recipe, recipe_path: Path, run: RunDir, name: str, stage_dir: StageDir, meter: Meter
 ) -> StageContext:
     """The context of a stage that this process runs by itself, outside a whole run."""
-    guard = RunGuard(recipe.budget, recipe.cost, run.ledger_path)
-    session = Session(recipe, recipe_path, run, meter, guard, ONE_RANK)
+    stop = StopRules(recipe.budget, Spending(recipe.cost, run.ledger_path))
+    session = Session(recipe, recipe_path, run, meter, stop, ONE_RANK)
     return session.context(name, stage_dir, ONE_RANK)
 
 
@@ -196,7 +198,7 @@ def run_stages(session: Session, until: str | None) -> None:
         if not world.from_leader(stage_dir.status_path.exists):
             ranks = world if stage.kind in TRAINED_BY_ALL else world.leading
             context = session.context(stage.name, stage_dir, ranks)
-            world.from_leader(session.guard.check)
+            world.from_leader(session.stop.check)
             run_stage(stage, context, world)
         world.barrier("the end of the stage")
         if stage_dir.is_finished and world.is_leader:

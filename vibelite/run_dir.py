@@ -76,14 +76,16 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file; a torn last line (the process died while writing it) is left out."""
+    """Rows of a JSONL file one by one, as sample files outgrow memory; a torn last line, whose
+    writer died, is left out.
+    """
     if not path.exists():
         return
     # Bytes: a torn line may end within a character, and model text holds characters other than a
     # line feed at which str.splitlines would cut.
     with open(path, "rb") as file:
         for line in file:
-            if line.endswith(b"\n"):
+            if line.endswith(b"\n") and line.strip():
                 yield json.loads(line)
 
 

@@ -145,8 +145,8 @@ class StepRecord:
     GPU where there is one, else resident); `counts` of completions (`telemetry.unit_costs`).
     `joules` of the GPUs and everything in USD are None where unknown, never a guess.
     `usd_so_far` is the whole run's, `usd_at_end_of_stage` is it projected with the two ends of its
-    80% interval (`telemetry.projection`); `costs` holds those of `telemetry.unit_costs.UnitCosts`
-    that are known.
+    80% interval (`telemetry.spending.project`); `costs` holds those of
+    `telemetry.unit_costs.UnitCosts` that are known.
 
     On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest;
     seconds_max, seconds_mean and peak_bytes_mean are over ranks, and empty for one.

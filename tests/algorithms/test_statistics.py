@@ -27,6 +27,21 @@ def coverage(draw, truth, num_trials=400):
     return share, (0.95 * 0.05 / num_trials) ** 0.5
 
 
+@pytest.mark.parametrize(
+    ("level", "low", "high"),
+    [(0.95, 0.0275, 0.26832939228476904), (0.8, 0.0425, 0.1975)],
+)
+def test_the_interval_of_skewed_values_is_scipys_bca(level, low, high):
+    """Of scipy 1.17.1 for the same values:
+
+    scipy.stats.bootstrap((values,), np.mean, n_resamples=4000, confidence_level=level,
+    method="BCa", rng=np.random.default_rng(7)). Its percentile interval is 0.015 to 0.21 at 95%.
+    """
+    values = [0.0] * 14 + [0.05, 0.1, 0.1, 0.2, 0.4, 1.0]
+    found = mean_with_interval(values, num_bootstrap=4000, seed=7, level=level)
+    assert found == pytest.approx((0.0925, low, high), rel=1e-12)
+
+
 def test_interval_covers_the_mean_of_pass_rates():
     # 200 problems of unequal difficulty, 8 samples each: the evaluation of the quickstart.
     def draw(generator):

@@ -175,6 +175,18 @@ def test_disk_is_the_models_that_stay_and_the_states_that_pass():
     assert hub[1]["models"] == 2 * plan_json(BIG)[1]["num_parameters"]
 
 
+@pytest.mark.parametrize(
+    ("cost", "usd_per_hour", "source"),
+    [
+        ("{usd_per_hour: 3, source: a list}", 3, "the recipe's cost.usd_per_hour: a list"),
+        ("{usd_per_gpu_hour: 2.5}", 20, "the recipe's cost.usd_per_gpu_hour: no source"),
+    ],
+)
+def test_the_recipe_prices_the_machine_or_each_gpu(cost, usd_per_hour, source):
+    _, found = plan_json(QUICKSTART, "--set", f"cost={cost}", "--num-gpus", 8)
+    assert (found["usd_per_hour"], found["price_source"]) == (usd_per_hour, source)
+
+
 def test_without_a_price_there_is_no_money():
     _, found = plan_json(QUICKSTART, "--set", "cost.usd_per_hour=null")
     assert found["usd"] is None

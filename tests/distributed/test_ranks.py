@@ -21,18 +21,18 @@ import pytest
 from benchmarks.gpu_activations import TINY
 from benchmarks.rank_runs import RECIPE, difference, kill_and_resume, losses, run_curve
 from benchmarks.scaling import START
-from vibelite.planning.memory_model import Setting
+from vibelite.planning.memory_model import StageConfig
 from vibelite.planning.model_shape import shape_of_config
 from vibelite.planning.time_model import communicated_bytes
 from vibelite.planning.workload import Assumptions
 from vibelite.recipe.model_section import Training
 from vibelite.run_dir import read_jsonl
-from vibelite.telemetry.entries import read_ledger
+from vibelite.telemetry.ledger import read_ledger
 
 LOSS_TOLERANCE = 1e-5
 WEIGHT_TOLERANCE = 1e-4
 ROOT = Path(__file__).parent.parent.parent
-TINY_SETTING = Setting(shape_of_config(TINY), Training(), Assumptions())
+TINY_SETTING = StageConfig(shape_of_config(TINY), Training(), Assumptions())
 
 pytestmark = pytest.mark.slow
 

@@ -68,7 +68,7 @@ def sample(policy: Policy, num_passes: int) -> None:
 def one_step(policy: Policy, optimizer: PolicyOptimizer, world: Ranks, step: int) -> None:
     """One update from all ranks' shares."""
     shares = sequences_of(step)
-    num_tokens = sum(sum(s.completion_mask) for share in shares for s in share)
+    num_tokens = sum(s.num_trained for share in shares for s in share)
     mine = [s for share in shares for s in share] if world.is_one else shares[world.rank]
     train_step(policy, mine, num_tokens)
     optimizer.step(step)

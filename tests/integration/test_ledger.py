@@ -13,7 +13,7 @@ from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.run_dir import read_jsonl
 from vibelite.telemetry import meter
-from vibelite.telemetry.entries import lost_entries, read_ledger, run_cost
+from vibelite.telemetry.ledger import lost_entries, read_ledger, run_cost
 from vibelite.training.optim import PolicyOptimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

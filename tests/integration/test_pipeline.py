@@ -23,7 +23,7 @@ from vibelite.errors import Interrupted as StoppedBySignal
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.run_dir import read_jsonl
-from vibelite.telemetry.entries import read_ledger, run_cost
+from vibelite.telemetry.ledger import read_ledger, run_cost
 from vibelite.telemetry.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

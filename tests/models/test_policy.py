@@ -87,9 +87,9 @@ def test_log_probs_and_gradients_are_those_of_the_models_own_logits(family):
     logprobs, entropies = [], []
     for sequence in sequences:
         logits = model(torch.tensor([sequence.token_ids])).logits[0, :-1] / temperature
-        mask = torch.tensor(sequence.completion_mask[1:])
-        log_p = torch.log_softmax(logits, -1)[mask]
-        targets = torch.tensor(sequence.token_ids[1:])[mask]
+        trained = slice(sequence.num_prompt_tokens - 1, None)
+        log_p = torch.log_softmax(logits, -1)[trained]
+        targets = torch.tensor(sequence.token_ids[1:])[trained]
         logprobs.append(log_p.gather(1, targets[:, None])[:, 0])
         entropies.append(-(log_p.exp() * log_p).sum(-1))
     expected = torch.cat(logprobs), torch.cat(entropies)

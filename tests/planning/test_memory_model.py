@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from vibelite.kernels import chunked
-from vibelite.planning import head_memory
+from vibelite.planning import activation_memory as planned
 from vibelite.planning.memory_model import (
-    GIB,
-    Setting,
+    StageConfig,
     adapter_parameters,
     model_bytes,
     stage_memory,
     training_moments,
 )
 from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.workload import Assumptions, StageWork
+from vibelite.planning.workload import Assumptions, Work
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
+from vibelite.units import GIB
 
 QWEN25_1_5B = ModelShape(28, 1536, 8960, 12, 2, 128, 151936, True)
 QWEN_PARAMETERS = 1_543_569_408
@@ -32,7 +32,7 @@ BFLOAT16 = Training(dtype="bfloat16")
 
 
 def setting(shape=SMALL, training=BFLOAT16, **values):
-    return Setting(shape, training, Assumptions(prompt_tokens=100.0), **values)
+    return StageConfig(shape, training, Assumptions(prompt_tokens=100.0), **values)
 
 
 def work(**values):
@@ -40,7 +40,7 @@ def work(**values):
         "rows": 6, "prompts_at_once": 2, "prompts": 2.0, "completions": 6.0, "max_new_tokens": 50,
         "micro_batch_tokens": 600, "num_steps": 1,
     }  # fmt: skip
-    return StageWork("mgpo", "mgpo", **(known | values))
+    return Work("mgpo", "mgpo", **(known | values))
 
 
 def test_sampling_holds_weights_state_cache_with_its_room_and_the_sampler():
@@ -196,12 +196,12 @@ def test_memory_never_falls_with_tokens_or_rows(activations, is_cpu):
 
 
 def test_the_heads_numbers_are_those_of_the_kernels():
-    assert (chunked.ROW_ELEMENTS["cpu"], chunked.BLOCK_ELEMENTS["cpu"]) == head_memory.CPU_LOGITS
-    assert (chunked.ROW_ELEMENTS["cuda"], chunked.BLOCK_ELEMENTS["cuda"]) == head_memory.GPU_LOGITS
+    assert (chunked.ROW_ELEMENTS["cpu"], chunked.BLOCK_ELEMENTS["cpu"]) == planned.CPU_LOGITS
+    assert (chunked.ROW_ELEMENTS["cuda"], chunked.BLOCK_ELEMENTS["cuda"]) == planned.GPU_LOGITS
     source = (Path(chunked.__file__).parent / "triton_head.py").read_text()
-    store = f"\nSTORE_BYTES = {head_memory.STORE_BYTES >> 29} << 29\n"
+    store = f"\nSTORE_BYTES = {planned.STORE_BYTES >> 29} << 29\n"
     assert store in source
-    workspace = f"\nWORKSPACE_BYTES = {head_memory.WORKSPACE_BYTES >> 20} << 20\n"
+    workspace = f"\nWORKSPACE_BYTES = {planned.WORKSPACE_BYTES >> 20} << 20\n"
     assert workspace in source
 
 

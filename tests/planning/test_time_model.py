@@ -5,17 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from vibelite.planning.cpu import (
-    CpuRates,
-    ProductRates,
+from vibelite.planning.cpu_time import (
     generate_seconds,
     muon_flops,
     optimizer_seconds,
     products_of,
     train_seconds,
 )
-from vibelite.planning.gpus import Gpu
-from vibelite.planning.memory_model import Setting
+from vibelite.planning.devices import CpuRates, Gpu, ProductRates
+from vibelite.planning.memory_model import StageConfig
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.time_model import (
     communicated_bytes,
@@ -26,7 +24,7 @@ from vibelite.planning.time_model import (
     training_flops,
     update_seconds,
 )
-from vibelite.planning.workload import Assumptions, StageWork
+from vibelite.planning.workload import Assumptions, Work
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
 
@@ -37,7 +35,7 @@ ADAMW = Optimizer(kind="adamw", lr=1e-6)
 BFLOAT16 = Training(dtype="bfloat16")
 # A GPU that computes 1000 operations and moves 100 bytes a second.
 GPU = Gpu("toy", 1 << 30, 100.0, 1000.0)
-WORK = StageWork(
+WORK = Work(
     "mgpo", "mgpo", num_steps=2, prompts=3.0, completions=12.0, max_new_tokens=20, rows=6,
     prompts_at_once=2, num_updates=2, trained_tokens=100.0, scored_tokens=10.0, trained_length=20.0,
     head_share=0.5, num_micro_batches=4.0, micro_batch_tokens=64,
@@ -49,7 +47,7 @@ def setting(training=BFLOAT16, **values):
         prompt_tokens=10.0, training_efficiency=0.5, decode_efficiency=0.5,
         decode_step_seconds=1.0, link_gb_per_second=1e-9,
     )  # fmt: skip
-    return Setting(SHAPE, training, assume, **values)
+    return StageConfig(SHAPE, training, assume, **values)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +84,9 @@ def test_decoding_reads_weights_and_cache_in_every_step_of_six_rows():
     # 15 tokens of 2 layers x 2 x 4 numbers of 2 bytes.
     moved = 2 * PARAMETERS + 6 * 15 * 32
     prompts = 2 * PARAMETERS * 3 * 10 / (1000 * 0.5)
-    found = generation_seconds(SHAPE, WORK, GPU, setting().assume, 2)
+    found = generation_seconds(SHAPE, WORK, GPU, setting().assumed, 2)
     assert found == pytest.approx(20 * (moved / 50 + 1.0) + prompts)
-    assert generation_seconds(SHAPE, replace(WORK, completions=0), GPU, setting().assume, 2) == 0
+    assert generation_seconds(SHAPE, replace(WORK, completions=0), GPU, setting().assumed, 2) == 0
 
 
 def test_gpus_that_hold_an_engine_together_take_every_step_together():

@@ -9,9 +9,10 @@ import pytest
 
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import RunDir, StageDir, append_jsonl, write_json_atomic, write_text_atomic
-from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.spending import Spending
+from vibelite.telemetry.stop import StopRules
 
 SUBDOMAINS = ("algebra", "geometry", "number", "counting")
 HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(2)> \x1b[31mred\x1b[0m {{ 7*7 }}"
@@ -66,9 +67,9 @@ class RunBuilder:
 
     def recorder(self, name: str, stage_dir: StageDir) -> Recorder:
         cost = Cost(usd_per_hour=self.usd_per_hour)
-        guard = RunGuard(Budget(), cost, self.run.ledger_path)
+        stop = StopRules(Budget(), Spending(cost, self.run.ledger_path))
         steps = {"sft": self.sft_steps, "mgpo": self.mgpo_steps}.get(name)
-        return Recorder(name, stage_dir, self.meter, guard, num_steps=steps)
+        return Recorder(name, stage_dir, self.meter, stop, num_steps=steps)
 
     def spend(self, **seconds: float) -> None:
         for span, amount in seconds.items():

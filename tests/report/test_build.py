@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.report.conftest import HOSTILE, SUBDOMAINS, result_row
-from vibelite.report.build import duration, unique_names, usd, write_report
+from vibelite.report.build import unique_names, usd, write_report
 from vibelite.report.curves import PLANS
 from vibelite.run_dir import write_json_atomic
+from vibelite.units import duration
 
 
 class Page(HTMLParser):
@@ -77,7 +78,6 @@ def test_curves_have_one_point_per_step(html):
     assert chart_points(html, "Gradient norm before clipping") == [[60], [40]]
     assert chart_points(html, "Tokens trained per second") == [[60], [40]]
     assert chart_points(html, "Tokens generated per second") == [[40]]
-    assert chart_points(html, "USD of the run") == [[50, 60], [30, 40]], "projected from step 11 on"
 
 
 def test_every_metric_that_is_recorded_has_a_chart(html, finished_run):
@@ -225,9 +225,23 @@ def test_an_unfinished_run_without_a_price_says_how_far_it_is(make_run, tmp_path
     assert "probe: not started" in html
     assert "No evaluate stage has finished yet." in html
     assert "no price was given" in html
-    assert "<b>USD per step" not in html and "<b>USD of the run" not in html
+    assert "<b>USD per step" not in html and "expected after" not in html
     assert "<b>Seconds per step, by span</b>" in html
     assert "$" not in Page(html).text
+
+
+def test_an_unfinished_run_with_a_price_says_what_its_stage_will_cost(make_run, tmp_path):
+    builder = make_run()
+    builder.base()
+    builder.sft(num_steps=30)
+    (said,) = re.findall(
+        r"expected after sft: \$(.*?) \(\$(.*?) to \$(.*?)\)", build(tmp_path, builder)
+    )
+    total, low, high = map(float, said)
+    spent = builder.clock.now / 1e9 / 3600 * 2.0
+    assert spent < low <= total <= high < 3 * spent
+    builder.sft()
+    assert "expected after" not in build(tmp_path, builder)
 
 
 def test_an_empty_directory_makes_a_page(make_run, tmp_path):
@@ -261,25 +275,3 @@ def test_a_long_run_stays_under_two_megabytes(make_run, tmp_path):
 def test_the_report_imports_no_torch():
     code = "import sys, vibelite.report.build; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.417, "0.42 s"), (12.34, "12.3 s"), (245, "4 min 05 s"), (11_220, "3 h 07 min")],
-)
-def test_durations_are_readable(seconds, text):
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "-"),
-        (0, "$0.0000"),
-        (2.71e-6, "$2.7e-6"),
-        (0.01234, "$0.0123"),
-        (1234.5, "$1,234.50"),
-    ],
-)
-def test_money_is_readable(value, text):
-    assert usd(value) == text

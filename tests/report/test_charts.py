@@ -12,7 +12,6 @@ from vibelite.report.charts import (
     make_axis,
     round_spacing,
     running_mean,
-    short_number,
     tick_labels,
 )
 
@@ -94,12 +93,6 @@ def test_axis_of_a_constant_has_room_around_it():
 )
 def test_spacing_is_rounded_up(spacing, rounded):
     assert round_spacing(spacing) == pytest.approx(rounded)
-
-
-def test_numbers_are_short():
-    values = [0, 0.1234, 1234.5, 12345, 1.5e6, 2e9, 3e-6, 0.00015, -0.5]
-    texts = ["0", "0.123", "1234", "12.3k", "1.5M", "2G", "3e-6", "1.5e-4", "-0.5"]
-    assert [short_number(value) for value in values] == texts
 
 
 def test_tick_labels_differ_even_where_the_values_hardly_do():

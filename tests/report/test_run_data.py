@@ -1,12 +1,10 @@
 """Reading a run directory: which samples are shown, and texts that would do harm or not end."""
 
-import json
-
 import pytest
 
 from vibelite.errors import VibeLiteError
 from vibelite.report import run_data
-from vibelite.report.run_data import choose_samples, clip, load_run, printable, stream_jsonl
+from vibelite.report.run_data import choose_samples, clip, load_run, printable
 
 
 def rows(num_steps, subdomains=("a", "b"), per_kind=3):
@@ -57,13 +55,6 @@ def test_long_text_keeps_both_ends_and_says_what_is_missing():
 def test_unprintable_characters_become_their_codes():
     assert printable("\x1b[31m\x00\x9b\u202e\ud800") == "\\x1b[31m\\x00\\x9b\\u202e\\ud800"
     assert printable("line\n\ttab é 数 ≤") == "line\n\ttab é 数 ≤"
-
-
-def test_lines_are_split_at_newlines_only_and_a_torn_one_is_left_out(tmp_path):
-    path = tmp_path / "samples.jsonl"
-    row = {"completion": "one\u2028two\x85three"}
-    path.write_bytes(json.dumps(row, ensure_ascii=False).encode() + b'\n{"completion": "\xc3')
-    assert list(stream_jsonl(path)) == [row]
 
 
 def test_a_missing_run_directory_is_an_error_that_names_it(tmp_path):

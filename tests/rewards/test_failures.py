@@ -15,9 +15,10 @@ from vibelite.run_dir import StageDir, read_jsonl
 from vibelite.stages.context import StageContext
 from vibelite.stages.mgpo_metrics import rollout_metrics
 from vibelite.stages.rollout import sample_groups, sample_rows
-from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.spending import Spending
+from vibelite.telemetry.stop import StopRules
 from vibelite.types import Completion, Problem, Verdict
 
 REWARDS = Path(__file__).with_name("rewards_of_tests.py")
@@ -43,8 +44,8 @@ def context_of(tmp_path: Path, max_failure_rate: float, pool: VerifierPool) -> S
         verification = Verification(max_failure_rate=max_failure_rate)
 
     stage_dir, meter = StageDir(tmp_path), Meter()
-    guard = RunGuard(Budget(), Cost(), tmp_path / "ledger")
-    recorder = Recorder("mgpo", stage_dir, meter, guard)
+    stop = StopRules(Budget(), Spending(Cost(), tmp_path / "ledger"))
+    recorder = Recorder("mgpo", stage_dir, meter, stop)
     return StageContext(
         cast(Any, Recipe()), tmp_path, cast(Any, None), "mgpo", stage_dir, meter, recorder,
         verifiers=pool,

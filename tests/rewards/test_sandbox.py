@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vibelite import doctor
+from vibelite.commands import doctor
 from vibelite.errors import DataError, SandboxError
 from vibelite.rewards import sandbox as sandbox_module
 from vibelite.rewards.sandbox import Limits, Sandbox, describe_tier

@@ -24,7 +24,7 @@ from vibelite.run_dir import append_jsonl, read_jsonl
 from vibelite.stages.context import StageContext
 from vibelite.stages.evaluate import summarise
 from vibelite.stages.sampling import SampleRequest, collect_samples, repair
-from vibelite.telemetry.entries import read_ledger
+from vibelite.telemetry.ledger import read_ledger
 from vibelite.types import Completion, Problem, Verdict
 
 NUM_SAMPLES = 4

@@ -12,9 +12,10 @@ from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import StageDir, read_json
 from vibelite.stages.context import StageContext
 from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
-from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.spending import Spending
+from vibelite.telemetry.stop import StopRules
 from vibelite.types import Completion, Problem
 
 # How many of four completions are right, by problem.
@@ -46,8 +47,8 @@ def answer(name: str, is_right: bool) -> Completion:
 def make_context(tmp_path, budget: Budget | None = None) -> StageContext:
     meter = Meter()
     stage_dir = StageDir(tmp_path)
-    guard = RunGuard(budget or Budget(), Cost(), tmp_path / "ledger")
-    recorder = Recorder("mgpo", stage_dir, meter, guard)
+    stop = StopRules(budget or Budget(), Spending(Cost(), tmp_path / "ledger"))
+    recorder = Recorder("mgpo", stage_dir, meter, stop)
 
     class Data:
         system_prompt = ""

@@ -3,9 +3,9 @@
 from datetime import datetime
 from decimal import Decimal
 
-from vibelite.telemetry.entries import Entry
+from vibelite.telemetry.ledger import Entry
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.money import Price
+from vibelite.telemetry.price import Price
 
 SECOND = 10**9
 

@@ -1,7 +1,7 @@
 """Reading ledgers after everything that can happen to them, and sums that are exact or unknown.
 
 The property tests draw whole histories of a run under a fake clock: any number of processes, each
-ended or killed at any moment, prices that change, steps that are done again; then they shuffle,
+ended or killed at any moment, each at its price, steps that are done again; then they shuffle,
 copy, join and cut off the files.
 """
 
@@ -17,27 +17,19 @@ from hypothesis import strategies as st
 
 from tests.telemetry.ledgers import SECOND, FakeClock, make_entry, make_lap
 from vibelite.errors import CheckpointError
-from vibelite.telemetry.entries import (
+from vibelite.telemetry.ledger import (
     UNRECORDED,
-    cost_by_currency,
+    Ledger,
     lost_entries,
     read_ledger,
     run_cost,
     stage_cost,
 )
-from vibelite.telemetry.ledger import Ledger
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.money import MONEY_QUANTUM, Price
+from vibelite.telemetry.price import USD_QUANTUM, Price
 
 DOLLAR_PER_SECOND = Price(Decimal(3600))
-PRICES = [
-    None,
-    DOLLAR_PER_SECOND,
-    Price(Decimal("2.69"), source="list", date="2026-11-20"),
-    Price(Decimal("0.1"), "gpu_hour", num_gpus=3),
-    Price(Decimal("1.7"), currency="EUR"),
-    Price(Decimal("1.7"), currency="EUR", usd_rate=Decimal("1.08")),
-]
+PRICES = [None, DOLLAR_PER_SECOND, Price(Decimal("2.69")), Price(Decimal("0.1"))]
 
 
 def append(ledger, seconds, stage="sft", step: int | None = 1):
@@ -45,10 +37,8 @@ def append(ledger, seconds, stage="sft", step: int | None = 1):
 
 
 def test_money_is_time_times_the_price_at_that_time(tmp_path):
-    ledger = Ledger(tmp_path, Price(Decimal(1)))
-    append(ledger, 3600)
-    ledger.change_price(Price(Decimal("2.5")))
-    append(ledger, 7200)
+    append(Ledger(tmp_path, Price(Decimal(1))), 3600)
+    append(Ledger(tmp_path, Price(Decimal("2.5"))), 7200)
     assert run_cost(tmp_path) == (10800.0, Decimal(6))
     append(Ledger(tmp_path, Price(Decimal(4))), 1800)
     assert run_cost(tmp_path) == (12600.0, Decimal(8))
@@ -59,16 +49,6 @@ def test_a_sum_with_an_unpriced_part_is_unknown(tmp_path):
     append(Ledger(tmp_path, None), 3600)
     assert stage_cost(tmp_path, "sft") == (7200.0, None)
     assert stage_cost(tmp_path, "probe") == (0.0, None)
-
-
-def test_currencies_are_not_added_without_a_rate(tmp_path):
-    append(Ledger(tmp_path, DOLLAR_PER_SECOND), 5)
-    append(Ledger(tmp_path, Price(Decimal(7200), currency="EUR")), 5)
-    assert run_cost(tmp_path) == (10.0, None)
-    sums = {"USD": Decimal(5), "EUR": Decimal(10)}
-    assert cost_by_currency(read_ledger(tmp_path)) == sums
-    append(Ledger(tmp_path, Price(Decimal(3600), currency="EUR", usd_rate=Decimal("1.5"))), 2)
-    assert cost_by_currency(read_ledger(tmp_path)) == sums | {"EUR": Decimal(12)}
 
 
 def test_steps_done_again_by_a_later_process_stay_and_are_lost(tmp_path):
@@ -144,7 +124,6 @@ class History:
     nanoseconds: int = 0
     unrecorded: int = 0
     usd: Decimal | None = Decimal(0)
-    by_currency: dict[str, Decimal] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     """Wall time of every entry in the order in which it happened."""
     by_step: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
@@ -156,11 +135,8 @@ class History:
         if price is None:
             self.usd = None
             return
-        amount = price.amount * (price.num_gpus or 1) * nanoseconds / 3600 / SECOND
-        before = self.by_currency.get(price.currency, Decimal(0))
-        self.by_currency[price.currency] = before + amount
-        rate = Decimal(1) if price.currency == "USD" else price.usd_rate
-        self.usd = None if rate is None or self.usd is None else self.usd + amount * rate
+        if self.usd is not None:
+            self.usd += price.usd_per_hour * nanoseconds / 3600 / SECOND
 
     @property
     def lost(self) -> int:
@@ -172,11 +148,10 @@ class History:
 
 
 durations = st.integers(1, 10**14)
-# What a process does: a step, other work, a new price, or nothing but living for a while.
+# What a process does: a step, other work, or nothing but living for a while.
 actions = st.one_of(
     st.tuples(st.just("step"), durations),
     st.tuples(st.just("work"), durations),
-    st.tuples(st.just("price"), st.sampled_from(PRICES)),
     st.tuples(st.just("beat"), durations),
 )
 # Its price, what it does, whether it is killed, and how many steps the next one goes back.
@@ -193,10 +168,6 @@ def play(directory: Path, drawn) -> History:
         ledger = Ledger(directory, price, clock=clock)
         unwritten = 0
         for kind, value in todo:
-            if kind == "price":
-                price = value
-                ledger.change_price(value)
-                continue
             clock.now += value
             unwritten += value
             if kind == "beat":
@@ -204,10 +175,8 @@ def play(directory: Path, drawn) -> History:
                 continue
             step += kind == "step"
             wall, unwritten = unwritten, 0
-            ledger.append(
-                lap_of(wall),
-                stage="mgpo", step=step if kind == "step" else None, what=kind, details={},
-            )  # fmt: skip
+            number_of_step = step if kind == "step" else None
+            ledger.append(lap_of(wall), stage="mgpo", step=number_of_step, what=kind)
             history.spend(wall, price)
             if kind == "step":
                 history.by_step.setdefault(step, []).append((number, wall))
@@ -261,11 +230,7 @@ def test_every_history_is_read_as_it_was(drawn, data):
         entries = read_ledger(directory)
         assert [entry.wall_nanoseconds for entry in entries] == history.order
         assert sum(entry.wall_nanoseconds for entry in lost_entries(entries)) == history.lost
-        tolerance = MONEY_QUANTUM * max(1, len(entries))
-        sums = cost_by_currency(entries)
-        assert sums.keys() == history.by_currency.keys()
-        for currency, amount in history.by_currency.items():
-            assert abs(sums[currency] - amount) <= tolerance
+        tolerance = USD_QUANTUM * max(1, len(entries))
         seconds, usd = run_cost(directory)
         assert seconds == pytest.approx(history.nanoseconds / SECOND)
         if not entries or history.usd is None:

@@ -9,7 +9,7 @@ import pytest
 from tests.telemetry.ledgers import SECOND, FakeClock, make_lap
 from vibelite.telemetry.ledger import Ledger, beat_seconds, segment_number
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.money import Price
+from vibelite.telemetry.price import Price
 
 
 def append(ledger, seconds=1.0, step: int | None = 1, stage="sft"):
@@ -22,21 +22,16 @@ def lines_of(directory):
 
 
 def test_a_file_begins_with_the_first_entry_and_says_on_what_and_at_what_price(tmp_path):
-    price = Price(Decimal("2.1"), source="list", date="2026-11-20")
-    ledger = Ledger(tmp_path / "ledger", price, num_gpus=2, watts_beside_gpus=80.0)
+    price = Price(Decimal("2.1"), source="list")
+    ledger = Ledger(tmp_path / "ledger", price, num_gpus=2)
     ledger.beat()
     assert not ledger.is_open and not (tmp_path / "ledger").exists()
-    ledger.append(
-        Lap({"idle": 0, "train": 5}, {"trained": 7}, {}, {"num_correct": 3}, 12_000),
-        stage="sft", step=3, what="step", details={"note": "x"},
-    )  # fmt: skip
+    lap = Lap({"idle": 0, "train": 5}, {"trained": 7}, {}, {"num_correct": 3}, 12_000)
+    ledger.append(lap, stage="sft", step=3, what="step", details={"note": "x"})
     ledger.close("done", 0)
     first, paid, spent, last = lines_of(tmp_path / "ledger")
     assert (first["kind"], first["number"], first["num_gpus"]) == ("open", 1, 2)
-    assert first["watts_beside_gpus"] == 80.0
-    assert (paid["kind"], paid["price"]["amount"], paid["price"]["date"]) == (
-        "price", "2.1", "2026-11-20",
-    )  # fmt: skip
+    assert (paid["kind"], paid["price"]) == ("price", {"usd_per_hour": "2.1", "source": "list"})
     assert (spent["stage"], spent["step"], spent["what"]) == ("sft", 3, "step")
     assert spent["nanoseconds"] == {"idle": 0, "train": 5}
     assert (spent["tokens"], spent["counts"]) == ({"trained": 7}, {"num_correct": 3})
@@ -46,6 +41,18 @@ def test_a_file_begins_with_the_first_entry_and_says_on_what_and_at_what_price(t
     assert [line["seq"] for line in (first, paid, spent, last)] == [0, 1, 2, 3]
     assert {line["segment"] for line in (first, paid, spent, last)} == {ledger.segment}
     assert spent["utc"].endswith("+00:00")
+
+
+def test_what_was_paid_for_is_on_the_disk_before_the_run_goes_on(tmp_path, disk_calls):
+    ledger = Ledger(tmp_path, None)
+    ledger.open()
+    ledger.beat()
+    assert disk_calls == [], "a beat may be lost: the next one says as much"
+    (file,) = tmp_path.iterdir()
+    append(ledger)
+    assert disk_calls == [f"fsync {file.name}"]
+    ledger.close("done", 0)
+    assert disk_calls == [f"fsync {file.name}"] * 2
 
 
 def test_every_start_of_the_run_has_a_file_of_its_own_and_a_higher_number(tmp_path):

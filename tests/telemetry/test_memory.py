@@ -8,10 +8,11 @@ import pytest
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import StageDir, read_jsonl
-from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.memory import CHECK_EVERY, NUM_GROWN, LeakWatch, bytes_held
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.spending import Spending
+from vibelite.telemetry.stop import StopRules
 
 GIB = 2**30
 
@@ -92,9 +93,9 @@ def test_the_message_says_how_much_and_where():
 
 
 def test_a_run_whose_steps_keep_what_they_use_ends_after_its_40th_is_written(tmp_path):
-    guard = RunGuard(Budget(), Cost(), tmp_path / "ledger")
+    stop = StopRules(Budget(), Spending(Cost(), tmp_path / "ledger"))
     stage_dir = StageDir(tmp_path / "stages" / "00-mgpo")
-    recorder = Recorder("mgpo", stage_dir, Meter(), guard)
+    recorder = Recorder("mgpo", stage_dir, Meter(), stop)
     kept = []
     with pytest.raises(VibeLiteError, match="step 40: memory held between steps grew"):
         for step in range(1, 61):

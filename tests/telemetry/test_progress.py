@@ -3,14 +3,19 @@
 import io
 import time
 
-import pytest
 from rich.console import Console
 
-from vibelite.telemetry.progress import SECONDS_PER_DRAWING, ProgressLine, duration
+from vibelite.telemetry.progress import SECONDS_PER_DRAWING, ProgressLine
+from vibelite.types import StepRecord
 
 
 def terminal():
     return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+
+
+def step_record(step, stage="mgpo", usd=None):
+    tokens = {"generated": 0, "trained": 200}
+    return StepRecord(stage, step, {"reward/mean": 0.5}, {}, tokens, {}, usd_so_far=usd)
 
 
 def written(console):
@@ -22,10 +27,13 @@ def test_without_a_terminal_nothing_but_lines_is_written(capsys):
     shown = ProgressLine("mgpo", 3, console)
     shown.expect(8)
     shown.sampled(100, 2.0)
-    shown.step(1, 4.0, "$1 so far")
-    shown.line("mgpo 1  reward 0.5")
+    shown.step(step_record(1, usd=1.0), 4.0)
+    shown.work("mgpo load", 2.0, 1.5)
     assert written(console) == ""
-    assert capsys.readouterr() == ("", "mgpo 1  reward 0.5\n")
+    lines = (
+        "mgpo 1  reward 0.5  4.00 s  50 tokens/s  $1.00 so far\nmgpo load  2.00 s  $1.50 so far\n"
+    )
+    assert capsys.readouterr() == ("", lines)
 
 
 def test_a_terminal_shows_speed_within_a_step_and_what_is_left_after_it():
@@ -36,9 +44,8 @@ def test_a_terminal_shows_speed_within_a_step_and_what_is_left_after_it():
     assert "mgpo" in written(console)
     assert "0/50 1/64 completions  50 tokens/s" in written(console)
     for step in (1, 2, 3):
-        left = shown.step(step, 4.0, f"${step} so far  $50 after mgpo")
-    assert left == 47 * 4.0
-    assert "3/50 3 min 08 s left  $3 so far  $50 after mgpo" in written(console)
+        shown.step(step_record(step, usd=step), 4.0)
+    assert "3/50 3 min 08 s left  $3.00 so far" in written(console)
     shown.close()
 
 
@@ -59,17 +66,17 @@ def test_a_stage_without_steps_tells_its_completions_and_their_time(monkeypatch)
 def test_the_bar_goes_away_with_the_last_step_and_leaves_the_cursor():
     console = terminal()
     shown = ProgressLine("sft", 2, console)
-    shown.step(1, 1.0, "")
+    shown.step(step_record(1, "sft"), 1.0)
     assert "\x1b[?25l" in written(console), "hidden while the bar is there"
-    shown.step(2, 1.0, "")
+    shown.step(step_record(2, "sft"), 1.0)
     assert written(console).endswith("\x1b[2K") and "\x1b[?25h" in written(console)
 
 
 def test_model_names_are_no_markup():
     console = terminal()
     shown = ProgressLine("[bold]x[/]", 9, console)
-    shown.step(1, 1.0, "[red]$1")
-    assert "[bold]x[/]" in written(console) and "[red]$1" in written(console)
+    shown.step(step_record(1, "[red]y"), 1.0)
+    assert "[bold]x[/]" in written(console)
     shown.close()
 
 
@@ -83,10 +90,3 @@ def test_completions_that_end_at_once_are_not_all_drawn():
     most = 1 + (time.monotonic() - started) / SECONDS_PER_DRAWING
     assert 1 <= written(console).count("completions") <= most
     shown.close()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(42.4, "42 s"), (245, "4 min 05 s"), (11_220, "3 h 07 min")]
-)
-def test_durations_are_readable(seconds, text):
-    assert duration(seconds) == text

@@ -9,10 +9,11 @@ from tests.telemetry.ledgers import FakeClock
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import StageDir, read_jsonl
-from vibelite.telemetry.entries import read_ledger, stage_cost
-from vibelite.telemetry.guard import RunGuard
+from vibelite.telemetry.ledger import read_ledger, stage_cost
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.spending import Spending
+from vibelite.telemetry.stop import StopRules
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def make_recorder(tmp_path, clock):
         stage_dir = StageDir(tmp_path / "stages" / f"00-{stage}")
         meter = Meter(clock)
         ledger_path = tmp_path / "ledger"
-        guard = RunGuard(Budget(), Cost(usd_per_hour=usd_per_hour), ledger_path)
-        recorder = Recorder(stage, stage_dir, meter, guard, num_steps=num_steps, sinks=sinks)
+        stop = StopRules(Budget(), Spending(Cost(usd_per_hour=usd_per_hour), ledger_path))
+        recorder = Recorder(stage, stage_dir, meter, stop, num_steps=num_steps, sinks=sinks)
         return recorder, meter, stage_dir, ledger_path
 
     return make
@@ -53,7 +54,7 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     assert row["tokens"] == {"prompt": 0, "generated": 100, "trained": 0}
     assert (row["stage"], row["step"], row["usd"], row["joules"]) == ("mgpo", 1, 0.004, None)
     assert stage_cost(ledger_path, "mgpo") == (4.0, 0.004)
-    line = "mgpo 1  reward 0.25  loss -0.5  4.00 s  25 tokens/s  $0.004  $0.0040 so far\n"
+    line = "mgpo 1  reward 0.25  loss -0.5  4.00 s  25 tokens/s  $0.004  $0.004 so far\n"
     assert capsys.readouterr().err == line
 
 
@@ -73,7 +74,7 @@ def test_money_so_far_goes_on_after_a_restart(make_recorder, clock, capsys):
     recorder, meter, _, _ = make_recorder("mgpo")
     spend(meter, clock, "train", 1000)
     recorder.record_step(1, {})
-    assert capsys.readouterr().err.endswith("1000.00 s  $1  $2.0000 so far\n")
+    assert capsys.readouterr().err.endswith("1000.00 s  $1.00  $2.00 so far\n")
 
 
 def test_no_price_no_money_on_the_console(make_recorder, clock, capsys):
@@ -150,7 +151,7 @@ def test_the_projection_has_the_work_between_steps_in_it_and_not_what_came_befor
     assert projected[:10] == [None] * 10
     spent = 500 + 12 * 2 + 11 * 1
     assert projected[-1] == pytest.approx([spent + 8 * 3] * 3)
-    line = "mgpo 12  2.00 s  $2  $535.0000 so far  $559.0000 (559.0000 to 559.0000) after mgpo"
+    line = "mgpo 12  2.00 s  $2.00  $535.00 so far  $559.00 (559.00 to 559.00) after mgpo"
     assert f"{line}  16 s left\n" in capsys.readouterr().err
 
 

@@ -45,37 +45,29 @@ def plan(
 
     vibelite plan recipes/quickstart.yaml --gpu rtx4090-24gb --usd-per-gpu-hour 0.4
     """
-    from vibelite.planning.advice import Question, longest_responses, suggestions
+    from vibelite.planning.advice import changes_to_fit, longest_responses
     from vibelite.planning.devices import device_named, with_rates
-    from vibelite.planning.known_models import shape_of
-    from vibelite.planning.plan import Machine, make_plan, plan_as_json
-    from vibelite.planning.price import price_per_hour
-    from vibelite.planning.text import Findings, plan_text
+    from vibelite.planning.model_shape import shape_of
+    from vibelite.planning.plan import Machine, machine_price, make_plan, plan_as_json
+    from vibelite.planning.text import plan_text
     from vibelite.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     directory = recipe.resolve().parent
     num_gpus = num_gpus or (1 if gpu == "cpu" else loaded.num_gpus)
     _require_possible(loaded, gpu, num_gpus)
-    price, price_source = price_per_hour(loaded.cost, usd_per_gpu_hour, num_gpus)
-    machine = Machine(with_rates(device_named(gpu), _numbers("--rate", rate)), num_gpus, price)
+    price = machine_price(loaded.cost, usd_per_gpu_hour, num_gpus)
+    machine = Machine(with_rates(device_named(gpu), _numbers("--rate", rate)), num_gpus, *price)
     shape = shape_of(loaded.model, directory)
-    question = Question(loaded, directory, shape, machine, _assumptions(assume))
-    made = make_plan(loaded, directory, shape, machine, question.assume)
-    findings = Findings(
-        name=loaded.name,
-        price_source=price_source,
-        advice=[] if made.fits else suggestions(question),
-        longest=longest_responses(question),
-        free=_free_space(made, loaded.name),
-    )
+    made = make_plan(loaded, directory, shape, machine, _assumptions(assume))
+    changes, longest = changes_to_fit(made), longest_responses(made)
+    free = _free_space(made, loaded.name)
     if as_json:
-        report = plan_as_json(made) | {"name": loaded.name, "price_source": price_source}
-        report |= {"suggestions": findings.advice, "longest_response": dict(findings.longest)}
-        report["free_bytes"] = {place: free for place, (_, free) in findings.free.items()}
+        report = plan_as_json(made) | {"suggestions": changes, "longest_response": longest}
+        report["free_bytes"] = {place: free_bytes for place, (_, free_bytes) in free.items()}
         print_json(report)
     else:
-        print(plan_text(made, findings))
+        print(plan_text(made, changes, longest, free))
     if not made.fits:
         raise typer.Exit(EXIT_DOES_NOT_FIT)
 

@@ -34,7 +34,8 @@ def samples(
     vibelite samples runs/quickstart --stage mgpo --step 10 --only wrong
     """
     from vibelite.recipe.suggest import did_you_mean
-    from vibelite.report.run_data import load_stages, model_keys, stream_jsonl
+    from vibelite.report.run_data import load_stages, model_keys
+    from vibelite.run_dir import read_jsonl
 
     require_runs([run_dir])
     recipe = (run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
@@ -56,7 +57,7 @@ def samples(
     if step is None and not key:
         wanted = {name: chosen.samples[-1].get(name) for name in wanted}
     wanted = {k: v for k, v in (wanted | {"subdomain": subdomain or None}).items() if v is not None}
-    rows = islice(matching(stream_jsonl(path), wanted, only), limit)
+    rows = islice(matching(read_jsonl(path), wanted, only), limit)
     if as_json:
         print_json({"stage": chosen.name, "samples": list(rows)})
         return

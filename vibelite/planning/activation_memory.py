@@ -1,5 +1,6 @@
 """Bytes of activations of one packed micro-batch, forward and backward, counted tensor by tensor
-from what the layers of `vibelite/models` keep for their backward pass; no torch.
+from what the layers of `vibelite/models` keep for their backward pass, and of the fused head; no
+torch.
 
 Source: own count of transformers' Qwen2 and Llama layers. `benchmarks/memory_growth.py` holds it
 against every allocation that is made, 1K to 32K tokens.
@@ -10,14 +11,21 @@ from __future__ import annotations
 from typing import Literal
 
 from vibelite.planning.model_shape import ModelShape
+from vibelite.planning.optimizer_memory import FLOAT32
 
 Activations = Literal["keep", "checkpoint", "checkpoint_offload"]
 
-FLOAT32 = 4
 # Per token: positions of the packed row, and of the buckets that attention runs in, int64 each.
 INDEX_BYTES = 16
 # At its worst the backward pass of transformers' norm holds five float32 copies of its input.
 NORM_COPIES = 5
+# The rest is of `vibelite/kernels`, which need torch; a test holds the two together.
+# Logits of whole rows at a time, and of the blocks that they are worked on in (kernels/chunked.py).
+CPU_LOGITS = (8 << 20, 1 << 19)
+GPU_LOGITS = (1 << 28, 1 << 28)
+# Stored exponentials of the one-pass loss, and dz of the recomputing path (kernels/triton_head.py).
+STORE_BYTES = 5 << 29
+WORKSPACE_BYTES = 256 << 20
 
 
 def activation_bytes(
@@ -117,6 +125,30 @@ def head_bytes(
         "logits": FLOAT32 * logits,
         "gradient": weight * (FLOAT32 + cast) - held,
         "held": held,
+    }
+
+
+def gpu_head_bytes(shape: ModelShape, tokens: int, *, is_bfloat16: bool) -> dict[str, float]:
+    """Bytes of the Triton head and loss on `tokens` trained tokens, by part.
+
+    Hidden states and their gradient 2 H each, and 4 H where it is summed in float32; the weight's
+    gradient 2 V H, `held` until the embedding's own if they are one matrix. bfloat16 takes the
+    one-pass loss: it stores exp(z), 2 bytes a logit, of as many rows as fit STORE_BYTES; with more
+    rows than that the weight's gradient is summed in float32, 4 V H. float16 recomputes dz in
+    WORKSPACE_BYTES.
+    """
+    matrix = shape.vocab_size * shape.hidden_size
+    stored = 2.0 * tokens * shape.vocab_size
+    if is_bfloat16:
+        workspace = min(stored, STORE_BYTES)
+        summed = FLOAT32 * matrix if stored > STORE_BYTES else 0
+    else:
+        workspace, summed = min(stored, WORKSPACE_BYTES), 0
+    return {
+        "hidden": tokens * shape.hidden_size * (2 + 2 + FLOAT32),
+        "logits": workspace,
+        "gradient": summed + (0 if shape.tied else 2 * matrix),
+        "held": 2 * matrix if shape.tied else 0,
     }
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from vibelite.planning.cpu import Cpu
+from vibelite.planning.devices import Cpu
 from vibelite.planning.memory_model import stage_memory
-from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.plan import USABLE, Machine, make_plan, stage_setting
-from vibelite.planning.workload import Assumptions, stage_work
+from vibelite.planning.plan import USABLE, Plan, make_plan, stage_config
+from vibelite.planning.workload import stage_work
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage, MGPOStage, SFTStage
 
@@ -20,62 +18,52 @@ MLP_TILE_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a plan is made from."""
-
-    recipe: Recipe
-    recipe_dir: Path
-    shape: ModelShape
-    machine: Machine
-    assume: Assumptions
-
-    def fits(self, recipe: Recipe) -> bool:
-        return make_plan(recipe, self.recipe_dir, self.shape, self.machine, self.assume).fits
-
-
-@dataclass(frozen=True, slots=True)
-class Saving:
-    """A setting as --set takes it, and the recipe with it."""
+class Change:
+    """A setting as --set takes it, and how it changes a recipe."""
 
     setting: str
     apply: Callable[[Recipe], Recipe]
 
 
-def suggestions(question: Question) -> list[str] | None:
-    """Settings, as --set takes them, that together make the recipe fit; None if none of ours do.
+def changes_to_fit(plan: Plan) -> list[str] | None:
+    """Settings, as --set takes them, that together make the plan's recipe fit; None if none of ours
+    do.
 
     Taken in the order in which memory is bought with speed, cheapest first, until it fits; then
     each one that it fits without is left out again, dearest first.
     """
-    chosen: list[Saving] = []
-    for saving in _savings(question):
-        chosen.append(saving)
-        if question.fits(_with(question.recipe, chosen)):
+    if plan.fits:
+        return []
+    chosen: list[Change] = []
+    for change in _changes(plan):
+        chosen.append(change)
+        if _fits_with(plan, chosen):
             break
     else:
         return None
-    for saving in chosen[::-1]:
-        fewer = [other for other in chosen if other is not saving]
-        if question.fits(_with(question.recipe, fewer)):
+    for change in chosen[::-1]:
+        fewer = [other for other in chosen if other is not change]
+        if _fits_with(plan, fewer):
             chosen = fewer
-    last = {saving.setting.partition("=")[0]: saving.setting for saving in chosen}
+    last = {change.setting.partition("=")[0]: change.setting for change in chosen}
     return list(last.values())
 
 
-def _with(recipe: Recipe, savings: list[Saving]) -> Recipe:
-    for saving in savings:
-        recipe = saving.apply(recipe)
-    return recipe
+def _fits_with(plan: Plan, changes: list[Change]) -> bool:
+    recipe = plan.recipe
+    for change in changes:
+        recipe = change.apply(recipe)
+    return make_plan(recipe, plan.recipe_dir, plan.shape, plan.machine, plan.assumptions).fits
 
 
-def _savings(question: Question) -> Iterator[Saving]:
+def _changes(plan: Plan) -> Iterator[Change]:
     """Every change that we have, those left out that the recipe has made already."""
-    recipe, is_cpu = question.recipe, isinstance(question.machine.device, Cpu)
+    recipe, is_cpu = plan.recipe, isinstance(plan.machine.device, Cpu)
     training, trained = recipe.training, _stages(recipe, SFTStage | MGPOStage)
     if training.dtype == "float32":
         yield _section("training", dtype="bfloat16")
     for stage in trained:
-        yield from _smaller_micro_batches(stage, question)
+        yield from _smaller_micro_batches(stage, plan.assumptions.prompt_tokens)
     if training.activations == "keep":
         yield _section("training", activations="checkpoint")
     if not training.mlp_tile_tokens:
@@ -84,7 +72,7 @@ def _savings(question: Question) -> Iterator[Saving]:
         yield _section("training", activations="checkpoint_offload")
     if training.gradient_dtype == "float32":
         yield _section("training", gradient_dtype="bfloat16")
-    is_shared = question.machine.num_gpus > 1  # which only adamw is
+    is_shared = plan.machine.num_gpus > 1  # which only adamw is
     if is_shared and recipe.adapter is None and recipe.parallel.sharding != "full":
         yield _section("parallel", sharding="full")
     for stage in trained:
@@ -95,10 +83,10 @@ def _savings(question: Question) -> Iterator[Saving]:
         yield from _fewer_rows(stage)
 
 
-def _smaller_micro_batches(stage: SFTStage | MGPOStage, question: Question) -> Iterator[Saving]:
+def _smaller_micro_batches(stage: SFTStage | MGPOStage, prompt_tokens: float) -> Iterator[Change]:
     """Halves the budget until a micro-batch is one sequence: the gradient stays the same."""
     longest = (
-        question.assume.prompt_tokens + stage.sampling.max_new_tokens
+        prompt_tokens + stage.sampling.max_new_tokens
         if isinstance(stage, MGPOStage)
         else stage.max_tokens
     )
@@ -109,7 +97,7 @@ def _smaller_micro_batches(stage: SFTStage | MGPOStage, question: Question) -> I
         yield _stage(stage.name, setting, tokens_per_micro_batch=budget)
 
 
-def _fewer_rows(stage: AnyStage) -> Iterator[Saving]:
+def _fewer_rows(stage: AnyStage) -> Iterator[Change]:
     """Halves the sequences that are decoded side by side."""
     sampling = getattr(stage, "sampling", None)
     while sampling is not None and sampling.max_sequences > 1:
@@ -122,7 +110,7 @@ def _stages(recipe: Recipe, kinds: Any) -> list[Any]:
     return [stage for stage in recipe.stages if isinstance(stage, kinds)]
 
 
-def _section(section: str, **change: Any) -> Saving:
+def _section(section: str, **change: Any) -> Change:
     """One setting of a section of the recipe."""
     ((name, value),) = change.items()
 
@@ -130,10 +118,10 @@ def _section(section: str, **change: Any) -> Saving:
         changed = getattr(recipe, section).model_copy(update=change)
         return recipe.model_copy(update={section: changed})
 
-    return Saving(f"{section}.{name}={value}", apply)
+    return Change(f"{section}.{name}={value}", apply)
 
 
-def _stage(stage_name: str, setting: str, **change: Any) -> Saving:
+def _stage(stage_name: str, setting: str, **change: Any) -> Change:
     def apply(recipe: Recipe) -> Recipe:
         stages = [
             stage.model_copy(update=change) if stage.name == stage_name else stage
@@ -141,33 +129,31 @@ def _stage(stage_name: str, setting: str, **change: Any) -> Saving:
         ]
         return recipe.model_copy(update={"stages": stages})
 
-    return Saving(f"stages.{stage_name}.{setting}", apply)
+    return Change(f"stages.{stage_name}.{setting}", apply)
 
 
-def longest_response(question: Question, stage: MGPOStage) -> int:
+def longest_responses(plan: Plan) -> dict[str, int]:
+    """`longest_response` of every stage that trains on its own samples."""
+    stages = _stages(plan.recipe, MGPOStage)
+    return {stage.name: longest_response(plan, stage) for stage in stages}
+
+
+def longest_response(plan: Plan, stage: MGPOStage) -> int:
     """The largest max_new_tokens with which a stage fits, everything else as it is, in steps of
     1,024; 0 if not even 1,024 fits. Micro-batches grow with their longest sequence.
     """
-    limit = USABLE * question.machine.device.memory_bytes
-    setting = stage_setting(
-        question.recipe, stage, question.shape, question.machine, question.assume
-    )
+    limit = USABLE * plan.machine.device.memory_bytes
+    config = stage_config(plan.recipe, stage, plan.shape, plan.machine, plan.assumptions)
 
     def fits(tokens: int) -> bool:
         sampling = stage.sampling.model_copy(update={"max_new_tokens": tokens})
-        longer = _stage(stage.name, "", sampling=sampling).apply(question.recipe)
-        works = stage_work(longer, question.recipe_dir, question.assume)
+        longer = _stage(stage.name, "", sampling=sampling).apply(plan.recipe)
+        works = stage_work(longer, plan.recipe_dir, plan.assumptions)
         work = next(work for work in works if work.stage == stage.name)
-        return all(phase.total <= limit for phase in stage_memory(setting, work))
+        return all(phase.total <= limit for phase in stage_memory(config, work))
 
     low, high = 0, LONGEST_RESPONSE // RESPONSE_STEP
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle * RESPONSE_STEP) else (low, middle - 1)
     return low * RESPONSE_STEP
-
-
-def longest_responses(question: Question) -> dict[str, int]:
-    """`longest_response` of every stage that trains on its own samples."""
-    stages = _stages(question.recipe, MGPOStage)
-    return {stage.name: longest_response(question, stage) for stage in stages}

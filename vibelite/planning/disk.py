@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.optimizer_memory import BYTES, bytes_per_parameter
-from vibelite.planning.workload import StageWork
+from vibelite.planning.optimizer_memory import BYTES, FLOAT32, bytes_per_parameter
+from vibelite.planning.workload import Work
 from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
 
-FLOAT32 = 4
 # A hub model is stored in bfloat16, as almost all are.
 HUB_BYTES = 2
-# Training states while a new one is written: the ones kept and it.
 RUN, CACHE = "run directory", "model cache"
 
 
@@ -35,7 +33,7 @@ class DiskNeed:
 
 
 def disk_needs(
-    recipe: Recipe, shape: ModelShape, works: Sequence[StageWork], trained: int
+    recipe: Recipe, shape: ModelShape, works: Sequence[Work], trained: int
 ) -> list[DiskNeed]:
     """The run directory, and the cache of a model that comes from the hub.
 

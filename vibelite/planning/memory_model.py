@@ -11,25 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vibelite.planning.activation_memory import (
+    CPU_LOGITS,
+    GPU_LOGITS,
     activation_bytes,
     bytes_before_backward,
+    gpu_head_bytes,
     head_bytes,
 )
-from vibelite.planning.head_memory import CPU_LOGITS, GPU_LOGITS, gpu_head_bytes
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.optimizer_memory import (
     BYTES,
+    FLOAT32,
     HOST_BUFFER_BYTES,
     UPDATE_BUFFER_BYTES,
     bytes_per_parameter,
 )
 from vibelite.planning.sharding import Sharding
-from vibelite.planning.workload import Assumptions, StageWork
+from vibelite.planning.workload import Assumptions, Work
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
+from vibelite.units import GIB
 
-GIB = 1 << 30
-FLOAT32 = 4
 # Beside the logits, the sampler holds weights in float32 and their sums in float64.
 SAMPLING_BYTES_PER_LOGIT = 4 + 8
 # The cache's buffers at first have room for so many tokens behind the prompt, and grow by half.
@@ -39,12 +41,12 @@ NF4_BYTES = (4 + 0.127) / 8
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class StageConfig:
     """What decides a stage's memory beside its work."""
 
     shape: ModelShape
     training: Training
-    assume: Assumptions
+    assumed: Assumptions
     optimizer: Optimizer | None = None
     """None = the stage does not train."""
     adapter: Adapter | None = None
@@ -93,29 +95,29 @@ class ModelBytes:
     """Where they are cut over the GPUs: what is gathered at a time. None = as while it samples."""
 
 
-def stage_memory(setting: Setting, work: StageWork) -> list[PhaseMemory]:
+def stage_memory(config: StageConfig, work: Work) -> list[PhaseMemory]:
     """The phases of one stage: generate where it samples, train where it has an optimizer."""
-    model = model_bytes(setting, work)
+    model = model_bytes(config, work)
     phases = []
     if work.completions:
-        phases.append(_worst(setting, work, "generate", generating_moments(setting, work, model)))
-    if setting.optimizer is not None:
-        phases.append(_worst(setting, work, "train", training_moments(setting, work, model)))
+        phases.append(_worst(config, work, "generate", generating_moments(config, work, model)))
+    if config.optimizer is not None:
+        phases.append(_worst(config, work, "train", training_moments(config, work, model)))
     return phases
 
 
 def _worst(
-    setting: Setting, work: StageWork, phase: str, moments: Mapping[str, dict[str, float]]
+    config: StageConfig, work: Work, phase: str, moments: Mapping[str, dict[str, float]]
 ) -> PhaseMemory:
     """The moment that holds most, with the context; what is on the host apart."""
-    beside = 0 if setting.is_cpu else 1
+    beside = 0 if config.is_cpu else 1
     moment = max(
         moments, key=lambda name: sum(moments[name].values()) - beside * _host(moments[name])
     )
     parts = dict(moments[moment])
-    assume = setting.assume
-    host = 0.0 if setting.is_cpu else parts.pop("host", 0.0)
-    parts["context"] = GIB * (assume.program_gib if setting.is_cpu else assume.context_gib)
+    assumed = config.assumed
+    host = 0.0 if config.is_cpu else parts.pop("host", 0.0)
+    parts["context"] = GIB * (assumed.program_gib if config.is_cpu else assumed.context_gib)
     return PhaseMemory(work.stage, phase, moment, parts, host)
 
 
@@ -124,7 +126,7 @@ def _host(parts: Mapping[str, float]) -> float:
 
 
 def generating_moments(
-    setting: Setting, work: StageWork, model: ModelBytes
+    config: StageConfig, work: Work, model: ModelBytes
 ) -> dict[str, dict[str, float]]:
     """Bytes by part when the cache is fullest.
 
@@ -135,22 +137,20 @@ def generating_moments(
     their keys, values and the widest tensors of one layer. GPUs that hold an engine together share
     its heads evenly, but for keys and values at least one each; the rest is counted whole.
     """
-    shape, element = setting.shape, BYTES[setting.training.dtype]
-    prompt = setting.assume.prompt_tokens
+    shape, element = config.shape, BYTES[config.training.dtype]
+    prompt = config.assumed.prompt_tokens
     length = prompt + work.max_new_tokens
     room = prompt + CACHE_ROOM
     while room < length:
         room *= CACHE_GROWTH
-    per_token = kv_bytes_per_token(shape, element) / min(
-        setting.tensor_parallel, shape.num_kv_heads
-    )
+    per_token = kv_bytes_per_token(shape, element) / min(config.tensor_parallel, shape.num_kv_heads)
     resident = {"weights": model.weights, "optimizer": model.optimizer, "host": model.host}
-    if setting.engine_weights:
-        resident["engine"] = setting.engine_weights
+    if config.engine_weights:
+        resident["engine"] = config.engine_weights
     logits = work.rows * shape.vocab_size * (element + SAMPLING_BYTES_PER_LOGIT)
     widest = 2 * shape.hidden_size + 3 * shape.mlp_size
     read = work.prompts_at_once * prompt * element * widest
-    cached = length if setting.is_cpu or work.is_paged else room
+    cached = length if config.is_cpu or work.is_paged else room
     return {
         "sampling": resident | {"kv_cache": work.rows * cached * per_token, "sampling": logits},
         "reading prompts": resident
@@ -159,7 +159,7 @@ def generating_moments(
 
 
 def training_moments(
-    setting: Setting, work: StageWork, model: ModelBytes
+    config: StageConfig, work: Work, model: ModelBytes
 ) -> dict[str, dict[str, float]]:
     """Bytes by part at the moments of a step that can hold most.
 
@@ -167,29 +167,29 @@ def training_moments(
     layer. `last gradient`: it ends, all gradients exist and those of the embedding twice. `update`.
     Gradients exist in the first two if an earlier micro-batch of the step has left them.
     """
-    shape, training, tokens = setting.shape, setting.training, work.micro_batch_tokens
+    shape, training, tokens = config.shape, config.training, work.micro_batch_tokens
     element = BYTES[training.dtype]
     arguments = (shape, tokens, training.activations, training.mlp_tile_tokens, element)
-    buckets = {"in_buckets": setting.is_cpu or training.dtype == "float32"}
+    buckets = {"in_buckets": config.is_cpu or training.dtype == "float32"}
     backward = activation_bytes(*arguments, **buckets)
     forward = bytes_before_backward(*arguments, **buckets)
     offloaded = backward.pop("offloaded", 0.0)
     forward.pop("offloaded", None)
-    if setting.is_cpu and offloaded:
+    if config.is_cpu and offloaded:
         # Copied back when it is wanted, so one less is held.
         backward["kept"] /= 2
         forward["kept"] /= 2
-    trained_head = setting.adapter is None
-    head = _head(setting, int(tokens * work.head_share), trained_head)
+    trained_head = config.adapter is None
+    head = _head(config, int(tokens * work.head_share), trained_head)
     held = head.pop("held", 0.0)
     weights = model.weights if model.training_weights is None else model.training_weights
     resident = {"weights": weights, "optimizer": model.optimizer}
     asleep = 0.0
-    if work.completions and setting.engine_weights:
-        if setting.is_cpu or not setting.engine_sleep_level:
-            resident["engine"] = setting.engine_weights
-        elif setting.engine_sleep_level == 1:
-            asleep = setting.engine_weights
+    if work.completions and config.engine_weights:
+        if config.is_cpu or not config.engine_sleep_level:
+            resident["engine"] = config.engine_weights
+        elif config.engine_sleep_level == 1:
+            asleep = config.engine_weights
     resting = model.host + asleep
     host = resting + offloaded
     before = model.gradients if work.accumulates else 0.0
@@ -211,23 +211,23 @@ def training_moments(
     }
 
 
-def _head(setting: Setting, tokens: int, is_trained: bool) -> dict[str, float]:
+def _head(config: StageConfig, tokens: int, is_trained: bool) -> dict[str, float]:
     """The fused head's bytes for `tokens` trained tokens, by part; `held` stays for a while."""
-    element = BYTES[setting.training.dtype]
-    if setting.is_cpu or setting.training.dtype == "float32":
-        rows, block = CPU_LOGITS if setting.is_cpu else GPU_LOGITS
-        rows = min(rows, tokens * setting.shape.vocab_size)
+    element = BYTES[config.training.dtype]
+    if config.is_cpu or config.training.dtype == "float32":
+        rows, block = CPU_LOGITS if config.is_cpu else GPU_LOGITS
+        rows = min(rows, tokens * config.shape.vocab_size)
         logits = rows + 2 * min(block, rows)
-        parts = head_bytes(setting.shape, tokens, element, logits=logits)
+        parts = head_bytes(config.shape, tokens, element, logits=logits)
     else:
-        is_bfloat16 = setting.training.dtype == "bfloat16"
-        parts = gpu_head_bytes(setting.shape, tokens, is_bfloat16=is_bfloat16)
+        is_bfloat16 = config.training.dtype == "bfloat16"
+        parts = gpu_head_bytes(config.shape, tokens, is_bfloat16=is_bfloat16)
     if not is_trained:
         parts |= {"gradient": 0.0, "held": 0.0}
     return parts
 
 
-def model_bytes(setting: Setting, work: StageWork) -> ModelBytes:
+def model_bytes(config: StageConfig, work: Work) -> ModelBytes:
     """Bytes of everything as large as the model.
 
     Under an adapter its own weights are trained; without one all are. Where several
@@ -235,41 +235,41 @@ def model_bytes(setting: Setting, work: StageWork) -> ModelBytes:
     masters, gradients and moments are all cut, and in training the embeddings and two layers, with
     the gradients of one, are whole at a time (not yet measured on GPUs).
     """
-    shape, training = setting.shape, setting.training
+    shape, training = config.shape, config.training
     element = BYTES[training.dtype]
     weights, trained = element * shape.num_parameters, shape.num_parameters
-    if setting.adapter is not None:
-        if setting.adapter.kind == "qlora":
+    if config.adapter is not None:
+        if config.adapter.kind == "qlora":
             layers = shape.layer_parameters * shape.num_layers
             weights = layers * NF4_BYTES + (shape.num_parameters - layers) * element
-        trained = adapter_parameters(shape, setting.adapter)
+        trained = adapter_parameters(shape, config.adapter)
         weights += trained * element
-    if setting.optimizer is None:
+    if config.optimizer is None:
         return ModelBytes(weights, 0.0, 0.0, 0.0, 0.0)
     if work.holds_reference:
         weights *= 2
-    if setting.sharding == "full":
-        cut = FLOAT32 * trained / setting.num_gpus
+    if config.sharding == "full":
+        cut = FLOAT32 * trained / config.num_gpus
         gathered = element * (shape.embedding_parameters + 3 * shape.layer_parameters)
         if work.holds_reference:
             gathered += weights / 2
         return ModelBytes(weights, cut, 3 * cut, 0.0, 0.0, gathered)
-    kind = setting.optimizer.kind
+    kind = config.optimizer.kind
     each = bytes_per_parameter(kind, training.dtype, training.gradient_dtype)
     state = (each.masters + each.moments + each.pageable) * trained
-    if kind == "muon" and setting.adapter is None:
+    if kind == "muon" and config.adapter is None:
         others = bytes_per_parameter("adamw", training.dtype, training.gradient_dtype)
         state += (others.moments - each.moments) * shape.embedding_parameters
     if kind != "adamw_cpu":
         widened = 0.0 if training.gradient_dtype == "float32" else UPDATE_BUFFER_BYTES
         update = min(FLOAT32 * trained, widened)
-        return ModelBytes(weights, each.gradients * trained, state / setting.num_gpus, update, 0.0)
-    if setting.is_cpu:
+        return ModelBytes(weights, each.gradients * trained, state / config.num_gpus, update, 0.0)
+    if config.is_cpu:
         # Float32 weights are their own masters, and nothing is copied.
         host = (each.host - (FLOAT32 if training.dtype == "float32" else 0)) * trained
         gradients = FLOAT32 if training.gradient_dtype == "float32" else 2
         return ModelBytes(weights, gradients * trained, host - gradients * trained, 0.0, 0.0)
-    largest = element * shape.vocab_size * shape.hidden_size if setting.adapter is None else 0
+    largest = element * shape.vocab_size * shape.hidden_size if config.adapter is None else 0
     return ModelBytes(weights, largest, 0.0, 0.0, each.host * trained + HOST_BUFFER_BYTES)
 
 

@@ -12,6 +12,7 @@ WeightDtype = Literal["float32", "bfloat16", "float16"]
 GradientDtype = Literal["float32", "bfloat16"]
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOAT32 = BYTES["float32"]
 # Two 8-bit moments, and a float32 scale for each 256 entries of each (bitsandbytes 0.50).
 BYTES_8BIT_MOMENTS = 2 * (1 + 4 / 256)
 # adamw_cpu: pinned buffers between host and device, four of 32 MiB in each direction.

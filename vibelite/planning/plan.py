@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vibelite.planning import cpu
-from vibelite.planning.cpu import Cpu
+from vibelite.planning.cpu_time import cpu_stage_seconds
+from vibelite.planning.devices import GPUS, Cpu, Gpu
 from vibelite.planning.disk import DiskNeed, disk_needs
-from vibelite.planning.gpus import GPUS, Gpu
-from vibelite.planning.memory_model import PhaseMemory, Setting, stage_memory
+from vibelite.planning.memory_model import PhaseMemory, StageConfig, stage_memory
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.optimizer_memory import BYTES
 from vibelite.planning.sharding import Sharding, chosen_sharding
@@ -23,13 +22,14 @@ from vibelite.planning.time_model import (
     stage_seconds,
     trained_parameters,
 )
-from vibelite.planning.workload import Assumptions, StageWork, stage_work
+from vibelite.planning.workload import Assumptions, Work, stage_work
+from vibelite.recipe.run_section import Cost
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage, MGPOStage, SFTStage
+from vibelite.units import HOUR
 
 # Share of the memory that may be planned for: the allocator's blocks never fill it all.
 USABLE = 0.95
-HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,14 @@ class Machine:
     num_gpus: int = 1
     usd_per_hour: float | None = None
     """Of the whole machine; None = no money in the plan."""
+    price_source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
     """One stage: its work, its time on the machine, and what each of its phases holds."""
 
-    work: StageWork
+    work: Work
     seconds: StageSeconds
     phases: list[PhaseMemory]
     communicated_bytes: float
@@ -60,13 +61,15 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A recipe on a machine."""
+    """A recipe on a machine, and what it was made from."""
 
-    machine: Machine
+    recipe: Recipe
+    recipe_dir: Path
     shape: ModelShape
+    machine: Machine
+    assumptions: Assumptions
     stages: list[StagePlan]
     disk: list[DiskNeed]
-    assumptions: Assumptions
 
     @property
     def seconds(self) -> float:
@@ -101,29 +104,35 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, recipe_dir: Path, shape: ModelShape, machine: Machine, assume: Assumptions
+    recipe: Recipe, recipe_dir: Path, shape: ModelShape, machine: Machine, assumed: Assumptions
 ) -> Plan:
     """The plan of a recipe. Several GPUs share the sequences of a step evenly, and the optimizer
     or all that is trained (`planning/sharding.py`).
     """
     stages = []
-    for work in stage_work(recipe, recipe_dir, assume):
-        setting = stage_setting(recipe, recipe.stage_named(work.stage), shape, machine, assume)
-        num_passes = passes_of_a_rank(work, setting)
+    for work in stage_work(recipe, recipe_dir, assumed):
+        config = stage_config(recipe, recipe.stage_named(work.stage), shape, machine, assumed)
         sent = 0.0
-        if setting.optimizer:
-            sent = communicated_bytes(setting, machine.num_gpus, num_passes)
-        seconds = _seconds(recipe, setting, work, machine.device)
-        stages.append(StagePlan(work, seconds, stage_memory(setting, work), sent))
-    trained = trained_parameters(Setting(shape, recipe.training, assume, adapter=recipe.adapter))
+        if config.optimizer:
+            num_passes = passes_of_a_rank(work, config)
+            sent = communicated_bytes(config, machine.num_gpus, num_passes)
+        if isinstance(machine.device, Gpu):
+            seconds = stage_seconds(config, work, machine.device)
+        else:
+            rates = machine.device.rates
+            seconds = cpu_stage_seconds(config, work, rates, recipe.matmul_precision)
+        stages.append(StagePlan(work, seconds, stage_memory(config, work), sent))
+    trained = trained_parameters(
+        StageConfig(shape, recipe.training, assumed, adapter=recipe.adapter)
+    )
     disk = disk_needs(recipe, shape, [stage.work for stage in stages], trained)
-    return Plan(machine, shape, stages, disk, assume)
+    return Plan(recipe, recipe_dir, shape, machine, assumed, stages, disk)
 
 
-def stage_setting(
-    recipe: Recipe, stage: AnyStage, shape: ModelShape, machine: Machine, assume: Assumptions
-) -> Setting:
-    """What decides the memory and the time of a stage, beside its work."""
+def stage_config(
+    recipe: Recipe, stage: AnyStage, shape: ModelShape, machine: Machine, assumed: Assumptions
+) -> StageConfig:
+    """What decides the memory and the time of a stage, besides its work."""
     is_cpu = isinstance(machine.device, Cpu)
     sharding = chosen_sharding(
         recipe,
@@ -131,10 +140,10 @@ def stage_setting(
         num_gpus=machine.num_gpus,
         memory_bytes=None if is_cpu else machine.device.memory_bytes,
     )
-    return Setting(
+    return StageConfig(
         shape,
         recipe.training,
-        assume,
+        assumed,
         optimizer=stage.optimizer if isinstance(stage, SFTStage | MGPOStage) else None,
         adapter=recipe.adapter,
         is_cpu=is_cpu,
@@ -161,15 +170,21 @@ def _engine_weights(recipe: Recipe, shape: ModelShape, sharding: Sharding) -> fl
     return BYTES[sampled] * shape.num_parameters / rollout.tensor_parallel
 
 
-def _seconds(recipe: Recipe, setting: Setting, work: StageWork, device: Gpu | Cpu) -> StageSeconds:
-    if isinstance(device, Gpu):
-        return stage_seconds(setting, work, device)
-    products = cpu.products_of(recipe.training, recipe.matmul_precision)
-    return StageSeconds(
-        generate=cpu.generate_seconds(setting, work, device.rates, products),
-        train=cpu.train_seconds(setting, work, device.rates, products),
-        optimizer=cpu.optimizer_seconds(setting, work, device.rates),
-    )
+def machine_price(
+    cost: Cost, usd_per_gpu_hour: float | None, num_gpus: int
+) -> tuple[float | None, str]:
+    """USD an hour of the whole machine, and where that comes from; None where no price is known.
+    The command line goes before the recipe.
+    """
+    if usd_per_gpu_hour is not None:
+        return usd_per_gpu_hour * num_gpus, "--usd-per-gpu-hour"
+    source = cost.source or "no source"
+    if cost.usd_per_hour is not None:
+        return cost.usd_per_hour, f"the recipe's cost.usd_per_hour: {source}"
+    if cost.usd_per_gpu_hour is not None:
+        usd = cost.usd_per_gpu_hour * num_gpus
+        return usd, f"the recipe's cost.usd_per_gpu_hour: {source}"
+    return None, "none is known"
 
 
 def smallest_gpu(plan: Plan) -> Gpu | None:
@@ -182,9 +197,11 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
     """The plan as one JSON object; bytes, seconds, USD."""
     smallest, peak = smallest_gpu(plan), plan.peak
     return {
+        "name": plan.recipe.name,
         "device": asdict(plan.machine.device),
         "num_gpus": plan.machine.num_gpus,
         "usd_per_hour": plan.machine.usd_per_hour,
+        "price_source": plan.machine.price_source,
         "num_parameters": plan.shape.num_parameters,
         "fits": plan.fits,
         "usable_share": USABLE,

@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
-from vibelite.planning.cpu import Cpu
+from vibelite.planning.devices import Cpu
 from vibelite.planning.disk import DiskNeed
-from vibelite.planning.memory_model import GIB, PhaseMemory
-from vibelite.planning.plan import HOUR, USABLE, Plan, smallest_gpu
+from vibelite.planning.plan import USABLE, Plan, smallest_gpu
+from vibelite.units import HOUR, gib_text, usd_text
 
 # Parts of less than 64 MiB are left out of the lists.
 SHOWN_BYTES = 2**26
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What belongs to a plan and is not in it."""
-
-    name: str
-    price_source: str
-    advice: Sequence[str] | None
-    """Settings with which it would fit; None = none of ours do."""
-    longest: Mapping[str, int]
-    """Stage -> the longest response with which it fits."""
-    free: Mapping[str, tuple[str, float]]
-    """Place -> the directory there and its free bytes."""
-
-
-def plan_text(plan: Plan, findings: Findings) -> str:
+def plan_text(
+    plan: Plan,
+    changes: Sequence[str] | None,
+    longest: Mapping[str, int],
+    free: Mapping[str, tuple[str, float]],
+) -> str:
+    """The plan; `changes` of settings with which it would fit, None = none of ours do; the
+    `longest` response by stage with which it fits; `free`: place of files -> the directory there
+    and its free bytes.
+    """
     device = plan.machine.device
     lines = [
-        f"{findings.name}: {plan.shape.num_parameters / 1e9:.3f} B parameters on "
-        f"{plan.machine.num_gpus} x {device.name} ({_gib(device.memory_bytes)} GiB, "
+        f"{plan.recipe.name}: {plan.shape.num_parameters / 1e9:.3f} B parameters on "
+        f"{plan.machine.num_gpus} x {device.name} ({gib_text(device.memory_bytes)} GiB, "
         f"{USABLE:.0%} usable)",
         "",
         *_memory_lines(plan),
         "",
         *_cost_lines(plan),
         "",
-        *(_disk_line(need, *findings.free[need.place]) for need in plan.disk),
-        *_assumption_lines(plan, findings),
+        *(_disk_line(need, *free[need.place]) for need in plan.disk),
+        *_assumption_lines(plan),
         "",
-        *_verdict_lines(plan, findings),
+        *_verdict_lines(plan, changes, longest),
     ]
     return "\n".join(lines)
 
@@ -52,9 +47,9 @@ def _memory_lines(plan: Plan) -> list[str]:
     lines = [f"{'stage':<{width}}{'phase':<10}{'peak GiB':>9}{'host GiB':>9}  of which, in GiB"]
     for phase in plan.phases:
         parts = sorted(phase.parts.items(), key=lambda part: -part[1])
-        shown = ", ".join(f"{name} {_gib(size)}" for name, size in parts if size >= SHOWN_BYTES)
-        host = _gib(phase.host) if phase.host else ""
-        row = f"{phase.stage:<{width}}{phase.phase:<10}{_gib(phase.total):>9}{host:>9}"
+        shown = ", ".join(f"{name} {gib_text(size)}" for name, size in parts if size >= SHOWN_BYTES)
+        host = gib_text(phase.host) if phase.host else ""
+        row = f"{phase.stage:<{width}}{phase.phase:<10}{gib_text(phase.total):>9}{host:>9}"
         lines.append(f"{row}  {shown} ({phase.moment})")
     return lines
 
@@ -71,7 +66,7 @@ def _cost_lines(plan: Plan) -> list[str]:
         + f"{'$':>10}"
     ]
     for stage in plan.stages:
-        seconds, each = stage.seconds, stage.seconds_per_step
+        seconds, per_step = stage.seconds, stage.seconds_per_step
         if not seconds.total:
             continue
         cells = [
@@ -81,8 +76,8 @@ def _cost_lines(plan: Plan) -> list[str]:
             time_text(seconds.train + seconds.optimizer),
             time_text(seconds.communicate),
             time_text(seconds.total),
-            "" if each is None else f"{each:.3g}",
-            "" if each is None else _usd(plan.usd(each)),
+            "" if per_step is None else f"{per_step:.3g}",
+            "" if per_step is None else _usd(plan.usd(per_step)),
         ]
         lines.append(row(*cells) + f"{_usd(plan.usd(seconds.total)):>10}")
     total = row("all", "", "", "", "", time_text(plan.seconds), "", "")
@@ -90,50 +85,46 @@ def _cost_lines(plan: Plan) -> list[str]:
 
 
 def _disk_line(need: DiskNeed, directory: str, free: float) -> str:
-    states = f" and training states {_gib(need.states)}" if need.states else ""
-    line = f"disk, {need.place}: models {_gib(need.models)}{states} GiB"
+    states = f" and training states {gib_text(need.states)}" if need.states else ""
+    line = f"disk, {need.place}: models {gib_text(need.models)}{states} GiB"
     short = ": too little, if it is to run here" if free < need.total else ""
-    return f"{line}; {_gib(free)} GiB are free under {directory}{short}"
+    return f"{line}; {gib_text(free)} GiB are free under {directory}{short}"
 
 
-def _assumption_lines(plan: Plan, findings: Findings) -> list[str]:
+def _assumption_lines(plan: Plan) -> list[str]:
     assumed = ", ".join(
         f"{field.name} {getattr(plan.assumptions, field.name):g}"
         for field in fields(plan.assumptions)
     )
     price = plan.machine.usd_per_hour
-    paid = "none, so no $" if price is None else f"{price:g} $/h ({findings.price_source})"
+    paid = "none, so no $" if price is None else f"{price:g} $/h ({plan.machine.price_source})"
     lines = [f"assumed: {assumed} (--assume NAME=VALUE)", f"price: {paid}"]
     if isinstance(plan.machine.device, Cpu):
-        lines.append("a CPU is planned with one thread, at the rates of cpu.py (--rate NAME=VALUE)")
+        lines.append(
+            "a CPU is planned with one thread, at rates of another one (--rate NAME=VALUE)"
+        )
     return lines
 
 
-def _verdict_lines(plan: Plan, findings: Findings) -> list[str]:
+def _verdict_lines(
+    plan: Plan, changes: Sequence[str] | None, longest: Mapping[str, int]
+) -> list[str]:
     lines = [
         f"longest response that fits in {stage}: {tokens} tokens"
-        for stage, tokens in findings.longest.items()
+        for stage, tokens in longest.items()
     ]
     smallest = smallest_gpu(plan)
     name = smallest.name if smallest else "none of them"
     if plan.fits:
         return [*lines, f"it fits; the smallest listed GPU on which it does: {name}"]
     peak = plan.peak
-    assert peak is not None, "nothing cannot be too much"
-    lines.append(f"it does not fit: {_place(peak)} needs {_gib(peak.total)} GiB")
-    if findings.advice is None:
+    assert peak is not None, "a plan without phases fits"
+    lines.append(f"it does not fit: {peak.stage}/{peak.phase} needs {gib_text(peak.total)} GiB")
+    if changes is None:
         lines.append("no setting makes it fit: a smaller window, an adapter or a larger GPU would")
     else:
-        lines.append("it would fit with " + " ".join(f"--set {item}" for item in findings.advice))
+        lines.append("it would fit with " + " ".join(f"--set {item}" for item in changes))
     return [*lines, f"as it is, the smallest listed GPU on which it fits: {name}"]
-
-
-def _place(phase: PhaseMemory) -> str:
-    return f"{phase.stage}/{phase.phase}"
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f}"
 
 
 def time_text(seconds: float) -> str:
@@ -144,7 +135,4 @@ def time_text(seconds: float) -> str:
 
 
 def _usd(amount: float | None) -> str:
-    """Two digits that say something, or cents."""
-    if amount is None:
-        return ""
-    return f"{amount:.2f}" if amount >= 1 else f"{amount:.2g}"
+    return "" if amount is None else usd_text(amount)

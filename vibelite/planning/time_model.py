@@ -1,5 +1,6 @@
 """Seconds of training and sampling on GPUs, from counted work and published rates (a roofline; own
-model, except where a source is named). What a processor takes is in cpu.py.
+model, except where a source is named). What a processor takes is in
+cpu_time.py.
 
 Training is bound by arithmetic, decoding by memory traffic. A token passes forward with 2
 operations per weight and backward with 4 (arXiv 2001.08361, 2.1); what is recomputed counts again.
@@ -9,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vibelite.planning.gpus import GIGA, Gpu
-from vibelite.planning.memory_model import Setting, adapter_parameters, kv_bytes_per_token
+from vibelite.planning.devices import GIGA, Gpu
+from vibelite.planning.memory_model import StageConfig, adapter_parameters, kv_bytes_per_token
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.optimizer_memory import BYTES, bytes_per_parameter
-from vibelite.planning.workload import Assumptions, StageWork
+from vibelite.planning.workload import Assumptions, Work
 from vibelite.recipe.model_section import Training
 
 
@@ -31,28 +32,28 @@ class StageSeconds:
         return self.generate + self.train + self.optimizer + self.communicate
 
 
-def stage_seconds(setting: Setting, work: StageWork, gpu: Gpu) -> StageSeconds:
+def stage_seconds(config: StageConfig, work: Work, gpu: Gpu) -> StageSeconds:
     """Expected seconds of a stage; its sequences are shared evenly by the GPUs. What GPUs that hold
     an engine together send each other at every token is not counted, nor keys and values that
     several of them hold twice.
     """
-    shape, training, assume = setting.shape, setting.training, setting.assume
+    shape, training, assumed = config.shape, config.training, config.assumed
     flops = training_flops(shape, work, training)
     # Each GPU of an engine reads its part of weights and cache, and all of them take every step.
-    step = assume.decode_step_seconds * setting.tensor_parallel
+    step = assumed.decode_step_seconds * config.tensor_parallel
     generate = generation_seconds(
-        shape, work, gpu, replace(assume, decode_step_seconds=step), BYTES[training.dtype]
+        shape, work, gpu, replace(assumed, decode_step_seconds=step), BYTES[training.dtype]
     )
-    num_bytes = communicated_bytes(setting, setting.num_gpus, passes_of_a_rank(work, setting))
+    num_bytes = communicated_bytes(config, config.num_gpus, passes_of_a_rank(work, config))
     return StageSeconds(
-        generate=generate / setting.num_gpus,
-        train=flops / (gpu.bf16_flops * assume.training_efficiency) / setting.num_gpus,
-        optimizer=work.num_updates * update_seconds(setting, gpu),
-        communicate=work.num_updates * num_bytes / (assume.link_gb_per_second * GIGA),
+        generate=generate / config.num_gpus,
+        train=flops / (gpu.bf16_flops * assumed.training_efficiency) / config.num_gpus,
+        optimizer=work.num_updates * update_seconds(config, gpu),
+        communicate=work.num_updates * num_bytes / (assumed.link_gb_per_second * GIGA),
     )
 
 
-def training_flops(shape: ModelShape, work: StageWork, training: Training) -> float:
+def training_flops(shape: ModelShape, work: Work, training: Training) -> float:
     """Operations of all forward and backward passes of a stage.
 
     Layers: 2 x weights x `passes` a token. Attention: a token sees half
@@ -72,7 +73,7 @@ def training_flops(shape: ModelShape, work: StageWork, training: Training) -> fl
     )  # fmt: skip
 
 
-def passes(shape: ModelShape, work: StageWork, training: Training) -> float:
+def passes(shape: ModelShape, work: Work, training: Training) -> float:
     """Products of a layer's weights and its tokens, in forward passes: one forward and two
     backward; one more where all is computed again, and one more of the MLP where only that is, in
     tiles.
@@ -84,13 +85,13 @@ def passes(shape: ModelShape, work: StageWork, training: Training) -> float:
     return 3.0 + 3 * shape.hidden_size * shape.mlp_size / shape.layer_parameters
 
 
-def is_tiled(work: StageWork, training: Training) -> bool:
+def is_tiled(work: Work, training: Training) -> bool:
     """Whether micro-batches are larger than a tile of the MLP."""
     return 0 < training.mlp_tile_tokens < work.micro_batch_tokens
 
 
 def generation_seconds(
-    shape: ModelShape, work: StageWork, gpu: Gpu, assume: Assumptions, weight_bytes: int
+    shape: ModelShape, work: Work, gpu: Gpu, assumed: Assumptions, weight_bytes: int
 ) -> float:
     """Seconds to sample `work.completions`, `work.rows` at a time, on one GPU.
 
@@ -100,29 +101,29 @@ def generation_seconds(
     """
     if not work.completions:
         return 0.0
-    length = assume.length_fraction * work.max_new_tokens
+    length = assumed.length_fraction * work.max_new_tokens
     rows = min(work.rows, work.completions)
     steps = work.completions * length / rows
-    cache = rows * (assume.prompt_tokens + length / 2) * kv_bytes_per_token(shape, weight_bytes)
+    cache = rows * (assumed.prompt_tokens + length / 2) * kv_bytes_per_token(shape, weight_bytes)
     weights = shape.num_parameters * weight_bytes
-    decode = (weights + cache) / (gpu.bytes_per_second * assume.decode_efficiency)
-    prefill = 2 * shape.num_parameters * work.prompts * assume.prompt_tokens
-    prefill_seconds = prefill / (gpu.bf16_flops * assume.training_efficiency)
-    return steps * (decode + assume.decode_step_seconds) + prefill_seconds
+    decode = (weights + cache) / (gpu.bytes_per_second * assumed.decode_efficiency)
+    prefill = 2 * shape.num_parameters * work.prompts * assumed.prompt_tokens
+    prefill_seconds = prefill / (gpu.bf16_flops * assumed.training_efficiency)
+    return steps * (decode + assumed.decode_step_seconds) + prefill_seconds
 
 
-def update_seconds(setting: Setting, gpu: Gpu) -> float:
+def update_seconds(config: StageConfig, gpu: Gpu) -> float:
     """Seconds of one update of one GPU's part of the trained parameters.
 
     AdamW reads and writes master and moments, reads gradient twice (for its norm too) and writes
     16-bit weights, at the memory's bandwidth; adamw_cpu moves the same through the host's memory,
-    and gradients and weights over PCIe (`assume.host_gb_per_second` for both; on one H100 machine
+    and gradients and weights over PCIe (`assumed.host_gb_per_second` for both; on one H100 machine
     with 16 processors 1.54e9 parameters took 1.23 s: 43 GB/s).
     """
-    if setting.optimizer is None:
+    if config.optimizer is None:
         return 0.0
-    training, kind = setting.training, setting.optimizer.kind
-    trained = trained_parameters(setting)
+    training, kind = config.training, config.optimizer.kind
+    trained = trained_parameters(config)
     each = bytes_per_parameter(kind, training.dtype, training.gradient_dtype)
     if kind == "adamw_cpu":
         moved = (
@@ -130,27 +131,27 @@ def update_seconds(setting: Setting, gpu: Gpu) -> float:
             + 2 * BYTES[training.gradient_dtype]
             + 2 * BYTES[training.dtype]
         )
-        return trained / setting.num_gpus * moved / (setting.assume.host_gb_per_second * GIGA)
+        return trained / config.num_gpus * moved / (config.assumed.host_gb_per_second * GIGA)
     state = each.masters or each.weights
     moved = 2 * (state + each.moments + each.pageable) + 2 * each.gradients + each.weights
-    return trained / setting.num_gpus * moved / gpu.bytes_per_second
+    return trained / config.num_gpus * moved / gpu.bytes_per_second
 
 
-def trained_parameters(setting: Setting) -> int:
+def trained_parameters(config: StageConfig) -> int:
     """All weights, or those of the adapter."""
-    if setting.adapter is None:
-        return setting.shape.num_parameters
-    return adapter_parameters(setting.shape, setting.adapter)
+    if config.adapter is None:
+        return config.shape.num_parameters
+    return adapter_parameters(config.shape, config.adapter)
 
 
-def passes_of_a_rank(work: StageWork, setting: Setting) -> float:
+def passes_of_a_rank(work: Work, config: StageConfig) -> float:
     """Micro-batches of one update that each GPU runs, on average."""
     if not work.num_updates:
         return 0.0
-    return max(1.0, work.num_micro_batches / work.num_updates / setting.num_gpus)
+    return max(1.0, work.num_micro_batches / work.num_updates / config.num_gpus)
 
 
-def communicated_bytes(setting: Setting, num_gpus: int, num_passes: float = 1.0) -> float:
+def communicated_bytes(config: StageConfig, num_gpus: int, num_passes: float = 1.0) -> float:
     """Bytes that each of n GPUs sends per update, in rings (Patarasuk and Yuan, Bandwidth optimal
     all-reduce algorithms, 2009: each sends (n - 1) / n of the data). 0 for one GPU.
 
@@ -170,10 +171,10 @@ def communicated_bytes(setting: Setting, num_gpus: int, num_passes: float = 1.0)
     backward pass.
     """
     share = (num_gpus - 1) / num_gpus
-    training, shape = setting.training, setting.shape
+    training, shape = config.training, config.shape
     gradient, weight = BYTES[training.gradient_dtype], BYTES[training.dtype]
-    trained = trained_parameters(setting)
-    if setting.sharding == "optimizer":
+    trained = trained_parameters(config)
+    if config.sharding == "optimizer":
         return share * (gradient + weight) * trained
     layers = shape.layer_parameters * shape.num_layers
     each_pass = weight * (2 * layers + shape.embedding_parameters) + gradient * trained

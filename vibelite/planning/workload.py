@@ -22,13 +22,16 @@ from vibelite.recipe.stage_section import (
     SFTStage,
 )
 
-# Stages that leave a model of their own, which `evaluate` tests when it names none.
-MODEL_KINDS = ("sft", "probe", "fuse", "mgpo")
 # Problems of the presets (published counts); other files are counted, the hub's sets cannot be.
 BENCHMARK_SIZES = {
-    "aime24": 30, "aime25": 30, "hmmt25": 30, "math500": 500, "gpqa": 198,
-    "lcb-v5": 279, "lcb-v6": 131,
-}  # fmt: skip
+    "aime24": 30,
+    "aime25": 30,
+    "hmmt25": 30,
+    "math500": 500,
+    "gpqa": 198,
+    "lcb-v5": 279,
+    "lcb-v6": 131,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Assumptions:
 
 
 @dataclass(frozen=True, slots=True)
-class StageWork:
+class Work:
     """One stage in numbers; what a kind does not do is 0. Times follow from the mean lengths, peaks
     of memory from the longest.
     """
@@ -105,15 +108,15 @@ class StageWork:
     """A second copy of the weights, for a KL penalty."""
 
 
-def stage_work(recipe: Recipe, recipe_dir: Path, assume: Assumptions) -> list[StageWork]:
+def stage_work(recipe: Recipe, recipe_dir: Path, assumed: Assumptions) -> list[Work]:
     """Every stage of the recipe in order, in numbers."""
-    works = [_work_of(stage, recipe, recipe_dir, assume) for stage in recipe.stages]
+    works = [_work_of(stage, recipe, recipe_dir, assumed) for stage in recipe.stages]
     if recipe.rollout.engine == "vllm":
         works = [_by_vllm(*pair) for pair in zip(recipe.stages, works, strict=True)]
     return works
 
 
-def _by_vllm(stage: AnyStage, work: StageWork) -> StageWork:
+def _by_vllm(stage: AnyStage, work: Work) -> Work:
     """The work as vLLM does it: as many rows as it may have at once, of whatever group."""
     sampling = getattr(stage, "sampling", None)
     if sampling is None:
@@ -124,46 +127,46 @@ def _by_vllm(stage: AnyStage, work: StageWork) -> StageWork:
     return replace(work, rows=int(min(sampling.max_sequences, at_once)), is_paged=True)
 
 
-def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assume: Assumptions) -> StageWork:
+def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumptions) -> Work:
     match stage:
         case SFTStage():
-            return _sft_work(stage, assume)
+            return _sft_work(stage, assumed)
         case MGPOStage():
-            return _mgpo_work(stage, recipe, recipe_dir, assume)
+            return _mgpo_work(stage, recipe, recipe_dir, assumed)
         case ProbeStage():
             sft = recipe.stage_named(stage.start_from)
             num_models = checkpoints_of(sft) if isinstance(sft, SFTStage) else 1
-            num_problems = count_problems(recipe, stage.problems, recipe_dir, assume)
+            num_problems = count_problems(recipe, stage.problems, recipe_dir, assumed)
             return _sampling_work(
                 stage, stage.sampling, num_models * num_problems, stage.num_samples
             )
         case DistillStage() | FilterStage():
-            num_problems = count_problems(recipe, stage.problems, recipe_dir, assume)
+            num_problems = count_problems(recipe, stage.problems, recipe_dir, assumed)
             return _sampling_work(stage, stage.sampling, num_problems, stage.num_samples)
         case EvaluateStage():
-            models = stage.models or ["base", *_model_stages_before(stage, recipe)]
+            models = recipe.models_to_evaluate(stage)
             num_problems = sum(
-                count_problems(recipe, name, recipe_dir, assume) for name in stage.benchmarks
+                count_problems(recipe, name, recipe_dir, assumed) for name in stage.benchmarks
             )
             return _sampling_work(
                 stage, stage.sampling, len(models) * num_problems, stage.num_samples
             )
         case _:
-            return StageWork(stage.name, stage.kind, kept_models=1)
+            return Work(stage.name, stage.kind, kept_models=1)
 
 
-def _sft_work(stage: SFTStage, assume: Assumptions) -> StageWork:
-    length = assume.trace_fraction * stage.max_tokens
+def _sft_work(stage: SFTStage, assumed: Assumptions) -> Work:
+    length = assumed.trace_fraction * stage.max_tokens
     num = stage.sequences_per_step
     largest, accumulates = _largest_micro_batch(num, stage.max_tokens, stage.tokens_per_micro_batch)
-    return StageWork(
+    return Work(
         stage.name,
         stage.kind,
         num_steps=stage.num_steps,
         num_updates=stage.num_steps,
         trained_tokens=stage.num_steps * num * length,
         trained_length=length,
-        head_share=max(0.5, 1 - assume.prompt_tokens / length),
+        head_share=max(0.5, 1 - assumed.prompt_tokens / length),
         num_micro_batches=stage.num_steps
         * _num_micro_batches(num, length, stage.tokens_per_micro_batch),
         micro_batch_tokens=largest,
@@ -172,25 +175,23 @@ def _sft_work(stage: SFTStage, assume: Assumptions) -> StageWork:
     )
 
 
-def _mgpo_work(
-    stage: MGPOStage, recipe: Recipe, recipe_dir: Path, assume: Assumptions
-) -> StageWork:
+def _mgpo_work(stage: MGPOStage, recipe: Recipe, recipe_dir: Path, assumed: Assumptions) -> Work:
     budget, num_new = stage.tokens_per_micro_batch, stage.sampling.max_new_tokens
-    longest = math.ceil(assume.prompt_tokens) + num_new
-    length = assume.prompt_tokens + assume.length_fraction * num_new
+    longest = math.ceil(assumed.prompt_tokens) + num_new
+    length = assumed.prompt_tokens + assumed.length_fraction * num_new
     per_step = stage.problems_per_step * stage.group_size
     num_prefiltered = 0
     if stage.prefilter_samples:
         num_prefiltered = stage.prefilter_problems or count_problems(
-            recipe, stage.problems, recipe_dir, assume
+            recipe, stage.problems, recipe_dir, assumed
         )
     acts_on_all = stage.entropy_coef > 0 or stage.kl_coef > 0
-    num_trained = per_step * (1.0 if acts_on_all else assume.trained_fraction)
+    num_trained = per_step * (1.0 if acts_on_all else assumed.trained_fraction)
     num_scorings = (stage.updates_per_rollout > 1) + (stage.kl_coef > 0)
     largest, accumulates = _largest_micro_batch(per_step, longest, budget)
     passes = stage.num_steps * stage.updates_per_rollout
     at_once = _prompts_at_once(stage.sampling, stage.problems_per_step, stage.group_size)
-    return StageWork(
+    return Work(
         stage.name,
         stage.kind,
         num_steps=stage.num_steps,
@@ -203,7 +204,7 @@ def _mgpo_work(
         trained_tokens=passes * num_trained * length,
         scored_tokens=stage.num_steps * num_scorings * num_trained * length,
         trained_length=length,
-        head_share=1 - assume.prompt_tokens / length,
+        head_share=1 - assumed.prompt_tokens / length,
         num_micro_batches=passes * _num_micro_batches(num_trained, length, budget),
         micro_batch_tokens=largest,
         accumulates=accumulates,
@@ -235,9 +236,9 @@ def _sampling_work(
     sampling: Sampling,
     num_prompts: float,
     num_samples: int,
-) -> StageWork:
+) -> Work:
     at_once = _prompts_at_once(sampling, num_prompts, num_samples)
-    return StageWork(
+    return Work(
         stage.name,
         stage.kind,
         prompts=num_prompts,
@@ -253,15 +254,9 @@ def checkpoints_of(stage: SFTStage) -> int:
     return -(-stage.num_steps // stage.checkpoint_every)
 
 
-def _model_stages_before(stage: EvaluateStage, recipe: Recipe) -> list[str]:
-    names = [other.name for other in recipe.stages if other.kind in MODEL_KINDS]
-    before = [other.name for other in recipe.stages[: recipe.stages.index(stage)]]
-    return [name for name in names if name in before]
-
-
-def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assume: Assumptions) -> float:
+def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assumed: Assumptions) -> float:
     """Problems in the set `name`: counted where they are generated or in a local file. One of the
-    hub is taken to have as many as the recipe takes at most, else `assume.unknown_problems`.
+    hub is taken to have as many as the recipe takes at most, else `assumed.unknown_problems`.
     RecipeError for a file that does not exist.
     """
     source = recipe.data.problems[name]
@@ -272,16 +267,16 @@ def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assume: Assumpti
         subdomains = set(source.columns.subdomains.values())
         limits += [source.num_per_subdomain * len(subdomains)] if subdomains else []
     if source.source == "hub" and not source.local:
-        return min(limits, default=assume.unknown_problems)
+        return min(limits, default=assumed.unknown_problems)
     if source.source == "benchmark" and not source.path:
-        count = BENCHMARK_SIZES.get(source.name, assume.unknown_problems)
+        count = BENCHMARK_SIZES.get(source.name, assumed.unknown_problems)
     else:
         path = source.local if source.source == "hub" else source.path
-        count = _count_rows(recipe_dir / Path(path).expanduser(), assume)
+        count = _count_rows(recipe_dir / Path(path).expanduser(), assumed)
     return min([count, *limits])
 
 
-def _count_rows(path: Path, assume: Assumptions) -> float:
+def _count_rows(path: Path, assumed: Assumptions) -> float:
     if not path.exists():
         raise RecipeError(f"{path}: no such file")
     match path.suffix:
@@ -293,4 +288,4 @@ def _count_rows(path: Path, assume: Assumptions) -> float:
 
             return ParquetFile(path).metadata.num_rows
         case _:
-            return assume.unknown_problems
+            return assumed.unknown_problems

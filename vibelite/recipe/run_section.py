@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date
-from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from vibelite.recipe.section import (
     Fraction,
@@ -33,22 +31,6 @@ class VLLM(Section):
     leaves less room for its completions."""
     cuda_graphs: Literal["off", "decode", "full"] = "decode"
     """decode = graphs without the compiler; full = compiled as well: minutes at the first start."""
-
-
-def _currency_code(value: str) -> str:
-    if len(value) == 3 and value.isascii() and value.isalpha() and value.isupper():
-        return value
-    raise ValueError(f"'{value}' is no currency: three capital letters, such as USD (ISO 4217)")
-
-
-Currency = Annotated[str, AfterValidator(_currency_code)]
-UsdRate = Annotated[
-    Decimal | None,
-    Field(
-        gt=0,
-        description="USD for one unit of the currency; null = unknown, and sums stay apart.",
-    ),
-]
 
 
 class Rollout(Section):
@@ -112,77 +94,35 @@ class Budget(Section):
     """Limits over the whole run, restarts included; null = none. May be changed between runs."""
 
     usd: Annotated[float, Field(gt=0)] | None = None
-    """Needs a price in cost, in USD or with its usd_rate."""
+    """Needs a price in cost."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Of the machine, from the start of each process to its end."""
-    kwh: Annotated[float, Field(gt=0)] | None = None
-    """Needs measured energy: an NVIDIA GPU with NVML, or cost.electricity."""
-
-
-class Price(Section):
-    """What a rented machine costs per hour."""
-
-    amount: Annotated[Decimal, Field(gt=0)]
-    currency: Currency = "USD"
-    unit: Literal["instance_hour", "gpu_hour"] = "instance_hour"
-    """instance_hour: for the whole machine; gpu_hour: times the number of its GPUs."""
-    source: Annotated[str, Field(min_length=1)]
-    """Who asks this price; printed beside every sum."""
-    date: date
-    """The day on which it was read there; prices of GPUs change within weeks."""
-    usd_rate: UsdRate = None
-
-
-class Electricity(Section):
-    """What an owned machine costs: its energy times a tariff."""
-
-    amount_per_kwh: Annotated[Decimal, Field(gt=0)]
-    currency: Currency = "USD"
-    watts_beside_gpus: PositiveFloat
-    """What the machine draws beside its GPUs, read from a meter at the plug; the GPUs' energy is
-    measured."""
-    source: Annotated[str, Field(min_length=1)]
-    date: date
-    usd_rate: UsdRate = None
 
 
 class Cost(Section):
-    """What the machine costs, in one of three ways: rented (usd_per_hour or price), owned
-    (electricity), or none of them: then time, tokens and energy are reported, and no money.
+    """What the machine costs; without a price time, tokens and energy are reported, and no money.
+    May be changed between runs: what has passed keeps its price.
     """
 
     usd_per_hour: Annotated[float, Field(gt=0)] | None = None
-    """Price of the whole machine per hour; short for a price in USD per instance_hour."""
+    """Price of the whole machine per hour."""
+    usd_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None
+    """Price per hour of each of its GPUs; instead of usd_per_hour."""
     source: str = ""
-    """Where usd_per_hour comes from, with its date; printed beside every sum."""
-    price: Price | None = None
-    electricity: Electricity | None = None
+    """Who asks this price, and on which day it was read; printed with every sum."""
 
     @model_validator(mode="after")
-    def _one_way_to_pay(self) -> Cost:
-        names = ("usd_per_hour", "price", "electricity")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give only one of {' and '.join(given)}")
+    def _one_price(self) -> Cost:
+        if self.usd_per_hour is not None and self.usd_per_gpu_hour is not None:
+            raise ValueError("give only one of usd_per_hour and usd_per_gpu_hour")
         return self
 
     def times(self, num_machines: int) -> Cost:
-        """What so many machines of this kind cost."""
-        if num_machines == 1:
+        """What so many machines of this kind cost; a price per GPU counts all of them anyway."""
+        if self.usd_per_hour is None:
             return self
-        values = self.model_dump()
-        if self.usd_per_hour is not None:
-            values["usd_per_hour"] = self.usd_per_hour * num_machines
-        if self.price is not None and self.price.unit == "instance_hour":
-            values["price"]["amount"] = self.price.amount * num_machines
-        if self.electricity is not None:
-            values["electricity"]["watts_beside_gpus"] *= num_machines
-        return Cost.model_validate(values)
+        return self.model_copy(update={"usd_per_hour": self.usd_per_hour * num_machines})
 
     @property
-    def is_in_usd(self) -> bool:
-        """Whether sums in USD can be told."""
-        if self.usd_per_hour is not None:
-            return True
-        tariff = self.price or self.electricity
-        return tariff is not None and (tariff.currency == "USD" or tariff.usd_rate is not None)
+    def has_price(self) -> bool:
+        return self.usd_per_hour is not None or self.usd_per_gpu_hour is not None

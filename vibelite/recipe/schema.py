@@ -16,7 +16,7 @@ from vibelite.recipe.data_section import Data
 from vibelite.recipe.model_section import Adapter, Model, Training
 from vibelite.recipe.run_section import Budget, Cost, Parallel, Rollout, Verification
 from vibelite.recipe.section import Name, NonNegativeInt, PositiveInt, Section
-from vibelite.recipe.stage_section import AnyStage
+from vibelite.recipe.stage_section import BASE, AnyStage, EvaluateStage
 
 
 class Recipe(Section):
@@ -48,10 +48,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _dollars_need_a_price(self) -> Recipe:
-        if self.budget.usd is not None and not self.cost.is_in_usd:
+        if self.budget.usd is not None and not self.cost.has_price:
             raise ValueError(
-                "budget.usd needs the price of the machine: cost.usd_per_hour, or cost.price or "
-                "cost.electricity in USD or with its usd_rate"
+                "budget.usd needs the price of the machine: cost.usd_per_hour or "
+                "cost.usd_per_gpu_hour"
             )
         return self
 
@@ -63,6 +63,12 @@ class Recipe(Section):
                 f"rollout.tensor_parallel: {size} must divide num_gpus, which is {self.num_gpus}"
             )
         return self
+
+    def models_to_evaluate(self, stage: EvaluateStage) -> list[str]:
+        """Those that `stage` names; else the base and every earlier stage that makes a model."""
+        earlier = self.stages[: self.stages.index(stage)]
+        made = [other.name for other in earlier if other.kind in ("sft", "probe", "fuse", "mgpo")]
+        return stage.models or [BASE, *made]
 
     def stage_named(self, name: str) -> AnyStage:
         """The stage called `name`; KeyError if there is none."""

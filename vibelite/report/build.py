@@ -10,19 +10,20 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from vibelite.report.charts import Series, line_chart, short_number
+from vibelite.report.charts import Series, line_chart
 from vibelite.report.compare import HEADER, Difference, compare_runs, difference_cells
 from vibelite.report.cost import Cost, add_up, cumulative_usd, known_units, stage_costs
 from vibelite.report.curves import stage_charts
 from vibelite.report.run_data import RunData, StageData, load_run
-from vibelite.report.summary import percent
 from vibelite.run_dir import write_text_atomic
+from vibelite.units import HOUR, duration, percent, short_number, usd_text
 
 
 def write_report(run_dirs: Sequence[Path], output: Path) -> Path:
@@ -63,7 +64,7 @@ def render(
     environment.filters |= {
         "percent": percent,
         "short": lambda value: "-" if value is None else short_number(float(value)),
-        "duration": duration,
+        "duration": lambda value: "-" if value is None else duration(value),
         "usd": usd,
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     }
@@ -80,6 +81,7 @@ def render(
         differences=difference_cells(differences),
         charts=stage_charts(runs),
         stage_state=stage_state,
+        expected_usd=expected_usd,
         longest_stage=longest_stage,
         known_units=known_units,
         style=style,
@@ -144,8 +146,8 @@ def published_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 def spending_chart(run: RunData) -> Markup:
     """Cumulative USD over the time of the run; "" without a price."""
     points = cumulative_usd(run.ledger)
-    is_long = bool(points) and points[-1][0] > 2 * 3600
-    unit, seconds = ("h", 3600) if is_long else ("min", 60)
+    is_long = bool(points) and points[-1][0] > 2 * HOUR
+    unit, seconds = ("h", HOUR) if is_long else ("min", 60)
     scaled = [(elapsed / seconds, spent) for elapsed, spent in points]
     return line_chart("USD so far", [Series(run.name, scaled)], x_label=unit, is_noisy=False)
 
@@ -167,24 +169,18 @@ def stage_state(stage: StageData) -> str:
     return f"step {last} of {stage.total_steps}" if stage.total_steps else f"step {last}"
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds in the two units that matter: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
-    if seconds is None:
-        return "-"
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+def expected_usd(run: RunData) -> str:
+    """What an unfinished run will have cost when its present stage ends; "" where unknown."""
+    begun = [stage for stage in run.stages if stage.steps]
+    if not begun or begun[-1].is_finished:
+        return ""
+    expected = begun[-1].steps[-1].get("usd_at_end_of_stage")
+    if expected is None:
+        return ""
+    total, low, high = map(usd, expected)
+    return f"expected after {begun[-1].name}: {total} ({low} to {high})"
 
 
-def usd(value: Any) -> str:
-    """Dollars with cents, below a dollar with more digits; "-" where unknown."""
-    if value is None:
-        return "-"
-    if 0 < value < 0.001:
-        return f"${short_number(float(value), 2)}"
-    return f"${float(value):,.2f}" if value >= 1 else f"${float(value):.4f}"
+def usd(value: float | Decimal | None) -> str:
+    """Dollars, "-" where unknown."""
+    return "-" if value is None else f"${usd_text(value)}"

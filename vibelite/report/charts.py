@@ -10,6 +10,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from vibelite.report.run_data import evenly_spaced
+from vibelite.units import short_number
 
 WIDTH, HEIGHT = 360, 168
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 22
@@ -84,26 +85,35 @@ def line_chart(
     ys = [y for one in series for _, y in one.points]
     y_low, y_high = y_range or (min(ys), max(ys))
     frame = Frame(
-        make_axis(
-            min(xs),
-            max(xs),
-            start=LEFT,
-            end=WIDTH - RIGHT,
-            is_loose=False,
-            is_whole=x_label == "step",
-        ),
-        make_axis(y_low, y_high, start=HEIGHT - BOTTOM, end=TOP),
+        horizontal_axis(min(xs), max(xs), is_whole=x_label == "step"),
+        vertical_axis(y_low, y_high),
         x_label,
     )
     parts = [draw_grid(frame)]
     parts += [draw_line(one, frame, is_noisy=is_noisy) for one in series]
     parts += [draw_tooltips(one, frame) for one in series]
+    kind = "chart several" if len(series) > 1 else "chart"
+    return figure(title, parts, draw_legend(series), kind=kind)
+
+
+def figure(title: str, parts: Sequence[Markup], legend: Markup, *, kind: str = "chart") -> Markup:
+    """The parts of a chart under its title and legend."""
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, title, Markup("").join(parts)
     )
     return Markup('<figure class="{}"><figcaption><b>{}</b>{}</figcaption>{}</figure>').format(
-        "chart several" if len(series) > 1 else "chart", title, draw_legend(series), svg
+        kind, title, legend, svg
     )
+
+
+def horizontal_axis(low: float, high: float, *, is_whole: bool) -> Axis:
+    """The axis of steps, or of another quantity, as wide as the values."""
+    return make_axis(low, high, start=LEFT, end=WIDTH - RIGHT, is_loose=False, is_whole=is_whole)
+
+
+def vertical_axis(low: float, high: float) -> Axis:
+    """The axis of values, up to the ticks outside of them."""
+    return make_axis(low, high, start=HEIGHT - BOTTOM, end=TOP)
 
 
 def make_axis(
@@ -145,19 +155,6 @@ def round_spacing(spacing: float) -> float:
         if factor * power >= spacing * (1 - 1e-9):
             return factor * power
     return 10 * power
-
-
-def short_number(value: float, digits: int = 3) -> str:
-    """`value` with `digits` significant digits and few characters: 0.003, 12.3k, 2.5e-4."""
-    for limit, scale, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / scale:.{digits}g}{suffix}"
-    if abs(value) >= 1000:
-        return f"{value:.0f}"
-    if value and abs(value) < 0.001:
-        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.{digits}g}"
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
@@ -244,7 +241,11 @@ def draw_legend(series: Sequence[Series]) -> Markup:
     """Colour, label and last value of every series; the last value alone when there is one."""
     if len(series) == 1:
         return Markup(' <span class="last">{}</span>').format(short_number(series[0].points[-1][1]))
+    keys = [(one.label, one.color % 8, short_number(one.points[-1][1])) for one in series]
+    return legend_of(keys)
+
+
+def legend_of(keys: Sequence[tuple[str, int, str]]) -> Markup:
+    """(label, colour, value or nothing) of every part of a chart."""
     item = Markup('<span class="key"><i class="c{}"></i>{} <span class="last">{}</span></span> ')
-    return Markup("").join(
-        item.format(one.color % 8, one.label, short_number(one.points[-1][1])) for one in series
-    )
+    return Markup("").join(item.format(color, label, value) for label, color, value in keys)

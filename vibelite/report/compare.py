@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vibelite.algorithms.statistics import paired_difference
-from vibelite.report.run_data import model_keys, stream_jsonl
+from vibelite.report.run_data import model_keys
 from vibelite.report.summary import collect_results
+from vibelite.run_dir import read_jsonl
 
 NUM_BOOTSTRAP = 5000
 
@@ -59,17 +60,10 @@ def compare_runs(run_dirs: Mapping[str, Path]) -> list[Difference]:
                 num_bootstrap=NUM_BOOTSTRAP,
                 seed=0,
             )
+            num_problems = len({*ours, *theirs})
+            names = (benchmark, model, run, baseline)
             differences.append(
-                Difference(
-                    benchmark,
-                    model,
-                    run,
-                    baseline,
-                    len(common),
-                    len({*ours, *theirs}),
-                    difference,
-                    (low, high),
-                )  # fmt: skip
+                Difference(*names, len(common), num_problems, difference, (low, high))
             )
     return differences
 
@@ -89,7 +83,7 @@ def solved_shares(run_dir: Path) -> Shares:
     counts: dict[str, dict[str, list[int]]] = {}
     for path in sorted((run_dir / "stages").glob("*/results.json")):
         fresh: dict[str, dict[str, list[int]]] = {}
-        for sample in stream_jsonl(path.parent / "samples.jsonl"):
+        for sample in read_jsonl(path.parent / "samples.jsonl"):
             if sample.get("key") in wanted:
                 problems = fresh.setdefault(sample["key"], {})
                 count = problems.setdefault(sample["problem_id"], [0, 0])
@@ -105,18 +99,21 @@ def solved_shares(run_dir: Path) -> Shares:
 
 
 def difference_cells(differences: Sequence[Difference]) -> list[list[str]]:
-    """One line of text per difference, in points of Pass@1."""
+    """One line of text per difference, under HEADER, in points of Pass@1."""
     return [
         [
-            one.benchmark, one.model, f"{one.run} - {one.baseline}",
+            one.benchmark,
+            one.model,
+            f"{one.run} - {one.baseline}",
             f"{100 * one.difference:+.1f}",
-            f"{100 * one.interval[0]:+.1f} to {100 * one.interval[1]:+.1f}",
+            " to ".join(f"{100 * end:+.1f}" for end in one.interval),
             "yes" if one.is_distinguishable else "no",
-            f"{one.num_common} of {one.num_problems}" if one.num_common < one.num_problems
+            f"{one.num_common} of {one.num_problems}"
+            if one.num_common < one.num_problems
             else str(one.num_common),
         ]
         for one in differences
-    ]  # fmt: skip
+    ]
 
 
 HEADER = ("benchmark", "model", "runs", "points", "95%", "differs", "problems")

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from vibelite.report.charts import Point
-from vibelite.telemetry.entries import UNRECORDED, Entry, cost_by_currency, lost_entries
-from vibelite.telemetry.money import MILLIJOULES_PER_KWH, known_sum
+from vibelite.telemetry.ledger import UNRECORDED, Entry, lost_entries
+from vibelite.telemetry.price import known_sum
 from vibelite.telemetry.unit_costs import UnitCosts, unit_costs
-
-NANOSECONDS = 1e9
+from vibelite.units import MILLIJOULES_PER_KWH, NANOSECONDS
 
 # The palette's indices of the spans that every run has; others take the last but one.
 SPAN_COLORS = {
@@ -29,8 +28,7 @@ OTHER_SPAN_COLOR = 6
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some entries of a ledger add up to. `usd` and `kwh` are None where a part is unknown;
-    `by_currency` holds what is known, whatever it was paid in.
+    """What some entries of a ledger add up to. `usd` and `kwh` are None where a part is unknown.
 
     Lost: steps that were done again later, because a process died after them and before its next
     checkpoint, and what a killed process had not written down.
@@ -41,7 +39,6 @@ class Cost:
     seconds_by_span: dict[str, float]
     tokens: dict[str, int]
     usd: Decimal | None
-    by_currency: dict[str, Decimal]
     kwh: float | None
     lost_seconds: float
     lost_usd: Decimal | None
@@ -128,7 +125,6 @@ def sum_entries(name: str, entries: Sequence[Entry], lost: Sequence[Entry]) -> C
         seconds_by_span={span: value / NANOSECONDS for span, value in spans.items()},
         tokens=dict(tokens),
         usd=usd,
-        by_currency=cost_by_currency(entries),
         kwh=sum(energies) / MILLIJOULES_PER_KWH if is_measured else None,
         lost_seconds=sum(entry.wall_nanoseconds for entry in lost) / NANOSECONDS,
         lost_usd=known_sum(entry.usd for entry in lost),

@@ -10,10 +10,10 @@ from markupsafe import Markup
 
 from vibelite.report.charts import Series, line_chart
 from vibelite.report.run_data import RunData
-from vibelite.report.shares import outcomes_chart, projection_chart, spans_chart
+from vibelite.report.stacked_bars import spans_chart
+from vibelite.units import GIB
 
 FRACTION = (0.0, 1.0)
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +101,11 @@ def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, list[Markup]]]:
             run.name: stage.steps for run in runs for stage in run.stages if stage.name == name
         }
         drawn = [chart for chart in draw_stage(steps) if chart]
-        drawn[2:2] = [
-            outcomes_chart(stage.outcomes, f"{run.name}: " if len(runs) > 1 else "")
-            for run in runs
-            for stage in run.stages
-            if stage.name == name
-        ]
         if len(runs) > 1:
             drawn += draw_equal_cost(steps)
         else:
             (lines,) = steps.values()
-            drawn += [spans_chart(lines), projection_chart(lines)]
+            drawn.append(spans_chart(lines))
         charts.append((name, [chart for chart in drawn if chart]))
     return charts
 

@@ -12,9 +12,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vibelite.report.cost import add_up, stage_costs
-from vibelite.report.summary import collect_results, percent, with_interval
+from vibelite.report.summary import collect_results, with_interval
 from vibelite.run_dir import read_json
-from vibelite.telemetry.entries import read_ledger
+from vibelite.telemetry.ledger import read_ledger
+from vibelite.units import HOUR, percent, usd_text
 
 CARD_NAME = "README.md"
 UNKNOWN = "unknown"
@@ -27,6 +28,18 @@ LICENCES = {
     "Qwen/Qwen2.5-Coder-3B": "qwen-research (not for commercial use)",
     "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
 }
+SHOWN_SETTINGS = (
+    "traces",
+    "problems",
+    "num_steps",
+    "sequences_per_step",
+    "problems_per_step",
+    "group_size",
+    "maxent_lambda",
+    "long2short",
+    "k",
+    "num_samples",
+)
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FRONT_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:\s*(\S+)")
 
@@ -46,13 +59,15 @@ def model_card(run_dir: Path, stage: str) -> str:
         f"{base}; licence: {licence}. What that licence asks of derived models holds for this one; "
         "so do the licences of the data below, which this card does not know.",
         usage(recipe),
-        "## Training\n\n" + table(("stage", "kind", "from", "settings"), stage_rows(recipe)),
-        "## Data\n\n" + table(("set", "for", "where", "SHA-256"), data_rows(recipe, manifest))
-        + decontamination(manifest),
+        "## Training",
+        table(("stage", "kind", "from", "settings"), stage_rows(recipe)),
+        "## Data",
+        table(("set", "for", "where", "SHA-256"), data_rows(recipe, manifest)),
+        decontamination(manifest),
         cost_text(run_dir, manifest),
         evaluation(run_dir, stage),
         provenance(manifest),
-    ]  # fmt: skip
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,12 +119,10 @@ def usage(recipe: Mapping[str, Any]) -> str:
 
 def stage_rows(recipe: Mapping[str, Any]) -> Iterator[list[str]]:
     """Every stage with the settings that decide most."""
-    shown = (
-        "traces", "problems", "num_steps", "sequences_per_step", "problems_per_step", "group_size",
-        "maxent_lambda", "long2short", "k", "num_samples",
-    )  # fmt: skip
     for stage in recipe["stages"]:
-        settings = [f"{name} {stage[name]}" for name in shown if stage.get(name) not in (None, {})]
+        settings = [
+            f"{name} {stage[name]}" for name in SHOWN_SETTINGS if stage.get(name) not in (None, {})
+        ]
         optimizer = stage.get("optimizer")
         if optimizer:
             settings.append(f"{optimizer['kind']}, lr {optimizer['lr']:g}, {optimizer['schedule']}")
@@ -163,9 +176,9 @@ def decontamination(manifest: Mapping[str, Any]) -> str:
     """How many rows were kept out of training."""
     found = manifest.get("decontamination")
     if not found:
-        return "\n\nNothing was decontaminated."
+        return "Nothing was decontaminated."
     rows = [[name, str(row["num_rows"]), str(row["num_dropped"])] for name, row in found.items()]
-    return "\n\nDecontaminated by shared 10-grams:\n\n" + table(("set", "rows", "dropped"), rows)
+    return "Decontaminated by shared 10-grams:\n\n" + table(("set", "rows", "dropped"), rows)
 
 
 def cost_text(run_dir: Path, manifest: Mapping[str, Any]) -> str:
@@ -173,7 +186,11 @@ def cost_text(run_dir: Path, manifest: Mapping[str, Any]) -> str:
     ledger = read_ledger(run_dir / "ledger")
     total = add_up("all", ledger)
     rows = [
-        [cost.name, f"{cost.seconds / 3600:.2f}", money(cost.usd)]
+        [
+            cost.name,
+            f"{cost.seconds / HOUR:.2f}",
+            UNKNOWN if cost.usd is None else usd_text(cost.usd),
+        ]
         for cost in [*stage_costs(ledger), total]
     ]
     hardware = manifest.get("hardware", {})
@@ -224,7 +241,3 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     texts = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     texts.insert(1, "|" + "---|" * len(lines[0]))
     return "\n".join(texts)
-
-
-def money(usd: Any) -> str:
-    return UNKNOWN if usd is None else f"{usd:.2f}"

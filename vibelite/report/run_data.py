@@ -4,7 +4,6 @@ or made by a part of the pipeline.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,8 @@ from ruamel.yaml import YAML
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.stage_section import BASE
 from vibelite.report.summary import collect_results
-from vibelite.run_dir import read_json
-from vibelite.telemetry.entries import Entry, read_ledger
+from vibelite.run_dir import read_json, read_jsonl
+from vibelite.telemetry.ledger import Entry, read_ledger
 
 # Keep the page under 2 MB whatever the run: about 400 kB of samples a stage at most.
 SAMPLES_PER_STAGE = 120
@@ -28,9 +27,6 @@ HEAD_SHARE = 0.4
 
 # Control characters, bidirectional overrides and lone surrogates: shown by their code, never sent.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-# Step -> problem -> [correct, all] completions.
-Groups = dict[int, dict[str, list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +40,6 @@ class StageData:
     steps: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     num_samples: int
-    outcomes: dict[int, list[tuple[int, int]]]
-    """Of a stage that trains on its samples: step -> (correct, all) completions of each group."""
     probe: dict[str, Any] | None
 
 
@@ -134,45 +128,19 @@ def load_stage(
     their keys.
     """
     if path is None:
-        return StageData(name, False, False, total_steps, [], [], 0, {}, None)
-    groups: Groups = {}
-    samples, num_samples = choose_samples(counted(stream_jsonl(path / "samples.jsonl"), groups))
+        return StageData(name, False, False, total_steps, [], [], 0, None)
+    samples, num_samples = choose_samples(read_jsonl(path / "samples.jsonl"))
     probe = path / "probe.json"
     return StageData(
         name=name,
         is_started=True,
         is_finished=(path / "status.json").exists(),
         total_steps=total_steps,
-        steps=list(stream_jsonl(path / "steps.jsonl")),
+        steps=list(read_jsonl(path / "steps.jsonl")),
         samples=[row | {"origin": sample_origin(row, labels)} for row in samples],
         num_samples=num_samples,
-        outcomes={step: [(r, n) for r, n in of_step.values()] for step, of_step in groups.items()},
         probe=read_json(probe) if probe.exists() else None,
     )
-
-
-def stream_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows one by one, as sample files outgrow memory; a torn last line is left out.
-
-    Lines are split as bytes: model text may hold other line separators, and a torn line may end
-    within a character.
-    """
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n") and line.strip():
-                yield json.loads(line)
-
-
-def counted(rows: Iterator[dict[str, Any]], groups: Groups) -> Iterator[dict[str, Any]]:
-    """The rows as they are; those that were trained on are counted in `groups` on the way."""
-    for row in rows:
-        if "step" in row and "advantage" in row:
-            count = groups.setdefault(row["step"], {}).setdefault(row["problem_id"], [0, 0])
-            count[0] += row["correct"] is True
-            count[1] += 1
-        yield row
 
 
 def choose_samples(rows: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:

@@ -21,9 +21,12 @@ HOST = "127.0.0.1"
 # What a page is made of; models and training state are not read. The ledger changes while nothing
 # happens: its process says that it lives.
 WATCHED = (
-    "recipe.resolved.yaml", "manifest.json", "summary.json",
-    "stages/*/*.json", "stages/*/*.jsonl",
-)  # fmt: skip
+    "recipe.resolved.yaml",
+    "manifest.json",
+    "summary.json",
+    "stages/*/*.json",
+    "stages/*/*.jsonl",
+)
 
 
 class LiveReport:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vibelite.run_dir import read_json, write_json_atomic
+from vibelite.units import percent
 
 # What every row has, in this order; other keys of results.json follow. Scripts of others rely on
 # the names.
@@ -120,11 +121,6 @@ def make_table(
     for row in rows:
         table.add_row(Text(row["stage"]), *(Text(cell(row)) for _, cell in columns))
     return table
-
-
-def percent(fraction: float | None) -> str:
-    """`fraction` of 1 in percent, without the sign; "-" where unknown."""
-    return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
 def with_interval(mean: float, interval: Sequence[float]) -> str:

@@ -13,12 +13,12 @@ from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import mean_with_interval, sampling_error
 from vibelite.algorithms.votes import majority_vote
 from vibelite.data.benchmarks import describe_benchmark
-from vibelite.recipe.stage_section import BASE, EvaluateStage
+from vibelite.recipe.stage_section import EvaluateStage
 from vibelite.rewards.choice import letter_shares
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.stages.context import StageContext
 from vibelite.stages.sampling import SampleRequest, collect_samples, join_files
-from vibelite.telemetry.entries import stage_cost
+from vibelite.telemetry.ledger import stage_cost
 
 # Resamples of an interval.
 NUM_BOOTSTRAP = 2000
@@ -27,7 +27,7 @@ NUM_BOOTSTRAP = 2000
 def run(stage: EvaluateStage, context: StageContext) -> None:
     """Leaves results.json (one row per model and benchmark) and every sample in samples.jsonl."""
     rows = []
-    for producer in stage.models or stages_before(stage, context):
+    for producer in context.recipe.models_to_evaluate(stage):
         seconds, usd = stage_cost(context.run.ledger_path, producer)
         for name, path in context.models_of(producer).items():
             for benchmark in stage.benchmarks:
@@ -47,17 +47,6 @@ def run(stage: EvaluateStage, context: StageContext) -> None:
     context.stage_dir.finish(models={})
     for part in parts.glob("*.jsonl"):
         part.unlink()
-
-
-def stages_before(stage: EvaluateStage, context: StageContext) -> list[str]:
-    """The base and every earlier stage that makes a model."""
-    names = [BASE]
-    for other in context.recipe.stages:
-        if other.name == stage.name:
-            break
-        if other.kind in ("sft", "probe", "fuse", "mgpo"):
-            names.append(other.name)
-    return names
 
 
 def evaluate_once(

@@ -1,7 +1,4 @@
-"""What the machine is and how much of its memory was used. Neither host names nor serial numbers.
-
-Energy is not read yet.
-"""
+"""What the machine is and how much of its memory was used; no host names, no serial numbers."""
 
 from __future__ import annotations
 

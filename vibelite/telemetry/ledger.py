@@ -1,11 +1,13 @@
-"""The ledger's writer: where every second of a run went, appended and never rewritten.
+"""The ledger: where every second of a run went, appended and never rewritten; its writer, and its
+reader, which finds what was paid for in the order in which it happened, whatever became of the
+files: copied twice, joined, cut off in their last line, or listed in any order.
 
 A directory with one file per start of the run, so that nothing is ever appended to another
-process's file and files of several machines are merged by copying. `telemetry.entries` reads it.
+process's file and files of several machines are merged by copying.
 
     ledger/0001-3f2a9c01d2e4.jsonl      lines of JSON, in the order of "seq"
-      open    which start of the run this is, and on what
-      price   what holds from here on; null = no price
+      open    which start of the run this is, and on how many GPUs
+      price   what an hour costs; null = no price
       time    a step or another piece of work: time by span, tokens, counts, energy
       beat    the process lives, and so long ago was its last line of time
       close   why it ended; a file without it belongs to a process that was killed
@@ -20,17 +22,21 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from vibelite.errors import CheckpointError
 from vibelite.run_dir import append_text
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.money import NANOSECONDS, Price
+from vibelite.telemetry.price import Price, known_sum
+from vibelite.units import NANOSECONDS
 
-VERSION = 1
+VERSION = 2
 # Before the first stage: what `boot` and the base model belong to.
 FIRST_STAGE = "base"
 # A killed process loses what it had not yet written down: at most half a percent of its time, and
@@ -48,15 +54,13 @@ class Ledger:
         price: Price | None,
         *,
         num_gpus: int = 0,
-        watts_beside_gpus: float | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """`clock` returns monotonic nanoseconds, and tells how long ago the last entry was."""
         self.directory = directory
         self.price = price
-        self.num_gpus = num_gpus
-        self.watts_beside_gpus = watts_beside_gpus
         self.segment = uuid.uuid4().hex[:12]
+        self._num_gpus = num_gpus
         self._clock = clock
         self._since = clock()
         self._stage = FIRST_STAGE
@@ -67,6 +71,11 @@ class Ledger:
     @property
     def is_open(self) -> bool:
         return self._path is not None
+
+    @property
+    def unwritten_nanoseconds(self) -> int:
+        """Since the last line of time."""
+        return self._clock() - self._since
 
     def begin(self, unrecorded_nanoseconds: int) -> None:
         """Opens the file for a process that has already lived for so long, which is known from now
@@ -83,14 +92,21 @@ class Ledger:
         self.directory.mkdir(parents=True, exist_ok=True)
         number = 1 + max(map(segment_number, self.directory.glob("*.jsonl")), default=0)
         self._path = self.directory / f"{number:04d}-{self.segment}.jsonl"
-        machine = {"num_gpus": self.num_gpus, "watts_beside_gpus": self.watts_beside_gpus}
-        self._write({"kind": "open", "version": VERSION, "number": number, **machine})
-        self._write_price()
+        machine = {"version": VERSION, "number": number, "num_gpus": self._num_gpus}
+        self._write({"kind": "open", **machine})
+        price = None if self.price is None else self.price.as_json()
+        self._write({"kind": "price", "price": price})
 
     def append(
-        self, lap: Lap, *, stage: str, step: int | None, what: str, details: dict[str, Any]
-    ) -> None:
-        """Writes one line for `lap`, paid at the present price, and makes sure it is on disk."""
+        self,
+        lap: Lap,
+        *,
+        stage: str,
+        step: int | None,
+        what: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """Writes one line for `lap` and makes sure it is on disk; what a reader finds in it."""
         self.open()
         self._stage = stage
         line = {
@@ -102,23 +118,16 @@ class Ledger:
             "gpu_millijoules": lap.gpu_millijoules,
             "tokens": lap.tokens,
             "counts": lap.counts,
-            "details": details,
+            "details": dict(details or {}),
         }
-        self._write(line, is_synced=True)
+        written = self._write(line, is_synced=True)
         self._since = self._clock()
-
-    def change_price(self, price: Price | None) -> None:
-        """What is appended from now on costs `price`. What has passed already keeps the price
-        before it: the caller appends that first.
-        """
-        self.price = price
-        if self.is_open:
-            self._write_price()
+        return make_entry(written, self.price)
 
     def beat(self) -> None:
         """Notes that the process lives, and for how long no time has been written down."""
         if self.is_open:
-            nanoseconds = self._clock() - self._since
+            nanoseconds = self.unwritten_nanoseconds
             self._write({"kind": "beat", "stage": self._stage, "nanoseconds": nanoseconds})
 
     @contextmanager
@@ -129,7 +138,7 @@ class Ledger:
 
         def beat_until_ended() -> None:
             while not ended.wait(beat_seconds((self._clock() - started) / NANOSECONDS)):
-                # What no beat can be written for ends the run at the next entry, with a message.
+                # A disk that refuses a beat ends the run at the next entry, with a message.
                 with suppress(OSError):
                     self.beat()
 
@@ -146,17 +155,16 @@ class Ledger:
         if self.is_open:
             self._write({"kind": "close", "reason": reason, "exit_code": exit_code}, is_synced=True)
 
-    def _write_price(self) -> None:
-        price = None if self.price is None else self.price.as_json()
-        self._write({"kind": "price", "price": price})
-
-    def _write(self, line: dict[str, Any], *, is_synced: bool = False) -> None:
+    def _write(self, line: dict[str, Any], *, is_synced: bool = False) -> dict[str, Any]:
+        """Appends `line` with its place in the ledger, and returns both."""
         assert self._path is not None, "the file is open"
         with self._lock:
-            name = {"segment": self.segment, "seq": self._sequence, "utc": utc_now()}
-            text = json.dumps(name | line, ensure_ascii=False, allow_nan=False) + "\n"
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            whole = {"segment": self.segment, "seq": self._sequence, "utc": now} | line
+            text = json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n"
             append_text(self._path, text, is_synced=is_synced)
             self._sequence += 1
+        return whole
 
 
 def beat_seconds(age: float) -> float:
@@ -170,5 +178,153 @@ def segment_number(path: Path) -> int:
     return int(number) if dash and number.isdecimal() else 0
 
 
-def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+# The span and the name of the time between a killed process's last line and its last beat.
+UNRECORDED = "unrecorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stretch of time of one process, at one price."""
+
+    segment: str
+    sequence: int
+    ended: datetime
+    stage: str
+    step: int | None
+    """1-based; None for work that is no step."""
+    what: str
+    nanoseconds: dict[str, int]
+    """By span; the sum is wall time."""
+    tokens: dict[str, int]
+    counts: dict[str, int]
+    millijoules: int | None
+    """Of the GPUs; None = unknown."""
+    price: Price | None
+    details: dict[str, Any]
+
+    @property
+    def wall_nanoseconds(self) -> int:
+        return sum(self.nanoseconds.values())
+
+    @property
+    def usd(self) -> Decimal | None:
+        """What it cost; None = unknown."""
+        return None if self.price is None else self.price.usd(self.wall_nanoseconds)
+
+
+def read_ledger(path: Path) -> list[Entry]:
+    """All entries, oldest first. `path`: a ledger's directory, or one file with lines of any
+    number of segments. Nothing there = no entries.
+
+    A line counts once however often it is found. Segments stand in the order of their numbers, and
+    of their first lines' clocks where two machines began with the same number. Raises
+    CheckpointError for a damaged line that is not a file's last, and for two different lines of the
+    same place.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
+    segments: dict[str, dict[int, dict[str, Any]]] = {}
+    for file in files:
+        for line in read_lines(file):
+            known = segments.setdefault(line["segment"], {})
+            if known.setdefault(line["seq"], line) != line:
+                raise CheckpointError(
+                    f"{file}: line {line['seq']} of segment {line['segment']} differs from that "
+                    "of another file; remove the file that was changed"
+                )
+    ordered = sorted(segments.values(), key=segment_order)
+    return [entry for lines in ordered for entry in segment_entries(lines)]
+
+
+def read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines that were written to their end; the last may be torn, within a character too."""
+    content = file.read_bytes()
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{file}:{number}: not a line of a ledger ({error}); restore the file, or remove "
+                "that line and know that its cost is missing"
+            ) from error
+
+
+def segment_order(lines: Mapping[int, Mapping[str, Any]]) -> tuple[int, str, str]:
+    first = lines[min(lines)]
+    return first.get("number", 0), first["utc"], first["segment"]
+
+
+def segment_entries(lines: Mapping[int, dict[str, Any]]) -> Iterator[Entry]:
+    """The entries of one process."""
+    price: Price | None = None
+    last_beat: dict[str, Any] | None = None
+    for sequence in sorted(lines):
+        line = lines[sequence]
+        match line["kind"]:
+            case "price":
+                price = Price.from_json(line["price"])
+            case "time":
+                last_beat = None
+                yield make_entry(line, price)
+            case "beat":
+                last_beat = line
+            case "close":
+                last_beat = None
+    if last_beat is not None:
+        yield make_entry(unrecorded_time(last_beat), price)
+
+
+def unrecorded_time(beat: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of time for what a process did between its last line and `beat`, its last one."""
+    names = {name: beat[name] for name in ("segment", "seq", "utc", "stage")}
+    spans = {UNRECORDED: beat["nanoseconds"]}
+    empty = {"step": None, "gpu_millijoules": None, "tokens": {}, "counts": {}, "details": {}}
+    return {**names, **empty, "what": UNRECORDED, "nanoseconds": spans}
+
+
+def make_entry(line: Mapping[str, Any], price: Price | None) -> Entry:
+    """The entry of a line of time."""
+    return Entry(
+        segment=line["segment"],
+        sequence=line["seq"],
+        ended=datetime.fromisoformat(line["utc"]),
+        stage=line["stage"],
+        step=line["step"],
+        what=line["what"],
+        nanoseconds=line["nanoseconds"],
+        tokens=line["tokens"],
+        counts=line["counts"],
+        millijoules=line["gpu_millijoules"],
+        price=price,
+        details=line["details"],
+    )
+
+
+def lost_entries(entries: Sequence[Entry]) -> list[Entry]:
+    """What was paid for and came to nothing: steps that a later process did again, because theirs
+    died before its next checkpoint, and what a killed process had not written down.
+    """
+    last_segment = {
+        (entry.stage, entry.step): entry.segment for entry in entries if entry.step is not None
+    }
+    return [
+        entry
+        for entry in entries
+        if entry.what == UNRECORDED
+        or (entry.step is not None and last_segment[entry.stage, entry.step] != entry.segment)
+    ]
+
+
+def run_cost(path: Path, stage: str | None = None) -> tuple[float, Decimal | None]:
+    """Seconds and USD of the whole ledger, or of one stage, lost time included.
+
+    USD is None when there is no entry, or one whose price is unknown.
+    """
+    entries = [entry for entry in read_ledger(path) if stage is None or entry.stage == stage]
+    nanoseconds = sum(entry.wall_nanoseconds for entry in entries)
+    return nanoseconds / NANOSECONDS, known_sum(entry.usd for entry in entries)
+
+
+def stage_cost(path: Path, stage: str) -> tuple[float, float | None]:
+    """Seconds and USD of one stage; see `run_cost`."""
+    seconds, usd = run_cost(path, stage)
+    return seconds, None if usd is None else float(usd)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vibelite.errors import VibeLiteError
 from vibelite.telemetry.hardware import peak_resident_bytes, resident_bytes
+from vibelite.units import gib_text
 
 # Writing 5 there starts the peak of resident memory again at its present value (Linux, proc(5)).
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -89,9 +90,9 @@ class LeakWatch:
         self._looks = [*self._looks, self._held()][-NUM_GROWN - 1 :]
         pairs = list(zip(self._looks[:-1], self._looks[1:], strict=True))
         if len(pairs) == NUM_GROWN and all(b > a * (1 + self._min_growth) for a, b in pairs):
-            first, last = self._looks[0] / 2**30, self._looks[-1] / 2**30
+            first, last = gib_text(self._looks[0]), gib_text(self._looks[-1])
             raise VibeLiteError(
-                f"step {step}: memory held between steps grew from {first:.2f} to {last:.2f} GiB "
+                f"step {step}: memory held between steps grew from {first} to {last} GiB "
                 f"in {CHECK_EVERY * NUM_GROWN} steps and does not stop. The run resumes from its "
                 "last checkpoint; please report it with the recipe"
             )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vibelite.telemetry.energy import ReadEnergy, no_energy
 from vibelite.telemetry.memory import take_peak_bytes
-from vibelite.telemetry.money import NANOSECONDS
+from vibelite.units import NANOSECONDS
 
 PROCESS_STAT = Path("/proc/self/stat")
 

@@ -12,6 +12,26 @@ from collections import deque
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from vibelite.types import StepRecord
+from vibelite.units import duration, usd_text
+
+# Metrics on the console, with the names used there; those a step does not have are left out.
+CONSOLE_METRICS = {
+    "sft/loss": "loss",
+    "reward/mean": "reward",
+    "policy/loss": "loss",
+    "policy/entropy": "entropy",
+    "completion/mean_tokens": "tokens",
+    "optimizer/grad_norm": "grad",
+}
+# Counts shown only when above 0.
+CONSOLE_COUNTS = {
+    "verify/failures_timeout": "verifier timeouts",
+    "verify/failures_crash": "verifier crashes",
+    "verify/failures_exception": "verifier exceptions",
+    "verify/unverifiable": "unverifiable",
+}
+
 # Steps whose mean says how long the next ones take; the first of a process is often the slowest.
 MIN_STEPS, WINDOW = 3, 20
 # The bar is drawn by whoever works: no thread, which processes of verifiers would be forked beside.
@@ -33,22 +53,25 @@ class ProgressLine:
         self._expected, self._sampled, self._began = 0, 0, 0.0
         self._seconds: deque[float] = deque(maxlen=WINDOW)
 
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        print(text, file=sys.stderr)
-
-    def step(self, number: int, seconds: float, money: str) -> float | None:
-        """Step `number` is done and took `seconds`; `money`: what is spent and projected. Returns
-        the seconds until the stage's last step, if the next ones take as long as the last; None
-        where there are too few steps to say, or none to come.
-        """
-        self._done, self._money = number, money
+    def step(self, record: StepRecord, seconds: float) -> None:
+        """The line of a step, which took `seconds`, and the bar behind it."""
+        self._done = record.step
         self._seconds.append(seconds)
-        if number == self._num_steps:
+        money = money_parts(record)
+        self._money = "  ".join(money)
+        if record.step == self._num_steps:
             self.close()
         else:
             self._draw("", at_once=True)
-        return self._seconds_left()
+        left = self._seconds_left()
+        ending = [f"{duration(round(left))} left"] if left else []
+        print("  ".join([*step_parts(record, seconds), *money, *ending]), file=sys.stderr)
+
+    def work(self, label: str, seconds: float, usd_so_far: float | None) -> None:
+        """The line of work that is no step, such as loading; no bar is left under it."""
+        self.close()
+        money = [] if usd_so_far is None else [f"${usd_text(usd_so_far)} so far"]
+        print("  ".join([label, f"{seconds:.2f} s", *money]), file=sys.stderr)
 
     def expect(self, num_completions: int) -> None:
         """So many completions are about to be sampled; `sampled` is called after each."""
@@ -63,7 +86,7 @@ class ProgressLine:
         if self._num_steps is None and self._sampled < self._expected:
             elapsed = time.monotonic() - self._began
             left = elapsed * (self._expected - self._sampled) / self._sampled
-            parts.append(f"{duration(left)} left")  # or more: short ones end first
+            parts.append(f"{duration(round(left))} left")  # or more: short ones end first
         self._draw("  ".join(parts), at_once=False)
 
     def _seconds_left(self) -> float | None:
@@ -85,7 +108,7 @@ class ProgressLine:
             return
         self._drawn = now
         left = self._seconds_left()
-        parts = [what, f"{duration(left)} left" if left else "", self._money]
+        parts = [what, f"{duration(round(left))} left" if left else "", self._money]
         if self._bar is None:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
@@ -103,15 +126,33 @@ class ProgressLine:
         self._bar.refresh()
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the units that matter: 42 s, 4 min 05 s, 3 h 07 min.
+def step_parts(record: StepRecord, seconds: float) -> list[str]:
+    """What a step's line says of its metrics, its time and its own cost."""
+    parts = [f"{record.stage} {record.step}"]
+    parts += [
+        f"{name} {record.metrics[key]:.4g}"
+        for key, name in CONSOLE_METRICS.items()
+        if key in record.metrics
+    ]
+    parts += [
+        f"{name} {record.metrics[key]:.0f}"
+        for key, name in CONSOLE_COUNTS.items()
+        if record.metrics.get(key)
+    ]
+    parts.append(f"{seconds:.2f} s")
+    if tokens := record.tokens["generated"] or record.tokens["trained"]:
+        parts.append(f"{tokens / seconds:.0f} tokens/s")
+    if record.usd is not None:
+        parts.append(f"${usd_text(record.usd)}")
+    return parts
 
-    >>> duration(245)
-    '4 min 05 s'
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+def money_parts(record: StepRecord) -> list[str]:
+    """What the run has spent, and will have at the end of the stage, where that is known."""
+    parts = []
+    if record.usd_so_far is not None:
+        parts.append(f"${usd_text(record.usd_so_far)} so far")
+    if record.usd_at_end_of_stage is not None:
+        total, low, high = map(usd_text, record.usd_at_end_of_stage)
+        parts.append(f"${total} ({low} to {high}) after {record.stage}")
+    return parts

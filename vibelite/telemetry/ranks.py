@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.money import NANOSECONDS
+from vibelite.units import NANOSECONDS
 
 
 def joint_lap(laps: Sequence[Lap]) -> Lap:

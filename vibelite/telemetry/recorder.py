@@ -12,33 +12,16 @@ from typing import Any
 from vibelite.errors import RunStopped, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.run_dir import StageDir, append_jsonl
-from vibelite.telemetry.guard import RunGuard
 from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter
-from vibelite.telemetry.money import NANOSECONDS
-from vibelite.telemetry.progress import ProgressLine, duration
-from vibelite.telemetry.projection import project
+from vibelite.telemetry.progress import ProgressLine
 from vibelite.telemetry.ranks import joint_lap, spread_of
 from vibelite.telemetry.sinks import Sink, numbers_of
+from vibelite.telemetry.spending import project
+from vibelite.telemetry.stop import StopRules
 from vibelite.telemetry.unit_costs import unit_costs
 from vibelite.types import StepRecord
-
-# Metrics on the console, with the names used there; those a step does not have are left out.
-CONSOLE_METRICS = {
-    "sft/loss": "loss",
-    "reward/mean": "reward",
-    "policy/loss": "loss",
-    "policy/entropy": "entropy",
-    "completion/mean_tokens": "tokens",
-    "optimizer/grad_norm": "grad",
-}
-# Numbers of completions that are only shown where there are any: nothing is to be missed in zeros.
-CONSOLE_COUNTS = {
-    "verify/failures_timeout": "verifier timeouts",
-    "verify/failures_crash": "verifier crashes",
-    "verify/failures_exception": "verifier exceptions",
-    "verify/unverifiable": "unverifiable",
-}
+from vibelite.units import NANOSECONDS
 
 
 class Recorder:
@@ -49,7 +32,7 @@ class Recorder:
         stage: str,
         stage_dir: StageDir,
         meter: Meter,
-        guard: RunGuard,
+        stop: StopRules,
         *,
         num_steps: int | None = None,
         ranks: Ranks = ONE_RANK,
@@ -63,15 +46,16 @@ class Recorder:
         self._stage = stage
         self._stage_dir = stage_dir
         self._meter = meter
-        self._guard = guard
-        self._guard.new_stage(stage)
+        self._stop = stop
+        self._spending = stop.spending
+        stop.new_stage(stage)
         self._leak_watch = LeakWatch()
         self._num_steps = num_steps
         self._sinks = sinks
         self._console = ProgressLine(stage, num_steps)
         # USD of each step with the work since the step before it, such as checkpoints.
         self._step_usd: list[float] = []
-        self._usd_at_last_step = guard.usd_spent
+        self._usd_at_last_step = stop.spending.usd
 
     def record_step(self, step: int, metrics: Mapping[str, float]) -> StepRecord:
         """Closes step `step` (1-based): one line in steps.jsonl, one in the ledger, one on stderr.
@@ -88,7 +72,7 @@ class Recorder:
                 self._stage, step, dict(metrics), own.seconds, own.tokens, own.peak_bytes
             )
         lap = joint_lap(laps)
-        usd = self._guard.record(lap, stage=self._stage, step=step)
+        usd = self._spending.record(lap, stage=self._stage, step=step)
         costs = unit_costs(usd, lap.nanoseconds, lap.tokens, lap.counts)
         record = StepRecord(
             stage=self._stage,
@@ -100,7 +84,7 @@ class Recorder:
             counts=lap.counts,
             joules=None if lap.gpu_millijoules is None else lap.gpu_millijoules / 1000,
             usd=None if usd is None else float(usd),
-            usd_so_far=None if self._guard.usd_spent is None else float(self._guard.usd_spent),
+            usd_so_far=self._usd_so_far(),
             usd_at_end_of_stage=self._project(step),
             costs={
                 name: float(value) for name, value in asdict(costs).items() if value is not None
@@ -110,7 +94,7 @@ class Recorder:
         append_jsonl(self._stage_dir.steps_path, [asdict(record)])
         for sink in self._sinks:
             sink.log(step, numbers_of(record))
-        self._print_step(record, lap)
+        self._console.step(record, lap.wall_seconds)
         self._leak_watch.check(step)
         return record
 
@@ -129,19 +113,18 @@ class Recorder:
         lap = self._meter.lap()
         if not self._ranks.is_leader:
             return lap
-        self._guard.record(lap, stage=self._stage, what=what, details=details)
+        self._spending.record(lap, stage=self._stage, what=what, details=details)
         label = " ".join([self._stage, what, *(f"{key}={value}" for key, value in details.items())])
-        self._console.close()
-        self._console.line("  ".join([label, f"{lap.wall_seconds:.2f} s", *self._money()]))
+        self._console.work(label, lap.wall_seconds, self._usd_so_far())
         return lap
 
     def reason_to_stop(self) -> RunStopped | None:
         """Asked after a step: why the next one must not begin. The caller saves, then raises it."""
-        return self._ranks.from_leader(self._guard.reason_to_stop)
+        return self._ranks.from_leader(self._stop.reason_to_stop)
 
     def stop_if_needed(self) -> None:
         """Asked where everything is on disk: raises the reason to stop, if there is one."""
-        self._ranks.from_leader(self._guard.check)
+        self._ranks.from_leader(self._stop.check)
 
     def expect_completions(self, number: int) -> None:
         """So many are about to be sampled, with `check_deadline` after each: for the console."""
@@ -149,7 +132,7 @@ class Recorder:
 
     def check_deadline(self) -> None:
         """Asked after every completion: raises BudgetReached when time is up within a step."""
-        self._guard.check_deadline()
+        self._stop.check_deadline()
         if self._ranks.is_leader:
             seconds = self._meter.unrecorded_nanoseconds / NANOSECONDS
             self._console.sampled(self._meter.generated_tokens, seconds)
@@ -158,16 +141,21 @@ class Recorder:
         """USD of the run at the end of this stage, and the ends of its interval; None where the
         price is unknown or too few steps are done to say.
         """
-        before, self._usd_at_last_step = self._usd_at_last_step, self._guard.usd_spent
+        before, self._usd_at_last_step = self._usd_at_last_step, self._spending.usd
         if before is None or self._usd_at_last_step is None or self._num_steps is None:
             return None
         self._step_usd.append(float(self._usd_at_last_step - before))
         # The first step of a process also paid for loading.
-        ahead = project(self._step_usd[1:], self._num_steps - step, seed=step)
+        ahead = project(self._step_usd[1:], self._num_steps - step)
         if ahead is None:
             return None
         spent = float(self._usd_at_last_step)
-        return spent + ahead.ahead, spent + ahead.low, spent + ahead.high
+        middle, low, high = (spent + amount for amount in ahead)
+        return middle, low, high
+
+    def _usd_so_far(self) -> float | None:
+        usd = self._spending.usd
+        return None if usd is None or self._spending.ledger.price is None else float(usd)
 
     def _require_finite(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -176,35 +164,3 @@ class Recorder:
                     f"stage {self._stage!r}, step {step}: {name} is {value}; the run cannot go on. "
                     "Lower optimizer.lr, or look at the last samples of this stage"
                 )
-
-    def _print_step(self, record: StepRecord, lap: Lap) -> None:
-        parts = [f"{record.stage} {record.step}"]
-        parts += [
-            f"{name} {record.metrics[key]:.4g}"
-            for key, name in CONSOLE_METRICS.items()
-            if key in record.metrics
-        ]
-        parts += [
-            f"{name} {record.metrics[key]:.0f}"
-            for key, name in CONSOLE_COUNTS.items()
-            if record.metrics.get(key)
-        ]
-        parts.append(f"{lap.wall_seconds:.2f} s")
-        if tokens := lap.tokens["generated"] or lap.tokens["trained"]:
-            parts.append(f"{tokens / lap.wall_seconds:.0f} tokens/s")
-        if record.usd is not None:
-            parts.append(f"${record.usd:.4g}")
-        money = self._money(record.usd_at_end_of_stage)
-        left = self._console.step(record.step, lap.wall_seconds, "  ".join(money))
-        ending = [f"{duration(left)} left"] if left else []
-        self._console.line("  ".join([*parts, *money, *ending]))
-
-    def _money(self, projected: tuple[float, float, float] | None = None) -> list[str]:
-        """What the run has spent, and will have at the end of the stage, where that is known."""
-        spent, parts = self._guard.usd_spent, []
-        if self._guard.ledger.price is not None and spent is not None:
-            parts.append(f"${spent:.4f} so far")
-        if projected is not None:
-            total, low, high = projected
-            parts.append(f"${total:.4f} ({low:.4f} to {high:.4f}) after {self._stage}")
-        return parts

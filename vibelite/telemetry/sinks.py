@@ -1,6 +1,7 @@
-"""Where steps are shown beside steps.jsonl, which stays the record of truth.
+"""Where steps are shown besides steps.jsonl, which stays the record of truth: TensorBoard's event
+files (`tensorboard --logdir runs`) and trackio's data base (`trackio show --project NAME`).
 
-Nothing is sent anywhere: both sinks write on this machine.
+Nothing is sent anywhere: both write on this machine.
 """
 
 from __future__ import annotations
@@ -8,16 +9,58 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from vibelite.errors import RecipeError
 from vibelite.types import StepRecord
+from vibelite.units import GIB
 
 
 class Sink(Protocol):
     """One place that steps of one stage are shown."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+
+class TensorBoardSink:
+    """Event files of one stage in `RUN_DIR/tensorboard/STAGE`, made at its first step."""
+
+    def __init__(self, run_dir: Path, stage: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._make_writer = SummaryWriter
+        self._path = run_dir / "tensorboard" / stage
+        self._writer: SummaryWriter | None = None
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of step `step`; those of an earlier process from this step on are hidden."""
+        if self._writer is None:
+            self._writer = self._make_writer(str(self._path), purge_step=step)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+
+class TrackioSink:
+    """One trackio run for each stage, in the project of the recipe's name; none before its first
+    step, and none for stages without steps. Where the data base lies is trackio's TRACKIO_DIR. A
+    step that is done again after an interruption is there twice.
+    """
+
+    def __init__(self, run_dir: Path, stage: str, project: str) -> None:
+        import trackio  # pyright: ignore[reportMissingImports]
+
+        self._trackio = trackio
+        self._names = {"project": project, "name": f"{run_dir.name}-{stage}", "group": run_dir.name}
+        self._run: Any = None
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of step `step`."""
+        if self._run is None:
+            self._run = self._trackio.init(
+                **self._names, resume="allow", auto_log_gpu=False, auto_log_cpu=False
+            )
+        self._run.log(dict(values), step=step)
 
 
 def open_sinks(
@@ -32,12 +75,8 @@ def open_sinks(
             )
         match kind:
             case "tensorboard":
-                from vibelite.telemetry.tensorboard_sink import TensorBoardSink
-
                 sinks.append(TensorBoardSink(run_dir, stage))
             case "trackio":
-                from vibelite.telemetry.trackio_sink import TrackioSink
-
                 sinks.append(TrackioSink(run_dir, stage, project))
     return sinks
 
@@ -47,7 +86,7 @@ def numbers_of(record: StepRecord) -> dict[str, float]:
     values = dict(record.metrics)
     values |= {f"seconds/{span}": seconds for span, seconds in record.seconds.items()}
     values |= {f"tokens/{use}": float(number) for use, number in record.tokens.items()}
-    values["memory/peak_gib"] = max(record.peak_bytes.values()) / (1 << 30)
+    values["memory/peak_gib"] = max(record.peak_bytes.values()) / GIB
     if record.usd is not None:
         values["usd/step"] = record.usd
     if record.usd_so_far is not None:

@@ -94,39 +94,31 @@ def fitted(values: dict[str, Any], recipe: Path) -> tuple[str, Plan]:
     plan. RecipeError where nothing makes it fit, DataError for rows that cannot be used.
     """
     from vibelite.data.sources import load_problems
-    from vibelite.planning.advice import Question, suggestions
+    from vibelite.planning.advice import changes_to_fit
     from vibelite.planning.devices import device_named
-    from vibelite.planning.known_models import shape_of
+    from vibelite.planning.model_shape import shape_of
     from vibelite.planning.plan import Machine, make_plan
     from vibelite.planning.workload import Assumptions
 
     machine = Machine(device_named(values["gpu"]), 1, values["price"])
     directory = recipe.resolve().parent
 
-    def question_of(text: str) -> Question:
+    def plan_of(text: str) -> Plan:
         loaded = _load(text, recipe)
         for source in loaded.data.problems.values():
             if source.source == "file":
                 load_problems(source, recipe_dir=directory, seed=loaded.seed)
-        return Question(
-            loaded, directory, shape_of(loaded.model, directory), machine, Assumptions()
-        )
-
-    def plan_of(text: str) -> Plan:
-        asked = question_of(text)
-        return make_plan(asked.recipe, directory, asked.shape, machine, asked.assume)
+        shape = shape_of(loaded.model, directory)
+        return make_plan(loaded, directory, shape, machine, Assumptions())
 
     text = _render(values)
     plan = plan_of(text)
-    settings: list[str] = []
-    if not plan.fits:
-        advice = suggestions(question_of(text))
-        if advice is None:
-            raise RecipeError(
-                f"--gpu {values['gpu']}: no setting makes {values['model']} with "
-                f"{values['window']} new tokens fit; a smaller --max-new-tokens or a larger GPU may"
-            )
-        settings = advice
+    settings = changes_to_fit(plan)
+    if settings is None:
+        raise RecipeError(
+            f"--gpu {values['gpu']}: no setting makes {values['model']} with "
+            f"{values['window']} new tokens fit; a smaller --max-new-tokens or a larger GPU may"
+        )
     text = _with_settings(text, settings)
     plan = plan_of(text)
     share = _affordable_share(plan, values["budget"])

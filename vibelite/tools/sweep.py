@@ -132,7 +132,7 @@ def budget_left(trials: Sequence[Trial], trial: Trial, budget_usd: float | None)
 
 
 def spent_usd(trial: Trial) -> float:
-    from vibelite.telemetry.entries import run_cost
+    from vibelite.telemetry.ledger import run_cost
 
     return float(run_cost(trial.directory / "ledger")[1] or 0)
 
@@ -170,7 +170,7 @@ def run_trial(command: Sequence[str], trial: Trial) -> str:
 def describe(trial: Trial, failure: str) -> dict[str, Any]:
     """A trial's settings, its Pass@1 (None without an evaluation), time and cost."""
     from vibelite.report.summary import collect_results
-    from vibelite.telemetry.entries import run_cost
+    from vibelite.telemetry.ledger import run_cost
 
     rows = collect_results(trial.directory)
     last = [row["pass_at_1"] for row in rows if row["stage"] == rows[-1]["stage"]]

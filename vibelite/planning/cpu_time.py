@@ -1,95 +1,35 @@
-"""A processor to plan for: its measured rates, and the seconds of a stage on it.
+"""Seconds of a stage on a processor.
 
 A GPU is busy with arithmetic; a processor spends as much time on pages of fresh memory, on weights
-that pass through products of few rows, and on calls of single operators. Each has a rate here, and
-each rate is that of one plain operation (`benchmarks/planner_rates.py`), none fitted to steps.
-`benchmarks/planner_check.py` holds the result against measured steps.
+that pass through products of few rows, and on calls of single operators. Each has a rate in
+devices.py, and each rate is that of one plain operation (`benchmarks/planner_rates.py`), none
+fitted to steps. `benchmarks/planner_check.py` holds the result against measured steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-from vibelite.planning.memory_model import Setting
+from vibelite.planning.devices import CpuRates, Products
+from vibelite.planning.memory_model import StageConfig
 from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.optimizer_memory import BYTES, bytes_per_parameter
-from vibelite.planning.time_model import is_tiled, passes
-from vibelite.planning.workload import StageWork
+from vibelite.planning.optimizer_memory import BYTES, FLOAT32, bytes_per_parameter
+from vibelite.planning.time_model import StageSeconds, is_tiled, passes
+from vibelite.planning.workload import Work
 from vibelite.recipe.model_section import Training
 
-FLOAT32 = 4
-Products = Literal["float32", "medium", "bfloat16"]
 # Muon: five Newton-Schulz steps, in bfloat16 (torch.optim.Muon).
 MUON_STEPS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class ProductRates:
-    """One way to multiply matrices: in float32, in float32 by way of bfloat16 (`matmul_precision:
-    medium`), or in bfloat16.
-    """
-
-    flops: float
-    """Operations a second of a product of large matrices."""
-    weight_bytes_per_second: float
-    """At which a large weight passes through a product of few rows."""
-    attention_flops: float
-    """Operations a second of causal attention, forward and backward."""
-
-
-@dataclass(frozen=True, slots=True)
-class CpuRates:
-    """What one thread does in a second, or the seconds it takes."""
-
-    float32: ProductRates
-    medium: ProductRates
-    bfloat16: ProductRates
-    written_bytes_per_second: float
-    """Results of an operator on single numbers, into memory that the system has just given."""
-    read_bytes_per_second: float
-    """Reading memory from end to end."""
-    layer_seconds: float
-    """Forward and backward of a layer without arithmetic: what calling its operators takes."""
-    decode_layer_seconds: float
-    """The same for one token while decoding."""
-    logit_seconds: float
-    """One logit of the fused loss beside the products."""
-    sampling_seconds: float
-    """One logit of the sampler."""
-
-    def of(self, products: Products) -> ProductRates:
-        match products:
-            case "float32":
-                return self.float32
-            case "medium":
-                return self.medium
-            case "bfloat16":
-                return self.bfloat16
-
-
-# One thread of a shared x86-64 machine with AVX-512 and AMX (Intel Xeon), torch 2.13: medians over
-# the steps of an earlier benchmarks/planner_check.py, in a quieter hour than that of its table.
-RATES = CpuRates(
-    float32=ProductRates(1.9e11, 5.0e9, 4.5e10),
-    medium=ProductRates(6.0e11, 9.6e9, 2.7e10),
-    bfloat16=ProductRates(1.4e12, 6.2e9, 4.6e10),
-    written_bytes_per_second=2.2e9,
-    read_bytes_per_second=1.2e10,
-    layer_seconds=1.0e-3,
-    decode_layer_seconds=2.3e-4,
-    logit_seconds=5.0e-9,
-    sampling_seconds=4.0e-9,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Cpu:
-    """This machine without a GPU, or with another processor's rates."""
-
-    name: str
-    memory_bytes: int
-    rates: CpuRates
+def cpu_stage_seconds(
+    config: StageConfig, work: Work, rates: CpuRates, matmul_precision: str
+) -> StageSeconds:
+    """Expected seconds of a stage on one thread."""
+    products = products_of(config.training, matmul_precision)
+    return StageSeconds(
+        generate=generate_seconds(config, work, rates, products),
+        train=train_seconds(config, work, rates, products),
+        optimizer=optimizer_seconds(config, work, rates),
+    )
 
 
 def products_of(training: Training, matmul_precision: str) -> Products:
@@ -99,7 +39,7 @@ def products_of(training: Training, matmul_precision: str) -> Products:
     return "float32" if matmul_precision == "highest" else "medium"
 
 
-def layer_bytes_written(shape: ModelShape, work: StageWork, training: Training) -> float:
+def layer_bytes_written(shape: ModelShape, work: Work, training: Training) -> float:
     """Bytes that operators write per trained token and layer.
 
     Counted in the allocations that torch makes for transformers' Qwen2 layer and attention in
@@ -124,13 +64,13 @@ def scored_bytes_written(shape: ModelShape, training: Training) -> float:
     return BYTES[training.dtype] * numbers
 
 
-def train_seconds(setting: Setting, work: StageWork, rates: CpuRates, products: Products) -> float:
+def train_seconds(config: StageConfig, work: Work, rates: CpuRates, products: Products) -> float:
     """Seconds of all forward and backward passes of a stage.
 
     Products at their rate, 2 operations per weight and token forward, 4 backward; every micro-batch
     passes the weights through them three times. Attention and written bytes at theirs.
     """
-    shape, training, rate = setting.shape, setting.training, rates.of(products)
+    shape, training, rate = config.shape, config.training, rates.of(products)
     recomputed = 0 if training.activations == "keep" else 1
     tokens, scored = work.trained_tokens, work.scored_tokens
     headed = (3 * tokens + scored) * work.head_share
@@ -159,9 +99,7 @@ def train_seconds(setting: Setting, work: StageWork, rates: CpuRates, products: 
     )
 
 
-def generate_seconds(
-    setting: Setting, work: StageWork, rates: CpuRates, products: Products
-) -> float:
+def generate_seconds(config: StageConfig, work: Work, rates: CpuRates, products: Products) -> float:
     """Seconds to sample `work.completions`, `work.rows` at a time.
 
     Rows that end leave the batch, so that every row pays for its own length; what a step costs
@@ -169,16 +107,16 @@ def generate_seconds(
     """
     if not work.completions:
         return 0.0
-    shape, assume, rate = setting.shape, setting.assume, rates.of(products)
-    length = assume.length_fraction * work.max_new_tokens
+    shape, assumed, rate = config.shape, config.assumed, rates.of(products)
+    length = assumed.length_fraction * work.max_new_tokens
     batches = max(1.0, work.completions / work.rows)
     row_steps = work.completions * length
     steps = batches * length
     matrices = shape.num_layers * shape.layer_parameters
     weights = matrices + shape.vocab_size * shape.hidden_size
-    seen = assume.prompt_tokens + length / 2
+    seen = assumed.prompt_tokens + length / 2
     cache = row_steps * seen * 2 * shape.num_layers * shape.key_size * FLOAT32
-    prompt_tokens = work.prompts * assume.prompt_tokens
+    prompt_tokens = work.prompts * assumed.prompt_tokens
     return (
         2 * (weights * row_steps + matrices * prompt_tokens) / rate.flops
         + (steps + batches) * FLOAT32 * weights / rate.weight_bytes_per_second
@@ -188,11 +126,11 @@ def generate_seconds(
     )
 
 
-def optimizer_seconds(setting: Setting, work: StageWork, rates: CpuRates) -> float:
+def optimizer_seconds(config: StageConfig, work: Work, rates: CpuRates) -> float:
     """Seconds of all updates: AdamW reads weight, gradient and two moments and writes three of
     them, the norm reads the gradient once more and clipping reads and writes it; Muon multiplies.
     """
-    optimizer, shape, training = setting.optimizer, setting.shape, setting.training
+    optimizer, shape, training = config.optimizer, config.shape, config.training
     if optimizer is None:
         return 0.0
     each = bytes_per_parameter(optimizer.kind, training.dtype, training.gradient_dtype)
