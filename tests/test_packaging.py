@@ -116,17 +116,27 @@ def test_the_version_is_written_once_and_again_the_same() -> None:
     assert project()["version"] == __version__
 
 
-def test_the_ci_script_runs_make_test_and_then_what_needs_vllm() -> None:
+def test_the_ci_script_runs_the_three_parts_of_the_tests() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     made = [line.split()[-1] for line in script.read_text().splitlines() if "make --no" in line]
-    assert made == ["test", "test-vllm"]
+    assert made == ["test", "test-slow", "test-vllm"]
+
+
+HERE = "not gpu and not vllm and not unsloth and not cloud"
+PYTEST = ".venv/bin/python -m pytest -q -n 2 --dist loadgroup -m"
+
+
+def test_the_markers_of_the_makefile_are_those_of_pyproject() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    assert f"-m={HERE}" in options["ini_options"]["addopts"]
 
 
 @pytest.mark.parametrize(
     ("target", "last"),
     [
-        ("test", ".venv/bin/python -m pytest -q"),
+        ("test", f'{PYTEST} "not slow and {HERE}"'),
+        ("test-slow", f'{PYTEST} "slow and {HERE}"'),
         ("test-vllm", "OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q -m vllm"),
     ],
 )

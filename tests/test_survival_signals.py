@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_pipeline import run
 from tests.survival import RECIPE, at_step, outcome, run_command
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_jsonl
@@ -27,10 +26,8 @@ PATIENCE_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict:
-    directory = tmp_path_factory.mktemp("whole")
-    run(directory)
-    return outcome(directory)
+def whole(nano_run) -> dict:
+    return outcome(nano_run)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from vibelite.cli import app
@@ -23,7 +22,6 @@ SMALLER = ["stages.sft.num_steps=4", "stages.mgpo.num_steps=2", "stages.probe.nu
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
     """All that is kept of a run: its manifest, in a directory of its own."""
-    torch.set_num_threads(1)
     directory = tmp_path_factory.mktemp("run")
     recipe = load_recipe(RECIPE, [*SMALLER, "seed=3"])
     run_pipeline(recipe, recipe_path=RECIPE, run_dir=directory / "original")
