@@ -67,6 +67,7 @@ def _refuse_unknown_skip(report: pytest.TestReport | pytest.CollectReport) -> No
         report.longrepr = f"{reason!r} is not in tests/allowed_skips.py"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests run in one process, where they share its fixtures, unless a marker says more:
     what pytest-xdist calls a group.

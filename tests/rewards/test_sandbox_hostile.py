@@ -105,7 +105,17 @@ def run_setting(installation: Path, setting: Setting, *, runs: bool) -> Report:
     return Report(setting, token, ended.stdout, json.loads(ended.stdout))
 
 
-@pytest.fixture(scope="module", params=SETTINGS.values(), ids=list(SETTINGS))
+# The weakest tier, and the two users of the strongest; what is between them is slow.
+OFTEN = ("root", "user", "user_without_landlock")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(setting, id=name, marks=() if name in OFTEN else pytest.mark.slow)
+        for name, setting in SETTINGS.items()
+    ],
+)
 def report(request, installation) -> Report:
     report = run_setting(installation, request.param, runs=True)
     assert "refused" not in report.content, report.content

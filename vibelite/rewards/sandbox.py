@@ -10,9 +10,8 @@ from __future__ import annotations
 import queue
 
 from vibelite.errors import SandboxError
-from vibelite.rewards.sandbox_execution import DEFAULT_LIMITS, Execution, Limits, Outcome
 from vibelite.rewards.sandbox_selftest import self_test
-from vibelite.rewards.sandbox_slot import Slot
+from vibelite.rewards.sandbox_slot import DEFAULT_LIMITS, Execution, Limits, Outcome, Slot
 
 __all__ = ["Execution", "Limits", "Outcome", "Sandbox", "describe_tier"]
 

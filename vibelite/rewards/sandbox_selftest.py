@@ -12,8 +12,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from vibelite.rewards.sandbox_execution import Limits, Outcome
-from vibelite.rewards.sandbox_slot import Slot
+from vibelite.rewards.sandbox_slot import Limits, Outcome, Slot
 
 _PROBES = """
 import ctypes, os, signal, socket
