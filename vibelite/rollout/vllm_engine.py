@@ -266,7 +266,7 @@ class VLLMEngine:
             if len(prompt) >= window:
                 raise EngineError(
                     f"a prompt has {len(prompt)} tokens and leaves no room in the window of "
-                    f"{window}; drop it, or raise rollout.vllm.max_model_len"
+                    f"{window}; drop it, or raise rollout.vllm.max_prompt_tokens"
                 )
 
     def _check_weights(self) -> None:

@@ -121,7 +121,7 @@ def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
             reason = str(error).strip() or type(error).__name__
             raise EngineError(
                 f"vLLM did not start: {reason}; lower stages.*.sampling.max_sequences or "
-                "rollout.vllm.max_model_len where memory is the reason, or use rollout.engine: "
+                "rollout.vllm.max_prompt_tokens where memory is the reason, or use rollout.engine: "
                 "transformers"
             ) from error
 
