@@ -1,6 +1,7 @@
 """Hostile programs as root, as an ordinary user, without user namespaces and without Landlock.
 
-Programs are in hostile/, each with its expected end in its first lines; hostile_run.py runs them.
+Programs are in hostile/, each with its expected end in its first lines, and in hostile_attempts.py;
+hostile_run.py runs them.
 """
 
 import json
@@ -18,12 +19,12 @@ from typing import Any
 import pytest
 
 import vibelite
-from tests.rewards.hostile_run import NUM_SLOTS, OUTPUT_BYTES, expectation
+from tests.rewards.hostile_run import NUM_SLOTS, OUTPUT_BYTES, expectation, hostile_programs
 
 PACKAGE = Path(vibelite.__file__).parent
 HOSTILE = Path(__file__).with_name("hostile")
 NOBODY = 65534
-EXPECTED = {path.stem: expectation(path.read_text()) for path in sorted(HOSTILE.glob("*.py"))}
+EXPECTED = {name: expectation(source) for name, source in hostile_programs().items()}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def installation() -> Iterator[Path]:
         shutil.copyfile(PACKAGE / name, directory / "vibelite" / name)
     for path in (PACKAGE / "rewards").glob("sandbox*.py"):
         shutil.copyfile(path, directory / "vibelite/rewards" / path.name)
-    shutil.copyfile(HOSTILE.with_name("hostile_run.py"), directory / "hostile_run.py")
+    for name in ("hostile_run.py", "hostile_attempts.py"):
+        shutil.copyfile(HOSTILE.with_name(name), directory / name)
     shutil.copytree(HOSTILE, directory / "hostile", ignore=shutil.ignore_patterns("__pycache__"))
     yield directory
     shutil.rmtree(directory)
@@ -122,8 +124,8 @@ def report(request, installation) -> Report:
     return report
 
 
-def test_at_least_sixty_programs_all_say_what_they_expect():
-    assert len(EXPECTED) >= 60
+def test_at_least_150_programs_all_say_what_they_expect():
+    assert len(EXPECTED) >= 150
     assert [name for name, expected in EXPECTED.items() if "outcome" not in expected] == []
 
 
