@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,12 +70,14 @@ def _refuse_unknown_skip(report: pytest.TestReport | pytest.CollectReport) -> No
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one process, where they share its fixtures, unless a marker says more:
-    what pytest-xdist calls a group.
+    """A file's tests run in one process, where they share its fixtures: a group of pytest-xdist.
+    Runs of several ranks are one group, because two at once would fight for the cores.
     """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+            file = item.nodeid.partition("::")[0]
+            is_of_ranks = file.startswith("tests/distributed/")
+            item.add_marker(pytest.mark.xdist_group("ranks" if is_of_ranks else file))
 
 
 @pytest.fixture
@@ -102,6 +105,14 @@ def nano_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run(made)
             made.rename(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def whole(nano_run: Path) -> dict[str, Any]:
+    """What every run of nano.yaml has to end with, however it was interrupted."""
+    from tests.integration.test_pipeline import outcome
+
+    return outcome(nano_run)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,12 +16,6 @@ EVERY_STEP = ("stages.sft.checkpoint_every=2", "stages.mgpo.checkpoint_every=1")
 
 
 @pytest.fixture(scope="module")
-def whole(nano_run) -> dict:
-    """How often a run saves changes nothing of what it ends with."""
-    return outcome(nano_run)
-
-
-@pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Path:
     """A run that ended after step 3 of 4 of its last training stage."""
     from vibelite.errors import Interrupted

@@ -28,11 +28,6 @@ MEGABYTE = 2**20
 NO_MARGIN = "checkpoint.free_gib=0"
 
 
-@pytest.fixture(scope="module")
-def whole(nano_run) -> dict:
-    return outcome(nano_run)
-
-
 def fill(disk: Path) -> Path:
     """Takes every byte that is left."""
     ballast = disk / "ballast"

@@ -7,15 +7,9 @@ import shutil
 import signal
 from pathlib import Path
 
-import pytest
 from ruamel.yaml import YAML
 
 from tests.survival import RECIPE, at_step, outcome, run_command
-
-
-@pytest.fixture(scope="module")
-def whole(nano_run) -> dict:
-    return outcome(nano_run)
 
 
 def stop_in_mgpo(capsys, run_dir: Path, recipe: Path) -> None:

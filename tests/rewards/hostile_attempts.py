@@ -202,6 +202,9 @@ ATTEMPTS = {
         lambda: fcntl.fcntl(1, 1024, 1),
         lambda: fcntl.fcntl(1, 1033, 1),
     ],
+    "write_to_every_descriptor": for_each(
+        range(3, 1024), lambda descriptor: os.write(descriptor, b"ready")
+    ),
     # Networks.
     "tcp_connect": [lambda: socket.create_connection(("127.0.0.1", WORLD["port"]), 1)],
     "tcp_listen": [lambda: socket.create_server(("127.0.0.1", 0))],
@@ -315,6 +318,10 @@ ATTEMPTS = {
     ),
     # TIOCSTI puts characters into the terminal of whoever started the sandbox.
     "terminal_input": for_each(range(3), lambda descriptor: fcntl.ioctl(descriptor, 0x5412, b"x")),
+    "raise_limits": for_each(
+        (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE),
+        lambda kind: resource.prlimit(0, kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)),
+    ),
     "memory_by_malloc": [lambda: libc.malloc(1 << 40) or -1],
     "memory_by_mmap": [lambda: mmap.mmap(-1, 1 << 40)],
     "memory_file": [lambda: os.memfd_create("vibelite-hostile")],
