@@ -1,9 +1,8 @@
-"""Verification in worker processes that can be killed: no completion holds a run for longer than
-its deadline, and whatever goes wrong is a verdict that names it, never a silent 0.
+"""Verification in worker processes that can be killed, so that no completion holds up a run beyond
+its deadline. Whatever goes wrong becomes a verdict that says so, never a silent 0.
 
-Workers are fresh interpreters, not forks: they know neither the GPU nor the threads of the trainer
-and import no torch. A verdict depends on problem and completion alone; only one that missed its
-deadline depends on time.
+Workers are fresh interpreters, not forks: they have nothing of the trainer's GPU and threads and
+import no torch. A verdict depends on problem and completion only, unless its deadline passed.
 """
 
 from __future__ import annotations
