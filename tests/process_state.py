@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 # Set by pytest for each test, and by libraries for themselves, most of them on import.
-_FREE = ("PYTEST_", "KMP_", "CUDA_", "TORCHINDUCTOR_", "VLLM_")
+_FREE = ("PYTEST_", "KMP_", "CUDA_", "TORCHINDUCTOR_")
+# vLLM's workers set these in the process that they run in.
+_VLLMS = ("VLLM_", "LD_PRELOAD", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "TILELANG_")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class ProcessState:
     def restore(self) -> list[str]:
         """Undoes every change; returns what was changed, in words."""
         left = []
+        free = _VLLMS if "vllm" in sys.modules else ()
         for name in sorted(self.environment.keys() | _environment().keys()):
+            if name.startswith(free):
+                continue
             before, after = self.environment.get(name), os.environ.get(name)
             if before != after:
                 left.append(f"{name} is {after!r}, was {before!r}")
