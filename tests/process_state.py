@@ -12,7 +12,16 @@ from typing import Any
 # Set by pytest for each test, and by libraries for themselves, most of them on import.
 _FREE = ("PYTEST_", "KMP_", "CUDA_", "TORCHINDUCTOR_")
 # vLLM's workers set these in the process that they run in.
-_VLLMS = ("VLLM_", "LD_PRELOAD", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "TILELANG_")
+_VLLMS = (
+    "VLLM_",
+    "LD_PRELOAD",
+    "LOCAL_WORLD_SIZE",
+    "NUMEXPR_MAX_THREADS",
+    "TILELANG_",
+    "TORCHDYNAMO_DISABLE",
+    "PYTORCH_NVML_BASED_CUDA_CHECK",
+    "TRITON_CACHE_AUTOTUNING",
+)
 
 
 @dataclass(frozen=True)
