@@ -1,13 +1,15 @@
 # Everything happens in .venv; nothing outside this directory is changed.
 #   make quickstart   set up, run the whole pipeline on the CPU, print the table
-#   make test         set up, lint, type check, run the tests
+#   make test         set up, lint, type check, run all tests but the slow ones
+#   make test-slow    run the slow tests: several ranks, kills, interpreted kernels, all sandboxes
 #   make test-vllm    run what needs vLLM, on its build for the CPU, in .venv-vllm (1.9 GB)
+# .ci/run is these three.
 #   make setup        only install: .venv/bin/vibelite
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup quickstart test test-vllm test-cloud lint constraints clean
+.PHONY: setup quickstart test test-slow test-vllm test-cloud lint constraints clean
 
 BIN := .venv/bin
 INPUTS := $(wildcard pyproject.toml constraints/cpu.txt scripts/setup_venv.sh)
@@ -24,8 +26,15 @@ setup: .venv/.setup-$(DIGEST)
 quickstart: setup
 	$(BIN)/vibelite run recipes/quickstart.yaml
 
+# Two processes, which share the files of tests. The markers are those of pyproject.toml.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+HERE := not gpu and not vllm and not unsloth and not cloud
+
 test: .venv/.test-$(DIGEST) lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST) -m "not slow and $(HERE)"
+
+test-slow: .venv/.test-$(DIGEST)
+	$(PYTEST) -m "slow and $(HERE)"
 
 # Threads of torch and vLLM fight over the cores of a small machine.
 test-vllm: .venv-vllm/.setup-$(VLLM_DIGEST)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.integration.test_pipeline import RECIPE, outcome
 from vibelite import cli
@@ -43,8 +42,6 @@ def run_command(
     sets = [argument for override in overrides for argument in ("--set", override)]
     arguments = ["vibelite", "run", str(recipe), "--run-dir", str(directory), *sets]
     capsys.readouterr()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     handler = signal.getsignal(signal.SIGTERM)
     code = 0
     with pytest.MonkeyPatch.context() as patch:
@@ -54,7 +51,6 @@ def run_command(
         except SystemExit as ended:
             assert isinstance(ended.code, int | None)
             code = ended.code or 0
-    torch.set_num_threads(threads)
     signal.signal(signal.SIGTERM, handler)
     ended = Ended(code, capsys.readouterr().err)
     assert "Traceback" not in ended.stderr, ended.stderr

@@ -1,6 +1,7 @@
 """pyproject.toml, the tested versions, the Makefile and the set-up script agree with each other."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -113,17 +114,64 @@ def test_the_version_is_written_once_and_again_the_same() -> None:
     assert project()["version"] == __version__
 
 
-def test_the_ci_script_runs_make_test_and_then_what_needs_vllm() -> None:
-    script = ROOT / ".ci" / "run"
-    assert script.stat().st_mode & 0o111
-    made = [line.split()[-1] for line in script.read_text().splitlines() if "make --no" in line]
-    assert made == ["test", "test-vllm"]
+def run_ci_script(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script in a directory of its own, with a make that says how it was called and fails for
+    the target of FAILS.
+    """
+    (checkout / ".ci").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / ".ci" / "run", checkout / ".ci" / "run")
+    make = checkout / "bin" / "make"
+    make.parent.mkdir(exist_ok=True)
+    make.write_text('#!/bin/sh\necho "$2 data=$VIBELITE_BENCHMARK_DATA"\n[ "$2" != "$FAILS" ]\n')
+    make.chmod(0o755)
+    path = f"{make.parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [checkout / ".ci" / "run"],
+        env={"PATH": path, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def calls_of(result: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in result.stdout.splitlines() if not line.startswith("==")]
+
+
+def test_the_ci_script_runs_the_three_parts_of_the_tests_and_ends_with_the_first_failure(
+    tmp_path: Path,
+) -> None:
+    whole = run_ci_script(tmp_path / "checkout")
+    assert whole.returncode == 0
+    assert calls_of(whole) == ["test data=", "test-slow data=", "test-vllm data="]
+    failed = run_ci_script(tmp_path / "checkout", FAILS="test-slow")
+    assert failed.returncode != 0
+    assert calls_of(failed) == ["test data=", "test-slow data="]
+    assert run_ci_script(tmp_path / "checkout", FAILS="test-vllm").returncode != 0
+
+
+def test_the_ci_script_finds_benchmark_files_beside_the_checkout(tmp_path: Path) -> None:
+    data = tmp_path / "shared" / "data"
+    data.mkdir(parents=True)
+    found = run_ci_script(tmp_path / "checkout")
+    assert calls_of(found) == [f"{name} data={data}" for name in ("test", "test-slow", "test-vllm")]
+    named = run_ci_script(tmp_path / "checkout", VIBELITE_BENCHMARK_DATA="/elsewhere")
+    assert calls_of(named)[0] == "test data=/elsewhere"
+
+
+HERE = "not gpu and not vllm and not unsloth and not cloud"
+PYTEST = ".venv/bin/python -m pytest -q -n 2 --dist loadgroup -m"
+
+
+def test_the_markers_of_the_makefile_are_those_of_pyproject() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    assert f"-m={HERE}" in options["ini_options"]["addopts"]
 
 
 @pytest.mark.parametrize(
     ("target", "last"),
     [
-        ("test", ".venv/bin/python -m pytest -q"),
+        ("test", f'{PYTEST} "not slow and {HERE}"'),
+        ("test-slow", f'{PYTEST} "slow and {HERE}"'),
         ("test-vllm", "OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q -m vllm"),
     ],
 )

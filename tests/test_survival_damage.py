@@ -16,13 +16,6 @@ EVERY_STEP = ("stages.sft.checkpoint_every=2", "stages.mgpo.checkpoint_every=1")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict:
-    directory = tmp_path_factory.mktemp("whole")
-    run(directory, *EVERY_STEP)
-    return outcome(directory)
-
-
-@pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Path:
     """A run that ended after step 3 of 4 of its last training stage."""
     from vibelite.errors import Interrupted

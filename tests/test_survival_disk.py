@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 import vibelite.training.checkpoint
-from tests.integration.test_pipeline import run
 from tests.survival import at_step, outcome, remount, run_command, small_disk
 from vibelite.errors import DiskFull, RecipeError, StorageError
 from vibelite.run_dir import append_jsonl, read_json, read_jsonl, write_json_atomic
@@ -27,13 +26,6 @@ from vibelite.training.checkpoint import saved_steps
 
 MEGABYTE = 2**20
 NO_MARGIN = "checkpoint.free_gib=0"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict:
-    directory = tmp_path_factory.mktemp("whole")
-    run(directory)
-    return outcome(directory)
 
 
 def fill(disk: Path) -> Path:

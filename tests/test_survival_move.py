@@ -7,18 +7,9 @@ import shutil
 import signal
 from pathlib import Path
 
-import pytest
 from ruamel.yaml import YAML
 
-from tests.integration.test_pipeline import run
 from tests.survival import RECIPE, at_step, outcome, run_command
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict:
-    directory = tmp_path_factory.mktemp("whole")
-    run(directory)
-    return outcome(directory)
 
 
 def stop_in_mgpo(capsys, run_dir: Path, recipe: Path) -> None:

@@ -13,9 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.integration.test_pipeline import run
 from tests.survival import RECIPE, at_step, outcome, run_command
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_jsonl
@@ -24,13 +21,6 @@ from vibelite.training.checkpoint import saved_steps
 # Too many steps to end before it is stopped, saved too rarely to help.
 LONG = ("stages.sft.num_steps=100000", "stages.sft.checkpoint_every=50000")
 PATIENCE_SECONDS = 120
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict:
-    directory = tmp_path_factory.mktemp("whole")
-    run(directory)
-    return outcome(directory)
 
 
 @contextmanager

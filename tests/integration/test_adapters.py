@@ -39,7 +39,6 @@ def run_with(directory: Path, kind: str, *, until: str | None = None) -> None:
 
 @pytest.fixture(scope="module", params=KINDS)
 def finished(request, tmp_path_factory) -> Path:
-    torch.set_num_threads(1)
     directory = tmp_path_factory.mktemp(request.param)
     run_with(directory, request.param)
     return directory

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -48,11 +49,8 @@ def run(directory: Path, *overrides: str, until: str | None = None, boot_seconds
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    torch.set_num_threads(1)
-    directory = tmp_path_factory.mktemp("finished")
-    run(directory)
-    return directory
+def finished(nano_run) -> Path:
+    return nano_run
 
 
 def outcome(directory: Path) -> dict:
@@ -157,10 +155,11 @@ def test_the_export_loads_with_transformers_alone(finished):
     assert output.shape[1] > prompt["input_ids"].shape[1]
 
 
-def test_a_finished_run_is_not_run_again(finished):
-    before = read_ledger(finished / "ledger")
-    run(finished)
-    after = read_ledger(finished / "ledger")
+def test_a_finished_run_is_not_run_again(finished, tmp_path):
+    directory = shutil.copytree(finished, tmp_path / "run")
+    before = read_ledger(directory / "ledger")
+    run(directory)
+    after = read_ledger(directory / "ledger")
     assert after[: len(before)] == before
     assert [entry.what for entry in after[len(before) :]] == ["boot", "report"]
 

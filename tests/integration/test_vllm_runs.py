@@ -81,7 +81,6 @@ def metrics_of(directory: Path) -> list[dict[str, float]]:
 
 
 def test_twenty_steps_learn_what_they_learn_with_transformers(tmp_path):
-    torch.set_num_threads(1)
     path = recipe_file(tmp_path)
     curves: dict[str, list[list[float]]] = {"transformers": [], "vllm": []}
     for engine, of_seeds in curves.items():

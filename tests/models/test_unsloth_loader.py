@@ -143,6 +143,7 @@ except RecipeError as error:
 
 def pretend(monkeypatch, policy: Policy) -> dict[str, Any]:
     """A module unsloth whose FastModel returns `policy`'s model; what it was asked for."""
+    monkeypatch.setenv("UNSLOTH_DISABLE_STATISTICS", "1")  # as the import does
     asked: dict[str, Any] = {}
 
     class FastModel:

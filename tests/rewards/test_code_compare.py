@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from vibelite.rewards.code_compare import output_difference, value_difference
+from vibelite.rewards.code_tests import output_difference, value_difference
 
 
 @pytest.mark.parametrize(

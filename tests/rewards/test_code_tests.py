@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from vibelite.errors import SandboxError, VibeLiteError
-from vibelite.rewards import pool_worker
+from vibelite.rewards import pool as verifier_pool
 from vibelite.rewards.code_problem import row_metadata
 from vibelite.rewards.code_tests import check_code, code_blocks, extract_program
 from vibelite.rewards.failures import require_reliable
@@ -258,7 +258,7 @@ def answers_of_worker(*, allow_weak_sandbox: bool) -> list[Any]:
     with socket.socket(fileno=connection.fileno()) as sending:
         sending.shutdown(socket.SHUT_WR)
         sending.detach()
-    pool_worker.serve(theirs.detach(), allow_weak_sandbox=allow_weak_sandbox)
+    verifier_pool.serve(theirs.detach(), allow_weak_sandbox=allow_weak_sandbox)
     answers = []
     while connection.poll():
         answers.append(connection.recv())
@@ -268,13 +268,13 @@ def answers_of_worker(*, allow_weak_sandbox: bool) -> list[Any]:
 
 
 def test_where_nothing_confines_programs_none_is_run(monkeypatch: Any) -> None:
-    monkeypatch.setattr(pool_worker, "Sandbox", Unstartable)
+    monkeypatch.setattr(verifier_pool, "Sandbox", Unstartable)
     (answer,) = answers_of_worker(allow_weak_sandbox=False)
     assert answer == ("unusable", "programs cannot be confined on this machine")
 
 
 def test_a_sandbox_that_fails_is_a_failure_that_is_counted(monkeypatch: Any) -> None:
-    monkeypatch.setattr(pool_worker, "Sandbox", Failing)
+    monkeypatch.setattr(verifier_pool, "Sandbox", Failing)
     started, (kind, why) = answers_of_worker(allow_weak_sandbox=True)
     assert (started, kind) == (("started", None), "exception")
     assert why.startswith("SandboxError: a program could not be started in the sandbox")

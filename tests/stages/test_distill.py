@@ -53,7 +53,6 @@ REWARD = "def score(problem, text):\n    return float(len(text) % 2 == 0)\n"
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("distill")
     (path / "recipe.yaml").write_text(RECIPE)
     (path / "reward.py").write_text(REWARD)

@@ -187,7 +187,6 @@ def test_generation_ends_where_a_message_does(model: Path, tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with an adapter, so that its export is a merged one."""
-    torch.set_num_threads(1)
     directory = tmp_path_factory.mktemp("run") / "run"
     overrides = ["stages.sft.num_steps=2", "stages.mgpo.num_steps=2", "stages.fuse.tail_average=0"]
     overrides += ["adapter={kind: lora, rank: 4}", "cost={usd_per_hour: 1, source: a test}"]

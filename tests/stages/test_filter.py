@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.scripted_model import Killed, ScriptedModel
 from vibelite.errors import DataError, RecipeError
@@ -92,7 +91,6 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
 
 @pytest.fixture
 def recipe_path(tmp_path: Path) -> Path:
-    torch.set_num_threads(1)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     problems = [
         {"id": name, "prompt": f"What is {name}?", "answer": ANSWERS[name]} for name in ANSWERS

@@ -1,4 +1,4 @@
-"""What TensorBoard and trackio keep of a run; the libraries come with the extra `track`."""
+"""What TensorBoard and trackio keep of a run."""
 
 import importlib
 import importlib.util
@@ -21,11 +21,8 @@ def test_nothing_is_opened_unasked(tmp_path):
     assert open_sinks([], run_dir=tmp_path, stage="sft", project="p") == []
 
 
-needs_tensorboard = pytest.mark.skipif(
-    importlib.util.find_spec("tensorboard") is None, reason="needs the extra track"
-)
 needs_trackio = pytest.mark.skipif(
-    importlib.util.find_spec("trackio") is None, reason="needs the extra track"
+    importlib.util.find_spec("trackio") is None, reason="trackio needs the extra track"
 )
 
 
@@ -39,7 +36,6 @@ def read_events(path):
     }
 
 
-@needs_tensorboard
 def test_tensorboard_reads_every_step_of_a_stage_and_redone_ones_once(tmp_path):
     (first,) = open_sinks(["tensorboard"], run_dir=tmp_path, stage="mgpo", project="p")
     assert list(tmp_path.iterdir()) == [], "a stage without steps leaves nothing"

@@ -1,4 +1,4 @@
-"""The final answer of a completion as text that is equal for equal answers: what a vote counts."""
+"""The key under which a vote counts a completion: its final answer, one text for equal answers."""
 
 from __future__ import annotations
 

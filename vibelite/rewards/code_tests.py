@@ -1,17 +1,20 @@
 """Programs against their tests: right if every test passes, each in a process of its own.
 
 What is expected never enters that process: outputs are compared here, and a program that knows how
-it is judged, ends early or writes its own verdict has gained nothing.
+it is judged, ends early or writes its own verdict has gained nothing. They are compared by
+LiveCodeBench's rules: numbers have no tolerance, 1.0 is 1.00, and 0.3333333 is not 0.3333334.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from vibelite.rewards.answer_text import after_thinking
-from vibelite.rewards.code_compare import output_difference, value_difference
 from vibelite.rewards.code_problem import CodeTest, read_tests
 from vibelite.rewards.sandbox import Execution, Sandbox
 from vibelite.types import Problem, Verdict
@@ -22,6 +25,7 @@ PASS = "pass"
 PYTHON_LABELS = ("python", "python3", "py", "py3")
 _FENCE = re.compile(r"([ \t]*)(`{3,})[ \t]*([^`]*)")
 _DETAIL_CHARS = 160
+_SHOWN_CHARS = 40
 # LiveCodeBench runs every program after these imports, in this order, with this recursion limit.
 _IMPORTS = """
 from string import *; from re import *; from datetime import *; from collections import *
@@ -146,3 +150,58 @@ def _outcome(execution: Execution, test: CodeTest) -> tuple[str, str]:
 
 def _wrong(reason: str, detail: str) -> Verdict:
     return Verdict(0.0, False, f"{reason}: {detail}")
+
+
+def output_difference(expected: str, actual: str) -> str:
+    """Where two outputs differ, "" where they are equal (LiveCodeBench, `grade_stdio`).
+
+    White space around the output and around each line does not count. Lines are equal as text, or
+    where all their words are numbers with equal values: "1.0 2" is "1.00  2", and "yes" not "YES".
+    """
+    wanted, found = _lines(expected), _lines(actual)
+    if len(wanted) != len(found):
+        return f"{_count(len(found), 'line')} instead of {len(wanted)}"
+    for number, (line, other) in enumerate(zip(wanted, found, strict=True), start=1):
+        if line != other and not _are_equal_numbers(line, other):
+            return f"line {number} is {_shown(other)} instead of {_shown(line)}"
+    return ""
+
+
+def value_difference(expected: str, actual: bytes) -> str:
+    """Where two values in JSON differ, "" where they are equal as Python's values: 5.0 is 5, and
+    true is 1 (LiveCodeBench, `grade_call_based`).
+
+    `actual` is whatever the program left: a tuple came as a list, a dictionary's keys as text.
+    """
+    if not actual:
+        return "ended without a value"
+    try:
+        value: Any = json.loads(actual)
+    except (ValueError, RecursionError):
+        return f"not a value in JSON: {_shown(actual[:200].decode(errors='replace'))}"
+    try:
+        are_equal = value == json.loads(expected)
+    except RecursionError:
+        are_equal = False
+    if are_equal:
+        return ""
+    return f"{_shown(actual[:200].decode(errors='replace'))} instead of {_shown(expected)}"
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.strip().split("\n")]
+
+
+def _are_equal_numbers(line: str, other: str) -> bool:
+    try:
+        return list(map(Decimal, line.split())) == list(map(Decimal, other.split()))
+    except InvalidOperation:  # not a number, or a signalling NaN
+        return False
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")

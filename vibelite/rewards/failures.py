@@ -1,5 +1,5 @@
-"""What keeps a verifier from reading a completion: named in the verdict, counted, and too much of
-it ends the run.
+"""Failures of a verifier, which say nothing about the completion: each is named in the verdict and
+counted, and the run ends when there are more than the recipe allows.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from vibelite.types import Verdict, VerifierFailure
 
 
 def failed(failure: VerifierFailure, detail: str) -> Verdict:
-    """The verdict on a completion that the verifier did not get through: no reward, not known to
-    be wrong, and counted.
-    """
+    """The verdict where the verifier failed: no reward, and not known whether right or wrong."""
     return Verdict(0.0, None, f"{failure}: {detail}", failure)
 
 

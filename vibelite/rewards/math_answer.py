@@ -15,8 +15,18 @@ from fractions import Fraction
 
 from vibelite.errors import DataError, VibeLiteError
 from vibelite.rewards.answer_text import boxed_answer, judge, parse_rational
+from vibelite.rewards.math_forms import (
+    as_union,
+    equal_congruences,
+    equal_ratios,
+    equal_words,
+    is_congruence,
+    is_ratio,
+    is_words,
+    option_letter,
+    without_modulus,
+)
 from vibelite.rewards.math_guard import MAX_CHARS, too_expensive
-from vibelite.rewards.math_intervals import as_union
 from vibelite.rewards.math_notation import (
     Notation,
     read_notation,
@@ -25,14 +35,6 @@ from vibelite.rewards.math_notation import (
     split_top,
     units_differ,
 )
-from vibelite.rewards.math_relations import (
-    equal_congruences,
-    equal_ratios,
-    is_congruence,
-    is_ratio,
-    without_modulus,
-)
-from vibelite.rewards.math_words import equal_words, is_words, option_letter
 from vibelite.types import Verdict
 
 # Comparing elements of two unordered lists symbolically takes the square of this many steps.

@@ -1,9 +1,8 @@
-"""Verification in worker processes that can be killed: no completion holds a run for longer than
-its deadline, and whatever goes wrong is a verdict that names it, never a silent 0.
+"""Verification in worker processes that can be killed, so that no completion holds up a run beyond
+its deadline. Whatever goes wrong becomes a verdict that says so, never a silent 0.
 
-Workers are fresh interpreters, not forks: they know neither the GPU nor the threads of the trainer
-and import no torch. A verdict depends on problem and completion alone; only one that missed its
-deadline depends on time.
+Workers are fresh interpreters, not forks: they have nothing of the trainer's GPU and threads and
+import no torch. A verdict depends on problem and completion only, unless its deadline passed.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import socket
 import subprocess
@@ -18,22 +18,27 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from vibelite.errors import VibeLiteError
 from vibelite.rewards.failures import describe, failed
-from vibelite.rewards.verifier import deadline_seconds, verify_cheaply
+from vibelite.rewards.sandbox import Sandbox
+from vibelite.rewards.verifier import deadline_seconds, prepare, verify, verify_cheaply
 from vibelite.types import Completion, Problem, Verdict
 
 MAX_DEFAULT_WORKERS = 8
 # A fresh interpreter and sympy take about one second; a busy machine gets much more.
 START_SECONDS = 60.0
+# For sympy: an answer must not take the machine's memory.
+MATH_MEMORY_BYTES = 4 << 30
+# A worker ends itself this long after a deadline: the pool that should have ended it is gone.
+ORPHAN_SECONDS = 5.0
 # The worker's import path is the parent's, wherever that came from.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from vibelite.rewards.pool_worker import serve; "
+    "from vibelite.rewards.pool import serve; "
     "serve(int(sys.argv[2]), allow_weak_sandbox='weak' in sys.argv[3:])"
 )
 
@@ -119,16 +124,14 @@ def _verify_at_once(problem: Problem, completion: Completion) -> Verdict | None:
         return failed("exception", describe(error))
 
 
+@dataclass(frozen=True, slots=True)
 class _Task:
     """One completion on its way; `deadline` in seconds."""
 
-    __slots__ = ("problem", "completion", "deadline", "future")
-
-    def __init__(
-        self, problem: Problem, completion: Completion, deadline: float, future: PendingVerdict
-    ) -> None:
-        self.problem, self.completion = problem, completion
-        self.deadline, self.future = deadline, future
+    problem: Problem
+    completion: Completion
+    deadline: float
+    future: PendingVerdict
 
 
 class _Worker:
@@ -253,3 +256,48 @@ class _Process:
             if self._popen.returncode is None:  # until it is reaped, its id is nobody else's
                 os.killpg(self._popen.pid, signal.SIGKILL)
                 self._popen.wait()
+
+
+def serve(descriptor: int, *, allow_weak_sandbox: bool) -> None:
+    """What a worker process does until the pool closes the connection. Every (problem, completion,
+    seconds) is answered twice: ("started", None) once all is imported, then ("verdict", Verdict) or
+    ("exception", why). Where such a problem cannot be verified at all, ("unusable", why) comes
+    instead of both.
+    """
+    connection = Connection(descriptor)
+    sandbox = None
+    while True:
+        try:
+            problem, completion, seconds = connection.recv()
+        except EOFError:
+            return
+        try:
+            prepare(problem)
+            if problem.verifier == "code" and sandbox is None:
+                sandbox = Sandbox(allow_weak=allow_weak_sandbox)
+        except VibeLiteError as error:
+            connection.send(("unusable", str(error)))
+            continue
+        except ImportError as error:
+            connection.send(("unusable", f"{problem.verifier}: {describe(error)}"))
+            continue
+        connection.send(("started", None))
+        _limit_memory(MATH_MEMORY_BYTES if problem.verifier == "math" else None)
+        # Not handled in Python, where one long computation in C would keep it from running.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds + ORPHAN_SECONDS)
+        try:
+            answer = ("verdict", verify(problem, completion, sandbox))
+        except (Exception, SystemExit) as error:
+            answer = ("exception", describe(error))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send(answer)
+
+
+def _limit_memory(num_bytes: int | None) -> None:
+    """Limits this process's address space; None = as far as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = hard
+    if num_bytes is not None:
+        soft = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,6 +1,6 @@
-"""Answers that are right only if they are the one expected thing: numbers, letters, words.
+"""Exact answers: a number, a letter or a word has to be the expected one.
 
-The generators' own scorers are never called: some pay for any text that contains the answer, some
+The generators' own scorers are never called: some reward any text that contains the answer, some
 evaluate the text.
 """
 

@@ -7,12 +7,15 @@ tier, and a self-test at the start picks the strongest one that holds on this ma
 
 from __future__ import annotations
 
+import json
+import os
 import queue
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 from vibelite.errors import SandboxError
-from vibelite.rewards.sandbox_execution import DEFAULT_LIMITS, Execution, Limits, Outcome
-from vibelite.rewards.sandbox_selftest import self_test
-from vibelite.rewards.sandbox_slot import Slot
+from vibelite.rewards.sandbox_slot import DEFAULT_LIMITS, Execution, Limits, Outcome, Slot
 
 __all__ = ["Execution", "Limits", "Outcome", "Sandbox", "describe_tier"]
 
@@ -25,6 +28,54 @@ TIERS: dict[str, tuple[str, ...]] = {
     "seccomp": ("seccomp",),
 }
 WEAK = "weak"
+
+# Hostile programs that a tier must withstand before it is used: attempts, not version numbers. Each
+# is one thing that a program must not be able to do.
+_PROBES = """
+import ctypes, os, signal, socket
+
+ATTEMPTS = {
+    "read a file": lambda: open(SECRET).read(),
+    "write a file": lambda: open(SCRATCH, "w").write("x"),
+    "delete a file": lambda: os.unlink(SECRET),
+    "rename a file": lambda: os.rename(SECRET, SECRET + "2"),
+    "truncate a file": lambda: os.truncate(SECRET, 0),
+    "change a file's mode": lambda: os.chmod(SECRET, 0),
+    "read another process": lambda: open(f"/proc/{PARENT}/environ", "rb").read(),
+    "read its own environment": lambda: open("/proc/self/environ", "rb").read(),
+    "list the root": lambda: os.listdir("/etc"),
+    "open an internet socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+    "open a unix socket": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+    "signal the sandbox": lambda: os.kill(PARENT, 0),
+    "signal its server": lambda: os.kill(os.getppid(), 0),
+    "signal all": lambda: os.kill(-1, 0),
+    "fork": lambda: os.fork() or os._exit(0),
+    "trace the sandbox": lambda: 1 / (ctypes.CDLL(None).ptrace(16, PARENT, 0, 0) + 1),
+    "make a file in memory": lambda: os.memfd_create("x"),
+    "execute a program": lambda: os.execv("/bin/true", ["true"]),
+}
+
+def probe():
+    done = []
+    for name, attempt in ATTEMPTS.items():
+        try:
+            attempt()
+        except (OSError, ZeroDivisionError):
+            continue
+        done.append(name)
+    return done
+"""
+
+
+# A quarter of GiB, and no more output than a few pages.
+_LIMITS = Limits(seconds=0.2, memory_bytes=1 << 28, output_bytes=1 << 14)
+# Programs that sleep once they are beyond a limit: it must have stopped them, not the clock.
+_SLEEP = "import time; time.sleep(60)"
+_EXCESSES: dict[Outcome, str] = {
+    "memory_limit": f"held = bytes(1 << 30); {_SLEEP}",
+    "output_limit": f"import os; [os.write(1, bytes(1 << 15)) for _ in range(2)]; {_SLEEP}",
+    "time_limit": "while True: pass",
+}
 
 
 class Sandbox:
@@ -116,3 +167,38 @@ def _strongest(tiers: tuple[str, ...], *, allow_weak: bool) -> tuple[str, str, S
     slot = Slot(())
     slot.start()
     return WEAK, weakness, slot
+
+
+def self_test(slot: Slot) -> str:
+    """What the slot's layers failed to prevent, or ""; raises SandboxError if it runs nothing."""
+    return _broken_walls(slot) or _broken_limits(slot)
+
+
+def _broken_walls(slot: Slot) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)  # it is the sandbox that has to keep programs out
+        secret = Path(directory, "secret")
+        secret.write_text("secret")
+        os.chmod(secret, 0o666)
+        head = f"SECRET, SCRATCH, PARENT = {str(secret)!r}, {directory!r} + '/new', {os.getpid()}\n"
+        execution = slot.run(head + _PROBES, b"", "probe", Limits())
+        left = sorted(path.name for path in Path(directory).iterdir())
+        if left != ["secret"] or secret.read_text() != "secret":
+            return f"a program changed files: {left}"
+    if execution.outcome != "exit":
+        return f"the self-test ended with {execution.outcome}: {execution.detail}"
+    if not execution.result:
+        return "a program could execute another program"
+    done = json.loads(execution.result)
+    return f"a program could {', '.join(done)}" if done else ""
+
+
+def _broken_limits(slot: Slot) -> str:
+    for expected, source in _EXCESSES.items():
+        limits = _LIMITS if expected == "time_limit" else replace(_LIMITS, seconds=10.0)
+        execution = slot.run(source, b"", "", limits)
+        is_late = expected != "time_limit" and execution.seconds >= limits.seconds
+        if execution.outcome != expected or is_late:
+            how = "only its time limit" if is_late else execution.outcome
+            return f"a program beyond its {expected} ended with {how}"
+    return ""

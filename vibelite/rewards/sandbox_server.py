@@ -1,6 +1,6 @@
-"""The fork server of a sandbox: a clean interpreter that has imported what programs import, and
-forks itself for each of them. It is started by sandbox.py, one for each slot, and sees neither the
-programs nor their input: both are descriptors that it hands on.
+"""The fork server of a sandbox: a clean interpreter that has imported what programs usually import,
+and forks itself for each program. Every slot has one. It reads neither a program nor its input:
+both are file descriptors that it passes on.
 
 Imports the standard library alone, and only one thread ever runs in it.
 """

@@ -1,4 +1,6 @@
-"""One slot of the sandbox: a fork server, which runs one program at a time."""
+"""One slot of the sandbox: a fork server that runs one program at a time within its limits and says
+how each ended.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,131 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from vibelite.errors import SandboxError
-from vibelite.rewards.sandbox_execution import Execution, Limits, judge
+from vibelite.errors import DataError, SandboxError
+from vibelite.rewards.sandbox_program import EXIT_MEMORY
+
+Outcome = Literal["exit", "runtime_error", "time_limit", "memory_limit", "output_limit"]
+
+_MAX_SECONDS, _MAX_OUTPUT_BYTES = 3600.0, 1 << 30
+_DETAIL_BYTES = 2000
 
 # A fork server imports for 0.3 s of CPU time; a busy machine gets much more.
 _START_SECONDS = 60.0
 # What a program's process may take beyond its deadline to start and to be reaped.
 _SLACK_SECONDS = 30.0
-_DETAIL_BYTES = 2000
 # The package's own directory is on the server's path only while it imports itself from there.
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
     "from vibelite.rewards.sandbox_server import serve; "
     "sys.path.pop(0); serve(int(sys.argv[1]), sys.argv[2].split())"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one program may take."""
+
+    seconds: float = 6.0
+    """Of wall-clock time, and of CPU time."""
+    memory_bytes: int = 1 << 30
+    """Of address space, beyond what the interpreter itself takes."""
+    output_bytes: int = 16 << 20
+    """Of standard output, standard error and result, each."""
+
+    def __post_init__(self) -> None:
+        """Raises DataError for a limit that makes no sense."""
+        _check("seconds", self.seconds, _MAX_SECONDS, (int, float))
+        _check("memory_bytes", self.memory_bytes, 1 << 46, (int,))
+        _check("output_bytes", self.output_bytes, _MAX_OUTPUT_BYTES, (int,))
+
+
+def _check(name: str, value: float, maximum: float, types: tuple[type, ...]) -> None:
+    is_number = isinstance(value, types) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= maximum:
+        kind = "a whole number" if types == (int,) else "a number"
+        raise DataError(f"limits.{name} must be {kind} above 0 and at most {maximum:g}: {value!r}")
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a program ended; its output is only what it claims."""
+
+    outcome: Outcome
+    """"exit" = with status 0."""
+    stdout: bytes
+    result: bytes
+    """JSON of a function's value; empty if there was no call or it did not return, so that "exit"
+    alone is no success. Not checked: the program can write there what it likes, for instance
+    nested so deeply that `json.loads` raises RecursionError."""
+    detail: str
+    """The tail of standard error, or which limit; without characters that steer a terminal."""
+    seconds: float
+    """Wall-clock time."""
+
+
+def judge(answer: dict[str, Any], outputs: list[int], limits: Limits) -> Execution:
+    """How a program ended, from the fork server's answer and descriptors of the program's stdout,
+    stderr and result.
+    """
+    stdout, stderr, result = outputs
+    outcome, detail = _outcome(answer, [os.fstat(output).st_size for output in outputs], limits)
+    if not detail:
+        detail = _without_controls(_tail(stderr))
+    if outcome == "runtime_error" and answer["status"] < 0:
+        detail = f"ended by {_signal_name(-answer['status'])}\n{detail}".strip()
+    return Execution(
+        outcome,
+        _read(stdout, limits.output_bytes),
+        _read(result, limits.output_bytes),
+        detail,
+        answer["seconds"],
+    )
+
+
+def _outcome(answer: dict[str, Any], sizes: list[int], limits: Limits) -> tuple[Outcome, str]:
+    """The outcome, and which limit was reached if one was."""
+    status = answer["status"]
+    if max(sizes) > limits.output_bytes or status == -signal.SIGXFSZ:
+        return "output_limit", f"more than {limits.output_bytes} bytes of output"
+    if answer["is_late"] or status == -signal.SIGXCPU:
+        return "time_limit", f"more than {limits.seconds:g} s"
+    if answer["cpu_seconds"] > limits.seconds:
+        return "time_limit", f"more than {limits.seconds:g} s of CPU time"
+    if status == EXIT_MEMORY:
+        return "memory_limit", f"more than {limits.memory_bytes} bytes of memory"
+    if status == -signal.SIGKILL:
+        return "memory_limit", "ended by the kernel, which does that when memory runs out"
+    return ("exit" if status == 0 else "runtime_error"), ""
+
+
+def _without_controls(text: str) -> str:
+    """What can be shown: a program's text must not steer the terminal of its reader."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _read(descriptor: int, num_bytes: int) -> bytes:
+    chunks = []
+    position = 0
+    while position < num_bytes and (
+        chunk := os.pread(descriptor, min(num_bytes - position, 1 << 20), position)
+    ):
+        chunks.append(chunk)
+        position += len(chunk)
+    return b"".join(chunks)
 
 
 class Slot:
@@ -146,9 +256,7 @@ class Slot:
 
     def _last_words(self) -> str:
         """What the server wrote to its standard error."""
-        size = os.fstat(self._errors).st_size
-        tail = os.pread(self._errors, _DETAIL_BYTES, max(0, size - _DETAIL_BYTES))
-        return tail.decode(errors="replace").strip() or "no answer"
+        return _tail(self._errors).strip() or "no answer"
 
 
 def _start_server(connection: int, errors: int, layers: tuple[str, ...]) -> subprocess.Popen[bytes]:
@@ -176,3 +284,10 @@ def _memory_file(content: bytes) -> int:
         view = view[os.write(descriptor, view) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
+
+
+def _tail(descriptor: int) -> str:
+    """The end of a file as text."""
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, _DETAIL_BYTES, max(0, size - _DETAIL_BYTES))
+    return tail.decode(errors="replace")

@@ -155,8 +155,8 @@ def _equal_expressions(a: Any, b: Any) -> bool:
 
 
 def _is_off_the_real_line(a: Any, b: Any, at_a: Any, at_b: Any) -> bool:
-    """Real formulas with a value that is not: which root of a negative number is meant, nobody
-    says.
+    """Whether formulas without i have a complex value here: then it is open which root of a
+    negative number is meant.
     """
     if a.has(sympy.I) or b.has(sympy.I):
         return False

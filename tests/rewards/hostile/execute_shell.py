@@ -1,8 +1,0 @@
-# outcome: exit
-# stdout: refused
-import os
-
-try:
-    os.execv("/bin/sh", ["sh", "-c", "echo ran"])
-except OSError:
-    print("refused")

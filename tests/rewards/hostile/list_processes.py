@@ -1,8 +1,0 @@
-# outcome: exit
-# stdout: refused
-import os
-
-try:
-    print(os.listdir("/proc"))
-except OSError:
-    print("refused")

@@ -1,9 +1,0 @@
-# outcome: exit
-# stdout: refused
-import os
-
-try:
-    os.setpgid(0, 0)
-    print("a new group")
-except OSError:
-    print("refused")

@@ -1,8 +1,0 @@
-# outcome: exit
-# stdout: refused
-import socket
-
-try:
-    print(socket.getaddrinfo("example.org", 80))
-except OSError:
-    print("refused")

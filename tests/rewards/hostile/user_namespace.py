@@ -1,5 +1,0 @@
-# outcome: exit
-# stdout: refused
-import ctypes
-
-print("entered" if ctypes.CDLL(None).unshare(0x10000000) == 0 else "refused")

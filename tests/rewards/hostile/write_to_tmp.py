@@ -1,7 +1,0 @@
-# outcome: exit
-# stdout: refused
-try:
-    open("/tmp/vibelite-hostile", "w").write("x")
-    print("written")
-except OSError:
-    print("refused")
