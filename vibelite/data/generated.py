@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Literal
 
-from vibelite.data.tasks import ANSWER_FORMAT, PREPARED, pose
+from vibelite.data.tasks import ANSWER_FORMAT, PREPARED, WORD_PROBLEMS, pose
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import GeneratedProblems, GeneratedTask
 from vibelite.run_dir import derive_seed
@@ -21,6 +21,9 @@ Split = Literal["train", "probe", "test"]
 # likely cores, of which one in ten belongs to the split, the last is missed with probability (1 -
 # 1/100)^5000 < 1e-21.
 PATIENCE = 5000
+# How many entries a generator is made with. This one chooses a template for each when it is made.
+NUM_ENTRIES = {WORD_PROBLEMS: 1 << 20}
+MANY_ENTRIES = 1 << 31
 
 
 def split_of(dataset: str, core: str) -> Split:
@@ -49,7 +52,7 @@ def _generate_task(
     found: dict[str, Problem] = {}
     draw, last_new = 0, 0
     while len(found) < source.num_problems:
-        if draw - last_new > PATIENCE:
+        if draw - last_new > PATIENCE or draw == generator.size:
             raise DataError(
                 f"sub-domain {subdomain!r}: {task.dataset} with {task.config or 'its defaults'} "
                 f"has {len(found)} different problems in the {source.split} split, and "
@@ -90,14 +93,15 @@ def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
             f"{where}: {', '.join(sorted(own))} of {task.dataset} is set by the run, not the recipe"
         )
     has_own_scorer = DATASETS[task.dataset][0].score_answer is not ProceduralDataset.score_answer
-    if has_own_scorer and task.dataset not in PREPARED:
+    if has_own_scorer and task.dataset not in (*PREPARED, WORD_PROBLEMS):
         # Their answers are not unique, and some of their scorers evaluate the model's text as code.
         raise DataError(
             f"{where}: {task.dataset} has no single right answer to check against; use one of "
-            f"{', '.join(PREPARED)}, or a generator without a scorer of its own"
+            f"{', '.join(PREPARED)}, {WORD_PROBLEMS}, or a generator without a scorer of its own"
         )
+    size = NUM_ENTRIES.get(task.dataset, MANY_ENTRIES)
     try:
-        return create_dataset(task.dataset, **task.config, seed=seed, size=2**31)
+        return create_dataset(task.dataset, **task.config, seed=seed, size=size)
     except (TypeError, ValueError, AssertionError) as error:
         raise DataError(f"{where}: {task.dataset} refuses {task.config}: {error}") from error
 

@@ -21,6 +21,9 @@ PREPARED = (
     "chain_sum",
     "products",
 )
+# A generator whose own scorer only looks for a number in the text: its answers are one number each.
+WORD_PROBLEMS = "gsm_symbolic"
+WORD_PROBLEM_CLOSING = " Give the result as your final answer. Do not include units."
 ANSWER_FORMAT = "Answer in \\boxed{}."
 
 
@@ -70,6 +73,9 @@ def pose(dataset: str, entry: dict[str, Any]) -> Posed:
             factors = [int(factor) for factor in metadata["expression"].split(" * ")]
             question = " * ".join(map(_in_parentheses_if_negative, factors))
             return Posed(f"What is {question}?", _sorted(factors), {"factors": factors})
+        case "gsm_symbolic":
+            question = entry["question"].removesuffix(WORD_PROBLEM_CLOSING)
+            return Posed(question, " ".join(question.split()), {})
         case _:
             return Posed(entry["question"], " ".join(entry["question"].split()), {})
 
