@@ -197,7 +197,7 @@ class VLLMEngine:
         if self._readiness.is_closed:
             return
         self._drain()
-        # vLLM unmaps memory that it frees. Where that sleeps, and is unmapped already, this fails, and
+        # vLLM unmaps what it frees. Where that sleeps, and so is unmapped already, this fails, and
         # its allocator then gives nothing to any later engine of this process.
         with suppress(RuntimeError, EngineError):
             self.wake()
