@@ -3,6 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.planner_check [NAME ...] [--out FILE.json]
     python -m benchmarks.planner_check --gpu h100-80gb      on a machine with that GPU
 
+Large models, adapters and vLLM on a GPU: gpu_planner.py.
+
 Every configuration is a process of its own with one thread (`planner_steps.py`). On a CPU it
 measures its rates (`planner_rates.py`) before every step, and the prediction is made from them by
 the planner's formulas, so that other users of the machine slow down both alike; no number is fitted
@@ -67,6 +69,8 @@ class Case:
     training: Mapping[str, Any] = field(default_factory=dict)
     is_medium: bool = False
     """matmul_precision: medium."""
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    """Other sections of the recipe: adapter, rollout."""
 
     @property
     def num_steps(self) -> int:
@@ -79,6 +83,7 @@ class Case:
             "training": dict(self.training),
             "num_threads": 1,
             "matmul_precision": "medium" if self.is_medium else "highest",
+            **self.sections,
         }
         return Recipe.model_validate(values)
 

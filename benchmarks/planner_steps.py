@@ -31,7 +31,7 @@ from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
-from vibelite.rollout.engine import generate
+from vibelite.rollout.engine import RolloutEngine, generate
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.stages import mgpo, sft
 from vibelite.stages.context import sampling_settings
@@ -88,9 +88,18 @@ def sft_steps(stage: SFTStage, policy: Policy, optimizer: PolicyOptimizer, promp
     return watch.steps
 
 
-def mgpo_steps(stage: MGPOStage, policy: Policy, optimizer: PolicyOptimizer, prompt: int) -> Any:
-    """Runs one MGPO step per iteration, sampling included; no completion ends early."""
-    engine = TransformersEngine(policy, stop_ids=(), max_sequences=stage.sampling.max_sequences)
+def mgpo_steps(
+    stage: MGPOStage,
+    policy: Policy,
+    optimizer: PolicyOptimizer,
+    prompt: int,
+    engine: RolloutEngine | None = None,
+) -> Any:
+    """Runs one MGPO step per iteration, sampling included; no completion ends early. `engine`
+    samples in place of the transformers engine.
+    """
+    if engine is None:
+        engine = TransformersEngine(policy, stop_ids=(), max_sequences=stage.sampling.max_sequences)
     trainer = mgpo.Trainer(stage, cast(Any, None), policy, None, engine, optimizer)
     prompts = random_tokens(policy, stage.problems_per_step, prompt)
     settings = sampling_settings(stage.sampling, stage.group_size)
@@ -102,7 +111,9 @@ def mgpo_steps(stage: MGPOStage, policy: Policy, optimizer: PolicyOptimizer, pro
     for step in range(stage.num_steps):
         watch.start_step()
         with watch.part("generate"):
+            engine.wake()
             sampled = generate(engine, prompts, settings, seed=step)
+            engine.sleep()
         with watch.part("train"):
             groups = [
                 Group(problem, tuple(tokens), tuple(completions), verdicts)
@@ -119,6 +130,7 @@ def mgpo_steps(stage: MGPOStage, policy: Policy, optimizer: PolicyOptimizer, pro
         with watch.part("optimizer"):
             optimizer.step(step)
             optimizer.finish()
+            engine.load_weights(step + 1)
     return watch.steps
 
 

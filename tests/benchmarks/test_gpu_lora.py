@@ -12,8 +12,9 @@ from benchmarks.gpu_activations import TINY
 from benchmarks.gpu_lora import KINDS, STAGES, make_trainer, measure, table, update
 from benchmarks.gpu_suite import MEASUREMENTS
 from benchmarks.random_policy import random_batch, random_policy, train
-from vibelite.models.adapter import merged_weights
+from vibelite.models.adapter import dequantised, merged_weights
 from vibelite.models.load import attach, quantise
+from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter, Training
 
 CPU = torch.device("cpu")
@@ -74,29 +75,53 @@ def test_4_bit_weights_take_a_quarter_of_the_memory_on_a_gpu():
     assert saved == pytest.approx(linear * (16 - 4.127) / 8, rel=0.02)
 
 
+def gradients(policy: Policy) -> dict[str, torch.Tensor]:
+    """Of every factor, for one micro-batch."""
+    train(policy, random_batch([300, 211], 4096, trained_share=0.7, device="cuda"))
+    found = policy.model.named_parameters()
+    return {name: tensor.grad.double() for name, tensor in found if tensor.grad is not None}
+
+
+def qlora_policy(training: Training) -> Policy:
+    """With factors that are not zero, so that every one has a gradient."""
+    policy = make_trainer(WIDE, Adapter(kind="qlora"), training, torch.device("cuda")).policy
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters():
+            parameter.normal_(std=0.02, generator=torch.Generator("cuda").manual_seed(0))
+    return policy
+
+
+def in_float32(policy: Policy) -> Policy:
+    """The same weights and factors in float32, all activations kept."""
+    own = dict(policy.model.named_parameters())
+    exact = random_policy(WIDE, dtype=torch.float32, device="cuda")
+    exact = attach(exact, Adapter(kind="lora"), start=Path("random"), seed=0)
+    with torch.no_grad():
+        for name, parameter in exact.model.named_parameters():
+            parameter.copy_(dequantised(own[name]))
+    return exact
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("activations", ["checkpoint", "checkpoint_offload"])
 @pytest.mark.parametrize("tile", [0, 64])
 def test_gradients_of_qlora_on_a_gpu_do_not_depend_on_how_activations_are_kept(activations, tile):
+    """In bfloat16 a gradient is 3% off the exact one, and products of 64 rows are rounded in
+    another order than those of 511. So what tells a mistake from rounding is the distance to
+    float32: it may not grow.
+    """
     pytest.importorskip("bitsandbytes")
-    gradients = []
-    for training in (
-        Training(dtype="bfloat16"),
+    kept = qlora_policy(Training(dtype="bfloat16"))
+    other = qlora_policy(
         Training(dtype="bfloat16", activations=activations, mlp_tile_tokens=tile),
-    ):
-        trainer = make_trainer(WIDE, Adapter(kind="qlora"), training, torch.device("cuda"))
-        with torch.no_grad():
-            for parameter in trainer.policy.trainable_parameters():
-                parameter.normal_(std=0.02, generator=torch.Generator("cuda").manual_seed(0))
-        policy = trainer.policy
-        train(policy, random_batch([300, 211], 4096, trained_share=0.7, device="cuda"))
-        found = [parameter.grad for parameter in policy.trainable_parameters()]
-        gradients.append([gradient.float() for gradient in found if gradient is not None])
-    kept, other = gradients
-    assert len(kept) == len(other) == 2 * 7 * 8
-    for mine, theirs in zip(kept, other, strict=True):
-        assert mine.norm() > 0
-        assert (mine - theirs).norm() <= 0.02 * mine.norm()  # bfloat16 rounds sums of tiles anew
+    )
+    exact = gradients(in_float32(kept))
+    mine, theirs = gradients(kept), gradients(other)
+    assert len(exact) == len(mine) == len(theirs) == 2 * 7 * 8
+    for name, truth in exact.items():
+        rounding = (mine[name] - truth).norm()
+        assert 0 < rounding < 0.06 * truth.norm(), name
+        assert (theirs[name] - truth).norm() <= 1.15 * rounding, name
 
 
 @pytest.mark.gpu

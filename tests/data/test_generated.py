@@ -1,10 +1,14 @@
 """Problems from generators: splits, uniqueness, and what a recipe can get wrong."""
 
+from fractions import Fraction
+
 import pytest
 
-from vibelite.data.generated import Split, generate_problems, split_of
+from vibelite.data.generated import NUM_ENTRIES, Split, generate_problems, split_of
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import GeneratedProblems, GeneratedTask
+from vibelite.rewards.verifier import verify
+from vibelite.types import Completion
 
 TASKS = {
     "number": GeneratedTask(dataset="gcd", config={"min_value": 2, "max_value": 30}),
@@ -67,6 +71,27 @@ def test_other_generators_are_asked_in_their_own_words():
     assert problem.messages[0]["content"].startswith("How many 1 bits")
     assert problem.messages[0]["content"].endswith(" Be quick.")
     assert problem.answer.isdigit()
+
+
+def test_word_problems_have_one_number_for_an_answer():
+    """Their generator has a scorer of its own; the project's verifier judges them instead."""
+    tasks = {"words": GeneratedTask(dataset="gsm_symbolic")}
+    problems = generate(num_problems=40, tasks=tasks)
+    questions = [problem.messages[0]["content"] for problem in problems]
+    assert len({problem.id for problem in problems}) == len(set(questions)) == 40
+    for problem, question in zip(problems, questions, strict=True):
+        assert question.endswith("Answer in \\boxed{}.") and "Do not include units" not in question
+        answer = Fraction(problem.answer)
+        for given, correct in ((answer, True), (answer + 1, False)):
+            completion = Completion((), (), "stop", f"So it is \\boxed{{{given}}}.")
+            assert verify(problem, completion).correct == correct
+
+
+def test_a_generator_of_few_entries_is_exhausted_at_its_end(monkeypatch):
+    monkeypatch.setitem(NUM_ENTRIES, "gsm_symbolic", 30)
+    tasks = {"words": GeneratedTask(dataset="gsm_symbolic")}
+    with pytest.raises(DataError, match="'words': gsm_symbolic .* has 2[0-9] different"):
+        generate(num_problems=31, tasks=tasks)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,16 @@ def test_updates_arrive_through_sleep_and_wake(sync, sleep_level, dtype, tied):
         assert mismatch(policy, engine)["mismatch/max_abs"] <= limit
 
 
+def test_an_engine_is_woken_before_it_is_closed(monkeypatch):
+    """Freed asleep, its memory would be lost to later engines (test_vllm_gpu.py)."""
+    engine = vllm_engine(policy_for_vllm(), sync="copy")
+    woken: list[list[str]] = []
+    engine.sleep()
+    monkeypatch.setattr(engine._llm, "wake_up", lambda tags: woken.append(tags))
+    engine.close()
+    assert woken == [["weights"], ["kv_cache"]]
+
+
 def test_a_skipped_sync_is_caught_before_the_next_token():
     policy = policy_for_vllm()
     with opened(policy, sync="copy") as engine:

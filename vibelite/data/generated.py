@@ -35,7 +35,13 @@ PREPARED = (
     "chain_sum",
     "products",
 )
+# A generator whose own scorer only looks for a number in the text: its answers are one number each.
+WORD_PROBLEMS = "gsm_symbolic"
+WORD_PROBLEM_CLOSING = " Give the result as your final answer. Do not include units."
 ANSWER_FORMAT = "Answer in \\boxed{}."
+# How many entries a generator is made with. This one chooses a template for each when it is made.
+NUM_ENTRIES = {WORD_PROBLEMS: 1 << 20}
+MANY_ENTRIES = 1 << 31
 
 
 def split_of(dataset: str, core: str) -> Split:
@@ -64,7 +70,7 @@ def _generate_task(
     found: dict[str, Problem] = {}
     draw, last_new = 0, 0
     while len(found) < source.num_problems:
-        if draw - last_new > PATIENCE:
+        if draw - last_new > PATIENCE or draw == generator.size:
             raise DataError(
                 f"sub-domain {subdomain!r}: {task.dataset} with {task.config or 'its defaults'} "
                 f"has {len(found)} different problems in the {source.split} split, and "
@@ -105,14 +111,15 @@ def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
             f"{where}: {', '.join(sorted(own))} of {task.dataset} is set by the run, not the recipe"
         )
     has_own_scorer = DATASETS[task.dataset][0].score_answer is not ProceduralDataset.score_answer
-    if has_own_scorer and task.dataset not in PREPARED:
+    if has_own_scorer and task.dataset not in (*PREPARED, WORD_PROBLEMS):
         # Their answers are not unique, and some of their scorers evaluate the model's text as code.
         raise DataError(
             f"{where}: {task.dataset} has no single right answer to check against; use one of "
-            f"{', '.join(PREPARED)}, or a generator without a scorer of its own"
+            f"{', '.join(PREPARED)}, {WORD_PROBLEMS}, or a generator without a scorer of its own"
         )
+    size = NUM_ENTRIES.get(task.dataset, MANY_ENTRIES)
     try:
-        return create_dataset(task.dataset, **task.config, seed=seed, size=2**31)
+        return create_dataset(task.dataset, **task.config, seed=seed, size=size)
     except (TypeError, ValueError, AssertionError) as error:
         raise DataError(f"{where}: {task.dataset} refuses {task.config}: {error}") from error
 
@@ -167,6 +174,9 @@ def pose(dataset: str, entry: dict[str, Any]) -> Posed:
             factors = [int(factor) for factor in metadata["expression"].split(" * ")]
             question = " * ".join(map(_in_parentheses_if_negative, factors))
             return Posed(f"What is {question}?", _sorted(factors), {"factors": factors})
+        case "gsm_symbolic":
+            question = entry["question"].removesuffix(WORD_PROBLEM_CLOSING)
+            return Posed(question, " ".join(question.split()), {})
         case _:
             return Posed(entry["question"], " ".join(entry["question"].split()), {})
 

@@ -11,6 +11,7 @@ import gc
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -164,6 +165,10 @@ class VLLMEngine:
         if self._state.is_closed:
             return
         self._drain()
+        # vLLM unmaps what it frees. Where that sleeps, and so is unmapped already, this fails, and
+        # its allocator then gives nothing to any later engine of this process.
+        with suppress(RuntimeError, EngineError):
+            self.wake()
         self._state.is_closed = True
         with isolated_random_state(), isolated_settings():
             shut_down(self._llm, keep_process_group=self._found_process_group)
