@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from vibelite.models.four_bit import quantise
-from vibelite.stages.vllm import state_bytes
 
 from benchmarks.gpu_activations import QWEN_1_5B, release
 from benchmarks.gpu_activations import TINY as TINY_CONFIG
@@ -32,15 +30,15 @@ from benchmarks.planner_steps import mgpo_steps, sft_steps
 from benchmarks.random_policy import random_policy
 from benchmarks.row_report import exit_code, failure_row, row_saver
 from vibelite.models.activations import apply_activations
-from vibelite.models.adapter import attach
-from vibelite.models.load import default_device
+from vibelite.models.load import attach, default_device, quantise
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
-from vibelite.rollout.kv_memory import device_memory, engine_shape, kv_cache_bytes
+from vibelite.rollout.kv_memory import BatchSizes, device_memory, engine_shape, kv_cache_bytes
 from vibelite.rollout.vllm_engine import VLLMEngine
 from vibelite.rollout.vllm_start import VLLMSettings
+from vibelite.stages.engines import state_bytes
 from vibelite.telemetry.memory import bytes_held
 from vibelite.training.optim import PolicyOptimizer
 
@@ -158,16 +156,14 @@ def start(recipe: Recipe, stage: MGPOStage, policy: Policy) -> VLLMEngine:
     """The engine as the stage builds it, without a token that ends a completion."""
     window = stage.sampling.max_new_tokens + PROMPT_TOKENS
     most = min(stage.sampling.max_sequences, stage.problems_per_step * stage.group_size)
-    shape = engine_shape(
-        policy.model.config, policy.head.dtype,
-        max_sequences=most, max_model_len=window, batched=BATCHED_TOKENS,
-    )  # fmt: skip
+    dtype = policy.head.weight.dtype
+    shape = engine_shape(policy.model.config, dtype, BatchSizes(most, window, BATCHED_TOKENS))
     free, total = device_memory(policy.device)
     free -= state_bytes(recipe, policy, stage.optimizer)
     settings = VLLMSettings(
         stop_ids=(), max_sequences=most, max_model_len=window,
         kv_cache_bytes=kv_cache_bytes(shape, free_bytes=free, total_bytes=total),
-        dtype=str(policy.head.dtype).removeprefix("torch."), max_batched_tokens=BATCHED_TOKENS,
+        dtype=str(dtype).removeprefix("torch."), max_batched_tokens=BATCHED_TOKENS,
     )  # fmt: skip
     return VLLMEngine(policy, settings)
 

@@ -16,12 +16,15 @@ from vibelite.planning.devices import CpuRates, Gpu, ProductRates
 from vibelite.planning.memory_model import StageConfig
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.time_model import (
+    attention_flops,
     communicated_bytes,
     generation_seconds,
+    layer_bytes,
     passes,
     passes_of_a_rank,
+    product_flops,
     stage_seconds,
-    training_flops,
+    training_seconds,
     update_seconds,
 )
 from vibelite.planning.workload import Assumptions, Work
@@ -44,31 +47,57 @@ WORK = Work(
 
 def setting(training=BFLOAT16, **values):
     assume = Assumptions(
-        prompt_tokens=10.0, training_efficiency=0.5, decode_efficiency=0.5,
-        decode_step_seconds=1.0, link_gb_per_second=1e-9,
+        prompt_tokens=10.0, matmul_efficiency=0.5, attention_efficiency=0.25, layer_traffic=2.0,
+        adapter_traffic=3.0, decode_efficiency=0.5, decode_step_seconds=1.0, decode_row_seconds=0.1,
+        link_gb_per_second=1e-9,
     )  # fmt: skip
     return StageConfig(SHAPE, training, assume, **values)
 
 
 @pytest.mark.parametrize(
-    ("training", "expected"),
+    ("training", "products", "attention"),
     [
-        # A forward pass: 2304 a token in layers, 640 in attention over 10 others, 256 in the head.
-        (BFLOAT16, 100 * (3 * 2304 + 3.5 * 640 + 3 * 256) + 10 * (2304 + 640 + 256)),
+        # A forward pass: 2304 a token in layers, 256 in the head; 640 in attention over 10 others.
+        (BFLOAT16, 100 * (3 * 2304 + 3 * 256) + 10 * 2560, 100 * 3.5 * 640 + 10 * 640),
         (
             Training(activations="checkpoint"),
-            100 * (4 * 2304 + 4.5 * 640 + 3 * 256) + 10 * (2304 + 640 + 256),
+            100 * (4 * 2304 + 3 * 256) + 10 * 2560,
+            100 * 4.5 * 640 + 10 * 640,
         ),
         # The MLP is 384 of 576 weights; tiles of 32 are smaller than micro-batches of 64.
         (
             Training(mlp_tile_tokens=32),
-            100 * (3 * 2304 + 1536 + 3.5 * 640 + 3 * 256) + 10 * (2304 + 640 + 256),
+            100 * (3 * 2304 + 1536 + 3 * 256) + 10 * 2560,
+            100 * 3.5 * 640 + 10 * 640,
         ),
-        (Training(mlp_tile_tokens=64), 992_000 + 32_000),
+        (Training(mlp_tile_tokens=64), 793_600, 230_400),
     ],
 )
-def test_operations_of_training(training, expected):
-    assert training_flops(SHAPE, WORK, training) == pytest.approx(expected)
+def test_operations_of_training(training, products, attention):
+    assert product_flops(SHAPE, WORK, training) == pytest.approx(products)
+    assert attention_flops(SHAPE, WORK, training) == pytest.approx(attention)
+
+
+def test_frozen_weights_have_no_gradient():
+    # Forward and to the input: two passes of layers and head in place of three.
+    found = product_flops(SHAPE, WORK, BFLOAT16, has_adapter=True)
+    assert found == pytest.approx(100 * 2 * 2560 + 10 * 2560)
+
+
+def test_training_takes_products_attention_and_the_traffic_of_what_layers_keep():
+    # A layer keeps of a token in bfloat16: 16 of its input, 48 of residual and norms, 48 + 8 of
+    # attention, 128 of the MLP, 2 x (16 + 32 + 4) of the norms.
+    kept = 2 * (16 + 48 + 56 + 128 + 104)
+    assert layer_bytes(SHAPE, 2) == kept
+    times = 3 * 100 + 10
+    seconds = 793_600 / 500 + 230_400 / 250 + times * 2 * kept / 100
+    assert training_seconds(setting(), WORK, GPU) == pytest.approx(seconds)
+    # Maps of 8 to 8, 4, 4, 8 and thrice 8 and 16: their inputs and outputs once more.
+    widths = 2 * (16 + 12 + 12 + 16 + 3 * 24)
+    adapter = setting(adapter=Adapter(kind="lora", rank=4, targets=["q_proj"]))
+    frozen = 100 * 2560 / 500
+    with_adapter = seconds - frozen + times * 3 * 2 * widths / 100
+    assert training_seconds(adapter, WORK, GPU) == pytest.approx(with_adapter)
 
 
 def test_what_is_computed_again_is_a_pass_more():
@@ -86,6 +115,9 @@ def test_decoding_reads_weights_and_cache_in_every_step_of_six_rows():
     prompts = 2 * PARAMETERS * 3 * 10 / (1000 * 0.5)
     found = generation_seconds(SHAPE, WORK, GPU, setting().assumed, 2)
     assert found == pytest.approx(20 * (moved / 50 + 1.0) + prompts)
+    # vLLM's scheduler: a tenth of a second for each of 6 rows.
+    by_vllm = generation_seconds(SHAPE, replace(WORK, is_paged=True), GPU, setting().assumed, 2)
+    assert by_vllm == pytest.approx(20 * (moved / 50 + 1.6) + prompts)
     assert generation_seconds(SHAPE, replace(WORK, completions=0), GPU, setting().assumed, 2) == 0
 
 

@@ -2,14 +2,17 @@
 model, except where a source is named). What a processor takes is in
 cpu_time.py.
 
-Training is bound by arithmetic, decoding by memory traffic. A token passes forward with 2
-operations per weight and backward with 4 (arXiv 2001.08361, 2.1); what is recomputed counts again.
+Training is products with weights, attention, and between them the traffic of activations through
+memory; decoding is memory traffic and vLLM's own work. A token passes forward with 2 operations per
+weight and backward with 4 (arXiv 2001.08361, 2.1); what is recomputed counts again. The rates in
+`Assumptions` are those of one H200 (`benchmarks/gpu_planner.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from vibelite.planning.activation_memory import activation_bytes
 from vibelite.planning.devices import GIGA, Gpu
 from vibelite.planning.memory_model import StageConfig, adapter_parameters, kv_bytes_per_token
 from vibelite.planning.model_shape import ModelShape
@@ -38,7 +41,6 @@ def stage_seconds(config: StageConfig, work: Work, gpu: Gpu) -> StageSeconds:
     several of them hold twice.
     """
     shape, training, assumed = config.shape, config.training, config.assumed
-    flops = training_flops(shape, work, training)
     # Each GPU of an engine reads its part of weights and cache, and all of them take every step.
     step = assumed.decode_step_seconds * config.tensor_parallel
     generate = generation_seconds(
@@ -47,30 +49,63 @@ def stage_seconds(config: StageConfig, work: Work, gpu: Gpu) -> StageSeconds:
     num_bytes = communicated_bytes(config, config.num_gpus, passes_of_a_rank(work, config))
     return StageSeconds(
         generate=generate / config.num_gpus,
-        train=flops / (gpu.bf16_flops * assumed.training_efficiency) / config.num_gpus,
+        train=training_seconds(config, work, gpu) / config.num_gpus,
         optimizer=work.num_updates * update_seconds(config, gpu),
         communicate=work.num_updates * num_bytes / (assumed.link_gb_per_second * GIGA),
     )
 
 
-def training_flops(shape: ModelShape, work: Work, training: Training) -> float:
-    """Operations of all forward and backward passes of a stage.
+def training_seconds(config: StageConfig, work: Work, gpu: Gpu) -> float:
+    """Seconds of all forward and backward passes of a stage on one GPU."""
+    shape, training, assumed = config.shape, config.training, config.assumed
+    has_adapter = config.adapter is not None
+    products = product_flops(shape, work, training, has_adapter=has_adapter)
+    attention = attention_flops(shape, work, training)
+    kept = layer_bytes(shape, BYTES[training.dtype])
+    moved = assumed.layer_traffic * kept
+    if has_adapter:
+        moved += assumed.adapter_traffic * BYTES[training.dtype] * map_widths(shape)
+    times = work.trained_tokens * passes(shape, work, training) + work.scored_tokens
+    rates = products / assumed.matmul_efficiency + attention / assumed.attention_efficiency
+    return rates / gpu.bf16_flops + times * moved / gpu.bytes_per_second
 
-    Layers: 2 x weights x `passes` a token. Attention: a token sees half
-    its sequence on average, 4 x heads x head_size operations each, forward once and backward 2.5
-    times (flash attention recomputes its scores). Head: 6 H V for a token that reaches it, none
-    recomputed. A token that is scored alone passes forward once.
+
+def product_flops(
+    shape: ModelShape, work: Work, training: Training, *, has_adapter: bool = False
+) -> float:
+    """Operations of all products with weights in a stage.
+
+    Layers: 2 x weights x `passes` a token. Head: 6 H V for a token that reaches it, none
+    recomputed. Frozen weights have no gradient, which is a third of both without recomputation. A
+    token that is scored alone passes forward once.
+    """
+    frozen = 1 if has_adapter else 0
+    layers = 2 * shape.layer_parameters * shape.num_layers
+    head = 2 * shape.hidden_size * shape.vocab_size * work.head_share
+    trained = (passes(shape, work, training) - frozen) * layers + (3 - frozen) * head
+    return work.trained_tokens * trained + work.scored_tokens * (layers + head)
+
+
+def attention_flops(shape: ModelShape, work: Work, training: Training) -> float:
+    """Operations of attention in a stage: a token sees half its sequence on average, 4 x heads x
+    head_size operations each, forward once and backward 2.5 times (flash attention recomputes its
+    scores), and once more where layers are computed again.
     """
     recomputed = 0 if training.activations == "keep" else 1
-    trained, scored = work.trained_tokens, work.scored_tokens
-    layers = 2 * shape.layer_parameters * shape.num_layers
-    trained_layers = layers * passes(shape, work, training)
     seen = 4 * shape.query_size * work.trained_length / 2 * shape.num_layers
-    head = 2 * shape.hidden_size * shape.vocab_size * work.head_share
-    return (
-        trained * (trained_layers + (3.5 + recomputed) * seen + 3 * head)
-        + scored * (layers + seen + head)
-    )  # fmt: skip
+    return seen * ((3.5 + recomputed) * work.trained_tokens + work.scored_tokens)
+
+
+def layer_bytes(shape: ModelShape, dtype_bytes: int) -> float:
+    """Bytes that all layers keep of one token for the backward pass."""
+    return activation_bytes(shape, 1, "keep", 0, dtype_bytes)["kept"]
+
+
+def map_widths(shape: ModelShape) -> int:
+    """Inputs and outputs of all linear maps of the layers, for one token."""
+    queries = 2 * (shape.hidden_size + shape.query_size)
+    keys = 2 * (shape.hidden_size + shape.key_size)
+    return shape.num_layers * (queries + keys + 3 * (shape.hidden_size + shape.mlp_size))
 
 
 def passes(shape: ModelShape, work: Work, training: Training) -> float:
@@ -96,8 +131,8 @@ def generation_seconds(
     """Seconds to sample `work.completions`, `work.rows` at a time, on one GPU.
 
     Every step reads the weights once and the cache of every running row; rows that end are
-    replaced, so that about completions x length / rows steps are taken. Reading the prompts is
-    arithmetic.
+    replaced, so that about completions x length / rows steps are taken. vLLM's scheduler works on
+    each row in turn, and the GPU waits for it. Reading the prompts is arithmetic.
     """
     if not work.completions:
         return 0.0
@@ -108,8 +143,9 @@ def generation_seconds(
     weights = shape.num_parameters * weight_bytes
     decode = (weights + cache) / (gpu.bytes_per_second * assumed.decode_efficiency)
     prefill = 2 * shape.num_parameters * work.prompts * assumed.prompt_tokens
-    prefill_seconds = prefill / (gpu.bf16_flops * assumed.training_efficiency)
-    return steps * (decode + assumed.decode_step_seconds) + prefill_seconds
+    prefill_seconds = prefill / (gpu.bf16_flops * assumed.matmul_efficiency)
+    row = assumed.decode_row_seconds if work.is_paged else 0.0
+    return steps * (decode + assumed.decode_step_seconds + rows * row) + prefill_seconds
 
 
 def update_seconds(config: StageConfig, gpu: Gpu) -> float:

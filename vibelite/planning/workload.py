@@ -48,17 +48,25 @@ class Assumptions:
     """Problems of a set that cannot be counted beforehand."""
     trained_fraction: float = 1.0
     """Share of completions in groups of mixed outcome; the others have no gradient."""
-    training_efficiency: float = 0.4
-    """Share of the GPU's bfloat16 rate that forward and backward reach."""
+    matmul_efficiency: float = 0.7
+    """Share of the GPU's bfloat16 rate that products with weights reach."""
+    attention_efficiency: float = 0.35
+    """Share of that rate that attention reaches."""
+    layer_traffic: float = 6.4
+    """How many times a pass through a layer moves the bytes that the layer keeps through memory."""
+    adapter_traffic: float = 2.7
+    """The same of the inputs and outputs of its linear maps, where they have adapters."""
     decode_efficiency: float = 0.6
     """Share of the memory bandwidth that decoding reaches."""
-    decode_step_seconds: float = 0.002
+    decode_step_seconds: float = 0.0015
     """Fixed time of one decoding step, beside reading weights and cache."""
+    decode_row_seconds: float = 18e-6
+    """What vLLM's scheduler adds to it for every sequence."""
     host_gb_per_second: float = 40.0
     """Rate at which the host's memory passes through adamw_cpu."""
     link_gb_per_second: float = 20.0
     """Rate at which one GPU sends to another: PCIe 4.0; NVLink is 5 to 20 times as fast."""
-    context_gib: float = 1.0
+    context_gib: float = 0.75
     """GPU memory of the CUDA context and of libraries."""
     program_gib: float = 0.45
     """Memory of the program itself, on a CPU; measured with torch 2.13 and transformers 5.17."""
