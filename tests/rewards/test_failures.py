@@ -29,7 +29,7 @@ FUNCTIONS = (*FAULTS, "length_of_text", "length_of_text")
 class OneWordEngine:
     """Every completion is ten letters, which the function length_of_text has for correct."""
 
-    def stream(self, prompts: Any, settings: SamplingSettings, *, seed: int) -> Any:
+    def stream(self, prompts: Any, settings: SamplingSettings, *, seed: int, skip: Any) -> Any:
         for prompt in range(len(prompts)):
             for sample in range(settings.num_completions):
                 yield prompt, sample, Completion((7,), (-0.5,), "stop", "x" * 10)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,8 +120,14 @@ class ScriptedEngine:
         return {"rollout/of_the_engine": 7.0}
 
     def stream(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        skip: Collection[tuple[int, int]] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
+        assert not skip, "the groups of a step are whole"
         self.events.append("stream")
         self.seeds.append(seed)
         assert (settings.num_completions, settings.temperature) == (4, TEMPERATURE)

@@ -104,7 +104,7 @@ class CoinEngine:
         ) -> Iterator[tuple[int, int, Completion]]:
             outcomes: dict[tuple[int, int], int] = {}
             self.calls.append((seed, outcomes))
-            weight = engine._policy.head[0, 0].item()
+            weight = engine._policy.head.weight[0, 0].item()
             for place, prompt in enumerate(prompts):
                 for sample in reversed(range(settings.num_completions)):
                     if (place, sample) in skip:
