@@ -5,8 +5,11 @@ from dataclasses import asdict
 
 import pytest
 
+from benchmarks import gpu_planner
 from benchmarks.planner_check import CASES, RESULT, compare, kept_rows, planned, report
 from vibelite.planning.devices import RATES
+from vibelite.planning.workload import Assumptions
+from vibelite.units import GIB
 
 CASE = CASES[0]
 # Cases that the machine of the table had no room or no time for; nothing is claimed of them.
@@ -48,7 +51,9 @@ def test_half_the_rates_are_twice_the_seconds():
 
 def test_a_gpu_is_predicted_from_the_planner_s_table():
     row = compare(CASE, found(0.1, 2e9), "h100-80gb")
-    assert row["predicted_bytes"] > 1 << 30  # the context
+    context = Assumptions().context_gib * GIB
+    (parts,) = row["predicted_parts"].values()
+    assert parts["context"] == context < row["predicted_bytes"]
     assert row["assumed_before_bytes"] == 0
     with pytest.raises(AssertionError, match="--gpu"):
         compare(CASE, found(0.1, 2e9))
@@ -75,3 +80,16 @@ def test_the_planner_of_today_is_as_near_to_the_measurements_as_was_asked_of_it(
         assert abs(row["error_seconds"]) <= 0.25, case.name
         for name in ("predicted_bytes", "predicted_seconds"):
             assert row[name] == pytest.approx(stored[name], rel=1e-9), (case.name, name)
+
+
+def test_the_table_of_a_gpu_holds_what_the_planner_of_today_predicts():
+    """Bounds as on a CPU; the rates were fitted to these rows."""
+    cases = {case.name: case for case in gpu_planner.CASES}
+    rows = json.loads(RESULT.with_name("gpu_planner.json").read_text())["rows"]
+    assert len(rows) == 13
+    for stored in rows:
+        row = compare(cases[stored["name"]], stored, "h200-141gb")
+        assert abs(row["error_whole"]) <= 0.10, stored["name"]
+        assert abs(row["error_seconds"]) <= 0.25, stored["name"]
+        for name in ("predicted_bytes", "predicted_seconds", "error_whole", "error_seconds"):
+            assert row[name] == pytest.approx(stored[name], rel=1e-9), (stored["name"], name)
