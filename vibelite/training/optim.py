@@ -177,8 +177,8 @@ def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype, worl
 def _split_matrices(policy: Policy) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
     """The matrices inside the layers, and everything else."""
     model = policy.model
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    outside = {id(end.weight) for end in ends}
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    outside = {id(end.weight) for end in ends if end is not None}
     matrices, others = [], []
     for parameter in policy.trainable_parameters():
         is_matrix = parameter.ndim == 2 and id(parameter) not in outside
