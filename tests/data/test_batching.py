@@ -5,7 +5,16 @@ import random
 import pytest
 import torch
 
-from vibelite.data.batching import TrainingSequence, indices_for_step, pack, split_by_tokens
+from vibelite.data.batching import (
+    TrainingSequence,
+    indices_for_step,
+    pack,
+    split_by_tokens,
+    tokenize_traces,
+)
+from vibelite.data.chat import trace_ids
+from vibelite.models.tiny import build_tokenizer
+from vibelite.types import Trace
 
 
 def test_every_sequence_lands_in_exactly_one_micro_batch_within_budget():
@@ -19,6 +28,17 @@ def test_every_sequence_lands_in_exactly_one_micro_batch_within_budget():
 
 def test_a_sequence_over_the_budget_stands_alone():
     assert split_by_tokens([10, 100, 5], 20) == [[1], [0, 2]]
+
+
+def test_traces_of_more_than_the_most_tokens_are_left_out():
+    question = {"role": "user", "content": "How many?"}
+    texts = ["two", "two and two and two", "two and two"]
+    answers = [{"role": "assistant", "content": text} for text in texts]
+    traces = [Trace("p", "", (question, answer)) for answer in answers]
+    tokenizer = build_tokenizer([*texts, question["content"]], 300)
+    ids = [trace_ids(tokenizer, trace.messages)[0] for trace in traces]
+    kept = tokenize_traces(tokenizer, traces, system_prompt="", max_tokens=len(ids[2]))
+    assert [sequence.token_ids for sequence in kept] == [ids[0], ids[2]]
 
 
 def test_packing_lays_sequences_end_to_end():
