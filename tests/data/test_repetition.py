@@ -41,3 +41,7 @@ def test_the_first_repeated_run_is_named() -> None:
         part.split()[:REPETITION_WORDS]
     )
     assert repeated_run(words(100)) == ""
+
+
+def test_the_share_of_the_shortest_text_that_can_show_a_loop_is_exact():
+    assert repeated_share("again " * 64) == 1 - 1 / 49  # 49 runs of 16 words, all the same

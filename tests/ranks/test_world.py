@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.policies import random_sequences, tiny_policy
-from vibelite.data.batching import share_by_tokens
+from vibelite.data.batching import TrainingSequence, share_by_tokens
 from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.models.policy import TrainedAdapter
 from vibelite.ranks import watchdog
@@ -88,6 +88,8 @@ def test_every_sequence_is_trained_on_by_one_rank_and_tokens_are_even() -> None:
     tokens = [sum(len(s.token_ids) for s in share) for share in shares]
     assert max(tokens) - min(tokens) <= 50
     assert share_by_tokens(sequences, 1) == [sequences]
+    long, *short = (TrainingSequence([5] * length, 1) for length in (6, 2, 2, 2))
+    assert share_by_tokens([*short, long], 2) == [[long], short]
 
 
 def test_one_process_asks_nobody() -> None:
