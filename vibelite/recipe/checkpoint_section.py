@@ -12,7 +12,7 @@ class Checkpoint(Section):
 
     by: Literal["steps", "time"] = "steps"
     """steps = after every stage's `checkpoint_every` steps; time = as often as loses least, by
-    what a save was measured to take and by `mtbf_hours` (Young and Daly)."""
+    what a save was measured to take and by `mtbf_hours` (Young)."""
     mtbf_hours: PositiveFloat = 24.0
     """Hours between two failures of the machine, on average; used by `by: time`. The default is a
     guess for a machine that may be taken away."""
