@@ -20,7 +20,7 @@ from vibelite.models.policy import TrainedAdapter
 from vibelite.ranks import watchdog
 from vibelite.ranks.full_sharding import fully_sharded
 from vibelite.ranks.join import require_shared
-from vibelite.ranks.ranks import ONE_RANK, Ranks
+from vibelite.ranks.ranks import Ranks
 from vibelite.ranks.watchdog import (
     LOST_BEATS,
     Watchdog,
@@ -88,13 +88,6 @@ def test_every_sequence_is_trained_on_by_one_rank_and_tokens_are_even() -> None:
     assert share_by_tokens(sequences, 1) == [sequences]
     long, *short = (TrainingSequence([5] * length, 1) for length in (6, 2, 2, 2))
     assert share_by_tokens([*short, long], 2) == [[long], short]
-
-
-def test_one_process_asks_nobody() -> None:
-    assert ONE_RANK.from_leader(lambda: 3) == 3
-    assert ONE_RANK.gather("own") == ["own"]
-    ONE_RANK.barrier("nobody")
-    ONE_RANK.delegate("nothing")
 
 
 def test_the_leader_at_work_concerns_the_others_only_by_what_it_delegates(monkeypatch) -> None:

@@ -45,7 +45,6 @@ class FullyShardedPolicy(Policy):
     """A policy whose weights are in pieces while it is trained; else as any other."""
 
     world: World
-    scope: Scope
     masters: tuple[Any, ...]
     """The pieces, float32, one for each parameter in order; their gradients arrive here."""
     sharded: tuple[Any, ...]
@@ -56,7 +55,7 @@ class FullyShardedPolicy(Policy):
     ) -> TokenLoss:
         """As `Policy.token_loss`; within `accumulating`, by all ranks at once."""
         compute = partial(Policy.token_loss, self, batch, per_token_loss, temperature=temperature)
-        return self.scope(compute)
+        return self.sharded[-1](compute)
 
     @contextmanager
     def accumulating(self, num_micro_batches: int) -> Iterator[None]:
@@ -65,7 +64,7 @@ class FullyShardedPolicy(Policy):
         """
         most = max(self.world.gather(num_micro_batches))
         for module in self.sharded:
-            module.set_reshard_after_forward(module is not self.scope, recurse=False)
+            module.set_reshard_after_forward(module is not self.sharded[-1], recurse=False)
             module.reshard()
         yield
         for _ in range(most - num_micro_batches):
@@ -112,12 +111,12 @@ def fully_sharded(
     fix_backward_order([*layers, scope])
     masters = tuple(policy.model.parameters())
     scope(lambda: None)  # FSDP takes the first module that runs for the one that holds all
-    sharded = FullyShardedPolicy(
-        policy.model, policy.tokenizer, world=world, scope=scope, masters=masters,
-        sharded=(*layers, scope),
-    )  # fmt: skip
-    sharded.gather()
-    return sharded
+    modules = (*layers, scope)
+    cut_policy = FullyShardedPolicy(
+        policy.model, policy.tokenizer, world=world, masters=masters, sharded=modules
+    )
+    cut_policy.gather()
+    return cut_policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,7 @@ def require_shared(directory: Path, world: Ranks) -> None:
     """RecipeError, on all ranks, unless all machines see one run directory."""
     if world.num_nodes == 1:
         return
-    name = world.from_leader(lambda: f".seen-{secrets.token_hex(8)}")
-    path = directory / name
+    path = directory / world.from_leader(lambda: f".seen-{secrets.token_hex(8)}")
     with world.leader_first():
         if world.is_leader:
             path.touch()
