@@ -18,17 +18,17 @@ from vibelite.recipe.stage_section import Optimizer
 from vibelite.storage import CHECKSUMS_NAME
 from vibelite.training.checkpoint import (
     HEADER_BYTES,
+    ModelWriter,
     SaveSchedule,
     best_interval,
     load_training_state,
-    save_model,
     save_training_state,
     saved_steps,
 )
 from vibelite.training.optim import PolicyOptimizer
 
 CONFIG = Optimizer(kind="muon", lr=1e-3)
-PARTS_NAME, METADATA_NAME = "__0_0.distcp", ".metadata"  # DCP's
+PARTS_NAME, METADATA_NAME = "__0_0_0.distcp", ".metadata"  # DCP's
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_not_begun_and_superseded_states_go_first(tmp_path,
     assert saved_steps(tmp_path) == [3], "the last one stays"
     assert load_training_state(tmp_path, policy, optimizer) == 3
     with pytest.raises(DiskFull, match="no room for a model"):
-        save_model(policy, tmp_path / "model", settings=Checkpoint(free_gib=1))
+        ModelWriter(policy, Checkpoint(free_gib=1)).save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -239,9 +239,9 @@ def test_the_last_whole_state_stays_when_a_newer_one_is_damaged(tmp_path, free):
     assert saved_steps(tmp_path) == [2]
 
 
-@pytest.mark.parametrize("save", [save_model, save_training_state])
+@pytest.mark.parametrize("what", ["a model", "a training state"])
 def test_the_prediction_is_at_least_what_is_written_and_little_more(
-    tmp_path, free, save, monkeypatch
+    tmp_path, free, what, monkeypatch
 ):
     policy = tiny_policy()
     optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
@@ -250,8 +250,10 @@ def test_the_prediction_is_at_least_what_is_written_and_little_more(
     monkeypatch.setattr(
         vibelite.training.checkpoint, "require_free", lambda _, size, **__: predicted.append(size)
     )
-    if save is save_model:
-        save_model(policy, tmp_path / "model")
+    if what == "a model":
+        writer = ModelWriter(policy, Checkpoint())
+        writer.save(tmp_path / "model")
+        writer.wait()
     else:
         save_training_state(tmp_path, 1, policy, optimizer)
     written = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())

@@ -71,9 +71,18 @@ def join(timeout_seconds: float, waiting: Callable[[], AbstractContextManager[No
     )
     mesh = DeviceMesh("cuda" if has_gpu else "cpu", list(range(num_ranks)))
     objects = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
+    states = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
     watchdog = Watchdog(store, rank, num_ranks, timeout_seconds=timeout_seconds)
     return World(
-        rank, num_ranks, num_nodes(), store, watchdog, objects=objects, mesh=mesh, waiting=waiting
+        rank,
+        num_ranks,
+        num_nodes(),
+        store,
+        watchdog,
+        objects=objects,
+        states=states,
+        mesh=mesh,
+        waiting=waiting,
     )
 
 
