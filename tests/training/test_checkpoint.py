@@ -1,17 +1,24 @@
 """A resumed run goes on bit for bit; what a killed process left behind is never used."""
 
+import errno
 import math
+import os
 import shutil
+import subprocess
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystem
 
 import vibelite.storage
 import vibelite.training.checkpoint
 from tests.policies import tiny_policy
 from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.errors import CheckpointError, DiskFull
+from vibelite.ranks.ranks import ONE_RANK
+from vibelite.ranks.states import StateWriter
 from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
@@ -24,6 +31,7 @@ from vibelite.training.checkpoint import (
     load_training_state,
     save_training_state,
     saved_steps,
+    start_saving,
 )
 from vibelite.training.optim import PolicyOptimizer
 
@@ -258,6 +266,76 @@ def test_the_prediction_is_at_least_what_is_written_and_little_more(
         save_training_state(tmp_path, 1, policy, optimizer)
     written = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert written <= predicted[0] <= written + HEADER_BYTES
+
+
+def start_of_saving(tmp_path, policy, optimizer, writer, *, step, first):
+    """Starts a save that goes on in the background."""
+    directory = tmp_path / f"step-{step:06d}"
+    start_saving(writer, directory, policy, optimizer, Checkpoint(free_gib=0), first)
+
+
+def test_a_state_is_that_of_its_step_though_training_goes_on_before_it_is_written(tmp_path):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    train(policy, optimizer, range(4))
+    may_end, writer = Event(), StateWriter(ONE_RANK)
+    start_of_saving(tmp_path, policy, optimizer, writer, step=4, first=may_end.wait)
+    train(policy, optimizer, range(4, 8))
+    assert saved_steps(tmp_path) == [], "it is not whole"
+    may_end.set()
+    writer.wait()
+    resumed = tiny_policy(seed=9)
+    again = PolicyOptimizer(resumed, CONFIG, num_steps=10)
+    assert load_training_state(tmp_path, resumed, again) == 4
+    train(resumed, again, range(4, 8))
+    assert all(map(torch.equal, weights_of(policy), weights_of(resumed)))
+
+
+def test_one_state_is_written_at_a_time_and_none_without_what_belongs_before_it(tmp_path):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    writer, seen = StateWriter(ONE_RANK), []
+
+    def fail():
+        raise DiskFull("the model of this step")
+
+    def look():
+        seen.append(saved_steps(tmp_path))
+
+    start_of_saving(tmp_path, policy, optimizer, writer, step=1, first=look)
+    start_of_saving(tmp_path, policy, optimizer, writer, step=2, first=look)
+    start_of_saving(tmp_path, policy, optimizer, writer, step=3, first=fail)
+    with pytest.raises(DiskFull, match="the model of this step"):
+        writer.wait()
+    assert seen == [[], [1]], "each began after the one before it had ended"
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000001", "step-000002"]
+
+
+def test_files_are_hashed_on_their_way_to_the_disk(tmp_path, monkeypatch):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(vibelite.storage, "sha256_of", lambda path: pytest.fail(f"{path} is read"))
+        save_training_state(tmp_path, 1, policy, optimizer)
+    directory = tmp_path / "step-000001"
+    assert len(list(directory.glob("*.distcp"))) == 4, "for as many threads"
+    subprocess.run(["sha256sum", "--check", "--quiet", CHECKSUMS_NAME], cwd=directory, check=True)
+
+
+def test_an_error_of_any_of_the_threads_that_write_is_raised(tmp_path, monkeypatch):
+    """The last file alone does not fit."""
+    create = FileSystem.create_stream
+
+    def refuse(self, path, mode):
+        if str(path).endswith("__0_3_0.distcp"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return create(self, path, mode)
+
+    monkeypatch.setattr(FileSystem, "create_stream", refuse)
+    policy = tiny_policy()
+    with pytest.raises(DiskFull, match="No space left on device"):
+        save_training_state(tmp_path, 1, policy, PolicyOptimizer(policy, CONFIG, num_steps=10))
+    assert list(tmp_path.iterdir()) == []
 
 
 def expected_overhead(interval, save, mtbf):
