@@ -29,7 +29,7 @@ from statistics import median
 from typing import Any
 
 from vibelite.errors import SandboxError
-from vibelite.rewards.sandbox import TIERS, Limits, Sandbox
+from vibelite.rewards.sandbox import TIERS, Sandbox
 from vibelite.rewards.sandbox_slot import Slot
 
 RESULT = Path(__file__).parent / "results" / "sandbox.json"
@@ -118,7 +118,7 @@ def measure(tier: str, num_programs: int) -> dict[str, float]:
         def run(stdin: bytes) -> bytes:
             slot = idle.get()
             try:
-                return slot.run(PROGRAM, stdin, "", Limits()).stdout
+                return slot.run(PROGRAM, stdin=stdin).stdout
             finally:
                 idle.put(slot)
 

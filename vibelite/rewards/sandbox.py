@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vibelite.errors import SandboxError
-from vibelite.rewards.sandbox_slot import DEFAULT_LIMITS, Execution, Limits, Outcome, Slot
+from vibelite.rewards.sandbox_slot import Execution, Limits, Outcome, Slot
 
 __all__ = ["Execution", "Limits", "Outcome", "Sandbox", "describe_tier"]
 
@@ -77,8 +77,8 @@ _EXCESSES: dict[Outcome, str] = {
 }
 
 
-class Sandbox:
-    """A fork server that runs one program at a time, in the strongest tier that holds here.
+class Sandbox(Slot):
+    """A fork server in the strongest tier that holds on this machine.
 
     >>> with Sandbox() as sandbox:
     ...     sandbox.run("print(int(input()) + 1)", stdin=b"41").stdout
@@ -92,46 +92,21 @@ class Sandbox:
         """
         reasons = []
         for tier in tiers:
-            slot = Slot(TIERS[tier])
+            super().__init__(TIERS[tier])
+            self.tier = tier
             try:
-                slot.start()
-                broken = self_test(slot)
+                self.start()
+                broken = self_test(self)
             except SandboxError as error:
                 broken = str(error)
             if not broken:
-                self.tier, self.layers, self._slot = tier, slot.layers, slot
                 return
-            slot.close()
+            self.close()
             reasons.append(f"{tier}: {broken}")
         raise SandboxError(
             f"programs cannot be confined on this machine ({'; '.join(reasons)}); use a machine or "
             "container that allows seccomp filters"
         )
-
-    def run(
-        self,
-        source: str,
-        *,
-        stdin: bytes = b"",
-        function: str = "",
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> Execution:
-        """Runs a program, or one call of its `function`.
-
-        With `function`, `stdin` has one JSON argument a line; it may be a method of a class
-        Solution. Raises SandboxError only if the sandbox itself fails, twice.
-        """
-        return self._slot.run(source, stdin, function, limits)
-
-    def close(self) -> None:
-        """Ends the server."""
-        self._slot.close()
-
-    def __enter__(self) -> Sandbox:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def describe_tier() -> str:
@@ -152,7 +127,7 @@ def _broken_walls(slot: Slot) -> str:
         secret.write_text("secret")
         os.chmod(secret, 0o666)
         head = f"SECRET, SCRATCH, PARENT = {str(secret)!r}, {directory!r} + '/new', {os.getpid()}\n"
-        execution = slot.run(head + _PROBES, b"", "probe", Limits())
+        execution = slot.run(head + _PROBES, function="probe")
         left = sorted(path.name for path in Path(directory).iterdir())
         if left != ["secret"] or secret.read_text() != "secret":
             return f"a program changed files: {left}"
@@ -167,7 +142,7 @@ def _broken_walls(slot: Slot) -> str:
 def _broken_limits(slot: Slot) -> str:
     for expected, source in _EXCESSES.items():
         limits = _LIMITS if expected == "time_limit" else replace(_LIMITS, seconds=10.0)
-        execution = slot.run(source, b"", "", limits)
+        execution = slot.run(source, limits=limits)
         is_late = expected != "time_limit" and execution.seconds >= limits.seconds
         if execution.outcome != expected or is_late:
             how = "only its time limit" if is_late else execution.outcome

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from vibelite.errors import DataError, SandboxError
 from vibelite.rewards.sandbox_program import EXIT_MEMORY
@@ -139,7 +139,9 @@ def _read(descriptor: int, num_bytes: int) -> bytes:
 
 
 class Slot:
-    """A fork server with the wanted layers, started again when it has failed."""
+    """A fork server with the wanted layers, which runs one program at a time; started again when it
+    has failed.
+    """
 
     def __init__(self, layers: tuple[str, ...]) -> None:
         self._wanted = layers
@@ -166,10 +168,18 @@ class Slot:
         self.close()
         raise SandboxError(f"the fork server does not start: {reason}")
 
-    def run(self, source: str, stdin: bytes, function: str, limits: Limits) -> Execution:
-        """Runs a program; a failure of the server is not the program's: it gets a second one.
+    def run(
+        self,
+        source: str,
+        *,
+        stdin: bytes = b"",
+        function: str = "",
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Execution:
+        """Runs a program, or one call of its `function`, which may be a method of a class Solution;
+        its `stdin` has one JSON argument a line.
 
-        Raises SandboxError if that fails, too.
+        Raises SandboxError only if the sandbox itself fails, twice.
         """
         reason = ""
         for _ in range(2):
@@ -197,6 +207,12 @@ class Slot:
         self._connection.close()
         os.close(self._errors)
         self._server = self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _ask(self, descriptors: list[int], function: str, limits: Limits) -> dict[str, Any] | None:
         """The server's answer; None if it gives none."""
