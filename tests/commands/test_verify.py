@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vibelite.cli import app
-from vibelite.errors import DataError
+from vibelite.errors import DataError, RecipeError
 
 REWARDS = Path(__file__).parent.parent / "rewards" / "rewards_of_tests.py"
 ROWS = [
