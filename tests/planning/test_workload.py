@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from vibelite.planning.disk import disk_needs
 from vibelite.planning.model_shape import ModelShape
+from vibelite.planning.plan import disk_needs
 from vibelite.planning.workload import Assumptions, count_problems, stage_work
 from vibelite.recipe.schema import Recipe
 
