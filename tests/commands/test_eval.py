@@ -158,13 +158,25 @@ def test_limit_takes_the_first_problems(model: Path, problems: Path, run_json: A
     assert result["num_problems"] == 2
 
 
-def test_probe_samples_all_models_alike_and_a_tie_goes_to_the_last(
+def test_probe_samples_all_models_alike_and_resumes_and_a_tie_goes_to_the_last(
     model: Path, tmp_path: Path, run_json: Any
 ) -> None:
     other = tmp_path / "other"
     tiny_policy(seed=1).save(other)
-    result = run_json("probe", model, other, "--problems", "gcd", "--limit", "2", *SAMPLING)
+    arguments = ("probe", model, other, "--problems", "gcd", "--limit", "2", *SAMPLING)
+    result = run_json(*arguments, "--out", tmp_path / "kept")
     first, second = result["models"]
     assert (first["model"], second["model"]) == (str(model), str(other))
     assert first["pass_at_k"] == second["pass_at_k"]
     assert result["specialists"] == {"gcd": str(other)}
+    # Killed while it sampled the second model: one sample is missing there, none of the first.
+    paths = [tmp_path / "kept" / name / "samples.jsonl" for name in ("1-model", "2-other")]
+    whole = [path.read_bytes() for path in paths]
+    paths[1].write_bytes(b"".join(whole[1].splitlines(keepends=True)[:-1]))
+    before = paths[0].stat().st_mtime_ns
+    assert run_json(*arguments, "--out", tmp_path / "kept") == result
+    assert [path.read_bytes() for path in paths] == whole
+    assert paths[0].stat().st_mtime_ns == before
+    # What `eval` samples is the same.
+    kept = run_json("eval", model, "--bench", "gcd", "--limit", "2", *SAMPLING)["out"]
+    assert (Path(kept) / "samples.jsonl").read_bytes() == whole[0]

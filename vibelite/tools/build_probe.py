@@ -52,7 +52,6 @@ _QUESTION = (
     "The fields are: {fields}. End with the name of exactly one of them in \\boxed{{}}."
 )
 _TEXT = re.compile(r"\\(?:text(?:bf|rm|it|tt)?|mathrm|mathbf)\s*\{([^{}]*)\}")
-SHOWN_CHARS = 240
 
 # Id of a problem -> how often each sub-domain was named.
 Votes = dict[str, Counter[str]]
@@ -125,7 +124,7 @@ def build_probe(
     seed: Annotated[int, typer.Option(min=0, help="Which problems are drawn.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a probing set, as many problems of each sub-domain, and a list of it to check by hand.
+    """Make a probing set with as many problems of each sub-domain.
 
     vibelite build-probe math.parquet --subdomains math -o probe.jsonl
 
@@ -166,11 +165,9 @@ def read_subdomains(text: str) -> dict[str, str]:
 
 
 def build(request: Request, output: Path, against: Sequence[str]) -> dict[str, Any]:
-    """Writes the set to `output`, its list beside it (.md) and its report (.report.json), which is
-    returned.
-    """
+    """Writes the set to `output`, and beside it its report (.report.json), which is returned."""
     from vibelite.data.decontaminate import Cleaner, texts_of
-    from vibelite.run_dir import write_json_atomic, write_jsonl_atomic, write_text_atomic
+    from vibelite.run_dir import write_json_atomic, write_jsonl_atomic
 
     cleaner = Cleaner([item for name in dict.fromkeys(against) for item in read_evaluation(name)])
     if output.suffix != ".jsonl":
@@ -191,7 +188,6 @@ def build(request: Request, output: Path, against: Sequence[str]) -> dict[str, A
     chosen = choose(problems, request, dropped)
     report = {
         "output": str(output),
-        "list": str(output.with_suffix(".md")),
         "source": request.table.path,
         "verifier": request.table.verifier,
         "seed": request.seed,
@@ -203,7 +199,6 @@ def build(request: Request, output: Path, against: Sequence[str]) -> dict[str, A
         "repeats": cleaner.tally.dropped,
     }
     write_jsonl_atomic(output, [_as_row(problem, votes.get(problem.id)) for problem in chosen])
-    write_text_atomic(output.with_suffix(".md"), _as_markdown(chosen, votes, report))
     write_json_atomic(output.with_suffix(".report.json"), report)
     return report
 
@@ -271,7 +266,7 @@ def hold_votes(problems: Sequence[Problem], request: Request, directory: Path) -
     """
     from vibelite.commands.single_stage import fingerprint, require_same_settings, stage_context
     from vibelite.data.benchmarks import content_hash
-    from vibelite.recipe.stage_section import ProbeStage
+    from vibelite.recipe.stage_section import BASE, EvaluateStage
     from vibelite.run_dir import read_jsonl
     from vibelite.run_lock import locked
     from vibelite.stages.sampling import SampleRequest, collect_samples
@@ -288,7 +283,7 @@ def hold_votes(problems: Sequence[Problem], request: Request, directory: Path) -
         "label_samples": number,
     }
     require_same_settings(directory, settings, holder=f"{directory}: holds votes")
-    stage = ProbeStage(kind="probe", num_samples=1, k=1, sampling=sampling)
+    stage = EvaluateStage(kind="evaluate", benchmarks=[BASE], sampling=sampling)
     path = directory / "labels.jsonl"
     asked = [_question(problem, names) for problem in problems]
     with locked(directory), stage_context(stage, request.seed) as context:
@@ -360,40 +355,13 @@ def _as_row(problem: Problem, votes: Counter[str] | None) -> dict[str, Any]:
     return row
 
 
-def _as_markdown(problems: Sequence[Problem], votes: Votes, report: Mapping[str, Any]) -> str:
-    """The list that a person goes through: questions by sub-domain with their answers and votes;
-    the ones on which the votes are least sure come first.
-    """
-    lines = [
-        f"# {report['num_problems']} problems of {report['source']}",
-        "",
-        f"Seed {report['seed']}; {report['num_candidates']} rows; left out: {report['dropped']}.",
-        f"Votes: {report['model'] or 'none'}.",
-    ]
-    for name, number in report["subdomains"].items():
-        lines += ["", f"## {name} ({number})", ""]
-        lines += ["| id | question | answer | votes on the sub-domain |", "|---|---|---|---|"]
-        members = [problem for problem in problems if problem.subdomain == name]
-        if votes:
-            members.sort(key=lambda problem: leader(votes[problem.id])[1])
-        for problem in members:
-            question = " ".join(problem.messages[-1]["content"].split())
-            if len(question) > SHOWN_CHARS:
-                question = f"{question[:SHOWN_CHARS]} ..."
-            counts = votes[problem.id].most_common() if votes else []
-            said = ", ".join(f"{field or 'none'}: {number}" for field, number in counts)
-            cells = [problem.id, question, problem.answer, said]
-            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
-    return "\n".join([*lines, ""])
-
-
 def _as_text(report: Mapping[str, Any]) -> str:
     dropped = ", ".join(f"{count} {why}" for why, count in report["dropped"].items())
     counts = ", ".join(f"{count} {name}" for name, count in report["subdomains"].items())
     return (
         f"{report['num_problems']} problems ({counts}) of {report['num_candidates']} rows of "
         f"{report['source']}{f'; left out: {dropped}' if dropped else ''}\n"
-        f"check {report['list']}, then name {report['output']} in the recipe:\n"
+        f"check {report['output']} by eye, then name it in the recipe:\n"
         f"  probe: {{source: file, path: {report['output']}, verifier: {report['verifier']}, "
         "columns: {subdomain: subdomain, id: id}}"
     )
