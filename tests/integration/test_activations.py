@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,7 +12,7 @@ from vibelite.models import activations
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_offloaded_stages_end_in_the_same_bits(tmp_path: Path, monkeypatch):
+def test_offloaded_stages_end_in_the_same_bits(tmp_path, monkeypatch):
     run(tmp_path / "kept", *SHORT, until="mgpo")
     checkpoint, layers = activations.checkpoint, []
 

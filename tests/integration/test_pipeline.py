@@ -49,7 +49,7 @@ def run(directory: Path, *overrides: str, until: str | None = None, boot_seconds
 
 
 @pytest.fixture(scope="module")
-def finished(nano_run) -> Path:
+def finished(nano_run):
     return nano_run
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ NUMBERS = {"Algebra": 4, "Prealgebra": 3, "Geometry": 5, "Precalculus": 3}
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def run(monkeypatch, capsys):
     """Runs the command: its JSON, or its message where it fails as on wrong input."""
 
     def run_command(*arguments: Any, code: int = 0) -> Any:
@@ -42,7 +41,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 @pytest.fixture
-def labelled(tmp_path: Path) -> Path:
+def labelled(tmp_path):
     """Rows as MATH has them; those of number theory belong to none of the four."""
     rows = [
         {"problem": f"{subject}: what is {n} + {n}?", "answer": f"{2 * n}", "type": subject}
@@ -65,9 +64,7 @@ def problems_of(path: Path) -> list[Any]:
     return load_problems(ProblemFile.model_validate(source), recipe_dir=path.parent, seed=0)
 
 
-def test_subjects_become_sub_domains_with_as_many_problems_each(
-    labelled: Path, tmp_path: Path, run: Callable[..., Any]
-) -> None:
+def test_subjects_become_sub_domains_with_as_many_problems_each(labelled, tmp_path, run):
     out = tmp_path / "probe.jsonl"
     report = run(labelled, "-o", out, *COLUMNS, "--subdomains", "math")
     assert report["subdomains"] == dict.fromkeys(
@@ -84,9 +81,7 @@ def test_subjects_become_sub_domains_with_as_many_problems_each(
     assert json.loads((tmp_path / "probe.report.json").read_text()) == report
 
 
-def test_the_seed_decides_and_the_order_of_the_rows_does_not(
-    labelled: Path, tmp_path: Path, run: Callable[..., Any]
-) -> None:
+def test_the_seed_decides_and_the_order_of_the_rows_does_not(labelled, tmp_path, run):
     rows = [{**row, "key": str(n)} for n, row in enumerate(read_jsonl(labelled))]
     first = write(tmp_path / "first.jsonl", rows)
     second = write(tmp_path / "second.jsonl", rows[::-1])
@@ -101,9 +96,7 @@ def test_the_seed_decides_and_the_order_of_the_rows_does_not(
     assert ids(first, 1) != ids(first, 0)
 
 
-def test_evaluation_problems_stay_out_and_the_report_has_their_text(
-    labelled: Path, tmp_path: Path, run: Callable[..., Any]
-) -> None:
+def test_evaluation_problems_stay_out_and_the_report_has_their_text(labelled, tmp_path, run):
     long = "A train covers many kilometers in a few minutes and then waits at every station."
     rows = [
         {"problem": f"{long} How far?", "answer": "1", "type": "Geometry"},
@@ -130,21 +123,13 @@ def test_evaluation_problems_stay_out_and_the_report_has_their_text(
         (("-o", "probe.json"), "--output probe.json: must end in .jsonl"),
     ],
 )
-def test_wrong_input_is_one_message(
-    labelled: Path,
-    tmp_path: Path,
-    run: Callable[..., Any],
-    arguments: tuple[str, ...],
-    message: str,
-) -> None:
+def test_wrong_input_is_one_message(labelled, tmp_path, run, arguments, message):
     err = run(labelled, "-o", tmp_path / "probe.jsonl", *COLUMNS, *arguments, code=2)
     assert message in err and "Traceback" not in err
     assert not (tmp_path / "probe.jsonl").exists()
 
 
-def test_samples_that_name_nothing_are_no_majority(
-    labelled: Path, tmp_path: Path, run: Callable[..., Any]
-) -> None:
+def test_samples_that_name_nothing_are_no_majority(labelled, tmp_path, run):
     """A real engine: the tiny model's completions have no box."""
     tiny_policy(seed=1).save(tmp_path / "model")
     votes = ("--model", tmp_path / "model", "--label-samples", "2", "--max-new-tokens", "6")
@@ -172,14 +157,14 @@ def reply(question: str, sample: int) -> str:
 
 
 @pytest.fixture
-def voter(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
+def voter(monkeypatch):
     model = ScriptedModel(reply)
     model.play(monkeypatch)
     return model
 
 
 @pytest.fixture
-def voting(tmp_path: Path) -> list[str]:
+def voting(tmp_path):
     tiny_policy(seed=1).save(tmp_path / "model")
     rows = [{"prompt": f"Do {name}.", "answer": "4"} for name in SCRIPT]
     write(tmp_path / "questions.jsonl", rows)
@@ -187,9 +172,7 @@ def voting(tmp_path: Path) -> list[str]:
             "--model", str(tmp_path / "model"), "--subdomains", "algebra,geometry"]  # fmt: skip
 
 
-def test_majorities_decide_on_sub_domains(
-    voter: ScriptedModel, voting: list[str], tmp_path: Path, run: Callable[..., Any]
-) -> None:
+def test_majorities_decide_on_sub_domains(voter, voting, tmp_path, run):
     report = run(*voting, "--min-agreement", "0.4")
     # beta: two fields share the first place, with 0.4 of the votes each.
     assert report["dropped"] == {"no clear sub-domain": 1}
@@ -207,22 +190,15 @@ def test_majorities_decide_on_sub_domains(
     assert len(problems_of(tmp_path / "probe.jsonl")) == 4
 
 
-def test_a_majority_that_is_too_small_does_not_count(
-    voter: ScriptedModel, voting: list[str], run: Callable[..., Any]
-) -> None:
+def test_a_majority_that_is_too_small_does_not_count(voter, voting, run):
     report = run(*voting, "--min-agreement", "0.7")
     assert report["dropped"] == {"no clear sub-domain": 2, "beyond the number of each": 1}
 
 
 @pytest.mark.parametrize("kill_after", [3, 24])
 def test_a_killed_vote_asks_only_what_is_missing_and_ends_the_same(
-    voter: ScriptedModel,
-    voting: list[str],
-    tmp_path: Path,
-    run: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    kill_after: int,
-) -> None:
+    voter, voting, tmp_path, run, monkeypatch, kill_after
+):
     voter.kill_after = kill_after
     monkeypatch.setattr(sys, "argv", ["vibelite", "build-probe", *voting])
     with pytest.raises(Killed):
@@ -237,9 +213,7 @@ def test_a_killed_vote_asks_only_what_is_missing_and_ends_the_same(
     assert other.read_bytes() == resumed
 
 
-def test_votes_with_other_settings_are_refused(
-    voter: ScriptedModel, voting: list[str], run: Callable[..., Any]
-) -> None:
+def test_votes_with_other_settings_are_refused(voter, voting, run):
     run(*voting)
     err = run(*voting, "--label-samples", "3", code=2)
     assert "probe.votes: holds votes with other settings (label_samples was 5, now 3)" in err
