@@ -1,5 +1,5 @@
-"""What `vibelite eval`, `probe` and `build-probe` share: samples of any Hugging Face model directory,
-without a run, kept so that the same command goes on where it was stopped.
+"""What `vibelite eval`, `probe` and `build-probe` share: samples of any Hugging Face model
+directory, without a run, kept so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
