@@ -1,4 +1,4 @@
-"""What `vibelite eval`, `probe` and `build-probe` share: samples of any Hugging Face model
+"""What `vibelite eval` and `probe` share: samples of any Hugging Face model
 directory, without a run, kept so that the same command goes on where it was stopped.
 """
 
@@ -108,7 +108,7 @@ def evaluated(
         "seed": 0,
     }
     directory = out or default_directory(model, source, settings)
-    require_same_settings(directory, settings, holder=f"--out {directory}: holds an evaluation")
+    _require_same(settings, directory)
     with locked(directory), stage_context(stage) as context:
         seed = context.seed("eval")
         request = SampleRequest(model, problems, stage.sampling, stage.num_samples, seed)
@@ -149,10 +149,8 @@ def default_directory(model: Path, source: ProblemSource, settings: dict[str, An
     return path.with_name(f"{path.name}-eval") / f"{name}-{digest[:8]}"
 
 
-def require_same_settings(directory: Path, settings: dict[str, Any], *, holder: str) -> None:
-    """Writes `settings` to the directory, or checks that those in it are the same; `holder` begins
-    the message where they are not.
-    """
+def _require_same(settings: dict[str, Any], directory: Path) -> None:
+    """Writes `settings` to the directory, or checks that those in it are the same."""
     path = directory / "settings.json"
     if not path.exists():
         write_json_atomic(path, settings)
@@ -165,7 +163,8 @@ def require_same_settings(directory: Path, settings: dict[str, Any], *, holder: 
     ]
     if different:
         raise RecipeError(
-            f"{holder} with other settings ({'; '.join(different)}); name another directory"
+            f"--out {directory}: holds an evaluation with other settings ({'; '.join(different)}); "
+            "name another directory"
         )
 
 
