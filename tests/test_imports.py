@@ -38,7 +38,7 @@ ALLOWED = {
     "rollout": BASE_LAYER | {"models", "ranks"},
     "training": DATA_MODEL | {"models", "kernels", "ranks"},
     "telemetry": DATA_MODEL | {"ranks"},
-    "planning": DATA_MODEL | {"models", "telemetry"},
+    "planning": DATA_MODEL | {"data"},
     # algorithms: the intervals of differences between runs.
     "report": DATA_MODEL | {"telemetry", "algorithms"},
     # report: an export brings its model card.
