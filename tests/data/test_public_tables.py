@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, TraceMix
+from vibelite.recipe.data_section import ProblemTable, TraceMix, TraceTable
 from vibelite.rewards.code_problem import read_tests
 
 
@@ -22,13 +22,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def problems(tmp_path: Path, rows: list[dict[str, Any]], **values: Any) -> list[Any]:
     path = write(tmp_path / "rows.jsonl", rows)
-    source = ProblemFile.model_validate({"source": "file", "path": str(path), **values})
+    source = ProblemTable.model_validate({"source": "file", "path": str(path), **values})
     return load_problems(source, recipe_dir=tmp_path, seed=0)
 
 
 def traces(tmp_path: Path, rows: list[dict[str, Any]], **values: Any) -> list[Any]:
     path = write(tmp_path / "rows.jsonl", rows)
-    source = TraceFile.model_validate({"source": "file", "path": str(path), **values})
+    source = TraceTable.model_validate({"source": "file", "path": str(path), **values})
     return load_traces(source, {}, recipe_dir=tmp_path, seed=0)
 
 
@@ -188,7 +188,7 @@ def test_a_copy_of_a_hub_data_set_is_read_instead_of_it(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", [{"prompt": "c", "answer": "1"}])
 
     def prompts(local: str) -> list[str]:
-        source = ProblemHub(source="hub", path="owner/name", local=local)
+        source = ProblemTable(source="hub", path="owner/name", local=local)
         found = load_problems(source, recipe_dir=tmp_path, seed=0)
         return [problem.messages[0]["content"] for problem in found]
 

@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from vibelite.data.sources import load_problems
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import ProblemFile
+from vibelite.recipe.data_section import ProblemTable
 from vibelite.rewards.code_problem import CodeTest, read_tests
 from vibelite.rewards.sandbox import Limits
 from vibelite.types import Problem
@@ -20,7 +20,7 @@ FUNCTION = {"type": "functional", "fn_name": "f", "input": "1", "output": "2"}
 
 
 def load(path: Path, **values: Any) -> list[Problem]:
-    source = ProblemFile.model_validate(
+    source = ProblemTable.model_validate(
         {"source": "file", "path": path.name, "verifier": "code", **values}
     )
     return load_problems(source, recipe_dir=path.parent, seed=0)

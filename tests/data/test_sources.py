@@ -13,9 +13,8 @@ from vibelite.recipe.data_section import (
     Columns,
     GeneratedProblems,
     GeneratedTask,
-    ProblemFile,
-    ProblemHub,
-    TraceFile,
+    ProblemTable,
+    TraceTable,
     WorkedTraces,
 )
 
@@ -27,7 +26,7 @@ def write_jsonl(path, rows):
 
 
 def load(path: Path, **settings):
-    source = ProblemFile.model_validate({"source": "file", "path": path.name, **settings})
+    source = ProblemTable.model_validate({"source": "file", "path": path.name, **settings})
     return load_problems(source, recipe_dir=path.parent, seed=0)
 
 
@@ -135,7 +134,7 @@ def test_a_hub_data_set_without_network_is_one_clear_error(monkeypatch, tmp_path
         raise ConnectionError("Couldn't reach the hub\nin any way")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    source = ProblemHub(source="hub", path="org/data", revision="abc", split="test")
+    source = ProblemTable(source="hub", path="org/data", revision="abc", split="test")
     with pytest.raises(DataError, match=r"org/data@abc\[test\] cannot be loaded .*source: file"):
         load_problems(source, recipe_dir=tmp_path, seed=0)
 
@@ -150,7 +149,9 @@ def test_hub_rows_are_read_with_config_split_and_revision(monkeypatch, tmp_path)
         return datasets.Dataset.from_list([GOOD, {"prompt": "2 + 2?", "answer": "4"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = ProblemHub(source="hub", path="org/data", config="main", revision="abc", split="test")
+    source = ProblemTable(
+        source="hub", path="org/data", config="main", revision="abc", split="test"
+    )
     problems = load_problems(source, recipe_dir=tmp_path, seed=0)
     assert asked == [("org/data", "main", "test", "abc")]
     assert [problem.answer for problem in problems] == ["2", "4"]
@@ -159,7 +160,7 @@ def test_hub_rows_are_read_with_config_split_and_revision(monkeypatch, tmp_path)
 def test_traces_load_from_rows_of_messages(tmp_path):
     messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
     write_jsonl(tmp_path / "t.jsonl", [{"messages": messages, "topic": "sums"}])
-    source = TraceFile(source="file", path="t.jsonl", subdomain_column="topic")
+    source = TraceTable(source="file", path="t.jsonl", subdomain_column="topic")
     traces = load_traces(source, {}, recipe_dir=tmp_path, seed=0)
     assert [(t.problem_id, t.subdomain, t.messages) for t in traces] == [
         ("t/0", "sums", tuple(messages))
@@ -176,21 +177,6 @@ def test_worked_traces_solve_exactly_the_training_problems(tmp_path):
     problems = load_problems(sets["train"], recipe_dir=tmp_path, seed=3)
     assert {trace.problem_id for trace in traces} == {problem.id for problem in problems}
     assert len(traces) == 2 * len(problems)
-
-
-def test_worked_traces_of_other_problems_are_refused(tmp_path):
-    sets = {
-        "probe": generated("probe"),
-        "bench": ProblemFile(source="file", path="bench.jsonl"),
-    }
-    for name, message in [
-        ("probe", "of the probe split"),
-        ("bench", "for generated problems only"),
-        ("train", "no problem set 'train'; there are: probe, bench"),
-    ]:
-        source = WorkedTraces(source="worked", problems=name)
-        with pytest.raises(DataError, match=message):
-            load_traces(source, sets, recipe_dir=tmp_path, seed=0)
 
 
 def generated(split) -> GeneratedProblems:
@@ -257,7 +243,7 @@ def test_a_reward_file_that_cannot_be_used_is_an_error_before_anything_runs(
 
 
 def part_of(path, part, **options):
-    source = ProblemFile(source="file", path=path.name, verifier="exact", part=part, **options)
+    source = ProblemTable(source="file", path=path.name, verifier="exact", part=part, **options)
     return load_problems(source, recipe_dir=path.parent, seed=0)
 
 

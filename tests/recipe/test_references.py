@@ -110,7 +110,7 @@ WRONG_REFERENCES = {
         {"line_27": "    weights: {number: 1}"},
         "recipe.yaml:27:5: stages.fuse.weights: give a weight (0 leaves one out) to each "
         "sub-domain; "
-        "missing: [sums]",
+        "missing: sums",
     ),
     "weights of zero": (
         {"line_27": "    weights: {number: 0, sums: 0}"},
@@ -118,7 +118,7 @@ WRONG_REFERENCES = {
     ),
     "a problem file that is not there": (
         {"line_14": "    test: {source: file, path: aime.parquet}"},
-        "recipe.yaml:14:26: data.problems.test.path: there is no file aime.parquet (paths are "
+        "recipe.yaml:14:26: data.problems.test.path: there is no aime.parquet (paths are "
         "relative to the recipe)",
     ),
     "a table of an unknown kind": (
@@ -128,7 +128,7 @@ WRONG_REFERENCES = {
     ),
     "a reward file that is not there": (
         {"line_14": "    test: {source: hub, path: a/b, verifier: custom, reward: {file: r.py}}"},
-        "recipe.yaml:14:63: data.problems.test.reward.file: there is no file r.py (paths are "
+        "recipe.yaml:14:63: data.problems.test.reward.file: there is no r.py (paths are "
         "relative to the recipe)",
     ),
     "a custom verifier without a reward": (
@@ -143,7 +143,7 @@ WRONG_REFERENCES = {
     ),
     "a trace file that is not there": (
         {"line_17": "      source: file", "line_18": "      path: traces.jsonl"},
-        "recipe.yaml:18:7: data.traces.traces.path: there is no file traces.jsonl (paths are "
+        "recipe.yaml:18:7: data.traces.traces.path: there is no traces.jsonl (paths are "
         "relative to the recipe)",
     ),
     "a copy of a hub data set that is not there": (
@@ -156,7 +156,7 @@ WRONG_REFERENCES = {
             "line_17": "      source: mix",
             "line_18": "      sets: [{source: file, path: traces.jsonl}]",
         },
-        "recipe.yaml:18:29: data.traces.traces.sets.0.path: there is no file traces.jsonl (paths "
+        "recipe.yaml:18:29: data.traces.traces.sets.0.path: there is no traces.jsonl (paths "
         "are relative to the recipe)",
     ),
     "worked traces of a file": (

@@ -31,7 +31,7 @@ from vibelite.errors import DataError, RecipeError
 from vibelite.tools.decontaminate import read_evaluation
 
 if TYPE_CHECKING:
-    from vibelite.recipe.data_section import ProblemFile, ProblemHub
+    from vibelite.recipe.data_section import ProblemTable
     from vibelite.recipe.stage_section import Sampling
     from vibelite.types import Problem
 
@@ -96,7 +96,7 @@ class Request:
     None = no votes; a majority needs the share `min_agreement` of `label_samples`.
     """
 
-    table: ProblemFile | ProblemHub
+    table: ProblemTable
     subdomains: Mapping[str, str]
     per_subdomain: int | None
     limit: int | None
