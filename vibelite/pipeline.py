@@ -48,6 +48,9 @@ from vibelite.telemetry.stop import StopRules
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
+# Without progress on any rank for so long the run ends: a guess above the longest pause, loading a
+# model from a slow disk.
+SECONDS_WITHOUT_PROGRESS = 1800.0
 
 
 def run_pipeline(
@@ -118,7 +121,7 @@ def torch_and_ranks(recipe: Recipe, run: RunDir, meter: Meter) -> Iterator[Ranks
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
-    with joined_world(recipe.parallel.timeout_seconds, partial(meter.span, "wait")) as world:
+    with joined_world(SECONDS_WITHOUT_PROGRESS, partial(meter.span, "wait")) as world:
         num_here, size = world.num_ranks // world.num_nodes, recipe.rollout.tensor_parallel
         if num_here % size:
             raise RecipeError(

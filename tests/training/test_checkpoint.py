@@ -11,8 +11,8 @@ import vibelite.training.checkpoint
 from tests.policies import tiny_policy
 from tests.training.gradients import set_gradients, weights_of
 from vibelite.errors import CheckpointError, DiskFull
-from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.recipe.model_section import Training
+from vibelite.recipe.run_section import Checkpoint
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.storage import CHECKSUMS_NAME
 from vibelite.training.checkpoint import (

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from vibelite.recipe.checkpoint_section import Checkpoint
+from vibelite.recipe.run_section import Checkpoint
+from vibelite.training import checkpoint_interval
 from vibelite.training.checkpoint_interval import SaveSchedule, best_interval
 
 
@@ -39,10 +40,10 @@ def test_by_steps_counts_and_the_last_step_is_always_saved():
     assert [step for step in range(1, 11) if schedule.is_due(step)] == [4, 8, 10]
 
 
-def test_by_time_measures_with_the_first_step_and_then_waits_the_interval():
+def test_by_time_measures_with_the_first_step_and_then_waits_the_interval(monkeypatch):
+    monkeypatch.setattr(checkpoint_interval, "SECONDS_BETWEEN_FAILURES", 100)
     now = [0.0]
-    settings = Checkpoint(by="time", mtbf_hours=100 / 3600)
-    schedule = SaveSchedule(settings, every=1, num_steps=1000, clock=lambda: now[0])
+    schedule = SaveSchedule(Checkpoint(by="time"), every=1, num_steps=1000, clock=lambda: now[0])
     saves = []
     for step in range(1, 1000):
         now[0] += 1

@@ -20,7 +20,7 @@ from vibelite.models.adapter import save_adapter
 from vibelite.models.policy import Policy
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.states import State, fill_state, load_whole, save_state
-from vibelite.recipe.checkpoint_section import Checkpoint
+from vibelite.recipe.run_section import Checkpoint
 from vibelite.run_dir import StageDir, drop_directory, new_directory
 from vibelite.storage import damage_of, free_bytes, require_free, storage_errors
 from vibelite.training.checkpoint_interval import SaveSchedule

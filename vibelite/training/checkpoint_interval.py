@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from vibelite.recipe.checkpoint_section import Checkpoint
+from vibelite.recipe.run_section import Checkpoint
 
-SECONDS_PER_HOUR = 3600
+# Between two failures of the machine, on average: a guess for one that may be taken away.
+SECONDS_BETWEEN_FAILURES = 24 * 3600.0
 
 
 def best_interval(save_seconds: float, mtbf_seconds: float) -> float:
@@ -60,8 +61,8 @@ class SaveSchedule:
             return step % self._every == 0
         if not self._seconds:
             return True
-        mtbf = self._settings.mtbf_hours * SECONDS_PER_HOUR
-        return self._clock() - self._last_save >= best_interval(median(self._seconds), mtbf)
+        interval = best_interval(median(self._seconds), SECONDS_BETWEEN_FAILURES)
+        return self._clock() - self._last_save >= interval
 
     def saved(self, seconds: float) -> None:
         """Takes what the save that ends now took."""
