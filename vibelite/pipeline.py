@@ -15,8 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError, RunStopped
-from vibelite.ranks.launch import is_follower, num_gpus_of, num_nodes
-from vibelite.ranks.ranks import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost

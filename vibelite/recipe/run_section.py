@@ -90,7 +90,7 @@ class Checkpoint(Section):
 
     by: Literal["steps", "time"] = "steps"
     """steps = after every stage's `checkpoint_every` steps; time = as often as loses least, by
-    what a save was measured to take (Young and Daly)."""
+    what a save was measured to take (Young)."""
     keep_last: PositiveInt = 2
     """States kept while a stage trains; the second is for when the newest turns out damaged."""
     free_gib: NonNegativeFloat = 1.0
