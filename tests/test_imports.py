@@ -18,7 +18,8 @@ BASE_LAYER = {"errors", "types", "units", "storage", "run_dir"}
 DATA_MODEL = BASE_LAYER | {"recipe"}
 # Area (a directory or module right under vibelite) -> the areas that it may import beside itself.
 ALLOWED = {
-    "__init__": set(),
+    "__init__": {"api"},
+    "api": {"errors", "run_dir"},
     "__main__": {"cli"},
     "errors": set(),
     "types": set(),
@@ -79,6 +80,7 @@ WITHOUT_TORCH = (
     "storage",
     "run_dir",
     "cli",
+    "api",
     "__init__",
 )
 
