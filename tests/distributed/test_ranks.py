@@ -136,7 +136,7 @@ def counted(num_ranks: int, out: Path, *arguments: str) -> dict[str, Any]:
     module += ["--out", str(out), *arguments]
     command = [sys.executable, "-c", START.format(n=num_ranks, command=module)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=200, capture_output=True)
-    return json.loads(out.read_text())
+    return json.loads(out.read_text())["rows"][0]
 
 
 def test_counted_bytes_are_those_of_the_plan(tmp_path: Path) -> None:
