@@ -142,14 +142,12 @@ class StepRecord:
 
     `seconds` by span, exclusive and adding up to the step's wall time; `tokens` by use (generated,
     trained, prompt); `peak_bytes` by span, the most memory used in it (of the
-    GPU where there is one, else resident); `counts` of completions (`telemetry.unit_costs`).
+    GPU where there is one, else resident); `counts` of completions (`completion_counts`).
     `joules` of the GPUs and everything in USD are None where unknown, never a guess.
     `usd_so_far` is the whole run's, `usd_at_end_of_stage` is it projected with the two ends of its
-    80% interval (`telemetry.spending.project`); `costs` holds those of
-    `telemetry.unit_costs.UnitCosts` that are known.
+    80% interval (`telemetry.spending.project`).
 
-    On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest;
-    seconds_max, seconds_mean and peak_bytes_mean are over ranks, and empty for one.
+    On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest.
     """
 
     stage: str
@@ -163,7 +161,3 @@ class StepRecord:
     usd: float | None = None
     usd_so_far: float | None = None
     usd_at_end_of_stage: tuple[float, float, float] | None = None
-    costs: dict[str, float] = field(default_factory=dict)
-    seconds_max: dict[str, float] = field(default_factory=dict)
-    seconds_mean: dict[str, float] = field(default_factory=dict)
-    peak_bytes_mean: dict[str, float] = field(default_factory=dict)
