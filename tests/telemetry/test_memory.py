@@ -89,9 +89,7 @@ def test_a_run_whose_steps_keep_what_they_use_ends_after_its_40th_is_written(tmp
     stage_dir = StageDir(tmp_path / "stages" / "00-mgpo")
     recorder = Recorder("mgpo", stage_dir, Meter(), stop)
     kept = []
-    with pytest.raises(
-        VibeLiteError, match=r"step 40: .* from \d.\d\d to \d.\d\d GiB in 30"
-    ):
+    with pytest.raises(VibeLiteError, match=r"step 40: .* from \d.\d\d to \d.\d\d GiB in 30"):
         for step in range(1, 61):
             kept.append(bytearray(b"x") * round(bytes_held() * 0.02))
             recorder.record_step(step, {"reward/mean": 0.0})

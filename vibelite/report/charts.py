@@ -34,7 +34,7 @@ class Series:
     """One line of a chart; `color` is an index into the page's palette."""
 
     label: str
-    points: list[Point]
+    points: Sequence[Point]
     color: int = 0
 
 
