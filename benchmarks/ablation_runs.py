@@ -18,7 +18,7 @@ from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, EvaluateStage, MGPOStage
 from vibelite.run_dir import RunDir, read_json, read_jsonl, write_text_atomic
-from vibelite.telemetry.ledger import stage_cost
+from vibelite.telemetry.ledger import run_cost
 
 BENCHMARK = "held-out"
 Row = Mapping[str, Any]
@@ -190,7 +190,7 @@ def model_row(run: RunDir, model: Path) -> dict[str, Any]:
 
 def paid(run: RunDir, *stages: str) -> dict[str, float]:
     """Seconds and USD of these stages, lost time included."""
-    costs = [stage_cost(run.ledger_path, stage) for stage in stages]
+    costs = [run_cost(run.ledger_path, stage) for stage in stages]
     return {
         "seconds": sum(seconds for seconds, _ in costs),
         "usd": sum(usd for _, usd in costs if usd is not None),

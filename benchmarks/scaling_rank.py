@@ -39,8 +39,7 @@ from vibelite.rollout.engine import RolloutEngine, SamplingSettings, generate
 from vibelite.rollout.shared_engine import SharedEngine
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.stages import mgpo, sft
-from vibelite.telemetry.meter import Meter
-from vibelite.telemetry.ranks import joint_lap, spread_of
+from vibelite.telemetry.meter import Meter, joint_lap
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.precision import DTYPES
 from vibelite.training.shared_adamw import WholeWeightsAdamW
@@ -101,9 +100,8 @@ class Bench:
             laps.append(self.world.gather(self.meter.lap()))
         walls = [joint_lap(step_laps).wall_seconds for step_laps in laps[1:]]
         chosen = laps[1:][walls.index(sorted(walls)[len(walls) // 2])]
-        spread = spread_of(chosen)
         seconds = median(walls)
-        mean = spread["seconds_mean"] if spread else chosen[0].seconds
+        waits = [lap.seconds.get("wait", 0.0) for lap in chosen]
         yield {
             "part": part,
             "num_gpus": self.world.num_ranks,
@@ -112,9 +110,8 @@ class Bench:
             "tokens": num_tokens,
             "tokens_per_second": num_tokens / seconds,
             "sent_bytes": sent_bytes(self.world),
-            "wait_share": mean.get("wait", 0.0) / joint_lap(chosen).wall_seconds,
+            "wait_share": sum(waits) / len(waits) / joint_lap(chosen).wall_seconds,
             "seconds_by_span": chosen[0].seconds,
-            **spread,
         }
 
 
