@@ -49,7 +49,7 @@ MEASUREMENTS = (
     Measurement("mgpo", "benchmarks.gpu_mgpo", 110.0),
     Measurement(
         "vllm", "benchmarks.gpu_vllm", 105.0,
-        ("--part", "alias", "--short"), ("--part", "copy-2", "--tiny"),
+        ("--part", "alias", "--short"), ("--part", "copy", "--tiny"),
     ),
     Measurement("optim", "benchmarks.gpu_optim", 50.0),
     Measurement("activations", "benchmarks.gpu_activations", 35.0, ("--tokens", "16384")),

@@ -43,18 +43,17 @@ class Part:
 
     name: str
     sync: str
-    sleep_level: int
+    sleeps: bool
     seconds: float
     speeds: bool = False
     cuda_graphs: str = "decode"
 
 
 PARTS = (
-    Part("alias", "alias", 1, 180.0, speeds=True),
-    Part("alone", "", 0, 150.0, speeds=True),
-    Part("copy-2", "copy", 2, 100.0),
-    Part("copy-1", "copy", 1, 100.0),
-    Part("alone-compiled", "", 0, 200.0, speeds=True, cuda_graphs="full"),
+    Part("alias", "alias", True, 180.0, speeds=True),
+    Part("alone", "", False, 150.0, speeds=True),
+    Part("copy", "copy", True, 100.0),
+    Part("alone-compiled", "", False, 200.0, speeds=True, cuda_graphs="full"),
 )
 
 
@@ -167,7 +166,7 @@ def settings_of(policy: Policy, part: Part, sizes: Sizes) -> VLLMSettings:
         stop_ids=(), max_sequences=most, max_model_len=longest,
         kv_cache_bytes=max(whole, longest + 32) * shape.bytes_per_token + (64 << 20),
         dtype=str(dtype).removeprefix("torch."), sync=cast(Any, part.sync or "copy"),
-        sleep_level=cast(Any, part.sleep_level), cuda_graphs=cast(Any, part.cuda_graphs),
+        sleeps=part.sleeps, cuda_graphs=cast(Any, part.cuda_graphs),
     )  # fmt: skip
 
 

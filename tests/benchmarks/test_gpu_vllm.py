@@ -62,11 +62,11 @@ def test_a_step_of_ours_is_measured_and_a_rival_that_cannot_start_is_a_row(tmp_p
 
 @pytest.mark.vllm
 def test_every_measurement_of_an_engine_with_its_own_weights_succeeds(tmp_path):
-    (part,) = [part for part in PARTS if part.name == "copy-2"]
+    (part,) = [part for part in PARTS if part.name == "copy"]
     options = argparse.Namespace(seconds=200.0, model=None, tiny=True, short=False)
     results = run_parts([part], options, tmp_path / "out.json")
     assert not has_failed(results)
-    measured = results["copy-2"]
+    measured = results["copy"]
     assert measured["mismatch_after_updates"]["mismatch/max_abs"] < 1e-5
     assert "a sync was skipped" in measured["planted_fault"]["message"]
     assert measured["cycles"]["copied_bytes"] == measured["policy"]["weight_bytes"]
