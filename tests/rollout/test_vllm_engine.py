@@ -186,14 +186,6 @@ def test_an_adapter_arrives_merged():
         assert engine.metrics()["sync/copied_bytes"] > 0.8 * whole
 
 
-def test_an_adapter_that_was_not_brought_over_is_caught():
-    policy = adapted()
-    with opened(policy) as engine:
-        randomise(policy, 2, 0.1)
-        with pytest.raises(EngineError, match="a sync was skipped"):
-            generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
-
-
 def random_states() -> list[Any]:
     return [random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist()]
 
@@ -278,7 +270,6 @@ def test_a_completion_does_not_depend_on_its_neighbours_or_on_preemptions():
     assert [[one.token_ids for one in group] for group in again] == [
         [one.token_ids for one in group] for group in together
     ]
-    assert metrics["rollout/kv_use_max"] > 0.5
     assert metrics["rollout/preemptions"] > 0
 
 

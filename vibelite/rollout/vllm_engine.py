@@ -85,7 +85,6 @@ class _Counters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
-    kv_use: float = 0.0
     sync: dict[str, float] = field(default_factory=dict)
 
 
@@ -209,7 +208,6 @@ class VLLMEngine:
         if counted.tokens:
             metrics |= {
                 "rollout/tokens_per_second": counted.tokens / counted.seconds,
-                "rollout/kv_use_max": counted.kv_use,
                 "rollout/preemptions": float(counted.preemptions),
                 "rollout/prefix_hit_share": counted.cached_tokens / counted.prompt_tokens,
             }
@@ -287,7 +285,7 @@ class VLLMEngine:
 
     def _outputs(self) -> Iterator[Any]:
         """Requests as vLLM finishes them."""
-        engine, scheduler = self._llm.llm_engine, scheduler_of(self._llm)
+        engine = self._llm.llm_engine
         while self._open:
             start, finished = time.perf_counter(), []
             with isolated_random_state():  # once for many steps: it costs a tenth of a millisecond
@@ -295,8 +293,6 @@ class VLLMEngine:
                     if not engine.has_unfinished_requests():
                         raise EngineError(f"vLLM lost {len(self._open)} requests")
                     finished = [output for output in engine.step() if output.finished]
-                    usage = scheduler.kv_cache_manager.usage
-                    self._counters.kv_use = max(self._counters.kv_use, usage)
             self._counters.seconds += time.perf_counter() - start
             for output in finished:
                 self._open.discard(output.request_id)
