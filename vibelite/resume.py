@@ -62,11 +62,12 @@ def require_same_run(recipe: Recipe, run_dir: Path, run: RunDir) -> None:
     changes = list(differences(without_paths(saved), without_paths(given)))
     if not changes:
         return
-    last = saved["stages"][-1]["name"]
+    trained = [stage["name"] for stage in saved["stages"] if "num_steps" in stage]
+    longer = f"; to train longer, append a stage with start_from: {trained[-1]}" if trained else ""
     raise RecipeError(
         f"{run_dir}: holds a run of a different recipe: {'; '.join(changes)}. Put the old values "
         "back to go on with it (settings of memory, speed, price and budget may change), or name "
-        f"another directory with --run-dir; to train longer, append a stage with start_from: {last}"
+        f"another directory with --run-dir{longer}"
     )
 
 
@@ -97,18 +98,18 @@ def without_paths(values: dict[str, Any]) -> dict[str, Any]:
     """A resolved recipe without where its model and its data are, which another machine may keep
     elsewhere.
     """
-    data = dict(values["data"])
-    for kind in ("problems", "traces"):
-        data[kind] = {name: without_place(source) for name, source in data[kind].items()}
-    return values | {"data": data, "model": without_place(values["model"])}
+    return values | {key: without_places(values[key]) for key in ("data", "model")}
 
 
-def without_place(source: dict[str, Any]) -> dict[str, Any]:
-    """A model or set without where it is; of a mix, each of its sets."""
-    kept = {key: value for key, value in source.items() if key not in ("path", "local")}
-    if "sets" in kept:
-        kept["sets"] = [without_place(part) for part in kept["sets"]]
-    return kept
+def without_places(value: Any) -> Any:
+    """Nested values without the keys that name a place."""
+    match value:
+        case dict():
+            kept = {key: item for key, item in value.items() if key not in ("path", "local")}
+            return {key: without_places(item) for key, item in kept.items()}
+        case list():
+            return [without_places(item) for item in value]
+    return value
 
 
 def file_hashes(recipe: Recipe, recipe_dir: Path) -> dict[str, str]:

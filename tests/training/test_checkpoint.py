@@ -19,10 +19,11 @@ from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.errors import CheckpointError, DiskFull
 from vibelite.ranks.ranks import ONE_RANK
 from vibelite.ranks.states import StateWriter
-from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.recipe.model_section import Training
+from vibelite.recipe.run_section import Checkpoint
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.storage import CHECKSUMS_NAME
+from vibelite.training import checkpoint
 from vibelite.training.checkpoint import (
     HEADER_BYTES,
     ModelWriter,
@@ -358,10 +359,10 @@ def test_by_steps_counts_and_the_last_step_is_always_saved():
     assert [step for step in range(1, 11) if schedule.is_due(step)] == [4, 8, 10]
 
 
-def test_by_time_measures_with_the_first_step_and_then_waits_the_interval():
+def test_by_time_measures_with_the_first_step_and_then_waits_the_interval(monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_FAILURES", 101)
     now = [0.0]
-    settings = Checkpoint(by="time", mtbf_hours=101 / 3600)
-    schedule = SaveSchedule(settings, every=1, num_steps=1000, clock=lambda: now[0])
+    schedule = SaveSchedule(Checkpoint(by="time"), every=1, num_steps=1000, clock=lambda: now[0])
     saves = []
     for step in range(1, 100):
         now[0] += 1

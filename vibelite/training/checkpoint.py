@@ -32,7 +32,7 @@ from vibelite.ranks.states import (
     host_stager,
     load_whole,
 )
-from vibelite.recipe.checkpoint_section import Checkpoint
+from vibelite.recipe.run_section import Checkpoint
 from vibelite.run_dir import StageDir, drop_directory, new_directory
 from vibelite.storage import damage_of, free_bytes, require_free, storage_errors
 from vibelite.training.optim import PolicyOptimizer
@@ -43,7 +43,8 @@ HEADER_BYTES = 2**20
 # What DCP writes with each tensor at least: a zip archive of one entry, and its row of .metadata.
 TENSOR_HEADER_BYTES = 1600
 NO_SETTINGS = Checkpoint()
-SECONDS_PER_HOUR = 3600
+# Between two failures of the machine, on average: a guess for one that may be taken away.
+SECONDS_BETWEEN_FAILURES = 24 * 3600.0
 
 
 def best_interval(save_seconds: float, mtbf_seconds: float) -> float:
@@ -82,9 +83,7 @@ class SaveSchedule:
             return step % self._every == 0
         if not self._seconds:
             return True
-        interval = best_interval(
-            median(self._seconds), self._settings.mtbf_hours * SECONDS_PER_HOUR
-        )
+        interval = best_interval(median(self._seconds), SECONDS_BETWEEN_FAILURES)
         return self._clock() - self._last_save >= interval
 
     def saved(self, seconds: float) -> None:
