@@ -11,13 +11,23 @@ import torch
 from safetensors.torch import load_file
 
 from tests.policies import tiny_policy
-from vibelite.errors import BudgetReached, CheckpointError, Interrupted, RunStopped
+from tests.training.gradients import train
+from vibelite.errors import (
+    BudgetReached,
+    CheckpointError,
+    DiskFull,
+    Interrupted,
+    RecipeError,
+    RunStopped,
+)
 from vibelite.models.policy import Policy
 from vibelite.pipeline import make_context
+from vibelite.ranks import states
 from vibelite.ranks.states import load_whole
 from vibelite.recipe.load import load_recipe
-from vibelite.recipe.stage_section import MGPOStage
+from vibelite.recipe.stage_section import MGPOStage, Optimizer
 from vibelite.run_dir import RunDir, StageDir
+from vibelite.stages import training_loop
 from vibelite.stages.training_loop import TrainingLoop
 from vibelite.telemetry.meter import Meter
 from vibelite.training.checkpoint import saved_steps
@@ -142,3 +152,40 @@ def test_a_stop_within_a_step_saves_the_steps_before_it(tmp_path):
         training.loop.run(step)
     assert training.states() == [2, 3]
     assert num_steps_in(training.stage_dir.resume / "step-000003") == pytest.approx(3)
+
+
+@pytest.mark.parametrize("share", [0.99, 1.01])
+def test_a_host_without_room_for_what_waits_to_be_saved_is_refused(tmp_path, monkeypatch, share):
+    """As many bytes as a state has after a step, and a model."""
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, Optimizer(lr=1e-3), num_steps=1)
+    train(policy, optimizer, [0])
+    moments = optimizer.state_dict()["state"].values()
+    of_state = sum(v.nbytes for values in moments for v in values.values())
+    of_model = sum(parameter.nbytes for parameter in policy.model.parameters())
+    free = int(share * (of_state + 2 * of_model))
+    monkeypatch.setattr(training_loop, "available_bytes", lambda: free)
+    if share > 1:
+        Training(tmp_path)
+    else:
+        with pytest.raises(RecipeError, match="stages.mgpo: while it trains, copies of weights"):
+            Training(tmp_path)
+
+
+def test_a_state_that_cannot_be_written_ends_the_stage_after_the_next_step(tmp_path, monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise DiskFull("no room")
+
+    monkeypatch.setattr(states, "replace_directory", refuse)
+    training = Training(tmp_path)
+    training.loop.resume()
+    wait = training.loop._states.settle
+
+    def step(number: int) -> None:
+        training.step(number)
+        wait()  # what was begun has failed by now
+
+    with pytest.raises(DiskFull, match="no room"):
+        training.loop.run(step)
+    assert training.taken == [0, 1, 2], "saved after two steps"
+    assert saved_steps(training.stage_dir.resume) == []

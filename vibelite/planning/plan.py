@@ -5,7 +5,7 @@ nor a GPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +128,20 @@ def make_plan(
     or all that is trained (`chosen_sharding`).
     """
     stages = []
-    for work in stage_work(recipe, recipe_dir, assumed):
-        config = stage_config(recipe, recipe.stage_named(work.stage), shape, machine, assumed)
-        num_passes = passes_of_a_rank(work, config)
-        sent = communicated_bytes(config, num_passes) if config.optimizer else 0.0
-        seconds = stage_seconds(config, work, machine.device)
-        stages.append(StagePlan(work, seconds, stage_memory(config, work), sent))
     trained = trained_parameters(
         StageConfig(shape, recipe.training, assumed, adapter=recipe.adapter)
     )
+    for work in stage_work(recipe, recipe_dir, assumed):
+        stage = recipe.stage_named(work.stage)
+        config = stage_config(recipe, stage, shape, machine, assumed)
+        num_passes = passes_of_a_rank(work, config)
+        sent = communicated_bytes(config, num_passes) if config.optimizer else 0.0
+        seconds = stage_seconds(config, work, machine.device)
+        memory = stage_memory(config, work)
+        if isinstance(stage, SFTStage | MGPOStage):
+            size = snapshot_bytes(stage, recipe, shape.num_parameters, trained, machine.num_gpus)
+            memory = [with_snapshot(phase, size, config.is_cpu) for phase in memory]
+        stages.append(StagePlan(work, seconds, memory, sent))
     disk = disk_needs(recipe, shape, [stage.work for stage in stages], trained)
     return Plan(recipe, recipe_dir, shape, machine, assumed, stages, disk)
 
@@ -207,6 +212,24 @@ def disk_needs(
     if isinstance(recipe.model, PretrainedModel):
         needs.append(DiskNeed(CACHE, HUB_BYTES * shape.num_parameters))
     return needs
+
+
+def snapshot_bytes(
+    stage: SFTStage | MGPOStage, recipe: Recipe, num_parameters: int, trained: int, num_gpus: int
+) -> float:
+    """Of the host's memory, for what is written beside the training: a state, of which every rank
+    copies the whole weights and its share of the rest, and the model of a step that is kept.
+    """
+    element = BYTES[recipe.training.dtype]
+    model = 0 if recipe.adapter is not None else element * num_parameters
+    return trained * (state_bytes(stage, recipe) + (num_gpus - 1) * element) + model
+
+
+def with_snapshot(phase: PhaseMemory, size: float, is_cpu: bool) -> PhaseMemory:
+    """A phase of a stage that trains, with the copies that are being written meanwhile."""
+    if is_cpu:
+        return replace(phase, parts=phase.parts | {"saved state": size})
+    return replace(phase, host=phase.host + size)
 
 
 def state_bytes(stage: SFTStage | MGPOStage, recipe: Recipe) -> float:

@@ -9,13 +9,39 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from vibelite.errors import RunStopped
+from vibelite.errors import RecipeError, RunStopped
 from vibelite.models.policy import Policy
+from vibelite.planning.plan import snapshot_bytes
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
+from vibelite.telemetry.hardware import available_bytes
 from vibelite.training.checkpoint import ModelWriter, SaveSchedule, TrainingStates
 from vibelite.training.optim import PolicyOptimizer
+from vibelite.units import gib_text
+
+
+def require_snapshot_memory(
+    stage: SFTStage | MGPOStage, context: StageContext, policy: Policy
+) -> None:
+    """RecipeError, on all ranks, where the host has no room for the copies that are written beside
+    the training.
+    """
+    trained = sum(parameter.numel() for parameter in policy.trainable_parameters())
+    total = sum(parameter.numel() for parameter in policy.model.parameters())
+    num_ranks = context.world.num_ranks // context.world.num_nodes
+    needed = snapshot_bytes(stage, context.recipe, total, trained, num_ranks)
+
+    def require() -> None:
+        if (free := available_bytes()) < needed:
+            raise RecipeError(
+                f"stages.{stage.name}: while it trains, copies of weights and optimizer wait in "
+                f"the host's memory to be saved: {gib_text(needed)} GiB, and {gib_text(free)} GiB "
+                "are free; use an adapter, an optimizer.kind with smaller moments, or a machine "
+                "with more memory"
+            )
+
+    context.world.from_leader(require)
 
 
 class TrainingLoop:
@@ -31,6 +57,7 @@ class TrainingLoop:
         keep_every: int,
     ) -> None:
         """`keep_every`: steps between models that are kept beside the last; 0 = none."""
+        require_snapshot_memory(stage, context, policy)
         self._num_steps = stage.num_steps
         self._context = context
         self._models = ModelWriter(policy, context.recipe.checkpoint)
