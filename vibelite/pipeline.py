@@ -170,11 +170,7 @@ class Session:
             stage_dir=stage_dir,
             meter=self.meter,
             recorder=recorder,
-            verifiers=VerifierPool(
-                num_workers=settings.num_workers,
-                seconds=settings.seconds,
-                allow_weak_sandbox=settings.allow_weak_sandbox,
-            ),
+            verifiers=VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds),
             world=world,
         )
 
@@ -322,12 +318,12 @@ def prepare_base_model(context: StageContext) -> None:
 def describe_sandbox(recipe: Recipe) -> dict[str, Any] | None:
     """How the run's programs are confined on this machine; None for a run without programs.
 
-    Raises SandboxError where nothing confines them and the recipe does not allow that.
+    Raises SandboxError where nothing confines them.
     """
     if not any(has_programs(source) for source in recipe.data.problems.values()):
         return None
-    with Sandbox(allow_weak=recipe.verification.allow_weak_sandbox) as sandbox:
-        return {"tier": sandbox.tier, "layers": sandbox.layers, "weakness": sandbox.weakness}
+    with Sandbox() as sandbox:
+        return {"tier": sandbox.tier, "layers": sandbox.layers}
 
 
 def data_hashes(context: StageContext) -> dict[str, str]:

@@ -152,6 +152,6 @@ def test_a_machine_that_confines_nothing_is_refused_before_anything_is_computed(
 ):
     monkeypatch.setattr(sandbox, "self_test", lambda _: "a file could be read")
     run_dir = tmp_path / "run"
-    with pytest.raises(SandboxError, match=r"a file could be read.*allow_weak_sandbox: true"):
+    with pytest.raises(SandboxError, match=r"a file could be read.*that allows seccomp filters"):
         run_pipeline(load_recipe(recipe_path), recipe_path=recipe_path, run_dir=run_dir)
     assert not (run_dir / "base").exists()

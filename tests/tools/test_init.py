@@ -129,7 +129,6 @@ def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
         (["mine.yaml", "--problems", "none.jsonl"], "none.jsonl: no such file"),
         (["mine.yaml", "--problems", "none"], "neither a .jsonl"),
         (["mine.yaml", "--problems", "own.jsonl"], r"own.jsonl:1: .*no column 'prompt'"),
-        (["mine.yaml", *OWN, "--reward", "judge.py:judge"], "defines no 'judge'"),
         (["mine.yaml", *OWN, "--reward", "none.py"], "no file none.py"),
         (["mine.yaml", "--reward", "judge.py"], "needs --problems"),
         (["mine.yaml", "--gpu", "rtx4091-24gb"], "rtx4090-24gb"),

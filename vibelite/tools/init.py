@@ -212,9 +212,6 @@ def _reward(text: str, recipe: Path) -> dict[str, str] | None:
     file, _, function = text.partition(":")
     if not Path(file).is_file():
         raise RecipeError(f"--reward {text}: there is no file {file}; write FILE.py:FUNCTION")
-    from vibelite.rewards.custom import check_reward_file
-
-    check_reward_file(Path(file), function or "score")
     return {"file": _relative(Path(file), recipe), "function": function or "score"}
 
 
