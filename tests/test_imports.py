@@ -14,13 +14,14 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 # What everything may import: values, errors, the layout of a run, and what disks do to it.
-BASE_LAYER = {"errors", "types", "units", "storage", "run_dir"}
+BASE_LAYER = {"errors", "hints", "types", "units", "storage", "run_dir"}
 DATA_MODEL = BASE_LAYER | {"recipe"}
 # Area (a directory or module right under vibelite) -> the areas that it may import beside itself.
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
     "errors": set(),
+    "hints": set(),
     "types": set(),
     "units": set(),
     "storage": {"errors"},
