@@ -81,7 +81,10 @@ WRONG_ARGUMENTS = {
         "--until mpgo: no such stage; did you mean 'mgpo'?",
     ),
     "no such recipe": (["run", "none.yaml"], "none.yaml: no such recipe"),
-    "no such model": (["eval", "none", "--bench", "gcd"], "none: no such model directory"),
+    "no such model": (
+        ["eval", "none", "--bench", "gcd"],
+        "none: no such model directory, nor owner/name of a hub's model",
+    ),
     "no model in a directory": (
         ["probe", "empty", "--problems", "gcd"],
         "empty: not a Hugging Face model directory (no config.json)",

@@ -63,7 +63,7 @@ ALLOWED = {
     # that a run imports. run_lock: one evaluation at a time in its directory.
     "commands": DATA_MODEL
     | {"planning", "data", "report", "rewards", "tables", "pipeline", "telemetry", "stages"}
-    | {"ranks", "models", "run_lock"},
+    | {"__init__", "ranks", "models", "run_lock"},
     # The list of commands and tools.
     "cli": {"__init__", "errors", "commands", "tools"},
 }

@@ -41,6 +41,13 @@ def install(requirement: str) -> str:
     return f"{pip}{constraints} {shlex.quote(requirement)}"
 
 
+def setup() -> str:
+    """The command that installs what the recipes for a CPU need."""
+    if not (CHECKOUT / "Makefile").is_file():
+        return install("vibelite[smollm]")
+    return "make setup" if Path.cwd() == CHECKOUT else f"make -C {_shown(CHECKOUT)} setup"
+
+
 def is_installed() -> bool:
     """Whether the package is a distribution of this Python, rather than a directory on its path."""
     try:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from vibelite.recipe.schema import Recipe
 
 Judge = Literal["math", "exact", "choice", "code"]
-WINDOW_CPU, WINDOW_GPU = 128, 4096
-PROBLEMS_CPU, PROBLEMS_GPU = 8, 16
-MGPO_STEPS_CPU, MGPO_STEPS_GPU = 12, 200
-SFT_STEPS_CPU, SFT_STEPS_GPU = 24, 200
+Traces = Annotated[str, typer.Option(help="Worked solutions, rows of messages, to start from.")]
+Reward = Annotated[str, typer.Option(metavar="FILE.py:FUNCTION", help="Your own judge, instead.")]
+SIZES_CPU = {"window": 128, "problems_per_step": 8, "mgpo_steps": 12, "sft_steps": 24}
+SIZES_GPU = {"window": 4096, "problems_per_step": 16, "mgpo_steps": 200, "sft_steps": 200}
 MIN_STEPS = 5
 # Of a budget, what a plan may cost; the rest is left for what the plan does not foresee.
 SHARE_OF_BUDGET = 0.8
@@ -52,20 +52,14 @@ def init(
     answer: Annotated[str, typer.Option(help="The column of the answer.")] = "",
     subdomain: Annotated[str, typer.Option(help="The column of the sub-domain.")] = "",
     verifier: Annotated[Judge, typer.Option(help="How answers are judged.")] = "math",
-    reward: Annotated[
-        str, typer.Option(metavar="FILE.py:FUNCTION", help="Your own judge, instead.")
-    ] = "",
-    traces: Annotated[
-        str, typer.Option(help="Worked solutions (rows of messages) to fine-tune on first.")
-    ] = "",
+    reward: Reward = "",
+    traces: Traces = "",
     max_new_tokens: Annotated[
         int | None, typer.Option(min=8, help="Longest completion, in tokens.")
     ] = None,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Write a commented starter recipe for a model, a machine, a budget and your own data.
-
-    vibelite init mine.yaml --problems problems.jsonl --reward judge.py:score
 
     vibelite init math.yaml --model Qwen/Qwen2.5-1.5B-Instruct --gpu rtx4090-24gb --budget-usd 20
     --usd-per-gpu-hour 0.4 --problems problems.parquet
@@ -74,37 +68,39 @@ def init(
     """
     from vibelite.planning.devices import device_named
 
-    if recipe.exists():
-        raise RecipeError(f"{recipe}: exists already; name a new file")
-    if recipe.suffix not in (".yaml", ".yml"):
-        raise RecipeError(f"{recipe}: a recipe's name ends in .yaml")
+    needing = {"--reward": reward, "--subdomain": subdomain, "--prompt": prompt, "--answer": answer}
+    _require_possible(recipe, [name for name, value in needing.items() if value and not problems])
     if budget_usd is not None and usd_per_gpu_hour is None:
         raise RecipeError("--budget-usd: needs --usd-per-gpu-hour, to compute the cost of a step")
-    needing = {"--reward": reward, "--subdomain": subdomain, "--prompt": prompt, "--answer": answer}
-    if not problems and (lonely := [option for option, value in needing.items() if value]):
-        raise RecipeError(f"{', '.join(lonely)}: needs --problems, whose rows are meant")
+    if shipped and (problems or traces or budget_usd is not None or model != "smollm2" or gpu):
+        raise RecipeError("--from: copies a recipe as it is; change it with --set alone")
     if shipped:
-        if problems or traces or budget_usd is not None or model != "smollm2" or gpu:
-            raise RecipeError("--from: copies a recipe as it is; change it with --set alone")
-        _write(recipe, *_copied(shipped, recipe, overrides))
-        return
+        return _write(recipe, *_copied(shipped, recipe, overrides))
     device = device_named(gpu)
-    on_cpu = device.is_cpu
     columns = {"prompt": prompt, "answer": answer, "subdomain": subdomain}
     values: dict[str, Any] = {
         "arguments": "".join(f" {shlex.quote(word)}" for word in sys.argv[2:]),
         "program": program(), "path": shlex.quote(str(recipe)), "name": recipe.stem,
-        "gpu": device.name, "on_cpu": on_cpu, "price": usd_per_gpu_hour, "budget": budget_usd,
+        "gpu": device.name, "on_cpu": device.is_cpu,
+        "price": usd_per_gpu_hour, "budget": budget_usd,
         "model": model if model == "smollm2" else _path_or_name(model, recipe),
         "problems": _table(problems, recipe), "traces": _table(traces, recipe),
         "columns": {name: column for name, column in columns.items() if column},
         "verifier": "custom" if reward else verifier, "reward": _reward(reward, recipe),
-        "window": max_new_tokens or (WINDOW_CPU if on_cpu else WINDOW_GPU),
-        "problems_per_step": PROBLEMS_CPU if on_cpu else PROBLEMS_GPU,
-        "mgpo_steps": MGPO_STEPS_CPU if on_cpu else MGPO_STEPS_GPU,
-        "sft_steps": SFT_STEPS_CPU if on_cpu else SFT_STEPS_GPU,
+        **(SIZES_CPU if device.is_cpu else SIZES_GPU),
+        **({"window": max_new_tokens} if max_new_tokens else {}),
     }  # fmt: skip
     _write(recipe, *fitted(values, recipe, device, overrides))
+
+
+def _require_possible(recipe: Path, lonely: Sequence[str]) -> None:
+    """RecipeError for a file that must not be written, and for options about rows without any."""
+    if recipe.exists():
+        raise RecipeError(f"{recipe}: exists already; name a new file")
+    if recipe.suffix not in (".yaml", ".yml"):
+        raise RecipeError(f"{recipe}: a recipe's name ends in .yaml")
+    if lonely:
+        raise RecipeError(f"{', '.join(lonely)}: needs --problems, whose rows are meant")
 
 
 def _write(recipe: Path, text: str, plan: Plan) -> None:
