@@ -9,7 +9,7 @@ import pytest
 
 from vibelite import cli
 from vibelite.data.sources import load_problems
-from vibelite.recipe.data_section import ProblemFile
+from vibelite.recipe.data_section import ProblemTable
 from vibelite.run_dir import read_jsonl
 
 SUBJECTS = ["Algebra", "Prealgebra", "Geometry", "Precalculus", "Counting & Probability"]
@@ -59,7 +59,7 @@ def problems_of(path: Path) -> list[Any]:
         "path": str(path),
         "columns": {"subdomain": "subdomain", "id": "id"},
     }
-    return load_problems(ProblemFile.model_validate(source), recipe_dir=path.parent, seed=0)
+    return load_problems(ProblemTable.model_validate(source), recipe_dir=path.parent, seed=0)
 
 
 def test_subjects_become_sub_domains_with_as_many_problems_each(labelled, tmp_path, run):

@@ -24,9 +24,8 @@ from vibelite.recipe.data_section import (
     Data,
     GeneratedProblems,
     GeneratedTask,
-    ProblemFile,
-    ProblemHub,
     ProblemSource,
+    ProblemTable,
 )
 from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.schema import Recipe
@@ -79,14 +78,10 @@ def problem_source(
     )
 
 
-def table_source(text: str, values: Mapping[str, Any]) -> ProblemFile | ProblemHub | None:
+def table_source(text: str, values: Mapping[str, Any]) -> ProblemTable | None:
     """A file or a data set on the hub with these settings; None for a text that names neither."""
-    match table_kind(text):
-        case "file":
-            return ProblemFile.model_validate({"source": "file", "path": text, **values})
-        case "hub":
-            return ProblemHub.model_validate({"source": "hub", "path": text, **values})
-    return None
+    kind = table_kind(text)
+    return kind and ProblemTable.model_validate({"source": kind, "path": text, **values})
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vibelite.data.benchmarks import BENCHMARKS
 from vibelite.errors import RecipeError
-from vibelite.recipe.data_section import GeneratedProblems, ProblemFile, ProblemHub
+from vibelite.recipe.data_section import GeneratedProblems, ProblemTable
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import (
     AnyStage,
@@ -254,16 +254,18 @@ def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assumed: Assumpt
     if isinstance(source, GeneratedProblems):
         return source.num_problems * len(source.tasks)
     limits = [source.num_problems] if source.num_problems else []
-    if isinstance(source, ProblemFile | ProblemHub) and source.num_per_subdomain:
+    if isinstance(source, ProblemTable):
         subdomains = set(source.columns.subdomains.values())
-        limits += [source.num_per_subdomain * len(subdomains)] if subdomains else []
-    if source.source == "hub" and not source.local:
-        return min(limits, default=assumed.unknown_problems)
-    if source.source == "benchmark" and not source.path:
-        count = BENCHMARKS[source.name].num_problems
+        if source.num_per_subdomain and subdomains:
+            limits.append(source.num_per_subdomain * len(subdomains))
+        path = source.local_path(recipe_dir)
+        if path is None:
+            return min(limits, default=assumed.unknown_problems)
+        count = _count_rows(path, assumed)
+    elif source.path:
+        count = _count_rows(recipe_dir / Path(source.path).expanduser(), assumed)
     else:
-        path = source.local if source.source == "hub" else source.path
-        count = _count_rows(recipe_dir / Path(path).expanduser(), assumed)
+        count = BENCHMARKS[source.name].num_problems
     return min([count, *limits])
 
 

@@ -20,7 +20,7 @@ from vibelite.errors import DataError, RecipeError
 from vibelite.tools.decontaminate import read_evaluation
 
 if TYPE_CHECKING:
-    from vibelite.recipe.data_section import ProblemFile, ProblemHub
+    from vibelite.recipe.data_section import ProblemTable
     from vibelite.types import Problem
 
 # Subjects of MATH as the four of VibeThinker report 3.3; number theory is none of them. MATH has no
@@ -43,7 +43,7 @@ class Request:
     `per_subdomain` None = as many as the rarest has.
     """
 
-    table: ProblemFile | ProblemHub
+    table: ProblemTable
     subdomains: Mapping[str, str]
     per_subdomain: int | None
     seed: int
