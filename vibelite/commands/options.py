@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 COLUMN_NAMES = ("prompt", "answer", "tests", "rules", "subdomain", "id")
 TABLE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# In a checkout, and in an installed package.
-SHIPPED = (CHECKOUT / "recipes", Path(__file__).parents[1] / "recipes")
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the program, by their names."""
-    return {path.stem: path for directory in SHIPPED for path in sorted(directory.glob("*.yaml"))}
+    """The recipes that come with the program, by their names: inside an installed package, or
+    beside it in a checkout.
+    """
+    inside = Path(__file__).parents[1] / "recipes"
+    directory = inside if inside.is_dir() else CHECKOUT / "recipes"
+    return {path.stem: path for path in sorted(directory.glob("*.yaml"))}
 
 
 def recipe_path(path: Path) -> Path:
