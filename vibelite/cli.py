@@ -69,6 +69,8 @@ COMMANDS = {
     "doctor": doctor,
     "schema": schema,
 }
+# Of the library's messages about values.
+WORDS = {"Value error, ": "", "Input should be": "must be"}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 
@@ -86,6 +88,8 @@ def main() -> None:
         print(error, file=sys.stderr)
         code = _told(str(error), error.exit_code)
     except TyperException as error:
+        for technical, plain in WORDS.items():
+            error.message = error.message.replace(technical, plain)
         getattr(error, "show", partial(print, error, file=sys.stderr))()
         code = _told(error.format_message(), error.exit_code)
     sys.exit(code or 0)

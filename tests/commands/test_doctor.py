@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from vibelite.commands import machine
+from vibelite import __version__, hints
+from vibelite.commands import doctor, machine
 from vibelite.commands.doctor import findings_as_json
 from vibelite.commands.machine import Finding, examine
+from vibelite.commands.options import shipped_recipes
+from vibelite.planning import devices
+from vibelite.recipe.load import load_recipe
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -190,3 +194,41 @@ def test_this_machine_is_ready_and_every_line_that_is_not_ok_says_what_to_do():
         "GPU" if finding.subject.startswith("GPU") else finding.subject for finding in findings
     }
     assert all((finding.status == "ok") == (finding.fix == "") for finding in findings)
+
+
+def test_a_checkout_that_is_not_installed_is_examined_by_its_project(monkeypatch):
+    version = metadata.version
+
+    def not_installed(name):
+        if name == "vibelite":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", not_installed)
+    assert machine._itself().detail.startswith(f"{__version__}, not installed, run from /")
+    found = {finding.subject: finding.status for finding in machine._packages()}
+    assert found["torch"] == found["gguf (for smollm)"] == "ok"
+    assert hints.install("vibelite[gpu]").endswith("'.[gpu]'")
+
+
+def test_what_a_recipe_lacks_on_this_machine_is_told(monkeypatch):
+    settings = ["adapter=null", "model.loader=unsloth", "stages.sft.optimizer.kind=adamw_8bit"]
+    recipe = load_recipe(shipped_recipes()["vibethinker_1p5b_qlora_24gb"], settings)
+    installed = {"bitsandbytes"}
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(devices, "_driver_says", lambda: "NVIDIA L4, 2000")
+    weak = Finding("warn", "sandbox", "nothing confines", "none needed")
+    findings = list(doctor.needs_of_recipe(recipe, Path(), [weak]))
+    told = {finding.subject: finding for finding in findings}
+    assert told["stages.sft.optimizer.kind"].status == "ok"
+    failed = {subject for subject, finding in told.items() if finding.status == "fail"}
+    expected = {"rollout.engine", "model.loader", "code problems", "memory of the recipe"}
+    assert expected <= failed
+    assert "which is too much" in told["memory of the recipe"].detail
+    engine = [finding.fix for finding in findings if finding.subject == "rollout.engine"]
+    assert "'vibelite[gpu]'" in engine[0] and "rollout.engine=transformers" in engine[1]
+
+
+def test_the_quickstart_lacks_nothing():
+    recipe = load_recipe(shipped_recipes()["quickstart"])
+    assert {one.status for one in doctor.needs_of_recipe(recipe, Path(), [])} == {"ok"}

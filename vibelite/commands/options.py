@@ -35,6 +35,8 @@ def shipped_recipes() -> dict[str, Path]:
 
 def recipe_path(path: Path) -> Path:
     """The file that is meant: one of the shell's, or a shipped recipe by its name alone."""
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a directory; name the YAML file of a recipe")
     if path.exists() or path.suffix or len(path.parts) > 1:
         return path
     known = shipped_recipes()

@@ -72,7 +72,7 @@ def device_named(name: str, where: str = "--gpu") -> Device:
         memory = psutil.virtual_memory().total
         return Device(CPU, memory, CPU_BYTES_PER_SECOND, CPU_FLOPS, is_cpu=True)
     if name not in GPUS:
-        hint = did_you_mean(name, GPUS)
+        hint = did_you_mean(name, GPUS).partition("; known")[0]
         raise RecipeError(f"{where} {name}: not listed{hint}; known: {', '.join(GPUS)}, {CPU}")
     return GPUS[name]
 
