@@ -18,6 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from vibelite import __version__
+from vibelite.commands.chat import chat
 from vibelite.commands.compare import compare
 from vibelite.commands.doctor import doctor
 from vibelite.commands.eval import evaluate
@@ -56,6 +57,7 @@ COMMANDS = {
     "watch": watch,
     "report": report,
     "samples": samples,
+    "chat": chat,
     "compare": compare,
     "sweep": sweep,
     "replicate": replicate,
