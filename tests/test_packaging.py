@@ -202,3 +202,32 @@ def test_set_up_says_what_is_missing_when_there_is_no_python(tmp_path: Path) -> 
     assert result.stderr == (
         "setup: Python 3.11 or 3.12 is needed, and none of python3, python3.12, python3.11 is one\n"
     )
+
+
+def test_an_installed_package_holds_the_recipes(tmp_path: Path) -> None:
+    """The wheel's files, laid out as pyproject.toml says, used from outside the repository."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    for source, target in wheel["targets"]["wheel"]["force-include"].items():
+        shutil.copytree(ROOT / "vibelite", tmp_path / "site" / "vibelite")
+        shutil.copytree(ROOT / source, tmp_path / "site" / target)
+    (tmp_path / "work").mkdir()
+
+    def vibelite(*arguments: str) -> str:
+        command = [sys.executable, "-m", "vibelite", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=tmp_path / "work",
+            env=environment,
+        ).stdout  # fmt: skip
+
+    assert vibelite("plan", "quickstart").startswith("quickstart: ")
+    vibelite("init", "mine.yaml", "--from", "vibethinker_1p5b_1x80gb")
+    written = (tmp_path / "work" / "mine.yaml").read_text()
+    shipped = (ROOT / "recipes" / "vibethinker_1p5b_1x80gb.yaml").read_text()
+    assert written == shipped.replace("name: vibethinker_1p5b_1x80gb", "name: mine")
+
+
+def test_the_licence_is_that_of_the_project() -> None:
+    assert project()["license"] == "Apache-2.0"
+    assert [(ROOT / name).exists() for name in project()["license-files"]] == [True]
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -104,10 +104,13 @@ class Budget(Section):
 
 
 class Cost(Section):
-    """What the machine costs; without a price time, tokens and energy are reported, and no money.
-    May be changed between runs: what has passed keeps its price.
+    """What the machine is and costs; without a price time, tokens and energy are reported, and no
+    money. May be changed between runs: what has passed keeps its price.
     """
 
+    gpu: str = ""
+    """The GPU that `vibelite plan` plans for, one of those that it lists; cpu = none, "" = what the
+    machine has on which it plans."""
     usd_per_hour: Annotated[float, Field(gt=0)] | None = None
     """Price of the whole machine per hour."""
     usd_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None
