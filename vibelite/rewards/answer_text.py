@@ -120,7 +120,7 @@ def final_gold(answer: str) -> str:
         gold = match[1].strip()
     elif "\\boxed" in gold or "\\fbox" in gold:
         gold = last_box(gold) or ""
-    if not gold or gold.rstrip(".").casefold() in _UNUSABLE:
+    if (answer.strip() and not gold) or gold.rstrip(".").casefold() in _UNUSABLE:
         raise DataError(f"the answer {answer[:80]!r} is none that a completion can equal")
     return gold
 

@@ -265,7 +265,9 @@ def as_assigned(given: str, gold: str) -> tuple[str, str]:
     if len(names) < 2:
         return given, gold
     its_names, its_groups = _assignments(given)
-    if set(its_names) == set(names):
+    if its_names and set(its_names) != set(names):
+        return given, gold
+    if its_names:
         places = [its_names.index(name) for name in names]
         its_groups = [[group[place] for place in places] for group in its_groups]
     else:
@@ -273,7 +275,7 @@ def as_assigned(given: str, gold: str) -> tuple[str, str]:
         if len(parts) == 2 and re.sub(r"\s", "", parts[0]) == f"({','.join(names)})":
             given = parts[1]
         opening, items, _ = split_list(given)
-        if its_names or opening or len(items) != len(names) * len(groups):
+        if opening or len(items) != len(names) * len(groups):
             return given, _as_tuples(groups)  # perhaps tuples already
         its_groups = [items[i : i + len(names)] for i in range(0, len(items), len(names))]
     return _as_tuples(its_groups), _as_tuples(groups)
