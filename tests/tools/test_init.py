@@ -83,13 +83,12 @@ def test_settings_are_changed_until_it_fits_and_comments_stay(directory):
 
 
 def test_the_time_is_printed_as_the_plan_prints_it(directory):
-    """0.26 and 0.35 h, which are not both 0.3."""
     times = []
     for tokens in ("48", "128"):
         done = init(f"of-{tokens}.yaml", "--max-new-tokens", tokens)
-        times += re.findall(r"about ([\d.]+ (?:h|s)) on cpu", done.output)
+        times += re.findall(r"about (.+) on cpu", done.output)
         plan = CliRunner().invoke(cli.app, ["plan", f"of-{tokens}.yaml", "--gpu", "cpu"]).stdout
-        assert re.search(rf"^all +{times[-1]}", plan, re.MULTILINE)
+        assert re.search(rf"^all +{times[-1]} ", plan, re.MULTILINE)
     assert len(set(times)) == 2
 
 

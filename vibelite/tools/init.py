@@ -225,12 +225,11 @@ def _relative(path: Path, recipe: Path) -> str:
 
 
 def _summary(plan: Plan) -> str:
-    from vibelite.planning.text import time_text
+    from vibelite.units import duration
 
     usd = plan.usd(plan.seconds)
     cost = "" if usd is None else f", ${usd:.2f}"
     gib = plan.peak_bytes / 2**30
     return (
-        f"about {time_text(plan.seconds)}{cost} on {plan.machine.device.name}, "
-        f"{gib:.1f} GiB at most"
+        f"about {duration(plan.seconds)}{cost} on {plan.machine.device.name}, {gib:.1f} GiB at most"
     )
