@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -195,13 +196,10 @@ def _lines(text: str) -> list[str]:
 
 def _are_equal_numbers(line: str, other: str, tolerance: float) -> bool:
     wanted, found = line.split(), other.split()
-    try:
+    with suppress(InvalidOperation):  # not a number, or a signalling NaN
         if list(map(Decimal, wanted)) == list(map(Decimal, found)):
             return True
-    except InvalidOperation:  # not a number, or a signalling NaN
-        if not tolerance:
-            return False
-    return len(wanted) == len(found) and all(
+    return bool(tolerance and len(wanted) == len(found)) and all(
         word == it or _is_close(word, it, tolerance) for word, it in zip(wanted, found, strict=True)
     )
 

@@ -82,6 +82,7 @@ def init(
         "sft_steps": SFT_STEPS_CPU if on_cpu else SFT_STEPS_GPU,
     }  # fmt: skip
     text, plan = fitted(values, recipe)
+    print(*_dry_pass(text, recipe), sep="\n")
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(text, encoding="utf-8")
     print(f"{recipe}: {_summary(plan)}")
@@ -129,6 +130,13 @@ def fitted(values: dict[str, Any], recipe: Path) -> tuple[str, Plan]:
         plan = plan_of(text)
     assert plan.fits, f"what makes it fit was advised: {settings}"
     return text, plan
+
+
+def _dry_pass(text: str, recipe: Path) -> list[str]:
+    """What was tried of the user's own rows; no recipe is written where something cannot work."""
+    from vibelite.stages.dry_pass import local_dry_pass
+
+    return local_dry_pass(_load(text, recipe), recipe.resolve().parent)
 
 
 def _affordable_share(plan: Plan, budget: float | None) -> float:
