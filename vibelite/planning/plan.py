@@ -164,7 +164,6 @@ def stage_config(
         sharding=sharding,
         tensor_parallel=recipe.rollout.tensor_parallel,
         engine_weights=_engine_weights(recipe, shape, sharding),
-        engine_sleep_level=recipe.rollout.vllm.sleep_level,
     )
 
 
