@@ -109,7 +109,7 @@ def _exact(value: Any) -> Any:
         if len(matrices) == 1 and isinstance(matrices[0], sympy.MatrixBase):
             return _exact(scalar * matrices[0])
     exact = {x: sympy.Rational(str(x)) for x in value.atoms(sympy.Float)}
-    unit = {x: sympy.I for x in value.free_symbols if x.name == "i"}
+    unit = {x: sympy.I for x in value.free_symbols if str(x) == "i"}
     return value.xreplace(exact | unit)
 
 

@@ -187,7 +187,8 @@ def _shown_prompt(
     """The prompt as the model will read it, or as the row has it without a tokenizer."""
     text = "\n".join(message["content"] for message in problem.messages)
     if tokenizer is not None:
-        text = tokenizer.decode(prompt_ids(tokenizer, problem.messages, recipe.data.system_prompt))
+        ids = prompt_ids(tokenizer, problem.messages, recipe.data.system_prompt)
+        text = str(tokenizer.decode(ids))
     cut = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]} ..."
     return indent(without_controls(cut), "  ")
 
