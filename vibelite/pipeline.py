@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +45,7 @@ from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.sinks import open_sinks
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
+from vibelite.types import Problem, Trace
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
@@ -271,24 +273,27 @@ def prepare_base_model(context: StageContext) -> None:
         return
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import require_window, write_base_model
+    from vibelite.stages.dry_pass import dry_pass, texts_of, tokenizer_of
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):
-        traces = [trace for name in recipe.data.traces for trace in context.traces(name)]
-        texts = [message["content"] for trace in traces for message in trace.messages]
+        problem_sets, trace_sets = data_sets(context)
+        tokenizer = tokenizer_of(recipe, context.recipe_dir, trace_sets)
+        lines = dry_pass(recipe, problem_sets, trace_sets, tokenizer)
+        print("\n".join(lines), file=sys.stderr)
         with new_directory(run.base_model) as temporary:
             write_base_model(
                 recipe.model,
                 temporary,
                 recipe_dir=context.recipe_dir,
-                texts=texts,
+                texts=texts_of(trace_sets),
                 seed=context.seed("weights"),
                 dtype=recipe.training.dtype,
             )
             require_window(recipe, temporary)
             write_json_atomic(
                 run.path / "manifest.json",
-                environment_manifest(recipe, data_hashes=data_hashes(context))
+                environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))
                 | {"decontamination": dropped_counts(run.path), "sandbox": sandbox},
             )
     context.recorder.record_work("load")
@@ -305,12 +310,24 @@ def describe_sandbox(recipe: Recipe) -> dict[str, Any] | None:
         return {"tier": sandbox.tier, "layers": sandbox.layers}
 
 
+def data_sets(context: StageContext) -> tuple[dict[str, list[Problem]], dict[str, list[Trace]]]:
+    """Every problem set and every set of traces."""
+    data = context.recipe.data
+    return (
+        {name: context.problems(name) for name in data.problems},
+        {name: context.traces(name) for name in data.traces},
+    )
+
+
 def data_hashes(context: StageContext) -> dict[str, str]:
     """SHA-256 over the content of every problem set and every set of traces."""
-    problem_sets = {name: context.problems(name) for name in context.recipe.data.problems}
-    trace_sets = {name: context.traces(name) for name in context.recipe.data.traces}
+    problem_sets, trace_sets = data_sets(context)
+    return hashes_of(problem_sets | trace_sets)
+
+
+def hashes_of(sets: Mapping[str, Sequence[Problem] | Sequence[Trace]]) -> dict[str, str]:
     hashes = {}
-    for name, rows in (problem_sets | trace_sets).items():
+    for name, rows in sets.items():
         digest = hashlib.sha256()
         for place, row in enumerate(rows):  # tests of programs are large
             digest.update(("\n" * (place > 0) + repr(row)).encode())
