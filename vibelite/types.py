@@ -147,6 +147,8 @@ class StepRecord:
     `usd_so_far` is the whole run's, `usd_at_end_of_stage` is it projected with the two ends of its
     80% interval (`telemetry.spending.project`).
 
+    `health`: what is wrong, cause -> sentence (`telemetry.health`).
+
     On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest.
     """
 
@@ -161,3 +163,4 @@ class StepRecord:
     usd: float | None = None
     usd_so_far: float | None = None
     usd_at_end_of_stage: tuple[float, float, float] | None = None
+    health: dict[str, str] = field(default_factory=dict)

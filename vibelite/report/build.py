@@ -22,6 +22,7 @@ from vibelite.report.cost import add_up, cumulative_usd, stage_costs
 from vibelite.report.curves import stage_charts
 from vibelite.report.run_data import RunData, StageData, load_run
 from vibelite.run_dir import write_text_atomic
+from vibelite.telemetry.run_state import ago
 from vibelite.units import HOUR, duration, percent, short_number, usd
 
 
@@ -65,6 +66,7 @@ def render(
         "short": lambda value: "-" if value is None else short_number(float(value)),
         "duration": lambda value: "-" if value is None else duration(value),
         "usd": usd,
+        "ago": ago,
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     }
     style, script = (read_asset(environment, name) for name in ("report.css", "report.js"))

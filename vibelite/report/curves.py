@@ -38,12 +38,17 @@ PLANS = (
     ChartPlan("SFT loss, nats per token", {"sft/loss": "loss"}),
     ChartPlan("Reward, mean", {"reward/mean": "reward"}, FRACTION),
     ChartPlan(
-        "Groups by outcome (only mixed ones have a gradient)",
+        "Groups by outcome",
         {
             "groups/mixed": "mixed",
             "groups/all_correct": "all correct",
             "groups/all_wrong": "all wrong",
         },
+        FRACTION,
+    ),
+    ChartPlan(
+        "Groups whose rewards differ (the others have no gradient)",
+        {"groups/signal": "share"},
         FRACTION,
     ),
     ChartPlan("MaxEnt weight of mixed groups, mean", {"maxent/weight_mean": "weight"}, FRACTION),

@@ -73,6 +73,10 @@ class ProgressLine:
         money = [] if usd_so_far is None else [f"${usd_text(usd_so_far)} so far"]
         print("  ".join([label, f"{seconds:.2f} s", *money]), file=sys.stderr)
 
+    def warn(self, message: str) -> None:
+        """A line about what is wrong."""
+        print(f"warning: {message}", file=sys.stderr)
+
     def expect(self, num_completions: int) -> None:
         """So many completions are about to be sampled; `sampled` is called after each."""
         self._expected, self._sampled, self._began = num_completions, 0, time.monotonic()
