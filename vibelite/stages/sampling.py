@@ -23,9 +23,9 @@ from vibelite.data.chat import prompt_ids
 from vibelite.errors import RunStopped
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import Sampling
-from vibelite.rewards.answer_key import answer_key, shown_letter
 from vibelite.rewards.choice import PERMUTATION, shuffled
 from vibelite.rewards.failures import require_reliable
+from vibelite.rewards.verifier import answer_key, shown_letter
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import append_jsonl, read_jsonl, write_jsonl_atomic
 from vibelite.stages.context import StageContext, sampling_settings
