@@ -25,7 +25,7 @@ State = Literal["running", "finished", "stopped", "budget", "failed", "killed", 
 STATE_NAME = "state.json"
 # Written over one another in place, so that a full disk does not keep the end from being told.
 STATE_BYTES = 4096
-LONGEST_MESSAGE = 1500
+LONGEST_MESSAGE = 1200
 # Steps whose mean says how long those to come take.
 WINDOW = 20
 
@@ -47,11 +47,12 @@ def write_state(
     if len(message) > LONGEST_MESSAGE:
         message = f"{message[:LONGEST_MESSAGE]} ..."
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    text = json.dumps(asdict(RunState(state, message, exit_code, now)), ensure_ascii=True)
+    values = asdict(RunState(state, message, exit_code, now))
+    text = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
     path = run_dir / STATE_NAME
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        os.pwrite(descriptor, f"{text.ljust(STATE_BYTES - 1)}\n".encode(), 0)
+        os.pwrite(descriptor, text.ljust(STATE_BYTES - 1) + b"\n", 0)
         os.ftruncate(descriptor, max(STATE_BYTES, len(text) + 1))
     finally:
         os.close(descriptor)
@@ -97,7 +98,7 @@ def ago(utc: str) -> str:
     if not utc:
         return ""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(utc)).total_seconds()
-    return f"{duration(max(0.0, seconds))} ago"
+    return f"{duration(max(0, round(seconds)))} ago"
 
 
 def seconds_left(ledger: Sequence[Entry], stage: str, num_steps: int) -> float | None:
