@@ -40,7 +40,8 @@ class Headline:
 
     @property
     def title(self) -> str:
-        place = f" at {self.where}" if self.where and self.state.state != "finished" else ""
+        word = {"running": ",", "finished": ""}.get(self.state.state, " after")
+        place = f"{word} {self.where}" if self.where and word else ""
         code = f" (exit code {self.state.exit_code})" if self.state.state == "failed" else ""
         return f"{TITLES[self.state.state]}{place}{code}"
 
