@@ -98,9 +98,8 @@ def verdicts_of(run_dir: Path, results: Sequence[Mapping[str, Any]]) -> list[str
 def gain(a: Mapping[str, Sequence[int]], b: Mapping[str, Sequence[int]], k: int) -> str:
     """The difference of Pass@k in points, and whether it may be chance."""
     difference, low, high = (100 * value for value in pass_difference(a, b, k=k))
-    real = f"95%: {low:+.1f} to {high:+.1f}"
-    chance = ", within noise" if low <= 0 <= high else ""
-    return f"{difference:+.1f} points of Pass@{k} ({real}{chance})"
+    told = "within noise" if low <= 0 <= high else f"95%: {low:+.1f} to {high:+.1f}"
+    return f"{difference:+.1f} points of Pass@{k} ({told})"
 
 
 def solved_counts(run_dir: Path) -> Counts:

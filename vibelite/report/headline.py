@@ -52,7 +52,9 @@ class Headline:
             "running": [],
             "killed": [("last sign of life", self.state.utc)],
         }.get(self.state.state, [("ended", self.state.utc)])
-        return [pair for pair in [*known, ("last step", self.last_step_utc)] if pair[1]]
+        if self.state.state != "finished":
+            known = [*known, ("last step", self.last_step_utc)]
+        return [pair for pair in known if pair[1]]
 
     def __str__(self) -> str:
         parts = [self.title, *(f"{what} {ago(utc)}" for what, utc in self.times)]
