@@ -24,9 +24,6 @@ class VLLM(Section):
     sync: Literal["auto", "alias", "copy"] = "auto"
     """How it gets the trainer's weights: alias = one memory for both, nothing is copied; copy =
     into its own tensors, adapters merged. auto = alias where possible, else copy."""
-    sleep_level: Literal[0, 1, 2] = 1
-    """While training 1 = its KV cache is freed and weights of its own wait in the host's memory; 2
-    = those are dropped and pushed again; 0 = everything stays."""
     max_prompt_tokens: PositiveInt = 2048
     """With max_new_tokens the window that is planned for, at most the model's; a longer prompt
     leaves less room for its completions."""
