@@ -39,7 +39,7 @@ ALLOWED = {
     "ranks": BASE_LAYER | {"models", "kernels"},
     "rollout": BASE_LAYER | {"models", "ranks"},
     "training": DATA_MODEL | {"models", "kernels", "ranks"},
-    "telemetry": DATA_MODEL | {"ranks"},
+    "telemetry": DATA_MODEL | {"ranks", "run_lock"},
     "planning": DATA_MODEL | {"data"},
     # algorithms: the intervals of differences between runs.
     "report": DATA_MODEL | {"telemetry", "algorithms", "tables"},

@@ -15,7 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from vibelite.errors import RecipeError, RunStopped
+from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
@@ -42,6 +42,7 @@ from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.run_state import write_end, write_state
 from vibelite.telemetry.sinks import open_sinks
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
@@ -81,21 +82,37 @@ def run_pipeline(
         run = open_run(recipe, recipe_path, run_dir)
         spending = Spending(recipe.cost.times(num_nodes()), run.ledger_path, num_gpus=gpus)
         stop = StopRules(recipe.budget, spending)
-        with stop.listen(), spending.paying(meter), torch_and_ranks(recipe, run, meter) as world:
-            from vibelite.report.build import write_report
-            from vibelite.report.summary import print_summary, write_summary
-
-            reason = None
+        with stop.listen(), spending.paying(meter):
+            write_state(run.path, "running")
+            failure = None
             try:
-                run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
-            except RunStopped as stopped:  # what was paid for is shown all the same
-                reason = stopped
-            summary = write_summary(run.path)
-            report = write_report([run.path], run.path / "report.html")
-            print_summary(summary)
-            print(f"report: {report}")
-            if reason is not None:
-                raise reason
+                with storage_errors(run.path), torch_and_ranks(recipe, run, meter) as world:
+                    run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
+            except Exception as error:  # what was paid for is shown all the same
+                failure = error
+            conclude(recipe, run, failure)
+            if failure is not None:
+                raise failure
+
+
+def conclude(recipe: Recipe, run: RunDir, failure: Exception | None) -> None:
+    """Keeps what became of the run, and shows what it did."""
+    from vibelite.report.build import write_report
+    from vibelite.report.summary import print_summary, write_summary
+
+    try:
+        finished = {path.parent.name[3:] for path in run.path.glob("stages/*/status.json")}
+        names = [stage.name for stage in recipe.stages]
+        write_end(run.path, failure, [name for name in names if name not in finished])
+        summary = write_summary(run.path)
+        report = write_report([run.path], run.path / "report.html")
+    except (OSError, VibeLiteError) as error:
+        if failure is None:
+            raise
+        print(f"warning: the report could not be written: {error}", file=sys.stderr)
+        return
+    print_summary(summary)
+    print(f"report: {report}")
 
 
 def follow_run(
