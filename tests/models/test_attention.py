@@ -1,6 +1,7 @@
 """Packed attention: no leak between sequences, and the gradient of the unpacked computation."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
