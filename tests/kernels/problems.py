@@ -82,9 +82,9 @@ def on_device(case: Case, device: str) -> Case:
     def move(value: Any) -> Any:
         return value.to(device) if isinstance(value, torch.Tensor) else value
 
-    tensors: dict[str, Any] = {f.name: move(getattr(case, f.name)) for f in fields(case)}
-    options = {key: move(value) for key, value in case.options.items()}
-    return Case(**(tensors | {"options": options}))
+    moved: dict[str, Any] = {f.name: move(getattr(case, f.name)) for f in fields(case)}
+    moved["options"] = {key: move(value) for key, value in case.options.items()}
+    return Case(**moved)
 
 
 def results(case: Case, backend: Backend) -> dict[str, torch.Tensor]:

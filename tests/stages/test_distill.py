@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from vibelite.errors import DataError, RecipeError
+from vibelite.errors import DataError
 from vibelite.models.load import load_policy
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
@@ -130,19 +130,3 @@ def test_equal_solutions_count_once_and_prompts_stay_as_they_were_shown(tmp_path
     (trace,) = verified_traces(path, [problem])
     contents = [message["content"] for message in trace["messages"]]
     assert contents == ["Be exact.", "B or A?", "one"]
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("stages.second.traces=distil", "there is no 'distil' in data.traces"),
-        ("stages.first.traces=distill", "there is no 'distill' in data.traces"),
-        (
-            "stages.distill.student=nobody",
-            "stages.distill.student=nobody: there is no stage 'nobody'",
-        ),
-    ],
-)
-def test_wrong_references_are_named(directory, override, message):
-    with pytest.raises(RecipeError, match=message):
-        load_recipe(directory / "recipe.yaml", [override])

@@ -34,6 +34,7 @@ from vibelite.models.adapter import (
     lora_layers,
     on_device,
     read_adapter,
+    starting_weights,
 )
 from vibelite.models.agreement import agreeing
 from vibelite.models.attention import ATTENTION
@@ -43,6 +44,7 @@ from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import SFTStage
 from vibelite.run_dir import REMAKE_MODEL, read_json
 from vibelite.storage import require_unchanged
+from vibelite.types import TokenBatch
 
 POSITIONS = "max_position_embeddings"
 QUANT_TYPE = "nf4"
@@ -81,12 +83,22 @@ def load_for_training(path: Path, recipe: Recipe, *, seed: int) -> Policy:
     return policy
 
 
+class StartingPolicy(Policy):
+    """A policy as it was before its adapter was trained; it shares the module."""
+
+    def logprobs(
+        self, batch: TokenBatch, *, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with starting_weights(self):
+            return Policy.logprobs(self, batch, temperature=temperature)
+
+
 def reference_of(policy: Policy, path: Path, recipe: Recipe) -> Policy:
-    """The policy that a stage starts from, for `starting_weights`: the policy itself under an
-    adapter, which can be left out; else the model in `path` once more.
+    """The policy that a stage starts from: under an adapter the same weights without it, else the
+    model in `path` once more.
     """
     if policy.adapter is not None:
-        return policy
+        return StartingPolicy(policy.model, policy.tokenizer, policy.adapter)
     reference = load_policy(path, dtype=recipe.training.dtype)
     apply_activations(reference.model, recipe.training)
     return reference
