@@ -92,8 +92,8 @@ def test_buckets_hold_every_token_once_and_waste_less_than_half():
         {"sliding_window": 7},
         {"sliding_window": 1000},
         {"softcap": 0.7},
-        {"softcap": 0.7, "sliding_window": 1},
-        {"s_aux": torch.linspace(-1, 2, 6), "sliding_window": 7},
+        {"softcap": 0.7, "sliding_window": 2},
+        {"s_aux": torch.linspace(-1, 2, 6).double(), "sliding_window": 7},
     ],
     ids=str,
 )

@@ -8,9 +8,8 @@ from tests.policies import random_sequences, tiny_policy
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import RecipeError
 from vibelite.models import attention
-from vibelite.models import policy as policy_module
 from vibelite.models.agreement import agreeing
-from vibelite.models.attention import ATTENTION
+from vibelite.models.attention import ATTENTION, packed_layout
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.transformers_engine import TransformersEngine
@@ -106,11 +105,14 @@ def test_layers_that_differ_are_told_from_the_head(monkeypatch):
 
 
 def test_sequences_that_see_each_other_go_one_at_a_time(monkeypatch):
-    """What a loader that replaces attention may do: boundaries are lost on the way."""
-    forward = attention.packed_layout
-    monkeypatch.setattr(policy_module, "packed_layout", lambda ends: forward(ends[[0, -1]]))
-    with pytest.raises(RecipeError, match="the layers differ"):
-        policy_of("Qwen2")
+    """Boundaries that are lost on the way, as where a loader replaces attention."""
+    forward = attention._attend_in_buckets
+
+    def as_one(query, key, value, layout, scores):
+        return forward(query, key, value, packed_layout(layout.cu_seqlens[[0, -1]]), scores)
+
+    monkeypatch.setattr(attention, "_attend_in_buckets", as_one)
+    assert not policy_of("Qwen2").packs
 
 
 def test_boundaries_reach_convolutions_that_take_them(monkeypatch):

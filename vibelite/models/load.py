@@ -98,7 +98,7 @@ def reference_of(policy: Policy, path: Path, recipe: Recipe) -> Policy:
     model in `path` once more.
     """
     if policy.adapter is not None:
-        return StartingPolicy(policy.model, policy.tokenizer, policy.adapter)
+        return StartingPolicy(policy.model, policy.tokenizer, policy.adapter, policy.packs)
     reference = load_policy(path, dtype=recipe.training.dtype)
     apply_activations(reference.model, recipe.training)
     return reference
@@ -175,10 +175,8 @@ def require_whole(path: Path | str, model: Any, tokenizer: Any, report: Mapping[
                 f"{path}: {len(names)} tensors are {what}: {', '.join(names[:3])}{others}; what "
                 "would be trained is not this model: get its files again, or repair them"
             )
-    rows, largest = (
-        model.get_input_embeddings().weight.shape[0],
-        max(tokenizer.get_vocab().values()),
-    )
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values())
     if largest >= rows:
         raise RecipeError(
             f"{path}: the tokenizer has ids up to {largest}, the embedding {rows} rows; call "
