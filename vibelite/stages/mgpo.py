@@ -154,7 +154,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
                     for batch, known in zip(batches, frozen, strict=True)
                 ]
             metrics |= train_metrics(trainer.world.joined(parts))
-        require_agreement(metrics, context.recipe.rollout.max_mismatch_kl)
+        require_agreement(metrics, context.recipe)
         with meter.span("optimizer"):
             metrics |= trainer.optimizer.step(step * stage.updates_per_rollout + update)
             trainer.optimizer.finish()
