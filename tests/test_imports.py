@@ -47,9 +47,11 @@ ALLOWED = {
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"}
     | {"report", "ranks"},
+    "resume": DATA_MODEL,
     # rewards: the verifiers' processes live as long as a stage.
     "pipeline": DATA_MODEL
     | {
+        "resume",
         "run_lock",
         "ranks",
         "stages",

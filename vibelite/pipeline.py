@@ -13,8 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
@@ -22,6 +20,7 @@ from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage
+from vibelite.resume import file_hashes, is_changed, require_same_run
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rewards.sandbox import Sandbox
 from vibelite.run_dir import (
@@ -210,9 +209,10 @@ def run_stages(session: Session, until: str | None) -> None:
 
 def begin_run(base: StageContext, recipe_path: Path) -> None:
     """What comes before the first stage."""
-    if saved_recipe(base.run) != what_matters(dump_resolved(base.recipe)):  # it moved
+    if is_changed(base.recipe, base.run):
         require_same_data(base)
         save_recipe(base.recipe, recipe_path, base.run)
+    tell_changed_files(base)
     base.recorder.record_work("boot")
     prepare_base_model(base)
 
@@ -222,11 +222,7 @@ def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
     if not run.resolved_recipe_path.exists():
         save_recipe(recipe, recipe_path, run)
         return run
-    if without_paths(saved_recipe(run)) != without_paths(what_matters(dump_resolved(recipe))):
-        raise RecipeError(
-            f"{run_dir}: holds a run of a different recipe (compare {run.resolved_recipe_path}); "
-            "use --run-dir for another directory, or remove this one"
-        )
+    require_same_run(recipe, run_dir, run)
     return run
 
 
@@ -234,38 +230,6 @@ def save_recipe(recipe: Recipe, recipe_path: Path, run: RunDir) -> None:
     """Keeps the recipe as it was written, then with everything filled in, which makes the run."""
     write_text_atomic(run.path / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
     write_text_atomic(run.resolved_recipe_path, dump_resolved(recipe))
-
-
-def saved_recipe(run: RunDir) -> dict[str, Any]:
-    return what_matters(run.resolved_recipe_path.read_text(encoding="utf-8"))
-
-
-def what_matters(resolved: str) -> dict[str, Any]:
-    """A resolved recipe without what may change while a run goes on: its budget, its price, how it
-    is saved, where it is shown, and on how many GPUs it runs.
-    """
-    values = YAML(typ="safe").load(resolved)
-    values["rollout"].pop("tensor_parallel", None)
-    free_to_change = ("budget", "cost", "checkpoint", "num_gpus", "parallel", "tracking")
-    return {key: value for key, value in values.items() if key not in free_to_change}
-
-
-def without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without where its model and its data are, which another machine may keep
-    elsewhere.
-    """
-    return values | {key: without_places(values[key]) for key in ("data", "model")}
-
-
-def without_places(value: Any) -> Any:
-    """Nested values without the keys that name a place."""
-    match value:
-        case dict():
-            kept = {key: item for key, item in value.items() if key not in ("path", "local")}
-            return {key: without_places(item) for key, item in kept.items()}
-        case list():
-            return [without_places(item) for item in value]
-    return value
 
 
 def require_same_data(context: StageContext) -> None:
@@ -281,6 +245,20 @@ def require_same_data(context: StageContext) -> None:
             "what is there differs from what the run began with; use --run-dir for another "
             "directory"
         )
+
+
+def tell_changed_files(context: StageContext) -> None:
+    """Warns of local files that changed since the run began: what is left of it reads the new."""
+    path = context.run.path / "manifest.json"
+    known = read_json(path).get("files_sha256", {}) if path.exists() else {}
+    found = file_hashes(context.recipe, context.recipe_dir)
+    for key in known:
+        if found.get(key, known[key]) != known[key]:
+            print(
+                f"warning: {key}: the file has changed since the run began; stages that are not "
+                "finished use it as it is now",
+                file=sys.stderr,
+            )
 
 
 def prepare_base_model(context: StageContext) -> None:
@@ -311,7 +289,8 @@ def prepare_base_model(context: StageContext) -> None:
             write_json_atomic(
                 run.path / "manifest.json",
                 environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))
-                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox},
+                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox}
+                | {"files_sha256": file_hashes(recipe, context.recipe_dir)},
             )
     context.recorder.record_work("load")
 

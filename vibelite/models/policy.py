@@ -166,6 +166,14 @@ class Policy:
 
     def save(self, directory: Path) -> None:
         """Writes a Hugging Face directory: model, configuration, tokenizer."""
+        self.save_weights(directory, self.weights())
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """By name, as they are written."""
+        return self.model.state_dict()
+
+    def save_weights(self, directory: Path, weights: dict[str, torch.Tensor]) -> None:
+        """As `save`, with `weights` in place of the model's own."""
         assert self.adapter is None, "an adapter is saved by itself, or merged first"
-        self.model.save_pretrained(directory)
+        self.model.save_pretrained(directory, state_dict=weights)
         self.tokenizer.save_pretrained(directory)

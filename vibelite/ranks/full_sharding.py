@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -77,11 +76,9 @@ class FullyShardedPolicy(Policy):
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
 
-    def save(self, directory: Path) -> None:
-        """As `Policy.save`, of the whole weights, which FSDP's own state would cut again."""
-        weights = dict(self.model.named_parameters(remove_duplicate=False))
-        self.model.save_pretrained(directory, state_dict=weights)
-        self.tokenizer.save_pretrained(directory)
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole ones, which FSDP's own state would cut again."""
+        return dict(self.model.named_parameters(remove_duplicate=False))
 
 
 def fully_sharded(
