@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vibelite.errors import RecipeError, RunStopped
+from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
@@ -41,9 +41,11 @@ from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.run_state import write_end, write_state
 from vibelite.telemetry.sinks import open_sinks
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
+from vibelite.types import Problem, Trace
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
@@ -79,21 +81,37 @@ def run_pipeline(
         run = open_run(recipe, recipe_path, run_dir)
         spending = Spending(recipe.cost.times(num_nodes()), run.ledger_path, num_gpus=gpus)
         stop = StopRules(recipe.budget, spending)
-        with stop.listen(), spending.paying(meter), torch_and_ranks(recipe, run, meter) as world:
-            from vibelite.report.build import write_report
-            from vibelite.report.summary import print_summary, write_summary
-
-            reason = None
+        with stop.listen(), spending.paying(meter):
+            write_state(run.path, "running")
+            failure = None
             try:
-                run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
-            except RunStopped as stopped:  # what was paid for is shown all the same
-                reason = stopped
-            summary = write_summary(run.path)
-            report = write_report([run.path], run.path / "report.html")
-            print_summary(summary)
-            print(f"report: {report}")
-            if reason is not None:
-                raise reason
+                with storage_errors(run.path), torch_and_ranks(recipe, run, meter) as world:
+                    run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
+            except Exception as error:  # what was paid for is shown all the same
+                failure = error
+            conclude(recipe, run, failure)
+            if failure is not None:
+                raise failure
+
+
+def conclude(recipe: Recipe, run: RunDir, failure: Exception | None) -> None:
+    """Keeps what became of the run, and shows what it did."""
+    from vibelite.report.build import write_report
+    from vibelite.report.summary import print_summary, write_summary
+
+    try:
+        finished = {path.parent.name[3:] for path in run.path.glob("stages/*/status.json")}
+        names = [stage.name for stage in recipe.stages]
+        write_end(run.path, failure, [name for name in names if name not in finished])
+        summary = write_summary(run.path)
+        report = write_report([run.path], run.path / "report.html")
+    except (OSError, VibeLiteError) as error:
+        if failure is None:
+            raise
+        print(f"warning: the report could not be written: {error}", file=sys.stderr)
+        return
+    print_summary(summary)
+    print(f"report: {report}")
 
 
 def follow_run(
@@ -250,24 +268,27 @@ def prepare_base_model(context: StageContext) -> None:
         return
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import require_window, write_base_model
+    from vibelite.stages.dry_pass import dry_pass, texts_of, tokenizer_of
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):
-        traces = [trace for name in recipe.data.traces for trace in context.traces(name)]
-        texts = [message["content"] for trace in traces for message in trace.messages]
+        problem_sets, trace_sets = data_sets(context)
+        tokenizer = tokenizer_of(recipe, context.recipe_dir, trace_sets)
+        lines = dry_pass(recipe, problem_sets, trace_sets, tokenizer)
+        print("\n".join(lines), file=sys.stderr)
         with new_directory(run.base_model) as temporary:
             write_base_model(
                 recipe.model,
                 temporary,
                 recipe_dir=context.recipe_dir,
-                texts=texts,
+                texts=texts_of(trace_sets),
                 seed=context.seed("weights"),
                 dtype=recipe.training.dtype,
             )
             require_window(recipe, temporary)
             write_json_atomic(
                 run.path / "manifest.json",
-                environment_manifest(recipe, data_hashes=data_hashes(context))
+                environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))
                 | {"decontamination": dropped_counts(run.path), "sandbox": sandbox}
                 | {"files_sha256": file_hashes(recipe, context.recipe_dir)},
             )
@@ -285,12 +306,24 @@ def describe_sandbox(recipe: Recipe) -> dict[str, Any] | None:
         return {"tier": sandbox.tier, "layers": sandbox.layers}
 
 
+def data_sets(context: StageContext) -> tuple[dict[str, list[Problem]], dict[str, list[Trace]]]:
+    """Every problem set and every set of traces."""
+    data = context.recipe.data
+    return (
+        {name: context.problems(name) for name in data.problems},
+        {name: context.traces(name) for name in data.traces},
+    )
+
+
 def data_hashes(context: StageContext) -> dict[str, str]:
     """SHA-256 over the content of every problem set and every set of traces."""
-    problem_sets = {name: context.problems(name) for name in context.recipe.data.problems}
-    trace_sets = {name: context.traces(name) for name in context.recipe.data.traces}
+    problem_sets, trace_sets = data_sets(context)
+    return hashes_of(problem_sets | trace_sets)
+
+
+def hashes_of(sets: Mapping[str, Sequence[Problem] | Sequence[Trace]]) -> dict[str, str]:
     hashes = {}
-    for name, rows in (problem_sets | trace_sets).items():
+    for name, rows in sets.items():
         digest = hashlib.sha256()
         for place, row in enumerate(rows):  # tests of programs are large
             digest.update(("\n" * (place > 0) + repr(row)).encode())

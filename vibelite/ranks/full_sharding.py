@@ -88,10 +88,11 @@ def fully_sharded(
     ranks sum gradients in `gradient_dtype`. RecipeError for an adapter or unknown layers.
     """
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if policy.adapter is not None or not layers:
+    if policy.adapter is not None or not layers or not policy.packs:
         raise RecipeError(
             "parallel.sharding: full cuts the weights of transformers' decoder models that are "
-            "trained whole, not under an adapter; use parallel.sharding: optimizer"
+            "trained whole, not under an adapter nor one sequence at a time; use "
+            "parallel.sharding: optimizer"
         )
     scope = Scope(policy.model)
     names = [f"layer {number}" for number in range(len(layers))] + ["the model outside its layers"]
