@@ -57,6 +57,18 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     assert capsys.readouterr().err == line
 
 
+def test_a_saved_state_is_not_in_the_rate_of_the_step_after_it(make_recorder, clock, capsys):
+    recorder, meter, stage_dir, _ = make_recorder()
+    for step, saving in ((1, 0), (2, 17)):
+        spend(meter, clock, "checkpoint", saving)
+        spend(meter, clock, "train", 2)
+        meter.add_tokens(trained=1000)
+        recorder.record_step(step, {})
+    first, second = capsys.readouterr().err.splitlines()
+    assert "2 s  500 tokens/s" in first and "2 s  500 tokens/s" in second
+    assert [row["seconds"]["checkpoint"] for row in read_jsonl(stage_dir.steps_path)] == [0, 17]
+
+
 def test_failures_of_the_verifier_are_on_the_console_where_there_are_any(make_recorder, capsys):
     recorder, *_ = make_recorder()
     metrics = {"verify/failures_timeout": 2, "verify/failures_crash": 0, "verify/unverifiable": 1}

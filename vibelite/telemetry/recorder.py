@@ -92,7 +92,8 @@ class Recorder:
         append_jsonl(self._stage_dir.steps_path, [asdict(record)])
         for sink in self._sinks:
             sink.log(step, numbers_of(record))
-        self._console.step(record, lap.wall_seconds)
+        # What was saved since the step before is not this one's time.
+        self._console.step(record, lap.wall_seconds - lap.seconds.get("checkpoint", 0.0))
         for cause in begun:
             self._console.warn(f"{self._stage}, step {step}: {health[cause]}")
         self._why_no_signal = why_no_signal(metrics) if self._health.num_without_signal else ""
