@@ -87,9 +87,11 @@ def test_a_disk_that_fills_while_it_is_written_loses_nothing_complete(
         assert ended.exit_code == 5, ended.stderr
         # What was being written beside the step is dropped, and leaves its room.
         full = r"the disk is full \(No space left on device; [\d,]+ bytes free\)"
+        if what == "a model":  # the state of its step may be the first to notice
+            full += "|no room for a training state"
         assert re.search(full, ended.message), ended.message
         assert not list(run_dir.rglob("*.tmp"))
-        assert "What was complete before is untouched" in ended.message
+        assert re.search("hat was complete (before )?is untouched", ended.message)
         (disk / "ballast").unlink()
         assert run_command(capsys, run_dir, NO_MARGIN).exit_code == 0
         assert outcome(run_dir) == whole

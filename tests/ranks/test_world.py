@@ -21,6 +21,7 @@ from vibelite.ranks import watchdog
 from vibelite.ranks.full_sharding import fully_sharded
 from vibelite.ranks.join import require_shared
 from vibelite.ranks.ranks import Ranks
+from vibelite.ranks.states import StateWriter
 from vibelite.ranks.watchdog import (
     LOST_BEATS,
     Watchdog,
@@ -245,3 +246,30 @@ def test_a_node_that_does_not_see_the_run_directory_is_refused_by_name(tmp_path:
     with pytest.raises(RecipeError, match="rank 1 on second-host does not see.*--run-dir"):
         require_shared(tmp_path, TwoNodes(sees=False))
     assert not list(tmp_path.iterdir())
+
+
+class Asked(Ranks):
+    """Counts what all ranks are asked."""
+
+    num_asked = 0
+
+    def from_leader(self, produce: Any, **_: Any) -> Any:
+        self.num_asked += 1
+        return produce()
+
+
+def test_the_leader_looks_for_a_failed_write_without_the_others() -> None:
+    """They do not know whether theirs has ended, and would not look at the same time."""
+    world = Asked()
+    writer = StateWriter(world)
+    writer.start(lambda: None)
+    before = world.num_asked
+    writer.settle()
+    writer.raise_failure()
+    assert world.num_asked == before
+    writer.start(lambda: [][0])
+    writer.settle()
+    before = world.num_asked
+    with pytest.raises(IndexError):
+        writer.raise_failure()
+    assert world.num_asked == before

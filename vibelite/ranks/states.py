@@ -60,9 +60,9 @@ class Background:
             work.result()
 
     def raise_failure(self) -> None:
-        """Raises what has gone wrong so far."""
+        """Raises what has gone wrong so far; asks no other rank."""
         if self._work is not None and self._work.done():
-            self.wait()
+            self._work.result()
 
     def pending(self) -> Callable[[], None]:
         """For another thread: returns when what is being done now is done, or raises its error."""
