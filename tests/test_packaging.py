@@ -3,10 +3,12 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from vibelite import __version__
+from vibelite.errors import install_command
 
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = sorted((ROOT / "constraints").glob("*.txt"))
@@ -90,6 +93,24 @@ def test_the_gpu_stack_is_the_same_torch_and_transformers_as_the_cpu_one() -> No
         assert cpu[name] == gpu[name]
 
 
+@pytest.mark.parametrize("extra", [extra for extra in COVERED_BY if extra])
+def test_a_hint_names_what_the_extra_needs(extra: str) -> None:
+    """This package is on no index, so that its own name would install nothing."""
+    python, *words = shlex.split(install_command(extra))
+    assert (python, words[:3]) == (sys.executable, ["-m", "pip", "install"])
+    named = {Requirement(word) for word in words[3:] if word != "--no-deps"}
+    asked = {Requirement(f"{need.name}{need.specifier}") for need in requirements(extra)}
+    assert named == asked
+
+
+def test_in_a_checkout_that_was_never_installed_a_hint_installs_the_checkout(monkeypatch) -> None:
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", missing)
+    assert shlex.split(install_command("gpu"))[3:] == ["install", "-e", f"{ROOT}[gpu]"]
+
+
 def test_torch_is_never_asked_for_without_its_version() -> None:
     (torch,) = (r for r in requirements(None) if r.name == "torch")
     assert str(torch.specifier) == "==2.13.*"
@@ -137,15 +158,18 @@ def calls_of(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stdout.splitlines() if not line.startswith("==")]
 
 
-def test_the_ci_script_runs_the_three_parts_of_the_tests_and_ends_with_the_first_failure(
+CI_PARTS = ("test", "resolve", "docs", "test-slow", "test-vllm")
+
+
+def test_the_ci_script_runs_all_parts_and_ends_with_the_first_failure(
     tmp_path: Path,
 ) -> None:
     whole = run_ci_script(tmp_path / "checkout")
     assert whole.returncode == 0
-    assert calls_of(whole) == ["test data=", "test-slow data=", "test-vllm data="]
+    assert calls_of(whole) == [f"{part} data=" for part in CI_PARTS]
     failed = run_ci_script(tmp_path / "checkout", FAILS="test-slow")
     assert failed.returncode != 0
-    assert calls_of(failed) == ["test data=", "test-slow data="]
+    assert calls_of(failed) == [f"{part} data=" for part in CI_PARTS[:4]]
     assert run_ci_script(tmp_path / "checkout", FAILS="test-vllm").returncode != 0
 
 
@@ -153,7 +177,7 @@ def test_the_ci_script_finds_benchmark_files_beside_the_checkout(tmp_path: Path)
     data = tmp_path / "shared" / "data"
     data.mkdir(parents=True)
     found = run_ci_script(tmp_path / "checkout")
-    assert calls_of(found) == [f"{name} data={data}" for name in ("test", "test-slow", "test-vllm")]
+    assert calls_of(found) == [f"{part} data={data}" for part in CI_PARTS]
     named = run_ci_script(tmp_path / "checkout", VIBELITE_BENCHMARK_DATA="/elsewhere")
     assert calls_of(named)[0] == "test data=/elsewhere"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,7 @@ Status = Literal["ok", "warn", "fail"]
 # Quickstart peaks at 0.8 GB of resident memory on a CPU; the rest is margin.
 MEMORY_NEEDED_GIB = 2
 # Those whose releases are built for one version of another package.
+PIP = f"{shlex.quote(sys.executable)} -m pip"
 PINNING_PACKAGES = (
     "vllm", "unsloth", "unsloth_zoo", "torchvision", "torchaudio", "bitsandbytes", "peft",
     "accelerate", "transformers", "datasets", "trl", "xformers", "flash-attn", "triton",
@@ -139,7 +141,7 @@ def _packages() -> Iterator[Finding]:
         elif is_met(needed, installed):
             yield Finding("ok", subject, installed)
         elif extra:
-            fix = f"pip install -c constraints/gpu.txt {wanted}"
+            fix = f"{PIP} install {wanted}"
             yield Finding("warn", subject, f"{installed}, tested with {needed.specifier}", fix)
         else:
             fix = f"make setup (installs {wanted})"
@@ -150,7 +152,9 @@ def _conflicts() -> Iterator[Finding]:
     """What installed packages say they need of each other, and do not get: a vllm that is built for
     another torch is found, and imports, and ends a run where it is first used.
     """
-    required = {needed.name for needed, extra, _ in needs_of("vibelite") if not extra}
+    own = list(needs_of("vibelite"))
+    required = {needed.name for needed, extra, _ in own if not extra}
+    tested = {needed.name: f"'{needed.name}{needed.specifier}'" for needed, _, _ in own}
     for package in PINNING_PACKAGES:
         version = installed_version(package)
         for needed, extra, installed in needs_of(package) if version is not None else ():
@@ -158,7 +162,7 @@ def _conflicts() -> Iterator[Finding]:
             if extra or installed is None or is_met(needed, installed):
                 continue
             wants = f"{package} {version} needs {needed.name}{needed.specifier}, not {installed}"
-            fix = f"pip install -c constraints/gpu.txt {package}, or pip uninstall {package}"
+            fix = f"{PIP} install {tested.get(package, package)}, or {PIP} uninstall {package}"
             status = "fail" if package in required else "warn"
             yield Finding(status, f"{package} and {needed.name}", wants, fix)
 
@@ -231,7 +235,7 @@ def _driver(cuda: str) -> Iterator[Finding]:
     try:
         import pynvml  # pyright: ignore[reportMissingImports]
     except ImportError:
-        fix = "pip install nvidia-ml-py"
+        fix = f"{PIP} install nvidia-ml-py"
         yield Finding("warn", "GPU driver", "unknown, and so is energy: no nvidia-ml-py", fix)
         return
     try:

