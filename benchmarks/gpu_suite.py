@@ -46,7 +46,7 @@ class Measurement:
 
 def vllm(name: str, share: float, part: str, *arguments: str) -> Measurement:
     module = "benchmarks.gpu_vllm_parts"
-    tiny = ("--part", "copy-2", "--tiny")
+    tiny = ("--part", "copy", "--tiny")
     return Measurement(name, module, share, ("--part", part, *arguments), tiny)
 
 
@@ -68,8 +68,7 @@ MEASUREMENTS = (
 ON_REQUEST = (
     vllm("vllm-alias", 180.0, "alias"),
     vllm("vllm-alone", 150.0, "alone"),
-    vllm("vllm-copy-2", 100.0, "copy-2"),
-    vllm("vllm-copy-1", 100.0, "copy-1"),
+    vllm("vllm-copy", 100.0, "copy"),
     vllm("vllm-alone-compiled", 200.0, "alone-compiled"),
 )
 

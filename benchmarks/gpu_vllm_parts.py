@@ -2,7 +2,7 @@
 what memory it leaves, whether its log-probs are the trainer's, and how fast it samples beside vLLM
 alone.
 
-    python -m benchmarks.gpu_suite --out gpu.json --only vllm vllm-alone vllm-copy-1 ...
+    python -m benchmarks.gpu_suite --out gpu.json --only vllm vllm-alone vllm-copy ...
     python -m benchmarks.gpu_vllm_parts --part alias --out FILE.json [--model DIRECTORY] [--tiny]
 
 Random weights of Qwen2.5-1.5B's exact dimensions in bfloat16, or the model in DIRECTORY. Each part
@@ -62,17 +62,16 @@ class Part:
 
     name: str
     sync: str
-    sleep_level: int
+    sleeps: bool
     speeds: bool = False
     cuda_graphs: str = "decode"
 
 
 PARTS = (
-    Part("alias", "alias", 1, speeds=True),
-    Part("alone", "", 0, speeds=True),
-    Part("copy-2", "copy", 2),
-    Part("copy-1", "copy", 1),
-    Part("alone-compiled", "", 0, speeds=True, cuda_graphs="full"),
+    Part("alias", "alias", True, speeds=True),
+    Part("alone", "", False, speeds=True),
+    Part("copy", "copy", True),
+    Part("alone-compiled", "", False, speeds=True, cuda_graphs="full"),
 )
 
 
@@ -184,7 +183,7 @@ def settings_of(policy: Policy, part: Part, sizes: Sizes) -> VLLMSettings:
         stop_ids=(), max_sequences=most, max_model_len=longest,
         kv_cache_bytes=max(whole, longest + 32) * shape.bytes_per_token + (64 << 20),
         dtype=str(dtype).removeprefix("torch."), sync=cast(Any, part.sync or "copy"),
-        sleep_level=cast(Any, part.sleep_level), cuda_graphs=cast(Any, part.cuda_graphs),
+        sleeps=part.sleeps, cuda_graphs=cast(Any, part.cuda_graphs),
     )  # fmt: skip
 
 

@@ -3,12 +3,10 @@
 import ast
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from vibelite import __version__
-from vibelite.errors import install_command
 
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = sorted((ROOT / "constraints").glob("*.txt"))
@@ -93,24 +90,6 @@ def test_the_gpu_stack_is_the_same_torch_and_transformers_as_the_cpu_one() -> No
         assert cpu[name] == gpu[name]
 
 
-@pytest.mark.parametrize("extra", [extra for extra in COVERED_BY if extra])
-def test_a_hint_names_what_the_extra_needs(extra: str) -> None:
-    """This package is on no index, so that its own name would install nothing."""
-    python, *words = shlex.split(install_command(extra))
-    assert (python, words[:3]) == (sys.executable, ["-m", "pip", "install"])
-    named = {Requirement(word) for word in words[3:] if word != "--no-deps"}
-    asked = {Requirement(f"{need.name}{need.specifier}") for need in requirements(extra)}
-    assert named == asked
-
-
-def test_in_a_checkout_that_was_never_installed_a_hint_installs_the_checkout(monkeypatch) -> None:
-    def missing(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "requires", missing)
-    assert shlex.split(install_command("gpu"))[3:] == ["install", "-e", f"{ROOT}[gpu]"]
-
-
 def test_torch_is_never_asked_for_without_its_version() -> None:
     (torch,) = (r for r in requirements(None) if r.name == "torch")
     assert str(torch.specifier) == "==2.13.*"
@@ -133,6 +112,10 @@ def test_every_import_of_the_package_is_a_dependency() -> None:
 
 def test_the_version_is_written_once_and_again_the_same() -> None:
     assert project()["version"] == __version__
+
+
+# What .ci/run asks make for, in this order.
+PARTS = ("test", "resolve", "docs", "test-slow", "test-vllm")
 
 
 def run_ci_script(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -158,18 +141,15 @@ def calls_of(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stdout.splitlines() if not line.startswith("==")]
 
 
-CI_PARTS = ("test", "resolve", "docs", "test-slow", "test-vllm")
-
-
-def test_the_ci_script_runs_all_parts_and_ends_with_the_first_failure(
+def test_the_ci_script_runs_the_four_parts_and_ends_with_the_first_failure(
     tmp_path: Path,
 ) -> None:
     whole = run_ci_script(tmp_path / "checkout")
     assert whole.returncode == 0
-    assert calls_of(whole) == [f"{part} data=" for part in CI_PARTS]
+    assert calls_of(whole) == [f"{name} data=" for name in PARTS]
     failed = run_ci_script(tmp_path / "checkout", FAILS="test-slow")
     assert failed.returncode != 0
-    assert calls_of(failed) == [f"{part} data=" for part in CI_PARTS[:4]]
+    assert calls_of(failed) == [f"{name} data=" for name in PARTS[:4]]
     assert run_ci_script(tmp_path / "checkout", FAILS="test-vllm").returncode != 0
 
 
@@ -177,7 +157,7 @@ def test_the_ci_script_finds_benchmark_files_beside_the_checkout(tmp_path: Path)
     data = tmp_path / "shared" / "data"
     data.mkdir(parents=True)
     found = run_ci_script(tmp_path / "checkout")
-    assert calls_of(found) == [f"{part} data={data}" for part in CI_PARTS]
+    assert calls_of(found) == [f"{name} data={data}" for name in PARTS]
     named = run_ci_script(tmp_path / "checkout", VIBELITE_BENCHMARK_DATA="/elsewhere")
     assert calls_of(named)[0] == "test data=/elsewhere"
 
@@ -222,3 +202,32 @@ def test_set_up_says_what_is_missing_when_there_is_no_python(tmp_path: Path) -> 
     assert result.stderr == (
         "setup: Python 3.11 or 3.12 is needed, and none of python3, python3.12, python3.11 is one\n"
     )
+
+
+def test_an_installed_package_holds_the_recipes(tmp_path: Path) -> None:
+    """The wheel's files, laid out as pyproject.toml says, used from outside the repository."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    for source, target in wheel["targets"]["wheel"]["force-include"].items():
+        shutil.copytree(ROOT / "vibelite", tmp_path / "site" / "vibelite")
+        shutil.copytree(ROOT / source, tmp_path / "site" / target)
+    (tmp_path / "work").mkdir()
+
+    def vibelite(*arguments: str) -> str:
+        command = [sys.executable, "-m", "vibelite", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=tmp_path / "work",
+            env=environment,
+        ).stdout  # fmt: skip
+
+    assert vibelite("plan", "quickstart").startswith("quickstart: ")
+    vibelite("init", "mine.yaml", "--from", "vibethinker_1p5b_1x80gb")
+    written = (tmp_path / "work" / "mine.yaml").read_text()
+    shipped = (ROOT / "recipes" / "vibethinker_1p5b_1x80gb.yaml").read_text()
+    assert written == shipped.replace("name: vibethinker_1p5b_1x80gb", "name: mine")
+
+
+def test_the_licence_is_that_of_the_project() -> None:
+    assert project()["license"] == "Apache-2.0"
+    assert [(ROOT / name).exists() for name in project()["license-files"]] == [True]
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -4,11 +4,6 @@ Every message names the offending value, where it is and what to do. Anything el
 a defect of the program and keeps its traceback.
 """
 
-import shlex
-import sys
-from importlib import metadata
-from pathlib import Path
-
 
 class VibeLiteError(Exception):
     """The run cannot go on; `exit_code` is what the process returns (docs/commands.md)."""
@@ -38,6 +33,12 @@ class BudgetReached(RunStopped):
     """The next step would have crossed the budget."""
 
     exit_code = 10
+
+
+class NothingLearned(RunStopped):
+    """Too many steps in a row had no gradient; a setting has to change before the run goes on."""
+
+    exit_code = 1
 
 
 class Interrupted(RunStopped):
@@ -70,25 +71,3 @@ class SandboxError(VibeLiteError):
 
 class PeerLost(VibeLiteError):
     """Another rank of the run ended or cannot be reached; why is for that one to say."""
-
-
-def install_command(extra: str) -> str:
-    """The command that brings what an extra needs into this Python, as it is to be typed: by the
-    names of the packages, so that it works wherever this one came from. In a checkout that was
-    never installed, that checkout's.
-    """
-    from packaging.requirements import Requirement
-
-    pip = f"{shlex.quote(sys.executable)} -m pip install"
-    try:
-        needs = [Requirement(text) for text in metadata.requires("vibelite") or ()]
-    except metadata.PackageNotFoundError:
-        return f"{pip} -e {shlex.quote(f'{Path(__file__).parents[1]}[{extra}]')}"
-    chosen = [
-        shlex.quote(f"{need.name}{need.specifier}")
-        for need in needs
-        if need.marker and need.marker.evaluate({"extra": extra})
-        if not need.marker.evaluate({"extra": ""})
-    ]
-    # Of the model's package only the file is read; its own needs would be compiled.
-    return " ".join([pip, *(["--no-deps"] if extra == "smollm" else []), *chosen])

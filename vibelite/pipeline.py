@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,15 +13,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from vibelite.errors import RecipeError, RunStopped
+from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage
+from vibelite.resume import file_hashes, is_changed, require_same_run
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rewards.sandbox import Sandbox
 from vibelite.run_dir import (
@@ -41,9 +41,11 @@ from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.run_state import write_end, write_state
 from vibelite.telemetry.sinks import open_sinks
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
+from vibelite.types import Problem, Trace
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
@@ -77,24 +79,39 @@ def run_pipeline(
     require_writable(run_dir)
     with locked(run_dir), storage_errors(run_dir.resolve()):
         run = open_run(recipe, recipe_path, run_dir)
-        cost = recipe.cost.times(num_nodes())
-        spending = Spending(cost, run.ledger_path, num_gpus=gpus)
+        spending = Spending(recipe.cost.times(num_nodes()), run.ledger_path, num_gpus=gpus)
         stop = StopRules(recipe.budget, spending)
-        with stop.listen(), spending.paying(meter), torch_and_ranks(recipe, run, meter) as world:
-            from vibelite.report.build import write_report
-            from vibelite.report.summary import print_summary, write_summary
-
-            reason = None
+        with stop.listen(), spending.paying(meter):
+            write_state(run.path, "running")
+            failure = None
             try:
-                run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
-            except RunStopped as stopped:  # what was paid for is shown all the same
-                reason = stopped
-            summary = write_summary(run.path)
-            report = write_report([run.path], run.path / "report.html")
-            print_summary(summary)
-            print(f"report: {report}")
-            if reason is not None:
-                raise reason
+                with storage_errors(run.path), torch_and_ranks(recipe, run, meter) as world:
+                    run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
+            except Exception as error:  # what was paid for is shown all the same
+                failure = error
+            conclude(recipe, run, failure)
+            if failure is not None:
+                raise failure
+
+
+def conclude(recipe: Recipe, run: RunDir, failure: Exception | None) -> None:
+    """Keeps what became of the run, and shows what it did."""
+    from vibelite.report.build import write_report
+    from vibelite.report.summary import print_summary, write_summary
+
+    try:
+        finished = {path.parent.name[3:] for path in run.path.glob("stages/*/status.json")}
+        names = [stage.name for stage in recipe.stages]
+        write_end(run.path, failure, [name for name in names if name not in finished])
+        summary = write_summary(run.path)
+        report = write_report([run.path], run.path / "report.html")
+    except (OSError, VibeLiteError) as error:
+        if failure is None:
+            raise
+        print(f"warning: the report could not be written: {error}", file=sys.stderr)
+        return
+    print_summary(summary)
+    print(f"report: {report}")
 
 
 def follow_run(
@@ -133,7 +150,7 @@ def torch_and_ranks(recipe: Recipe, run: RunDir, meter: Meter) -> Iterator[Ranks
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One process's part in a run, which makes the context of every stage."""
+    """One process's part in a run."""
 
     recipe: Recipe
     recipe_path: Path
@@ -143,37 +160,22 @@ class Session:
     world: Ranks
 
     def context(self, name: str, stage_dir: StageDir, world: Ranks) -> StageContext:
-        """The context of one stage that `world` runs, with a recorder that writes to its
-        directory.
-        """
-        recipe = self.recipe
+        """The context of one stage that `world` runs."""
+        recipe, run, meter = self.recipe, self.run, self.meter
+        settings = recipe.verification
         steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
         sinks = ()
         if world.is_leader:
-            run_path, project = self.run.path, recipe.name
-            sinks = open_sinks(recipe.tracking, run_dir=run_path, stage=name, project=project)
-        recorder = Recorder(
-            name,
-            stage_dir,
-            self.meter,
-            self.stop,
-            num_steps=steps.get(name),
-            ranks=world,
-            sinks=sinks,
-        )
+            where = {"run_dir": run.path, "stage": name, "project": recipe.name}
+            sinks = open_sinks(recipe.tracking, **where)
+        shown = {"num_steps": steps.get(name), "ranks": world, "sinks": sinks}
+        recorder = Recorder(name, stage_dir, meter, self.stop, **shown)
         if world.watchdog is not None:
             world.watchdog.describe = recorder.describe
-        settings = recipe.verification
+        verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
+        recipe_dir = self.recipe_path.resolve().parent
         return StageContext(
-            recipe=recipe,
-            recipe_dir=self.recipe_path.resolve().parent,
-            run=self.run,
-            stage_name=name,
-            stage_dir=stage_dir,
-            meter=self.meter,
-            recorder=recorder,
-            verifiers=VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds),
-            world=world,
+            recipe, recipe_dir, run, name, stage_dir, meter, recorder, verifiers, world
         )
 
 
@@ -207,25 +209,20 @@ def run_stages(session: Session, until: str | None) -> None:
 
 def begin_run(base: StageContext, recipe_path: Path) -> None:
     """What comes before the first stage."""
-    if is_moved(base.recipe, base.run):
+    if is_changed(base.recipe, base.run):
         require_same_data(base)
         save_recipe(base.recipe, recipe_path, base.run)
+    tell_changed_files(base)
     base.recorder.record_work("boot")
     prepare_base_model(base)
 
 
 def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
-    """Begins a run in its directory, or checks that the directory belongs to this recipe."""
     run = RunDir(run_dir.resolve())
     if not run.resolved_recipe_path.exists():
         save_recipe(recipe, recipe_path, run)
         return run
-    saved, given = saved_recipe(run), what_matters(dump_resolved(recipe))
-    if without_paths(saved) != without_paths(given):
-        raise RecipeError(
-            f"{run_dir}: holds a run of a different recipe (compare {run.resolved_recipe_path}); "
-            "use --run-dir for another directory, or remove this one"
-        )
+    require_same_run(recipe, run_dir, run)
     return run
 
 
@@ -233,43 +230,6 @@ def save_recipe(recipe: Recipe, recipe_path: Path, run: RunDir) -> None:
     """Keeps the recipe as it was written, then with everything filled in, which makes the run."""
     write_text_atomic(run.path / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
     write_text_atomic(run.resolved_recipe_path, dump_resolved(recipe))
-
-
-def saved_recipe(run: RunDir) -> dict[str, Any]:
-    return what_matters(run.resolved_recipe_path.read_text(encoding="utf-8"))
-
-
-def what_matters(resolved: str) -> dict[str, Any]:
-    """A resolved recipe without what may change while a run goes on: its budget, its price, how it
-    is saved, where it is shown, and on how many GPUs it runs.
-    """
-    values = YAML(typ="safe").load(resolved)
-    values["rollout"].pop("tensor_parallel", None)
-    free_to_change = ("budget", "cost", "checkpoint", "num_gpus", "parallel", "tracking")
-    return {key: value for key, value in values.items() if key not in free_to_change}
-
-
-def without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without where its model and its data are, which another machine may keep
-    elsewhere.
-    """
-    data = dict(values["data"])
-    for kind in ("problems", "traces"):
-        data[kind] = {name: without_place(source) for name, source in data[kind].items()}
-    return values | {"data": data, "model": without_place(values["model"])}
-
-
-def without_place(source: dict[str, Any]) -> dict[str, Any]:
-    """A model or set without where it is; of a mix, each of its sets."""
-    kept = {key: value for key, value in source.items() if key not in ("path", "local")}
-    if "sets" in kept:
-        kept["sets"] = [without_place(part) for part in kept["sets"]]
-    return kept
-
-
-def is_moved(recipe: Recipe, run: RunDir) -> bool:
-    """Whether the recipe names other places for the run's data than when the run began."""
-    return saved_recipe(run) != what_matters(dump_resolved(recipe))
 
 
 def require_same_data(context: StageContext) -> None:
@@ -287,6 +247,20 @@ def require_same_data(context: StageContext) -> None:
         )
 
 
+def tell_changed_files(context: StageContext) -> None:
+    """Warns of local files that changed since the run began: what is left of it reads the new."""
+    path = context.run.path / "manifest.json"
+    known = read_json(path).get("files_sha256", {}) if path.exists() else {}
+    found = file_hashes(context.recipe, context.recipe_dir)
+    for key in known:
+        if found.get(key, known[key]) != known[key]:
+            print(
+                f"warning: {key}: the file has changed since the run began; stages that are not "
+                "finished use it as it is now",
+                file=sys.stderr,
+            )
+
+
 def prepare_base_model(context: StageContext) -> None:
     """Loads or makes the model that the run starts with, and writes the manifest."""
     run, recipe = context.run, context.recipe
@@ -294,25 +268,29 @@ def prepare_base_model(context: StageContext) -> None:
         return
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import require_window, write_base_model
+    from vibelite.stages.dry_pass import dry_pass, texts_of, tokenizer_of
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):
-        traces = [trace for name in recipe.data.traces for trace in context.traces(name)]
-        texts = [message["content"] for trace in traces for message in trace.messages]
+        problem_sets, trace_sets = data_sets(context)
+        tokenizer = tokenizer_of(recipe, context.recipe_dir, trace_sets)
+        lines = dry_pass(recipe, problem_sets, trace_sets, tokenizer)
+        print("\n".join(lines), file=sys.stderr)
         with new_directory(run.base_model) as temporary:
             write_base_model(
                 recipe.model,
                 temporary,
                 recipe_dir=context.recipe_dir,
-                texts=texts,
+                texts=texts_of(trace_sets),
                 seed=context.seed("weights"),
                 dtype=recipe.training.dtype,
             )
             require_window(recipe, temporary)
             write_json_atomic(
                 run.path / "manifest.json",
-                environment_manifest(recipe, data_hashes=data_hashes(context))
-                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox},
+                environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))
+                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox}
+                | {"files_sha256": file_hashes(recipe, context.recipe_dir)},
             )
     context.recorder.record_work("load")
 
@@ -328,12 +306,24 @@ def describe_sandbox(recipe: Recipe) -> dict[str, Any] | None:
         return {"tier": sandbox.tier, "layers": sandbox.layers}
 
 
+def data_sets(context: StageContext) -> tuple[dict[str, list[Problem]], dict[str, list[Trace]]]:
+    """Every problem set and every set of traces."""
+    data = context.recipe.data
+    return (
+        {name: context.problems(name) for name in data.problems},
+        {name: context.traces(name) for name in data.traces},
+    )
+
+
 def data_hashes(context: StageContext) -> dict[str, str]:
     """SHA-256 over the content of every problem set and every set of traces."""
-    problem_sets = {name: context.problems(name) for name in context.recipe.data.problems}
-    trace_sets = {name: context.traces(name) for name in context.recipe.data.traces}
+    problem_sets, trace_sets = data_sets(context)
+    return hashes_of(problem_sets | trace_sets)
+
+
+def hashes_of(sets: Mapping[str, Sequence[Problem] | Sequence[Trace]]) -> dict[str, str]:
     hashes = {}
-    for name, rows in (problem_sets | trace_sets).items():
+    for name, rows in sets.items():
         digest = hashlib.sha256()
         for place, row in enumerate(rows):  # tests of programs are large
             digest.update(("\n" * (place > 0) + repr(row)).encode())
@@ -344,7 +334,7 @@ def data_hashes(context: StageContext) -> dict[str, str]:
 def run_stage(stage: AnyStage, context: StageContext, world: Ranks) -> None:
     """Runs one stage: the file under stages/ that is named after its kind, imported when needed."""
     run = import_module(f"vibelite.stages.{stage.kind}").run
-    with context.verifiers:
+    with context.verifiers:  # they end with the stage
         if world.is_one or stage.kind in TRAINED_BY_ALL:
             run(stage, context)
         else:

@@ -46,7 +46,7 @@ def test_a_step_of_ours_is_measured_and_a_rival_that_cannot_start_is_a_row(tmp_p
 
 @pytest.mark.vllm
 def test_every_measurement_of_an_engine_with_its_own_weights_succeeds(tmp_path):
-    (one,) = (one for one in ON_REQUEST if one.name == "vllm-copy-2")
+    (one,) = (one for one in ON_REQUEST if one.name == "vllm-copy")
     row = run_one(one, 200.0, tmp_path / "out.json", tiny=True)
     assert row["state"] == "done", row
     measured = row["result"]

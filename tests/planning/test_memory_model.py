@@ -67,19 +67,18 @@ def test_the_cache_grows_by_half_and_on_a_processor_counts_what_is_written():
     assert on_cpu.parts["kv_cache"] == 6 * 200 * 32
 
 
-def test_an_engine_of_its_own_holds_weights_beside_the_trainers_and_sleeps_where_it_is_told():
+def test_an_engine_of_its_own_holds_weights_beside_the_trainers_and_sleeps_on_a_gpu():
     held = 2 * SMALL_PARAMETERS / 2
-    for level, on_device, on_host in ((0, held, 0), (1, None, held), (2, None, 0)):
-        known = setting(
-            optimizer=ADAMW, tensor_parallel=2, engine_weights=held, engine_sleep_level=level
-        )
-        generate, train = stage_memory(known, work())
-        assert generate.parts["engine"] == held
-        assert (train.parts.get("engine"), train.host) == (on_device, on_host)
-        # One head of keys, which both GPUs hold.
-        assert generate.parts["kv_cache"] == 6 * 164 * 32
-        (alone,) = stage_memory(known, work(completions=0.0))
-        assert "engine" not in alone.parts and not alone.host  # no sampling, no engine
+    known = setting(optimizer=ADAMW, tensor_parallel=2, engine_weights=held)
+    generate, train = stage_memory(known, work())
+    assert generate.parts["engine"] == held
+    assert "engine" not in train.parts and not train.host
+    # One head of keys, which both GPUs hold.
+    assert generate.parts["kv_cache"] == 6 * 164 * 32
+    _, train = stage_memory(setting(optimizer=ADAMW, engine_weights=held, is_cpu=True), work())
+    assert train.parts["engine"] == held
+    (alone,) = stage_memory(known, work(completions=0.0))
+    assert "engine" not in alone.parts and not alone.host  # no sampling, no engine
 
 
 def test_gpus_that_hold_an_engine_together_share_its_heads():

@@ -64,7 +64,6 @@ class StageConfig:
     """GPUs that hold one engine together."""
     engine_weights: float = 0.0
     """Bytes on each GPU of an engine's own weights; 0 = it samples from the trainer's."""
-    engine_sleep_level: int = 1
     """Where those are while training: 0 = on the GPU, 1 = in the host's memory, 2 = nowhere."""
 
 
@@ -185,14 +184,9 @@ def training_moments(
     held = head.pop("held", 0.0)
     weights = model.weights if model.training_weights is None else model.training_weights
     resident = {"weights": weights, "optimizer": model.optimizer}
-    asleep = 0.0
-    if work.completions and config.engine_weights:
-        if config.is_cpu or not config.engine_sleep_level:
-            resident["engine"] = config.engine_weights
-        elif config.engine_sleep_level == 1:
-            asleep = config.engine_weights
-    resting = model.host + asleep
-    host = resting + offloaded
+    if work.completions and config.engine_weights and config.is_cpu:
+        resident["engine"] = config.engine_weights  # on a GPU it sleeps
+    host = model.host + offloaded
     before = model.gradients if work.accumulates else 0.0
     # The embedding's own gradient, and its sum with the head's before it joins what is there.
     matrix = element * shape.vocab_size * shape.hidden_size if trained_head else 0
@@ -206,9 +200,9 @@ def training_moments(
         | {"gradients": before, "activations": sum(backward.values()), "head": held, "host": host},
         "last gradient": resident
         | {"gradients": model.gradients, "activations": kept_by_one, "head": held + embedding}
-        | {"host": resting},
+        | {"host": model.host},
         "update": resident
-        | {"gradients": model.gradients, "update": model.update, "host": resting},
+        | {"gradients": model.gradients, "update": model.update, "host": model.host},
     }
 
 

@@ -24,9 +24,6 @@ class VLLM(Section):
     sync: Literal["auto", "alias", "copy"] = "auto"
     """How it gets the trainer's weights: alias = one memory for both, nothing is copied; copy =
     into its own tensors, adapters merged. auto = alias where possible, else copy."""
-    sleep_level: Literal[0, 1, 2] = 1
-    """While training 1 = its KV cache is freed and weights of its own wait in the host's memory; 2
-    = those are dropped and pushed again; 0 = everything stays."""
     max_prompt_tokens: PositiveInt = 2048
     """With max_new_tokens the window that is planned for, at most the model's; a longer prompt
     leaves less room for its completions."""
@@ -104,13 +101,19 @@ class Budget(Section):
     """Needs a price in cost."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Of the machine, from the start of each process to its end."""
+    steps_without_signal: NonNegativeInt = 10
+    """After so many steps of MGPO in a row in which no group's rewards differ the run ends with
+    exit code 1: it would go on learning nothing. 0 = no such limit."""
 
 
 class Cost(Section):
-    """What the machine costs; without a price time, tokens and energy are reported, and no money.
-    May be changed between runs: what has passed keeps its price.
+    """What the machine is and costs; without a price time, tokens and energy are reported, and no
+    money. May be changed between runs: what has passed keeps its price.
     """
 
+    gpu: str = ""
+    """The GPU that `vibelite plan` plans for, one of those that it lists; cpu = none, "" = what the
+    machine has on which it plans."""
     usd_per_hour: Annotated[float, Field(gt=0)] | None = None
     """Price of the whole machine per hour."""
     usd_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from itertools import product
 
 import torch
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from vibelite.errors import EngineError
+from vibelite.errors import EngineError, RecipeError
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.types import Completion
@@ -22,25 +24,41 @@ from vibelite.types import Completion
 # Rows that have ended are dropped once they are this share of the batch: a smaller one copies the
 # cache too often.
 COMPACT_SHARE = 0.25
+# Room for keys and values behind the prompt at first.
+EXTRA_TOKENS = 64
 
 
 class TransformersEngine:
-    """Samples with transformers' modules on the policy's device; `max_sequences` rows side by side.
-
-    A completion ends with the first of `stop_ids`, or after `max_new_tokens`.
+    """Samples `max_sequences` rows side by side; a completion ends with the first of `stop_ids`, or
+    after `max_new_tokens`.
     """
 
     def __init__(self, policy: Policy, *, stop_ids: Sequence[int], max_sequences: int) -> None:
         self._policy = policy
+        self._is_plain = policy.packs and keeps_keys_and_values_alone(policy.model.config)
         self._stop_ids = frozenset(stop_ids)
         self._max_sequences = max_sequences
         self._weights_version = 0
         self._is_awake = True
         self._num_tokens = 0
         self._seconds = 0.0
+        if not self._is_plain:
+            self._require_cache()
+
+    @torch.inference_mode()
+    def _require_cache(self) -> None:
+        """RecipeError for a model that goes on from its cache otherwise than it reads a text."""
+        tokens = [7, 11, 5, 9, 8]
+        _, state = self._prefill([tokens[:-1]], 1)
+        continued = self._decode(torch.tensor(tokens[-1:], device=self._policy.device), state)
+        whole, _ = self._prefill([tokens], 1)
+        if not (continued - whole).abs().mean() < 0.1 * whole.std():
+            raise RecipeError(
+                f"{type(self._policy.model).__name__}: transformers continues its texts wrongly "
+                "from its cache; use a model of a family in docs/models.md"
+            )
 
     def load_weights(self, version: int) -> None:
-        """The module is shared with the trainer, so only the version changes."""
         self._weights_version = version
 
     def sleep(self) -> None:
@@ -53,7 +71,6 @@ class TransformersEngine:
         self._is_awake = False
 
     def metrics(self) -> dict[str, float]:
-        """Tokens of the completions that ended since the last call, per second of sampling."""
         num_tokens, seconds = self._num_tokens, self._seconds
         self._num_tokens, self._seconds = 0, 0.0
         return {"rollout/tokens_per_second": num_tokens / seconds} if num_tokens else {}
@@ -67,14 +84,14 @@ class TransformersEngine:
         seed: int,
         skip: Collection[tuple[int, int]] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
-        """Yields (prompt, sample, completion) as completions end, but for those in `skip`. They are
-        a function of weights, prompts, settings, seed and `max_sequences`.
-        """
+        """As `RolloutEngine.stream`; completions depend on `max_sequences` too."""
         if not self._is_awake:
             raise EngineError("the engine is asleep or closed; wake it before generating")
         if any(len(prompt) == 0 for prompt in prompts):
             raise EngineError("a prompt has no tokens; check the chat template of the model")
-        prompts_per_chunk = max(1, self._max_sequences // settings.num_completions)
+        # Only keys and values can be padded and masked.
+        most = self._max_sequences // settings.num_completions if self._is_plain else 1
+        prompts_per_chunk = max(1, most)
         for start in range(0, len(prompts), prompts_per_chunk):
             chunk = prompts[start : start + prompts_per_chunk]
             generator = torch.Generator(self._policy.device).manual_seed((seed + start) % 2**63)
@@ -146,13 +163,10 @@ class TransformersEngine:
     def _prefill(
         self, prompts: Sequence[Sequence[int]], repeats: int
     ) -> tuple[torch.Tensor, _DecodeState]:
-        """Reads every prompt once; logits [P G, V] of the next token, and the state repeated for
-        each completion.
-        """
+        """Logits [P G, V] of the next token, and the state, both repeated for each completion."""
         device = self._policy.device
         width = max(len(prompt) for prompt in prompts)
-        # Padding repeats the prompt's first token: any valid id will do, as it is masked
-        # everywhere.
+        # Padding repeats the prompt's first token: any valid id will do, as it is masked.
         padded = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         input_ids = torch.tensor(padded, device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -161,11 +175,11 @@ class TransformersEngine:
         causal = columns[None, :] <= columns[:, None]  # [width, width]
         # A padding position sees itself, so that no softmax runs over nothing.
         mask = (causal & is_real[:, None, :]) | torch.eye(width, dtype=torch.bool, device=device)
-        cache = KeyValueCache()
+        cache = KeyValueCache() if self._is_plain else OwnCache(config=self._policy.model.config)
         output = self._policy.model(
             input_ids=input_ids,
             position_ids=(columns[None] - (width - lengths)[:, None]).clamp(min=0),
-            attention_mask=mask[:, None],
+            attention_mask=mask[:, None] if self._is_plain else None,
             past_key_values=cache,
             logits_to_keep=1,
         )
@@ -183,7 +197,7 @@ class TransformersEngine:
         output = self._policy.model(
             input_ids=tokens[:, None],
             position_ids=state.lengths[:, None],
-            attention_mask=state.is_real[:, None, None, :],
+            attention_mask=state.is_real[:, None, None, :] if self._is_plain else None,
             past_key_values=state.cache,
         )
         state.lengths = state.lengths + 1
@@ -199,15 +213,12 @@ class _Row:
 
 
 class KeyValueCache:
-    """Keys and values of every layer, each [B, kv heads, length, D] so far.
-
-    Written in place, not copied for every token: buffers have room for more tokens than they hold,
-    and grow by half when they are full. It is what transformers calls `past_key_values`.
+    """Keys and values of every layer, each [B, kv heads, length, D] so far: transformers'
+    `past_key_values`, but written in place and not copied for every token. Buffers have room for
+    more tokens than they hold, and grow by half when they are full.
     """
 
-    def __init__(self, *, extra_tokens: int = 64) -> None:
-        """`extra_tokens`: room left behind the prompt at first."""
-        self._extra_tokens = extra_tokens
+    def __init__(self) -> None:
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._lengths: list[int] = []
 
@@ -221,7 +232,7 @@ class KeyValueCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends [B, kv heads, T, D] to a layer; everything that the layer holds, as views."""
         if layer_idx == len(self._buffers):
-            room = key_states.shape[2] + self._extra_tokens
+            room = key_states.shape[2] + EXTRA_TOKENS
             self._buffers.append((_with_room(key_states, room), _with_room(value_states, room)))
             self._lengths.append(0)
         start = self._lengths[layer_idx]
@@ -246,6 +257,20 @@ class KeyValueCache:
             self._buffers[layer] = keys.index_select(0, lines), values.index_select(0, lines)
 
 
+class OwnCache(DynamicCache):
+    """transformers' own cache, for layers with more than keys and values: recurrent states."""
+
+    def select(self, lines: torch.Tensor) -> None:
+        """As `KeyValueCache.select`."""
+        self.reorder_cache(lines)
+
+
+def keeps_keys_and_values_alone(config: PreTrainedConfig) -> bool:
+    """Whether every layer of such a model is plain attention, with a window or without."""
+    layers = DynamicCache(config=config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
 def _with_room(states: torch.Tensor, room: int) -> torch.Tensor:
     return states.new_empty(states.shape[0], states.shape[1], room, states.shape[3])
 
@@ -258,11 +283,9 @@ def _grown(buffer: torch.Tensor, length: int, room: int) -> torch.Tensor:
 
 @dataclass(slots=True)
 class _DecodeState:
-    """The key-value cache of the running lines, which of its positions are real, and each line's
-    length so far.
-    """
+    """The running lines' cache, which of its positions are real, and each line's length."""
 
-    cache: KeyValueCache
+    cache: KeyValueCache | OwnCache
     is_real: torch.Tensor
     lengths: torch.Tensor
 
@@ -275,12 +298,11 @@ def sample_tokens(
     logits: torch.Tensor, uniforms: torch.Tensor, settings: SamplingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [B] drawn from logits [B, V] with one uniform number in [0, 1) each, and their
-    log-probs [B] in nats.
+    log-probs [B] in nats, after temperature and top_p. Temperature 0 takes the most likely token,
+    at log-prob 0.
 
-    Log-probs are those of the distribution sampled from (after temperature and top_p). Temperature
-    0 takes the most likely token, at log-prob 0. Inversion of the cumulative sum of unnormalised
-    weights exp((logit - largest) / temperature), whose last entry is the normaliser: whole rows are
-    never normalised. A row's result depends on that row alone.
+    Inversion of the cumulative sum of exp((logit - largest) / temperature), whose last entry is the
+    normaliser: whole rows are never normalised. A row's result depends on that row alone.
     """
     if settings.temperature == 0:
         tokens = logits.argmax(dim=-1)

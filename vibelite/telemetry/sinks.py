@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from vibelite.errors import RecipeError, install_command
+from vibelite.errors import RecipeError
+from vibelite.hints import install
 from vibelite.types import StepRecord
 from vibelite.units import GIB
 
@@ -72,7 +73,7 @@ def open_sinks(
         if find_spec(kind) is None:
             raise RecipeError(
                 f"tracking: {kind} is not installed; leave it out, or run "
-                + install_command("track")
+                + install("vibelite[track]")
             )
         match kind:
             case "tensorboard":
