@@ -39,7 +39,7 @@ ALLOWED = {
     "ranks": BASE_LAYER | {"models", "kernels"},
     "rollout": BASE_LAYER | {"models", "ranks"},
     "training": DATA_MODEL | {"models", "kernels", "ranks"},
-    "telemetry": DATA_MODEL | {"ranks"},
+    "telemetry": DATA_MODEL | {"ranks", "run_lock"},
     "planning": DATA_MODEL | {"data"},
     # algorithms: the intervals of differences between runs.
     "report": DATA_MODEL | {"telemetry", "algorithms", "tables"},
@@ -47,9 +47,11 @@ ALLOWED = {
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"}
     | {"report", "ranks"},
+    "resume": DATA_MODEL,
     # rewards: the verifiers' processes live as long as a stage.
     "pipeline": DATA_MODEL
     | {
+        "resume",
         "run_lock",
         "ranks",
         "stages",

@@ -114,6 +114,10 @@ def test_the_version_is_written_once_and_again_the_same() -> None:
     assert project()["version"] == __version__
 
 
+# What .ci/run asks make for, in this order.
+PARTS = ("test", "docs", "test-slow", "test-vllm")
+
+
 def run_ci_script(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script in a directory of its own, with a make that says how it was called and fails for
     the target of FAILS.
@@ -137,15 +141,15 @@ def calls_of(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stdout.splitlines() if not line.startswith("==")]
 
 
-def test_the_ci_script_runs_the_three_parts_of_the_tests_and_ends_with_the_first_failure(
+def test_the_ci_script_runs_the_four_parts_and_ends_with_the_first_failure(
     tmp_path: Path,
 ) -> None:
     whole = run_ci_script(tmp_path / "checkout")
     assert whole.returncode == 0
-    assert calls_of(whole) == ["test data=", "test-slow data=", "test-vllm data="]
+    assert calls_of(whole) == [f"{name} data=" for name in PARTS]
     failed = run_ci_script(tmp_path / "checkout", FAILS="test-slow")
     assert failed.returncode != 0
-    assert calls_of(failed) == ["test data=", "test-slow data="]
+    assert calls_of(failed) == [f"{name} data=" for name in PARTS[:3]]
     assert run_ci_script(tmp_path / "checkout", FAILS="test-vllm").returncode != 0
 
 
@@ -153,7 +157,7 @@ def test_the_ci_script_finds_benchmark_files_beside_the_checkout(tmp_path: Path)
     data = tmp_path / "shared" / "data"
     data.mkdir(parents=True)
     found = run_ci_script(tmp_path / "checkout")
-    assert calls_of(found) == [f"{name} data={data}" for name in ("test", "test-slow", "test-vllm")]
+    assert calls_of(found) == [f"{name} data={data}" for name in PARTS]
     named = run_ci_script(tmp_path / "checkout", VIBELITE_BENCHMARK_DATA="/elsewhere")
     assert calls_of(named)[0] == "test data=/elsewhere"
 

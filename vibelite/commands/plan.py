@@ -55,6 +55,7 @@ def plan(
     from vibelite.planning.plan import Machine, machine_price, make_plan, plan_as_json
     from vibelite.planning.text import plan_text
     from vibelite.recipe.load import load_recipe
+    from vibelite.stages.dry_pass import local_dry_pass
 
     loaded = load_recipe(recipe, overrides)
     directory = recipe.resolve().parent
@@ -64,16 +65,18 @@ def plan(
     _require_possible(loaded, device, num_gpus)
     price = machine_price(loaded.cost, usd_per_gpu_hour, num_gpus)
     machine = Machine(device, num_gpus, *price)
+    tried = local_dry_pass(loaded, directory)
     shape = shape_of(loaded.model, directory)
     made = make_plan(loaded, directory, shape, machine, assumptions)
     changes, longest = changes_to_fit(made), longest_responses(made)
     free = _free_space(made, loaded.name)
     if as_json:
         report = plan_as_json(made) | {"suggestions": changes, "longest_response": longest}
+        report["tried"] = tried
         report["free_bytes"] = {place: free_bytes for place, (_, free_bytes) in free.items()}
         print_json(report)
     else:
-        print(plan_text(made, changes, longest, free))
+        print("\n".join([*tried, plan_text(made, changes, longest, free)]))
     if not made.fits:
         raise typer.Exit(EXIT_DOES_NOT_FIT)
 

@@ -101,6 +101,9 @@ class Budget(Section):
     """Needs a price in cost."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Of the machine, from the start of each process to its end."""
+    steps_without_signal: NonNegativeInt = 10
+    """After so many steps of MGPO in a row in which no group's rewards differ the run ends with
+    exit code 1: it would go on learning nothing. 0 = no such limit."""
 
 
 class Cost(Section):

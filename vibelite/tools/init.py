@@ -105,6 +105,7 @@ def _require_possible(recipe: Path, lonely: Sequence[str]) -> None:
 
 def _write(recipe: Path, text: str, plan: Plan) -> None:
     """Writes the recipe, and says what it costs and what to type next."""
+    print(*_dry_pass(text, recipe), sep="\n")
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(text, encoding="utf-8")
     vibelite, path = program(), shlex.quote(str(recipe))
@@ -174,6 +175,13 @@ def fitted(
         )
     assert plan.fits, f"what makes it fit was advised: {settings}"
     return text, plan
+
+
+def _dry_pass(text: str, recipe: Path) -> list[str]:
+    """What was tried of the user's own rows; no recipe is written where something cannot work."""
+    from vibelite.stages.dry_pass import local_dry_pass
+
+    return local_dry_pass(_load(text, recipe), recipe.resolve().parent)
 
 
 def _affordable_share(plan: Plan, budget: float | None) -> float:
