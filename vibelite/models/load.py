@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vibelite.errors import RecipeError
+from vibelite.hints import install
 from vibelite.models.activations import apply_activations
 from vibelite.models.adapter import (
     CONFIG_NAME,
@@ -323,7 +324,7 @@ def require_bitsandbytes(device: torch.device, asked_by: str = "adapter.kind: ql
     except (ImportError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise RecipeError(
             f"{asked_by} needs a bitsandbytes that can quantise on {device} ({error}); "
-            "pip install 'vibelite[gpu]', or do without 4 and 8 bits (adapter.kind: lora)"
+            f"{install('vibelite[gpu]')}, or do without 4 and 8 bits (adapter.kind: lora)"
         ) from error
     return bitsandbytes
 
