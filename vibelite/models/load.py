@@ -136,7 +136,7 @@ def load_policy(
     disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore - of two values
             path,
             revision=revision,
             dtype=dtype or "auto",
