@@ -13,15 +13,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from vibelite.errors import RecipeError, RunStopped
+from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage
+from vibelite.resume import file_hashes, is_changed, require_same_run
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rewards.sandbox import Sandbox
 from vibelite.run_dir import (
@@ -42,6 +41,7 @@ from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.run_state import write_end, write_state
 from vibelite.telemetry.sinks import open_sinks
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
@@ -81,21 +81,37 @@ def run_pipeline(
         run = open_run(recipe, recipe_path, run_dir)
         spending = Spending(recipe.cost.times(num_nodes()), run.ledger_path, num_gpus=gpus)
         stop = StopRules(recipe.budget, spending)
-        with stop.listen(), spending.paying(meter), torch_and_ranks(recipe, run, meter) as world:
-            from vibelite.report.build import write_report
-            from vibelite.report.summary import print_summary, write_summary
-
-            reason = None
+        with stop.listen(), spending.paying(meter):
+            write_state(run.path, "running")
+            failure = None
             try:
-                run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
-            except RunStopped as stopped:  # what was paid for is shown all the same
-                reason = stopped
-            summary = write_summary(run.path)
-            report = write_report([run.path], run.path / "report.html")
-            print_summary(summary)
-            print(f"report: {report}")
-            if reason is not None:
-                raise reason
+                with storage_errors(run.path), torch_and_ranks(recipe, run, meter) as world:
+                    run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
+            except Exception as error:  # what was paid for is shown all the same
+                failure = error
+            conclude(recipe, run, failure)
+            if failure is not None:
+                raise failure
+
+
+def conclude(recipe: Recipe, run: RunDir, failure: Exception | None) -> None:
+    """Keeps what became of the run, and shows what it did."""
+    from vibelite.report.build import write_report
+    from vibelite.report.summary import print_summary, write_summary
+
+    try:
+        finished = {path.parent.name[3:] for path in run.path.glob("stages/*/status.json")}
+        names = [stage.name for stage in recipe.stages]
+        write_end(run.path, failure, [name for name in names if name not in finished])
+        summary = write_summary(run.path)
+        report = write_report([run.path], run.path / "report.html")
+    except (OSError, VibeLiteError) as error:
+        if failure is None:
+            raise
+        print(f"warning: the report could not be written: {error}", file=sys.stderr)
+        return
+    print_summary(summary)
+    print(f"report: {report}")
 
 
 def follow_run(
@@ -193,9 +209,10 @@ def run_stages(session: Session, until: str | None) -> None:
 
 def begin_run(base: StageContext, recipe_path: Path) -> None:
     """What comes before the first stage."""
-    if saved_recipe(base.run) != what_matters(dump_resolved(base.recipe)):  # it moved
+    if is_changed(base.recipe, base.run):
         require_same_data(base)
         save_recipe(base.recipe, recipe_path, base.run)
+    tell_changed_files(base)
     base.recorder.record_work("boot")
     prepare_base_model(base)
 
@@ -205,11 +222,7 @@ def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
     if not run.resolved_recipe_path.exists():
         save_recipe(recipe, recipe_path, run)
         return run
-    if without_paths(saved_recipe(run)) != without_paths(what_matters(dump_resolved(recipe))):
-        raise RecipeError(
-            f"{run_dir}: holds a run of a different recipe (compare {run.resolved_recipe_path}); "
-            "use --run-dir for another directory, or remove this one"
-        )
+    require_same_run(recipe, run_dir, run)
     return run
 
 
@@ -217,38 +230,6 @@ def save_recipe(recipe: Recipe, recipe_path: Path, run: RunDir) -> None:
     """Keeps the recipe as it was written, then with everything filled in, which makes the run."""
     write_text_atomic(run.path / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
     write_text_atomic(run.resolved_recipe_path, dump_resolved(recipe))
-
-
-def saved_recipe(run: RunDir) -> dict[str, Any]:
-    return what_matters(run.resolved_recipe_path.read_text(encoding="utf-8"))
-
-
-def what_matters(resolved: str) -> dict[str, Any]:
-    """A resolved recipe without what may change while a run goes on: its budget, its price, how it
-    is saved, where it is shown, and on how many GPUs it runs.
-    """
-    values = YAML(typ="safe").load(resolved)
-    values["rollout"].pop("tensor_parallel", None)
-    free_to_change = ("budget", "cost", "checkpoint", "num_gpus", "parallel", "tracking")
-    return {key: value for key, value in values.items() if key not in free_to_change}
-
-
-def without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without where its model and its data are, which another machine may keep
-    elsewhere.
-    """
-    return values | {key: without_places(values[key]) for key in ("data", "model")}
-
-
-def without_places(value: Any) -> Any:
-    """Nested values without the keys that name a place."""
-    match value:
-        case dict():
-            kept = {key: item for key, item in value.items() if key not in ("path", "local")}
-            return {key: without_places(item) for key, item in kept.items()}
-        case list():
-            return [without_places(item) for item in value]
-    return value
 
 
 def require_same_data(context: StageContext) -> None:
@@ -264,6 +245,20 @@ def require_same_data(context: StageContext) -> None:
             "what is there differs from what the run began with; use --run-dir for another "
             "directory"
         )
+
+
+def tell_changed_files(context: StageContext) -> None:
+    """Warns of local files that changed since the run began: what is left of it reads the new."""
+    path = context.run.path / "manifest.json"
+    known = read_json(path).get("files_sha256", {}) if path.exists() else {}
+    found = file_hashes(context.recipe, context.recipe_dir)
+    for key in known:
+        if found.get(key, known[key]) != known[key]:
+            print(
+                f"warning: {key}: the file has changed since the run began; stages that are not "
+                "finished use it as it is now",
+                file=sys.stderr,
+            )
 
 
 def prepare_base_model(context: StageContext) -> None:
@@ -294,7 +289,8 @@ def prepare_base_model(context: StageContext) -> None:
             write_json_atomic(
                 run.path / "manifest.json",
                 environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))
-                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox},
+                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox}
+                | {"files_sha256": file_hashes(recipe, context.recipe_dir)},
             )
     context.recorder.record_work("load")
 
