@@ -8,7 +8,9 @@ once, in `Policy.logprobs`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length"]
 VerifierFailure = Literal["timeout", "crash", "exception"]
 Message = dict[str, str]
+# What verl adds to the standard deviation of a group's rewards; TRL adds 1e-4.
+REWARD_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,21 @@ class Group:
     def pass_rate(self) -> float:
         """Share of correct completions, 0..1."""
         return self.num_correct / len(self.verdicts)
+
+    @property
+    def mean_reward(self) -> float:
+        """The pass rate where rewards are 0 or 1, and what stands for it where they are graded."""
+        return fmean(self.rewards)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether its rewards differ: the others have no gradient."""
+        return rewards_differ(self.rewards)
+
+
+def rewards_differ(rewards: Sequence[float]) -> bool:
+    """Whether they are further apart than rounding puts equal ones: 0.1 + 0.2 is 0.3."""
+    return max(rewards) - min(rewards) > REWARD_EPSILON
 
 
 @dataclass(frozen=True, slots=True)

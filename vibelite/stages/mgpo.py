@@ -135,7 +135,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     shaping = trainer.length_shaping
     rewards = [shape_rewards(group.rewards, group.lengths, shaping) for group in groups]
     weighted = [
-        mgpo_advantages(values, group.pass_rate, stage.maxent_lambda)
+        mgpo_advantages(values, group.mean_reward, stage.maxent_lambda)
         for group, values in zip(groups, rewards, strict=True)
     ]
     advantages = [values for values, _ in weighted]
