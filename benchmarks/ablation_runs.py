@@ -224,10 +224,7 @@ def sampled_entropy(model: Path, ablation: Ablation) -> float:
     engine = TransformersEngine(
         policy, stop_ids=[end_token_id(policy.tokenizer)], max_sequences=sampling.max_sequences
     )
-    prompts = [
-        prompt_ids(policy.tokenizer, problem.messages, recipe.data.system_prompt)
-        for problem in problems
-    ]
+    prompts = [prompt_ids(policy.tokenizer, problem.messages, recipe.data) for problem in problems]
     groups = generate(engine, prompts, SamplingSettings(1, sampling.max_new_tokens), seed=0)
     return -fmean(value for (completion,) in groups for value in completion.sampler_logprobs)
 

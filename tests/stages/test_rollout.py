@@ -6,6 +6,7 @@ import pytest
 
 from tests.policies import tiny_policy
 from vibelite.errors import BudgetReached, DataError
+from vibelite.recipe.data_section import Data
 from vibelite.recipe.run_section import Budget, Cost, Verification
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.engine import SamplingSettings
@@ -49,9 +50,6 @@ def make_context(tmp_path, budget: Budget | None = None) -> StageContext:
     stage_dir = StageDir(tmp_path)
     stop = StopRules(budget or Budget(), Spending(Cost(), tmp_path / "ledger"))
     recorder = Recorder("mgpo", stage_dir, meter, stop)
-
-    class Data:
-        system_prompt = ""
 
     class Recipe:
         data, seed, verification = Data(), 0, Verification()

@@ -100,17 +100,20 @@ def front_matter(recipe: Mapping[str, Any], base: str, licence: str) -> str:
 def usage(recipe: Mapping[str, Any]) -> str:
     """How to ask the model as it was trained."""
     prompt = recipe["data"]["system_prompt"]
+    told = recipe["data"].get("chat_template_kwargs") or {}
+    options = "".join(f", {name}={value!r}" for name, value in told.items())
     asked = f"with the system prompt {prompt!r}" if prompt else "without a system prompt"
     return (
         f"## Use\n\nIt was trained {asked}, through the chat template of its tokenizer; a message "
-        "ends at the end token in generation_config.json.\n\n"
+        "ends at any of the end tokens in generation_config.json.\n\n"
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")\n'
         'model = AutoModelForCausalLM.from_pretrained("DIRECTORY", dtype="auto")\n'
         'messages = [{"role": "user", "content": "What is 1 + 1?"}]\n'
         "inputs = tokenizer.apply_chat_template(\n"
-        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True'
+        f"{options}\n"
         ")\n"
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=512)[0]))\n"
         "```"

@@ -43,7 +43,7 @@ def probe_mismatch(
     settings = sampling_settings(sampling, PROBE_COMPLETIONS)
     settings = replace(settings, max_new_tokens=min(sampling.max_new_tokens, PROBE_TOKENS))
     prompts = [
-        prompt_ids(policy.tokenizer, problem.messages, context.recipe.data.system_prompt)
+        prompt_ids(policy.tokenizer, problem.messages, context.recipe.data, row=problem.id)
         for problem in problems[:PROBE_PROBLEMS]
     ]
     with context.meter.span("rollout"):

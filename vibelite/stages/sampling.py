@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vibelite.data.chat import prompt_ids
+from vibelite.data.chat import opened_thinking, prompt_ids
 from vibelite.errors import RunStopped
 from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import Sampling
@@ -30,6 +30,7 @@ from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.run_dir import append_jsonl, read_jsonl, write_jsonl_atomic
 from vibelite.stages.context import StageContext, sampling_settings
 from vibelite.stages.engines import name_prompts, open_engine, opened
+from vibelite.stages.window import require_room
 from vibelite.types import Completion, Problem, Verdict
 
 # What is not needed to compute a result; a benchmark's texts may exceed memory.
@@ -104,10 +105,14 @@ def draw(
     started: set[int] = set()
     with meter.span("rollout"):
         prompts = [
-            tuple(prompt_ids(policy.tokenizer, p.messages, context.recipe.data.system_prompt))
+            tuple(prompt_ids(policy.tokenizer, p.messages, context.recipe.data, row=p.id))
             for p in problems
         ]
+        require_room(policy.model.config, problems, prompts, settings.max_new_tokens)
+        openings = [opened_thinking(policy.tokenizer, prompt) for prompt in prompts]
         for prompt, number, completion in engine.stream(prompts, settings, seed=seed, skip=skip):
+            # Judged and kept as if the model had opened the thinking that the prompt opens.
+            completion = replace(completion, text=openings[prompt] + completion.text)
             num_read = 0 if prompt in started else len(prompts[prompt])
             started.add(prompt)
             meter.add_tokens(prompt=num_read, generated=len(completion.token_ids))
