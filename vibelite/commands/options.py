@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Of the fields of Columns, those that `--columns` can set.
 COLUMN_NAMES = ("prompt", "answer", "tests", "rules", "subdomain", "id")
-TABLE_SUFFIXES = (".jsonl", ".json", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 Overrides = Annotated[
@@ -65,8 +65,10 @@ def read_columns(text: str) -> Columns:
 
 def table_kind(text: str) -> Literal["file", "hub"] | None:
     """Whether a text names a local table or a data set on the hub (owner/name); None = neither."""
-    if Path(text).suffix in TABLE_SUFFIXES:
-        if not Path(text).is_file():
+    path = Path(text).expanduser()
+    is_directory = "/" in text and path.is_dir()
+    if path.suffix in TABLE_SUFFIXES or is_directory or text.startswith((".", "/", "~")):
+        if not path.exists():
             raise RecipeError(f"{text}: no such file")
         return "file"
     return "hub" if text.count("/") == 1 else None

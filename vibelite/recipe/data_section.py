@@ -79,14 +79,14 @@ class Table(Section):
 
     source: Literal["file", "hub"]
     path: str
-    """A .jsonl, .json or .parquet file, relative to the recipe; under `source: hub` the name of the
-    data set."""
+    """A .jsonl, .json, .csv or .parquet file, or a directory of .parquet files, relative to the
+    recipe; under `source: hub` the name of the data set."""
     config: str | None = None
     split: str = "train"
     revision: str = "main"
     local: str = ""
-    """A copy of the data set to read instead, relative to the recipe: a .jsonl, .json or .parquet
-    file, or a directory of .parquet files; empty = from the hub, or its cache."""
+    """A copy of the data set to read instead, as `path` of a file; empty = from the hub, or its
+    cache."""
     where: dict[str, list[str | int]] = Field(default_factory=dict)
     """Column -> values: only rows that have one of them there."""
 
