@@ -39,10 +39,9 @@ def test_a_prompt_may_fill_the_window_and_not_one_token_more() -> None:
         require_room(config, PROBLEMS, prompts, 19)
     assert str(caught.value) == (
         "problem own/9: its prompt of 20 tokens and max_new_tokens (19) are more than the model's "
-        "30 positions, as are those of 1 other problems; lower max_new_tokens to 10, or leave such "
-        "rows out"
+        "30 positions, as with 1 other problems; lower max_new_tokens to 10, or leave such rows out"
     )
-    with pytest.raises(DataError, match="positions, as are those of 2 other problems; leave"):
+    with pytest.raises(DataError, match="positions, as with 2 other problems; leave"):
         require_room(LlamaConfig(max_position_embeddings=4), PROBLEMS, prompts, 1)
 
 
@@ -64,7 +63,7 @@ def test_a_run_counts_its_prompts_with_the_longest_completions_before_it_trains(
             for number in (3, 16)
         ),
     ]
-    recipe = SimpleNamespace(stages=stages, data=asked)
+    recipe = SimpleNamespace(stages=stages, data=asked, model=SimpleNamespace(source="tiny"))
     context = cast(Any, SimpleNamespace(recipe=recipe, all_problems={"own": PROBLEMS}.get))
     if is_enough:
         check_prompts(context, tmp_path)

@@ -73,7 +73,7 @@ class Verification(Section):
     max_failure_rate: Fraction = 0.02
     """Share of a step's completions whose verifier may crash, time out or raise; above it the run
     stops."""
-    allow_weak_sandbox: bool = False
+    allow_weak_sandbox: Annotated[bool, Field(strict=True)] = False
     """Run model-written programs even where the sandbox's self-test fails: they can then read and
     change what this user can. Only for machines on which nothing matters."""
 

@@ -30,11 +30,12 @@ def require_room(
     longest = max(lengths)
     problem = problems[lengths.index(longest)]
     num_long = sum(length + max_new_tokens > positions for length in lengths)
+    others = f", as with {num_long - 1} other problems" if num_long > 1 else ""
     remedy = f"lower max_new_tokens to {positions - longest}, or " if longest < positions else ""
     raise DataError(
         f"problem {problem.id}: its prompt of {longest} tokens and max_new_tokens "
-        f"({max_new_tokens}) are more than the model's {positions} positions, as are those of "
-        f"{num_long - 1} other problems; {remedy}leave such rows out"
+        f"({max_new_tokens}) are more than the model's {positions} positions{others}; "
+        f"{remedy}leave such rows out"
     )
 
 
@@ -45,6 +46,9 @@ def check_prompts(context: StageContext, model: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer, config = AutoTokenizer.from_pretrained(model), AutoConfig.from_pretrained(model)
+    settings = context.recipe.model
+    # As the recipe calls it, and not the run's copy.
+    tokenizer.name_or_path = getattr(settings, "path", settings.source)
     longest: dict[str, int] = {}
     for stage in context.recipe.stages:
         sampling = getattr(stage, "sampling", None)
