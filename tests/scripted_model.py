@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vibelite.models.policy import Policy
+from vibelite.rollout.engine import SamplingSettings
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.types import Completion
 
@@ -18,14 +19,23 @@ class Killed(BaseException):
 
 
 class ScriptedModel:
-    """`reply(question, sample)` is the text of a completion; `asked` counts them, and after
-    `kill_after` of them the process "dies", unless that is None.
+    """`reply(question, sample)` is the text of a completion. After `kill_after` of them the process
+    "dies", unless that is None.
     """
 
     def __init__(self, reply: Callable[[str, int], str]) -> None:
-        self.asked = 0
+        self.settings: list[SamplingSettings] = []
+        """Of each completion so far."""
+        self.seeds: list[int] = []
+        """Of each call of an engine."""
         self.kill_after: int | None = None
+        self.policy: Any = None
+        """Whose turn it is."""
         self._reply = reply
+
+    @property
+    def asked(self) -> int:
+        return len(self.settings)
 
     def play(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Puts the script in the place of every engine's sampling. The last sample of a problem
@@ -35,17 +45,19 @@ class ScriptedModel:
         def stream(
             engine: Any, prompts: Any, settings: Any, *, seed: int, skip: Any = ()
         ) -> Iterator[tuple[int, int, Completion]]:
+            self.seeds.append(seed)
+            self.policy = engine._policy
             for place, prompt in enumerate(prompts):
                 for sample in reversed(range(settings.num_completions)):
                     if (place, sample) not in skip:
+                        if self.asked == self.kill_after:
+                            raise Killed
+                        self.settings.append(settings)
                         yield place, sample, self._complete(engine._policy, prompt, sample)
 
         monkeypatch.setattr(TransformersEngine, "stream", stream)
 
     def _complete(self, policy: Policy, prompt: Sequence[int], sample: int) -> Completion:
-        if self.asked == self.kill_after:
-            raise Killed
-        self.asked += 1
         question = str(policy.tokenizer.decode(list(prompt)))
         text = self._reply(question, sample)
         tokens = policy.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -15,8 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError, RunStopped
-from vibelite.ranks.launch import is_follower, num_gpus_of, num_nodes
-from vibelite.ranks.ranks import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost
@@ -78,8 +77,7 @@ def run_pipeline(
     require_writable(run_dir)
     with locked(run_dir), storage_errors(run_dir.resolve()):
         run = open_run(recipe, recipe_path, run_dir)
-        cost = recipe.cost.times(num_nodes())
-        spending = Spending(cost, run.ledger_path, num_gpus=gpus)
+        spending = Spending(recipe.cost.times(num_nodes()), run.ledger_path, num_gpus=gpus)
         stop = StopRules(recipe.budget, spending)
         with stop.listen(), spending.paying(meter), torch_and_ranks(recipe, run, meter) as world:
             from vibelite.report.build import write_report
@@ -134,7 +132,7 @@ def torch_and_ranks(recipe: Recipe, run: RunDir, meter: Meter) -> Iterator[Ranks
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One process's part in a run, which makes the context of every stage."""
+    """One process's part in a run."""
 
     recipe: Recipe
     recipe_path: Path
@@ -144,41 +142,22 @@ class Session:
     world: Ranks
 
     def context(self, name: str, stage_dir: StageDir, world: Ranks) -> StageContext:
-        """The context of one stage that `world` runs, with a recorder that writes to its
-        directory.
-        """
-        recipe = self.recipe
+        """The context of one stage that `world` runs."""
+        recipe, run, meter = self.recipe, self.run, self.meter
+        settings = recipe.verification
         steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
         sinks = ()
         if world.is_leader:
-            run_path, project = self.run.path, recipe.name
-            sinks = open_sinks(recipe.tracking, run_dir=run_path, stage=name, project=project)
-        recorder = Recorder(
-            name,
-            stage_dir,
-            self.meter,
-            self.stop,
-            num_steps=steps.get(name),
-            ranks=world,
-            sinks=sinks,
-        )
+            where = {"run_dir": run.path, "stage": name, "project": recipe.name}
+            sinks = open_sinks(recipe.tracking, **where)
+        shown = {"num_steps": steps.get(name), "ranks": world, "sinks": sinks}
+        recorder = Recorder(name, stage_dir, meter, self.stop, **shown)
         if world.watchdog is not None:
             world.watchdog.describe = recorder.describe
-        settings = recipe.verification
+        verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
+        recipe_dir = self.recipe_path.resolve().parent
         return StageContext(
-            recipe=recipe,
-            recipe_dir=self.recipe_path.resolve().parent,
-            run=self.run,
-            stage_name=name,
-            stage_dir=stage_dir,
-            meter=self.meter,
-            recorder=recorder,
-            verifiers=VerifierPool(
-                num_workers=settings.num_workers,
-                seconds=settings.seconds,
-                allow_weak_sandbox=settings.allow_weak_sandbox,
-            ),
-            world=world,
+            recipe, recipe_dir, run, name, stage_dir, meter, recorder, verifiers, world
         )
 
 
@@ -212,7 +191,7 @@ def run_stages(session: Session, until: str | None) -> None:
 
 def begin_run(base: StageContext, recipe_path: Path) -> None:
     """What comes before the first stage."""
-    if is_moved(base.recipe, base.run):
+    if saved_recipe(base.run) != what_matters(dump_resolved(base.recipe)):  # it moved
         require_same_data(base)
         save_recipe(base.recipe, recipe_path, base.run)
     base.recorder.record_work("boot")
@@ -220,13 +199,11 @@ def begin_run(base: StageContext, recipe_path: Path) -> None:
 
 
 def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
-    """Begins a run in its directory, or checks that the directory belongs to this recipe."""
     run = RunDir(run_dir.resolve())
     if not run.resolved_recipe_path.exists():
         save_recipe(recipe, recipe_path, run)
         return run
-    saved, given = saved_recipe(run), what_matters(dump_resolved(recipe))
-    if without_paths(saved) != without_paths(given):
+    if without_paths(saved_recipe(run)) != without_paths(what_matters(dump_resolved(recipe))):
         raise RecipeError(
             f"{run_dir}: holds a run of a different recipe (compare {run.resolved_recipe_path}); "
             "use --run-dir for another directory, or remove this one"
@@ -258,23 +235,18 @@ def without_paths(values: dict[str, Any]) -> dict[str, Any]:
     """A resolved recipe without where its model and its data are, which another machine may keep
     elsewhere.
     """
-    data = dict(values["data"])
-    for kind in ("problems", "traces"):
-        data[kind] = {name: without_place(source) for name, source in data[kind].items()}
-    return values | {"data": data, "model": without_place(values["model"])}
+    return values | {key: without_places(values[key]) for key in ("data", "model")}
 
 
-def without_place(source: dict[str, Any]) -> dict[str, Any]:
-    """A model or set without where it is; of a mix, each of its sets."""
-    kept = {key: value for key, value in source.items() if key not in ("path", "local")}
-    if "sets" in kept:
-        kept["sets"] = [without_place(part) for part in kept["sets"]]
-    return kept
-
-
-def is_moved(recipe: Recipe, run: RunDir) -> bool:
-    """Whether the recipe names other places for the run's data than when the run began."""
-    return saved_recipe(run) != what_matters(dump_resolved(recipe))
+def without_places(value: Any) -> Any:
+    """Nested values without the keys that name a place."""
+    match value:
+        case dict():
+            kept = {key: item for key, item in value.items() if key not in ("path", "local")}
+            return {key: without_places(item) for key, item in kept.items()}
+        case list():
+            return [without_places(item) for item in value]
+    return value
 
 
 def require_same_data(context: StageContext) -> None:
@@ -327,12 +299,12 @@ def prepare_base_model(context: StageContext) -> None:
 def describe_sandbox(recipe: Recipe) -> dict[str, Any] | None:
     """How the run's programs are confined on this machine; None for a run without programs.
 
-    Raises SandboxError where nothing confines them and the recipe does not allow that.
+    Raises SandboxError where nothing confines them.
     """
     if not any(has_programs(source) for source in recipe.data.problems.values()):
         return None
-    with Sandbox(allow_weak=recipe.verification.allow_weak_sandbox) as sandbox:
-        return {"tier": sandbox.tier, "layers": sandbox.layers, "weakness": sandbox.weakness}
+    with Sandbox() as sandbox:
+        return {"tier": sandbox.tier, "layers": sandbox.layers}
 
 
 def data_hashes(context: StageContext) -> dict[str, str]:
@@ -351,7 +323,7 @@ def data_hashes(context: StageContext) -> dict[str, str]:
 def run_stage(stage: AnyStage, context: StageContext, world: Ranks) -> None:
     """Runs one stage: the file under stages/ that is named after its kind, imported when needed."""
     run = import_module(f"vibelite.stages.{stage.kind}").run
-    with context.verifiers:
+    with context.verifiers:  # they end with the stage
         if world.is_one or stage.kind in TRAINED_BY_ALL:
             run(stage, context)
         else:

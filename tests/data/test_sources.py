@@ -207,24 +207,9 @@ def test_problems_of_a_custom_reward_know_its_file_and_their_row(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "def other(problem, text): ...\n",
-            "defines no 'score' at its top level; there are: other",
-        ),
-        ("def score(:\n", "not a Python file"),
-        (None, "there is no such file"),
-    ],
-)
-def test_a_reward_file_that_cannot_be_used_is_an_error_before_anything_runs(
-    tmp_path, text, message
-):
-    if text is not None:
-        (tmp_path / "reward.py").write_text(text)
+def test_a_reward_file_that_is_not_there_is_an_error_before_anything_runs(tmp_path):
     write(tmp_path / "rows.jsonl", [{"prompt": "?", "answer": "x"}])
-    with pytest.raises(DataError, match=f"reward.py: {message}"):
+    with pytest.raises(DataError, match="reward.py: there is no such file"):
         load(tmp_path / "rows.jsonl", verifier="custom", reward={"file": "reward.py"})
 
 

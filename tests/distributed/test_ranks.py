@@ -84,10 +84,7 @@ def test_all_ranks_are_in_the_records_and_paid_once(alone: Path, curves: Path) -
     for expected, shared in zip(one, four, strict=True):
         assert shared["tokens"] == expected["tokens"]
         assert shared["counts"] == expected["counts"]
-        assert shared["seconds_max"]["train"] >= shared["seconds_mean"]["train"] > 0
-        assert shared["seconds_mean"]["wait"] > 0
-        assert shared["peak_bytes"]["train"] >= shared["peak_bytes_mean"]["train"] > 0
-        assert expected["seconds_max"] == {}
+        assert shared["seconds"]["train"] > 0 and shared["peak_bytes"]["train"] > 0
     entries = read_ledger(curves / "curve-4" / "ledger")
     paid = [entry for entry in entries if entry.stage == "mgpo" and entry.step is not None]
     assert [entry.step for entry in paid] == list(range(1, 11))
@@ -136,13 +133,13 @@ def counted(num_ranks: int, out: Path, *arguments: str) -> dict[str, Any]:
     module += ["--out", str(out), *arguments]
     command = [sys.executable, "-c", START.format(n=num_ranks, command=module)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=200, capture_output=True)
-    return json.loads(out.read_text())
+    return json.loads(out.read_text())["rows"][0]
 
 
 def test_counted_bytes_are_those_of_the_plan(tmp_path: Path) -> None:
     """Four ranks send 3/4 of everything; of two it could be either half."""
     row = counted(4, tmp_path / "rows.jsonl", "--parts", "communication")
-    planned = communicated_bytes(TINY_SETTING, 4)
+    planned = communicated_bytes(replace(TINY_SETTING, num_gpus=4))
     # What is counted has every tensor padded to a multiple of the ranks.
     assert planned <= row["sent_bytes"] < 1.01 * planned
 
@@ -150,7 +147,8 @@ def test_counted_bytes_are_those_of_the_plan(tmp_path: Path) -> None:
 def test_counted_bytes_of_cut_weights_are_those_of_the_plan(tmp_path: Path) -> None:
     """8 sequences of 64 tokens on two ranks: two micro-batches of 128 each."""
     row = counted(2, tmp_path / "rows.jsonl", "--parts", "sft", "--full-sharding")
-    planned = communicated_bytes(replace(TINY_SETTING, sharding="full"), 2, num_passes=2)
+    setting = replace(TINY_SETTING, sharding="full", num_gpus=2)
+    planned = communicated_bytes(setting, num_passes=2)
     assert planned <= row["sent_bytes"] < 1.01 * planned
 
 

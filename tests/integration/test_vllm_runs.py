@@ -133,8 +133,9 @@ def plant(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
         load_weights = VLLMEngine.load_weights
 
         def skipping(self: VLLMEngine, version: int) -> None:
-            if version == 0:
+            if not self._synced:
                 load_weights(self, version)
+            self._state.weights_are_pushed = True
 
         monkeypatch.setattr(VLLMEngine, "load_weights", skipping)
         return
@@ -168,8 +169,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
 
 FAULTS = {
     "skipped sync": (2, "a sync was skipped"),
-    "initial checkpoint": (1, "from the weights that the run started with"),
-    "exchanged tensors": (1, "gate_proj.weight holds the values of .*up_proj.weight"),
+    "initial checkpoint": (1, "the engine's weights are not the trainer's"),
+    "exchanged tensors": (1, "are not the trainer's .*gate_proj.weight and 1 more"),
     "kv cache asleep": (2, r"the engine is asleep \(its KV cache is\)"),
 }
 

@@ -11,12 +11,14 @@ from vibelite.planning import activation_memory as planned
 from vibelite.planning.memory_model import (
     StageConfig,
     adapter_parameters,
+    chosen_sharding,
     model_bytes,
     stage_memory,
     training_moments,
 )
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.workload import Assumptions, Work
+from vibelite.recipe.load import load_recipe
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.units import GIB
@@ -26,6 +28,8 @@ QWEN_PARAMETERS = 1_543_569_408
 # 2 layers, H 8, MLP 16, 2 heads of 4 on 1, V 32: a layer 2 x 8 x (8 + 4) + 3 x 8 x 16 = 576.
 SMALL = ModelShape(2, 8, 16, 2, 1, 4, 32, True)
 SMALL_PARAMETERS = 2 * 576 + 256
+RANKS = Path(__file__).parents[1] / "distributed" / "ranks.yaml"
+LORA = "adapter={kind: lora}"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 ADAMW = Optimizer(kind="adamw", lr=1e-6)
 BFLOAT16 = Training(dtype="bfloat16")
@@ -63,19 +67,18 @@ def test_the_cache_grows_by_half_and_on_a_processor_counts_what_is_written():
     assert on_cpu.parts["kv_cache"] == 6 * 200 * 32
 
 
-def test_an_engine_of_its_own_holds_weights_beside_the_trainers_and_sleeps_where_it_is_told():
+def test_an_engine_of_its_own_holds_weights_beside_the_trainers_and_sleeps_on_a_gpu():
     held = 2 * SMALL_PARAMETERS / 2
-    for level, on_device, on_host in ((0, held, 0), (1, None, held), (2, None, 0)):
-        known = setting(
-            optimizer=ADAMW, tensor_parallel=2, engine_weights=held, engine_sleep_level=level
-        )
-        generate, train = stage_memory(known, work())
-        assert generate.parts["engine"] == held
-        assert (train.parts.get("engine"), train.host) == (on_device, on_host)
-        # One head of keys, which both GPUs hold.
-        assert generate.parts["kv_cache"] == 6 * 164 * 32
-        (alone,) = stage_memory(known, work(completions=0.0))
-        assert "engine" not in alone.parts and not alone.host  # no sampling, no engine
+    known = setting(optimizer=ADAMW, tensor_parallel=2, engine_weights=held)
+    generate, train = stage_memory(known, work())
+    assert generate.parts["engine"] == held
+    assert "engine" not in train.parts and not train.host
+    # One head of keys, which both GPUs hold.
+    assert generate.parts["kv_cache"] == 6 * 164 * 32
+    _, train = stage_memory(setting(optimizer=ADAMW, engine_weights=held, is_cpu=True), work())
+    assert train.parts["engine"] == held
+    (alone,) = stage_memory(known, work(completions=0.0))
+    assert "engine" not in alone.parts and not alone.host  # no sampling, no engine
 
 
 def test_gpus_that_hold_an_engine_together_share_its_heads():
@@ -240,3 +243,27 @@ def test_an_mgpo_update_is_within_eleven_percent_of_what_an_h100_allocated():
         moments = training_moments(known, one, model_bytes(known, one))
         predicted = max(sum(parts.values()) - parts.get("host", 0.0) for parts in moments.values())
         assert predicted == pytest.approx(row["allocated_bytes"], rel=0.11), row
+
+
+@pytest.mark.parametrize(
+    ("num_parameters", "num_gpus", "memory_gib", "settings", "expected"),
+    [
+        (1.5e9, 8, 24, ["training.dtype=bfloat16"], "optimizer"),
+        (3.1e9, 8, 24, ["training.dtype=bfloat16"], "full"),
+        (3.1e9, 8, 80, ["training.dtype=bfloat16"], "optimizer"),
+        (7.6e9, 8, 80, ["training.dtype=bfloat16"], "full"),
+        (7.6e9, 8, 80, ["training={dtype: bfloat16, gradient_dtype: bfloat16}"], "optimizer"),
+        (7.6e9, 8, 80, ["training.dtype=bfloat16", LORA], "optimizer"),
+        (7.6e9, 1, 80, ["parallel.sharding=full"], "optimizer"),
+        (7.6e9, 8, None, [], "optimizer"),
+        (1e6, 2, None, ["parallel.sharding=full"], "full"),
+        (7.6e9, 8, 80, ["parallel.sharding=optimizer"], "optimizer"),
+    ],
+)
+def test_weights_are_cut_where_they_would_fill_a_gpu(
+    num_parameters, num_gpus, memory_gib, settings, expected
+):
+    recipe = load_recipe(RANKS, settings)
+    memory = None if memory_gib is None else memory_gib * GIB
+    chosen = chosen_sharding(recipe, int(num_parameters), num_gpus=num_gpus, memory_bytes=memory)
+    assert chosen == expected

@@ -72,11 +72,6 @@ WRONG_LINES = {
         {"line_2": "seed: true"},
         "recipe.yaml:2:1: seed: must be a whole number, not true",
     ),
-    "yes is no truth value": (
-        {"line_2": "verification: {allow_weak_sandbox: yes}"},
-        "recipe.yaml:2:16: verification.allow_weak_sandbox: must be true or false, without quotes, "
-        "not 'yes'",
-    ),
     "infinity": (
         {"line_32": "    optimizer: {lr: .inf}"},
         "recipe.yaml:32:17: stages.mgpo.optimizer.lr: must be a finite number, not Infinity",

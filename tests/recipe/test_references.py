@@ -25,6 +25,15 @@ WRONG_REFERENCES = {
         "recipe.yaml:38:5: stages.export.start_from: there is no stage 'mpgo'; did you mean "
         "'mgpo'?",
     ),
+    "a student of no stage": (
+        {"line_37": "  - kind: distill\n    student: mpgo\n    sampling: {max_new_tokens: 4}"},
+        "recipe.yaml:38:5: stages.distill.student: there is no stage 'mpgo'; did you mean 'mgpo'?",
+    ),
+    "traces of no set and no stage": (
+        {"line_37": "  - kind: filter\n    traces: trace\n    sampling: {max_new_tokens: 4}"},
+        "recipe.yaml:38:5: stages.filter.traces: there is no 'trace' in data.traces; did you mean "
+        "'traces'?",
+    ),
     "a default that names no stage": (
         {"line_20": "  - kind: sft\n    name: warm-up", "line_35": ""},
         "recipe.yaml:25:5: stages.probe.start_from: there is no stage 'sft' (the default); known: "

@@ -18,6 +18,7 @@ from vibelite.errors import EngineError
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings, generate
 from vibelite.rollout.transformers_engine import TransformersEngine
+from vibelite.types import Completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,22 @@ def logits_after_each_token(policy: Policy, token_ids: list[int]) -> torch.Tenso
         ).logits[0]
 
 
+def require_policys_logprobs(
+    policy: Policy, prompt: list[int], group: list[Completion], temperature: float = 1.0
+) -> None:
+    for completion in group:
+        sequence = TrainingSequence([*prompt, *completion.token_ids], len(prompt))
+        batch = pack([sequence], torch.device("cpu"))
+        logprobs, _ = policy.logprobs(batch, temperature=temperature)
+        expected = torch.tensor(completion.sampler_logprobs)
+        torch.testing.assert_close(logprobs, expected, rtol=0, atol=5e-5)
+
+
 def test_sampler_log_probs_are_the_policys(case: Case):
     settings = SamplingSettings(num_completions=4, max_new_tokens=30, temperature=0.8)
     groups = generate(case.engine, PROMPTS, settings, seed=1)
     for prompt, completions in zip(PROMPTS, groups, strict=True):
-        for completion in completions:
-            tokens = [*prompt, *completion.token_ids]
-            batch = pack([TrainingSequence(tokens, len(prompt))], torch.device("cpu"))
-            logprobs, _ = case.policy.logprobs(batch, temperature=0.8)
-            expected = torch.tensor(completion.sampler_logprobs)
-            torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=5e-5)
+        require_policys_logprobs(case.policy, prompt, completions, 0.8)
 
 
 def test_with_top_p_log_probs_are_those_of_what_was_kept(case: Case):
@@ -146,32 +153,18 @@ def test_what_is_left_of_a_closed_stream_is_dropped(case: Case):
     assert generate(case.engine, PROMPTS, settings, seed=3) == whole
 
 
-def test_a_weight_change_changes_the_completions_and_the_version(case: Case):
-    settings = SamplingSettings(2, 12)
-    before = generate(case.engine, PROMPTS, settings, seed=0)
-    with torch.no_grad():
-        case.policy.head.weight.mul_(-1)
-    case.engine.load_weights(7)
-    after = generate(case.engine, PROMPTS, settings, seed=0)
-    assert [c.token_ids for g in before for c in g] != [c.token_ids for g in after for c in g]
-    assert {completion.weights_version for group in after for completion in group} == {7}
-
-
-def test_prefixes_of_old_weights_are_not_reused(case: Case):
+def test_after_a_sync_the_new_weights_sample_and_no_prefix_of_old_ones_is_reused(case: Case):
     prompt = [*range(50, 114)]  # two blocks of vLLM's cache
     settings = SamplingSettings(2, 8)
-    generate(case.engine, [prompt], settings, seed=0)
+    (before,) = generate(case.engine, [prompt], settings, seed=0)
     with torch.no_grad():
         for parameter in case.policy.model.parameters():
             parameter.mul_(0.9)
-    case.engine.load_weights(1)
-    (group,) = generate(case.engine, [prompt], settings, seed=0)
-    for completion in group:
-        sequence = TrainingSequence([*prompt, *completion.token_ids], len(prompt))
-        batch = pack([sequence], torch.device("cpu"))
-        logprobs, _ = case.policy.logprobs(batch)
-        expected = torch.tensor(completion.sampler_logprobs)
-        torch.testing.assert_close(logprobs.detach(), expected, rtol=0, atol=5e-5)
+    case.engine.load_weights(7)
+    (after,) = generate(case.engine, [prompt], settings, seed=0)
+    assert [one.token_ids for one in before] != [one.token_ids for one in after]
+    assert {one.weights_version for one in after} == {7}
+    require_policys_logprobs(case.policy, prompt, after)
 
 
 def test_a_sleeping_engine_refuses_and_a_woken_one_repeats(case: Case):

@@ -6,6 +6,7 @@ import pickle
 import threading
 from collections import defaultdict
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from itertools import chain
 from typing import Any
@@ -98,10 +99,7 @@ class Leader(Ranks):
         taken = self.store.add(f"sample/{task.number}/taken", len(task.units) // 2)
         self.store.counts[f"sample/{task.number}/taken"] = 0
         first_half = task.units[:taken]
-        part = SampleTask(
-            task.number, task.prompts, task.settings, task.seed, task.skip, first_half, task.names
-        )
-        self.helper.help(part)
+        self.helper.help(replace(task, units=first_half))
         self.store.counts[f"sample/{task.number}/taken"] = taken
         self.num_helped += len(first_half)
 

@@ -69,17 +69,17 @@ def mismatch(policy: Policy, engine: VLLMEngine, prompts=PROMPTS) -> dict[str, f
 
 
 @pytest.mark.parametrize(
-    ("sync", "sleep_level", "dtype", "tied"),
+    ("sync", "dtype", "tied"),
     [
-        ("auto", 1, "float32", True),
-        ("copy", 1, "float32", False),
-        ("copy", 2, "float32", True),
-        ("auto", 2, "bfloat16", False),
-        ("copy", 2, "bfloat16", True),  # beside a trainer in float32
-        ("auto", 1, "float16", True),
+        ("auto", "float32", True),
+        ("copy", "float32", False),
+        ("copy", "float32", True),
+        ("auto", "bfloat16", False),
+        ("copy", "bfloat16", True),  # beside a trainer in float32
+        ("auto", "float16", True),
     ],
 )
-def test_updates_arrive_through_sleep_and_wake(sync, sleep_level, dtype, tied):
+def test_updates_arrive_through_sleep_and_wake(sync, dtype, tied):
     policy = policy_for_vllm()
     if not tied:
         policy.model.config.tie_word_embeddings = False
@@ -87,7 +87,7 @@ def test_updates_arrive_through_sleep_and_wake(sync, sleep_level, dtype, tied):
     if sync == "auto":
         torch.nn.Module.to(policy.model, getattr(torch, dtype))
     limit = {"float32": 5e-5, "bfloat16": 0.3, "float16": 0.05}[dtype]
-    with opened(policy, sync=sync, sleep_level=sleep_level, dtype=dtype) as engine:
+    with opened(policy, sync=sync, dtype=dtype) as engine:
         assert engine.settings.sync == {"auto": "alias"}.get(sync, sync)
         assert mismatch(policy, engine)["mismatch/max_abs"] <= limit
         for version in (1, 2):
@@ -123,19 +123,7 @@ def test_a_skipped_sync_is_caught_before_the_next_token():
             generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
 
 
-def test_the_initial_checkpoint_loaded_again_is_caught():
-    policy = policy_for_vllm()
-    initial = {name: tensor.clone() for name, tensor in policy.model.named_parameters()}
-    with opened(policy, sync="copy") as engine:
-        change_weights(policy)
-        engine.load_weights(1)
-        for name, view in views_of(engine).items():
-            view.data.copy_(initial[name])
-        with pytest.raises(EngineError, match=r"the run started with .*\(weights version 1\)"):
-            generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
-
-
-def test_two_exchanged_tensors_are_caught_by_name():
+def test_weights_that_changed_in_the_engine_alone_are_caught_by_name():
     policy = policy_for_vllm()
     with opened(policy, sync="copy") as engine:
         views = views_of(engine)
@@ -143,13 +131,13 @@ def test_two_exchanged_tensors_are_caught_by_name():
         first = views[names[0]].clone()
         views[names[0]].data.copy_(views[names[1]])
         views[names[1]].data.copy_(first)
-        with pytest.raises(EngineError, match=rf"{names[0]} holds the values of {names[1]}"):
+        with pytest.raises(EngineError, match=rf"\({names[0]} and 1 more\) \(weights version 0"):
             generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
 
 
 def test_a_kv_cache_that_vllm_left_asleep_is_caught():
     policy = policy_for_vllm()
-    with opened(policy, sync="copy", sleep_level=2) as engine:
+    with opened(policy, sync="copy") as engine:
         engine.sleep()
         engine.load_weights(1)
         with pytest.raises(EngineError, match=r"the engine is asleep \(its KV cache is\)"):
@@ -168,7 +156,7 @@ def test_a_push_that_copies_nothing_fails_at_once():
     with opened(policy, sync="copy") as engine:
         engine._weights.push = lambda: 0
         change_weights(policy)
-        with pytest.raises(EngineError, match="the run started with"):
+        with pytest.raises(EngineError, match="are not the trainer's"):
             engine.load_weights(1)
 
 
@@ -179,10 +167,9 @@ def adapted() -> Policy:
     return policy
 
 
-@pytest.mark.parametrize("level", [1, 2])
-def test_an_adapter_arrives_merged(level):
+def test_an_adapter_arrives_merged():
     policy = adapted()
-    with opened(policy, sleep_level=level) as engine:
+    with opened(policy) as engine:
         assert engine.settings.sync == "copy"
         assert mismatch(policy, engine)["mismatch/max_abs"] <= 2e-4
         long = [[*range(50, 114)]]  # two blocks of the cache: nothing of them may be reused
@@ -197,14 +184,6 @@ def test_an_adapter_arrives_merged(level):
         assert generate(engine, long, SamplingSettings(2, 20), seed=4) != before
         whole = sum(parameter.nbytes for parameter in policy.model.parameters())
         assert engine.metrics()["sync/copied_bytes"] > 0.8 * whole
-
-
-def test_an_adapter_that_was_not_brought_over_is_caught():
-    policy = adapted()
-    with opened(policy) as engine:
-        randomise(policy, 2, 0.1)
-        with pytest.raises(EngineError, match="a sync was skipped"):
-            generate(engine, PROMPTS, SamplingSettings(1, 2), seed=0)
 
 
 def random_states() -> list[Any]:
@@ -291,7 +270,6 @@ def test_a_completion_does_not_depend_on_its_neighbours_or_on_preemptions():
     assert [[one.token_ids for one in group] for group in again] == [
         [one.token_ids for one in group] for group in together
     ]
-    assert metrics["rollout/kv_use_max"] > 0.5
     assert metrics["rollout/preemptions"] > 0
 
 

@@ -11,7 +11,7 @@ from tests.policies import tiny_policy
 from vibelite.errors import EngineError, RecipeError
 from vibelite.models.adapter import merged_weights
 from vibelite.models.policy import Policy
-from vibelite.rollout.vllm_start import VLLMSettings, with_sync
+from vibelite.rollout.vllm_start import VLLMSettings, resolved_sync
 from vibelite.rollout.vllm_weights import Location, Slice, WeightSync, locate
 
 FUSED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
@@ -164,10 +164,10 @@ def settings(**changes: Any) -> VLLMSettings:
 
 def test_auto_shares_where_the_types_are_equal_and_copies_elsewhere():
     policy = tiny_policy()
-    assert with_sync(settings(), policy).sync == "alias"
-    assert with_sync(settings(dtype="bfloat16"), policy).sync == "copy"
-    assert with_sync(settings(tensor_parallel=2), policy).sync == "copy"
-    assert with_sync(settings(sync="copy"), policy).sync == "copy"
+    assert resolved_sync("auto", policy, "float32") == "alias"
+    assert resolved_sync("auto", policy, "bfloat16") == "copy"
+    assert resolved_sync("auto", policy, "float32", num_slices=2) == "copy"
+    assert resolved_sync("copy", policy, "float32") == "copy"
 
 
 def test_the_names_of_the_allocators_settings_reach_vllm(monkeypatch):
@@ -189,6 +189,6 @@ def test_a_gpu_gets_sleep_graphs_and_resident_weights_as_the_settings_say():
     assert shared["compilation_config"]["cudagraph_mode"] == "FULL_DECODE_ONLY"
     own = _arguments(settings(sync="copy", dtype="bfloat16", cuda_graphs="off"), True)
     assert own["enable_sleep_mode"] and "worker_cls" not in own and own["enforce_eager"]
-    awake = _arguments(settings(sync="copy", sleep_level=0), True)
+    awake = _arguments(settings(sync="copy", sleeps=False), True)
     assert "enable_sleep_mode" not in awake
     assert "enable_sleep_mode" not in _arguments(settings(sync="copy"), False)

@@ -8,20 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.policies import tiny_policy
+from tests.scripted_model import ScriptedModel
 from vibelite import cli
-from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_jsonl
 from vibelite.stages.claims import read_claims, read_judgement
-from vibelite.types import Completion
-
-calls: list[str] = []
-# Temperature and tokens of each.
-limits: list[tuple[float, int]] = []
 
 
 def reply(question: str, sample: int) -> str:
     """Two of four solutions are wrong and agree; only the right ones' claims are confirmed."""
-    calls.append(question)
     if "numbered from 1 to" in question:
         answer = re.findall(r"boxed\{(\d+)\}", question)[-1]
         if answer == "0":
@@ -36,19 +30,10 @@ def reply(question: str, sample: int) -> str:
 
 
 @pytest.fixture
-def scripted(monkeypatch):
-    def stream(self, prompts, settings, *, seed, skip=()):
-        for place, prompt in enumerate(prompts):
-            text = self._policy.tokenizer.decode(prompt)
-            for sample in range(settings.num_completions):
-                if (place, sample) not in skip:
-                    answer = reply(text, sample)
-                    limits.append((settings.temperature, settings.max_new_tokens))
-                    yield place, sample, Completion((1, 2), (-1.0, -1.0), "stop", answer)
-
-    monkeypatch.setattr(TransformersEngine, "stream", stream)
-    calls.clear()
-    limits.clear()
+def model(monkeypatch) -> ScriptedModel:
+    scripted = ScriptedModel(reply)
+    scripted.play(monkeypatch)
+    return scripted
 
 
 @pytest.fixture
@@ -70,7 +55,7 @@ def evaluate(monkeypatch, capsys, arguments):
     return json.loads(captured.out)
 
 
-def test_confirmed_claims_outvote_a_wrong_majority(scripted, arguments, monkeypatch, capsys):
+def test_confirmed_claims_outvote_a_wrong_majority(model, arguments, monkeypatch, capsys):
     result = evaluate(monkeypatch, capsys, arguments)
     assert result["pass_at_1"] == 0.25 and result["cons_at_n"] == 0.0
     assert result["clr"]["clr_at_n"] == 1.0
@@ -79,19 +64,18 @@ def test_confirmed_claims_outvote_a_wrong_majority(scripted, arguments, monkeypa
     assert result["clr"]["reliability_of_others"] == pytest.approx((0.25 + 0.25 + 0) / 3)
 
 
-def test_what_was_asked_once_is_not_asked_again(scripted, arguments, monkeypatch, capsys):
+def test_what_was_asked_once_is_not_asked_again(model, arguments, monkeypatch, capsys):
     first = evaluate(monkeypatch, capsys, arguments)
-    # 8 solutions, 8 lists of claims, 2 claims of each of the 6 lists that are whole.
-    assert len(calls) == 8 + 8 + 12
-    # Solutions as the command says; what is asked about them greedily, and of limited length.
+    # 8 solutions as the command says, then greedily and of limited length 8 lists of claims, and 2
+    # claims of each of the 6 lists that are whole.
+    limits = [(settings.temperature, settings.max_new_tokens) for settings in model.settings]
     assert limits == [(1.0, 600)] * 8 + [(0.0, 512)] * (8 + 12)
     out = Path(arguments[-1])
     judged = out / "judgements-2.jsonl"
     kept = judged.read_text().splitlines(keepends=True)[:7]
     judged.write_text("".join(kept) + '{"problem_id": "p/1", "torn')
-    calls.clear()
     assert evaluate(monkeypatch, capsys, arguments) == first
-    assert len(calls) == 5 and len(list(read_jsonl(judged))) == 12
+    assert model.asked == 28 + 5 and len(list(read_jsonl(judged))) == 12
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from vibelite.errors import DataError, RecipeError
+from vibelite.errors import DataError
 from vibelite.models.load import load_policy
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
@@ -38,6 +38,7 @@ stages:
     problems: own
     num_samples: 6
     min_tokens: 2
+    keep_from: 0
     sampling: {max_new_tokens: 12}
   - kind: sft
     name: second
@@ -83,6 +84,7 @@ def test_chosen_traces_are_verified_answers_and_the_next_stage_trains_on_them(ru
     assert report["num_samples"] == 72
     assert 0 < len(traces) == report["num_chosen"] < report["num_verified"]
     assert report["num_verified"] == report["num_chosen"] + sum(report["dropped"].values())
+    assert report["dropped"]["easy"] == 0, "keep_from: 0 drops none"
     accepted = {row["completion"] for row in read_jsonl(stage / "samples.jsonl") if row["correct"]}
     for trace in traces:
         assert [message["role"] for message in trace["messages"]] == ["user", "assistant"]
@@ -130,19 +132,3 @@ def test_equal_solutions_count_once_and_prompts_stay_as_they_were_shown(tmp_path
     (trace,) = verified_traces(path, [problem])
     contents = [message["content"] for message in trace["messages"]]
     assert contents == ["Be exact.", "B or A?", "one"]
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("stages.second.traces=distil", "there is no 'distil' in data.traces"),
-        ("stages.first.traces=distill", "there is no 'distill' in data.traces"),
-        (
-            "stages.distill.student=nobody",
-            "stages.distill.student=nobody: there is no stage 'nobody'",
-        ),
-    ],
-)
-def test_wrong_references_are_named(directory, override, message):
-    with pytest.raises(RecipeError, match=message):
-        load_recipe(directory / "recipe.yaml", [override])

@@ -13,12 +13,13 @@ import pytest
 
 import vibelite.stages.sampling
 from tests.policies import tiny_policy
+from tests.scripted_model import Killed
 from vibelite.commands.single_stage import stage_context
 from vibelite.errors import Interrupted, VibeLiteError
 from vibelite.recipe.stage_section import EvaluateStage, Sampling
-from vibelite.rewards.answer_key import answer_key
 from vibelite.rewards.failures import failed
 from vibelite.rewards.pool import VerifierPool
+from vibelite.rewards.verifier import answer_key
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import append_jsonl, read_jsonl
 from vibelite.stages.context import StageContext
@@ -132,10 +133,6 @@ def undisturbed(request_: SampleRequest, context: StageContext, tmp_path: Path) 
     path = tmp_path / "undisturbed.jsonl"
     collect_samples(request_, path, context, {"key": "x"})
     return list(read_jsonl(path))
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL between two writes."""
 
 
 def test_every_sample_is_kept_in_order_with_its_text(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.scripted_model import Killed, ScriptedModel
-from vibelite.errors import DataError, RecipeError
+from vibelite.errors import DataError
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.recipe.stage_section import FilterStage
@@ -169,20 +169,6 @@ def test_nothing_left_is_an_error_that_says_why(
     with pytest.raises(DataError, match=r"'filter': no trace is left: .*\"too short\": 10"):
         run(recipe_path, "stages.filter.min_tokens=5000")
     assert reference.asked == 0
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("stages.filter.traces=al", "there is no 'al' in data.traces; did you mean 'all'"),
-        ("stages.sft.traces=filtr", "there is no 'filtr' in data.traces"),
-        ("stages.filter.problems=trian", "there is no 'trian' in data.problems"),
-        ("stages.filter.start_from=sft", "the stage 'sft' does not come before this one"),
-    ],
-)
-def test_wrong_references_are_named(recipe_path: Path, override: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        load_recipe(recipe_path, [override])
 
 
 def test_the_first_different_texts_of_a_problem_are_kept() -> None:

@@ -1,11 +1,16 @@
 """What an MGPO step reports of its groups, by hand."""
 
+import math
+
 import pytest
+import torch
 from pydantic import ValidationError
 
 from vibelite.algorithms.advantages import LengthShaping
+from vibelite.algorithms.policy_loss import mismatch_metrics
+from vibelite.errors import EngineError
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
-from vibelite.stages.mgpo_metrics import rollout_metrics, shaping_metrics
+from vibelite.stages.mgpo_metrics import require_agreement, rollout_metrics, shaping_metrics
 from vibelite.types import Completion, Group, Problem, Verdict
 
 
@@ -70,3 +75,14 @@ def test_a_margin_longer_than_the_completions_is_refused() -> None:
             optimizer=Optimizer(lr=1e-3),
             overlong_margin=17,
         )
+
+
+def test_a_mismatch_at_the_limit_passes():
+    metrics = mismatch_metrics(torch.tensor([0.1, -0.1, 0.2]))
+    require_agreement(metrics, limit=metrics["mismatch/k3"])
+
+
+@pytest.mark.parametrize("log_ratios", [[1.0, -1.0], [math.nan, 0.0], [math.inf, 0.0]])
+def test_a_mismatch_above_the_limit_or_without_a_number_stops_the_run(log_ratios):
+    with pytest.raises(EngineError, match=r"max_mismatch_kl is 0\.05; no update was made"):
+        require_agreement(mismatch_metrics(torch.tensor(log_ratios)), limit=0.05)

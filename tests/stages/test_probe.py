@@ -4,7 +4,6 @@ of them when a probing is killed.
 
 import json
 import random
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -12,12 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.scripted_model import Killed, ScriptedModel
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
-from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import read_json, read_jsonl
 from vibelite.stages.probe import choose_specialist, mean_pass_at_k
-from vibelite.types import Completion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,49 +79,26 @@ AREAS = ["algebra", "number"]
 NUM_PROBLEMS, NUM_SAMPLES, NUM_CHECKPOINTS = 6, 4, 3
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL between two completions."""
-
-
-class CoinEngine:
-    """Samples in the place of the engine: whether one is right depends by chance on weights,
-    prompt, sample and seed. Ends the process before completion number `kill_at`.
-    """
+class Coins(ScriptedModel):
+    """Whether a completion is right depends by chance on weights, question, sample and seed."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[int, dict[tuple[int, int], int]]] = []
-        self.kill_at: int | None = None
+        super().__init__(self.toss)
+        self.outcomes: dict[int, dict[tuple[str, int], int]] = {}
+        """By call of the engine."""
 
-    @property
-    def num_drawn(self) -> int:
-        return sum(len(outcomes) for _, outcomes in self.calls)
-
-    def play(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def stream(
-            engine: Any, prompts: Any, settings: Any, *, seed: int, skip: Any = ()
-        ) -> Iterator[tuple[int, int, Completion]]:
-            outcomes: dict[tuple[int, int], int] = {}
-            self.calls.append((seed, outcomes))
-            weight = engine._policy.head.weight[0, 0].item()
-            for place, prompt in enumerate(prompts):
-                for sample in reversed(range(settings.num_completions)):
-                    if (place, sample) in skip:
-                        continue
-                    if self.num_drawn == self.kill_at:
-                        raise Killed
-                    draw = random.Random(f"{weight} {list(prompt)} {sample} {seed}")
-                    outcomes[place, sample] = int(draw.random() < 0.4)
-                    text = f"\\boxed{{{outcomes[place, sample]}}}"
-                    yield place, sample, Completion((1, 2), (-1.0, -1.0), "stop", text)
-
-        monkeypatch.setattr(TransformersEngine, "stream", stream)
+    def toss(self, question: str, sample: int) -> str:
+        weight, seed = self.policy.head.weight[0, 0].item(), self.seeds[-1]
+        is_right = int(random.Random(f"{weight} {question} {sample} {seed}").random() < 0.4)
+        self.outcomes.setdefault(len(self.seeds), {})[question, sample] = is_right
+        return f"\\boxed{{{is_right}}}"
 
 
 @pytest.fixture
-def coins(monkeypatch: pytest.MonkeyPatch) -> CoinEngine:
-    engine = CoinEngine()
-    engine.play(monkeypatch)
-    return engine
+def coins(monkeypatch: pytest.MonkeyPatch) -> Coins:
+    model = Coins()
+    model.play(monkeypatch)
+    return model
 
 
 @pytest.fixture
@@ -146,17 +121,17 @@ def run(recipe_path: Path, name: str = "run", until: str | None = "probe") -> Pa
 
 
 def test_specialists_are_chosen_by_pass_at_k_of_samples_with_one_seed(
-    coins: CoinEngine, recipe_path: Path
+    coins: Coins, recipe_path: Path
 ) -> None:
     stage = run(recipe_path)
     found = read_json(stage / "probe.json")
-    assert len(coins.calls) == NUM_CHECKPOINTS
-    assert len({seed for seed, _ in coins.calls}) == 1
+    assert len(coins.outcomes) == NUM_CHECKPOINTS
+    assert len(set(coins.seeds)) == 1
     scores: dict[str, list[float]] = {area: [] for area in AREAS}
-    for row, (_, outcomes) in zip(found["checkpoints"], coins.calls, strict=True):
+    for row, outcomes in zip(found["checkpoints"], coins.outcomes.values(), strict=True):
         for number, area in enumerate(AREAS):
             of_problems = [
-                [outcomes[place, sample] for sample in range(NUM_SAMPLES)]
+                [right for (asked, _), right in outcomes.items() if f"Is {place} so?" in asked]
                 for place in range(number, NUM_PROBLEMS, 2)
             ]
             scores[area].append(fmean(enumerated(each, 2) for each in of_problems))
@@ -165,19 +140,19 @@ def test_specialists_are_chosen_by_pass_at_k_of_samples_with_one_seed(
             assert row["pass_at_k"][area] > row["pass_at_1"][area], "the case must tell them apart"
     for area, step in found["specialists"].items():
         assert scores[area][step - 1] == max(scores[area])
-    assert len(list(read_jsonl(stage / "samples.jsonl"))) == coins.num_drawn
+    assert len(list(read_jsonl(stage / "samples.jsonl"))) == coins.asked
 
 
 @pytest.mark.parametrize("kill_at", [5, 24, 30, 71])
 def test_a_killed_probing_draws_only_what_is_missing_and_ends_the_same(
-    kill_at: int, coins: CoinEngine, recipe_path: Path
+    kill_at: int, coins: Coins, recipe_path: Path
 ) -> None:
-    coins.kill_at = kill_at
+    coins.kill_after = kill_at
     with pytest.raises(Killed):
         run(recipe_path, "killed")
-    coins.kill_at = None
+    coins.kill_after = None
     resumed = run(recipe_path, "killed")
-    assert coins.num_drawn == NUM_CHECKPOINTS * NUM_PROBLEMS * NUM_SAMPLES
+    assert coins.asked == NUM_CHECKPOINTS * NUM_PROBLEMS * NUM_SAMPLES
     whole = run(recipe_path, "whole")
     files = sorted(str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file())
     assert files == sorted(str(p.relative_to(resumed)) for p in resumed.rglob("*") if p.is_file())
@@ -186,10 +161,10 @@ def test_a_killed_probing_draws_only_what_is_missing_and_ends_the_same(
 
 
 def test_an_evaluation_asks_all_models_with_the_seed_of_the_benchmark(
-    coins: CoinEngine, recipe_path: Path
+    coins: Coins, recipe_path: Path
 ) -> None:
     run(recipe_path, until=None)
     # base on both benchmarks, then the last checkpoint on both.
-    first, second, third, fourth = (seed for seed, _ in coins.calls[NUM_CHECKPOINTS:])
+    first, second, third, fourth = coins.seeds[NUM_CHECKPOINTS:]
     assert (first, second) == (third, fourth)
     assert first != second

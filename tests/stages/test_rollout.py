@@ -12,7 +12,8 @@ from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import StageDir, read_json
 from vibelite.stages.context import StageContext
-from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
+from vibelite.stages.mgpo_start import select_learnable
+from vibelite.stages.rollout import sample_groups, sample_rows
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.spending import Spending

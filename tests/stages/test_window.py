@@ -12,6 +12,7 @@ from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError
 from vibelite.models.load import positions_of
 from vibelite.recipe.data_section import Data
+from vibelite.recipe.stage_section import FuseStage, ProbeStage, Sampling
 from vibelite.stages.window import check_prompts, require_room
 from vibelite.types import Problem
 
@@ -56,13 +57,10 @@ def test_a_run_counts_its_prompts_with_the_longest_completions_before_it_trains(
     )
     policy.model.config.max_position_embeddings = longest + room
     policy.save(tmp_path)
-    stages = [
-        SimpleNamespace(kind="sft"),
-        *(
-            SimpleNamespace(problems="own", sampling=SimpleNamespace(max_new_tokens=number))
-            for number in (3, 16)
-        ),
-    ]
+    stages: list[Any] = [FuseStage(kind="fuse")]
+    for number in (3, 16):
+        sampling = Sampling(max_new_tokens=number)
+        stages.append(ProbeStage(kind="probe", problems="own", sampling=sampling))
     recipe = SimpleNamespace(stages=stages, data=asked, model=SimpleNamespace(source="tiny"))
     context = cast(Any, SimpleNamespace(recipe=recipe, all_problems={"own": PROBLEMS}.get))
     if is_enough:

@@ -72,7 +72,7 @@ def opened_thinking(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -
     r"""What opens the thinking at the end of a prompt, such as "<think>\n"; "" where nothing does.
     The completion goes on inside it.
     """
-    written = _WRITTEN.search(tokenizer.decode(prompt[-OPENING_TOKENS:]))
+    written = _WRITTEN.search(str(tokenizer.decode(list(prompt[-OPENING_TOKENS:]))))
     return written[0] if written and not written[1] else ""
 
 

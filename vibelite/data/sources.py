@@ -187,11 +187,11 @@ def table_rows(source: Table, recipe_dir: Path) -> Rows:
 
 
 def _with_absolute_reward(source: ProblemTable, recipe_dir: Path) -> ProblemTable:
-    """The source with its reward's file as workers find it, which was seen to have the function."""
+    """The source with its reward's file as workers find it, which was seen to be there."""
     if source.reward is None:
         return source
     path = (recipe_dir / Path(source.reward.file).expanduser()).resolve()
-    check_reward_file(path, source.reward.function)
+    check_reward_file(path)
     reward = source.reward.model_copy(update={"file": str(path)})
     return source.model_copy(update={"reward": reward})
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vibelite.data.benchmarks import BENCHMARKS
 from vibelite.errors import RecipeError
 from vibelite.recipe.data_section import GeneratedProblems, ProblemTable
 from vibelite.recipe.schema import Recipe
@@ -16,27 +17,19 @@ from vibelite.recipe.stage_section import (
     DistillStage,
     EvaluateStage,
     FilterStage,
+    FuseStage,
     MGPOStage,
     ProbeStage,
     Sampling,
     SFTStage,
 )
 
-# Problems of the presets (published counts); other files are counted, the hub's sets cannot be.
-BENCHMARK_SIZES = {
-    "aime24": 30,
-    "aime25": 30,
-    "hmmt25": 30,
-    "math500": 500,
-    "gpqa": 198,
-    "lcb-v5": 279,
-    "lcb-v6": 131,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What a plan cannot know; each can be set with --assume NAME=VALUE."""
+    """What a plan cannot know; each can be set with --assume NAME=VALUE. Of the rates, those of
+    products, attention and traffic are of GPUs.
+    """
 
     prompt_tokens: float = 200.0
     """Mean tokens of a prompt."""
@@ -62,6 +55,10 @@ class Assumptions:
     """Fixed time of one decoding step, beside reading weights and cache."""
     decode_row_seconds: float = 18e-6
     """What vLLM's scheduler adds to it for every sequence."""
+    engine_start_seconds: float = 12.0
+    """From nothing to a vLLM engine that samples."""
+    model_gb_per_second: float = 0.4
+    """Rate at which weights come from a file to where they are used, or go to one, sealed."""
     host_gb_per_second: float = 40.0
     """Rate at which the host's memory passes through adamw_cpu."""
     link_gb_per_second: float = 20.0
@@ -110,6 +107,8 @@ class Work:
     accumulates: bool = False
     """Whether a step can have several micro-batches of that size: gradients then exist while
     activations are largest."""
+    num_models: int = 1
+    """Models that are read from a file."""
     kept_models: int = 0
     """Model directories that stay on disk."""
     holds_reference: bool = False
@@ -136,31 +135,37 @@ def _by_vllm(stage: AnyStage, work: Work) -> Work:
 
 
 def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumptions) -> Work:
+    def count(name: str) -> float:
+        return count_problems(recipe, name, recipe_dir, assumed)
+
     match stage:
         case SFTStage():
             return _sft_work(stage, assumed)
         case MGPOStage():
             return _mgpo_work(stage, recipe, recipe_dir, assumed)
         case ProbeStage():
-            sft = recipe.stage_named(stage.start_from)
-            num_models = checkpoints_of(sft) if isinstance(sft, SFTStage) else 1
-            num_problems = count_problems(recipe, stage.problems, recipe_dir, assumed)
-            return _sampling_work(
-                stage, stage.sampling, num_models * num_problems, stage.num_samples
-            )
-        case DistillStage() | FilterStage():
-            num_problems = count_problems(recipe, stage.problems, recipe_dir, assumed)
-            return _sampling_work(stage, stage.sampling, num_problems, stage.num_samples)
+            num_models = _num_checkpoints(recipe, stage.start_from)
+            return _sampling_work(stage, count(stage.problems), num_models)
+        case DistillStage():  # the student is a second model, which samples nothing
+            return replace(_sampling_work(stage, count(stage.problems)), num_models=2)
+        case FilterStage():
+            return _sampling_work(stage, count(stage.problems))
         case EvaluateStage():
-            models = recipe.models_to_evaluate(stage)
-            num_problems = sum(
-                count_problems(recipe, name, recipe_dir, assumed) for name in stage.benchmarks
-            )
-            return _sampling_work(
-                stage, stage.sampling, len(models) * num_problems, stage.num_samples
-            )
+            num_models = len(recipe.models_to_evaluate(stage))
+            return _sampling_work(stage, sum(map(count, stage.benchmarks)), num_models)
+        case FuseStage():
+            probe = recipe.stage_named(stage.start_from)
+            assert isinstance(probe, ProbeStage), "a recipe is checked for it"
+            num_models = _num_checkpoints(recipe, probe.start_from)
+            return Work(stage.name, stage.kind, num_models=num_models, kept_models=1)
         case _:
             return Work(stage.name, stage.kind, kept_models=1)
+
+
+def _num_checkpoints(recipe: Recipe, name: str) -> int:
+    """Models that the stage of this name leaves to those after it."""
+    stage = recipe.stage_named(name)
+    return checkpoints_of(stage) if isinstance(stage, SFTStage) else 1
 
 
 def _sft_work(stage: SFTStage, assumed: Assumptions) -> Work:
@@ -241,19 +246,20 @@ def _prompts_at_once(sampling: Sampling, num_prompts: float, num_samples: int) -
 
 def _sampling_work(
     stage: ProbeStage | DistillStage | FilterStage | EvaluateStage,
-    sampling: Sampling,
-    num_prompts: float,
-    num_samples: int,
+    num_problems: float,
+    num_models: int = 1,
 ) -> Work:
-    at_once = _prompts_at_once(sampling, num_prompts, num_samples)
+    num_prompts = num_models * num_problems
+    at_once = _prompts_at_once(stage.sampling, num_prompts, stage.num_samples)
     return Work(
         stage.name,
         stage.kind,
         prompts=num_prompts,
-        completions=num_prompts * num_samples,
-        max_new_tokens=sampling.max_new_tokens,
-        rows=at_once * num_samples,
+        completions=num_prompts * stage.num_samples,
+        max_new_tokens=stage.sampling.max_new_tokens,
+        rows=at_once * stage.num_samples,
         prompts_at_once=at_once,
+        num_models=num_models,
     )
 
 
@@ -282,7 +288,7 @@ def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assumed: Assumpt
     elif source.path:
         count = _count_rows(recipe_dir / Path(source.path).expanduser(), assumed)
     else:
-        count = BENCHMARK_SIZES.get(source.name, assumed.unknown_problems)
+        count = BENCHMARKS[source.name].num_problems
     return min([count, *limits])
 
 

@@ -17,12 +17,6 @@ from vibelite.recipe.suggest import did_you_mean
 # The fields that choose between models (`Field(discriminator=...)` in the schema).
 TAG_FIELDS = ("kind", "source")
 MAX_VALUE_CHARACTERS = 60
-# Of pydantic -> what a recipe's author calls it.
-PLAIN_WORDS = (
-    ("a valid integer", "a whole number"),
-    ("a valid boolean", "true or false, without quotes"),
-    ("a valid ", "a "),
-)
 
 
 def explain(error: ValidationError) -> Iterator[tuple[Location, str]]:
@@ -63,8 +57,7 @@ def _explain_one(
             counts = f"at least {context['min_length']}, has {context['actual_length']}"
             return location, f"needs {counts}"
     message = details["msg"].replace("Input should be", "must be")
-    for said, meant in PLAIN_WORDS:
-        message = message.replace(said, meant)
+    message = message.replace("a valid integer", "a whole number").replace("a valid ", "a ")
     return location, f"{message[0].lower()}{message[1:]}, not {_show(value)}"
 
 

@@ -24,9 +24,6 @@ class VLLM(Section):
     sync: Literal["auto", "alias", "copy"] = "auto"
     """How it gets the trainer's weights: alias = one memory for both, nothing is copied; copy =
     into its own tensors, adapters merged. auto = alias where possible, else copy."""
-    sleep_level: Literal[0, 1, 2] = 1
-    """While training 1 = its KV cache is freed and weights of its own wait in the host's memory; 2
-    = those are dropped and pushed again; 0 = everything stays."""
     max_prompt_tokens: PositiveInt = 2048
     """With max_new_tokens the window that is planned for, at most the model's; a longer prompt
     leaves less room for its completions."""
@@ -73,9 +70,6 @@ class Verification(Section):
     max_failure_rate: Fraction = 0.02
     """Share of a step's completions whose verifier may crash, time out or raise; above it the run
     stops."""
-    allow_weak_sandbox: Annotated[bool, Field(strict=True)] = False
-    """Run model-written programs even where the sandbox's self-test fails: they can then read and
-    change what this user can. Only for machines on which nothing matters."""
 
 
 class Parallel(Section):
@@ -93,7 +87,7 @@ class Checkpoint(Section):
 
     by: Literal["steps", "time"] = "steps"
     """steps = after every stage's `checkpoint_every` steps; time = as often as loses least, by
-    what a save was measured to take (Young and Daly)."""
+    what a save was measured to take (Young)."""
     keep_last: PositiveInt = 2
     """States kept while a stage trains; the second is for when the newest turns out damaged."""
     free_gib: NonNegativeFloat = 1.0

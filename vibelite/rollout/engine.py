@@ -1,5 +1,5 @@
-"""The protocol of rollout engines, the settings of one sampling call, and the lengths that it may
-expect. Each engine is a file of its own next to this one.
+"""The protocol of rollout engines and the settings of one sampling call. Each engine is a file of
+its own next to this one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ class SamplingSettings:
 
 
 class RolloutEngine(Protocol):
-    """Samples completions from the policy's current weights.
-
-    Generation is a function of (weights, prompts, settings, seed): the same call gives the same
-    completions, in any order.
+    """Samples completions from the policy's current weights, as a function of (weights, prompts,
+    settings, seed): the same call gives the same completions, in any order.
     """
 
     def stream(
@@ -39,11 +37,11 @@ class RolloutEngine(Protocol):
         seed: int,
         skip: Collection[tuple[int, int]] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
-        """Yields (prompt, sample, completion) as completions end: G for each of the P prompts of
-        token ids. What is left of it when the iterator is closed is dropped.
+        """Yields (prompt, sample, completion) as completions end, G for each of the P prompts of
+        token ids; those under way when the iterator is closed are dropped.
 
         The (prompt, sample) pairs in `skip` are not sampled, and the others come out as if they
-        were: a caller that kept some completions of an interrupted call gets exactly the rest.
+        were: an interrupted call is completed exactly.
         """
         ...
 
@@ -64,9 +62,7 @@ class RolloutEngine(Protocol):
         ...
 
     def metrics(self) -> dict[str, float]:
-        """What was measured since the last call, for StepRecord: rollout/... of sampling, and
-        sync/... where weights are brought over.
-        """
+        """What was measured since the last call, for StepRecord: rollout/..., sync/..."""
         ...
 
 

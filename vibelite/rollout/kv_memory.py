@@ -11,13 +11,13 @@ import psutil
 import torch
 
 from vibelite.errors import EngineError
+from vibelite.units import GIB
 
 # CUDA graphs, workspaces and what the allocator cannot use (a share of the whole card).
 MARGIN_SHARE = 0.05
 # Sampling holds logits in their own type, in float32, and a sorted or masked copy.
 BYTES_PER_LOGIT = 12
-# The engine's part of the host's memory where there is no GPU: weights, optimizer and verifiers
-# live there too.
+# The engine's part of the host's memory, where weights, optimizer and verifiers live too.
 HOST_SHARE = 0.25
 
 
@@ -32,7 +32,7 @@ class BatchSizes:
 
 @dataclass(frozen=True, slots=True)
 class EngineShape:
-    """Everything that an engine's memory depends on."""
+    """What an engine's memory depends on."""
 
     batch: BatchSizes
     bytes_per_token: int
@@ -45,9 +45,8 @@ class EngineShape:
 def engine_shape(
     config: Any, dtype: torch.dtype, batch: BatchSizes, *, num_slices: int = 1
 ) -> EngineShape:
-    """The shape for a Hugging Face configuration, with everything in `dtype`. Each of `num_slices`
-    GPUs that hold the engine together has some of the heads; what a layer works on is counted
-    whole.
+    """The shape for a Hugging Face configuration in `dtype`; each of `num_slices` GPUs that hold
+    the engine together has some of the heads.
     """
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -62,8 +61,8 @@ def engine_shape(
 
 
 def kv_cache_bytes(shape: EngineShape, *, free_bytes: int, total_bytes: int) -> int:
-    """Bytes for keys and values where `free_bytes` of `total_bytes` are left for the engine besides
-    its weights. EngineError where not even one full sequence fits.
+    """Bytes for keys and values where `free_bytes` of `total_bytes` are left besides the engine's
+    weights. EngineError where not even one full sequence fits.
     """
     batch = shape.batch
     working = (
@@ -77,10 +76,10 @@ def kv_cache_bytes(shape: EngineShape, *, free_bytes: int, total_bytes: int) -> 
     available = free_bytes - working
     if available < least:
         raise EngineError(
-            f"vLLM's KV cache needs {_gib(least)} for one sequence of {batch.max_model_len} tokens "
-            f"and {_gib(max(available, 0))} are left ({_gib(free_bytes)} free, {_gib(working)} to "
-            "work with); lower stages.*.sampling.max_new_tokens, max_sequences or "
-            "rollout.vllm.max_prompt_tokens, or shrink the trainer (vibelite plan says how)"
+            f"vLLM's KV cache needs {least / GIB:.2f} GiB for one sequence of "
+            f"{batch.max_model_len} tokens and {max(available, 0) / GIB:.2f} GiB are left; lower "
+            "stages.*.sampling.max_new_tokens, max_sequences or rollout.vllm.max_prompt_tokens, or "
+            "shrink the trainer (vibelite plan says how)"
         )
     return min(available, useful)
 
@@ -91,7 +90,3 @@ def device_memory(device: torch.device) -> tuple[int, int]:
         return int(HOST_SHARE * psutil.virtual_memory().available), 0
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

@@ -1,13 +1,10 @@
 """The engines of all ranks as a single one: the leader's `stream` hands prompts out and yields what
 any engine samples.
 
-Work is cut into units: prompts that one engine samples at the same time. A rank that is done takes
-the next unit, so no rank waits for a slower one's fixed part. Random numbers belong to a prompt and
-a sample, so completions do not depend on the rank that samples them, except for rounding in batches
-of another size.
-
-Where several ranks hold an engine together, the first of them takes units, reports, and decides
-after every completion whether to go on; the others follow it.
+A rank that is done takes the next unit: prompts that one engine samples at the same time. Random
+numbers belong to a prompt and a sample, so completions depend on the rank that samples them by
+rounding alone. Where several ranks hold an engine together, the first of them takes units, reports,
+and decides after every completion whether to go on; the others follow it.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ from functools import partial
 from itertools import count, product
 from typing import Any
 
-from vibelite.errors import EngineError
 from vibelite.ranks.ranks import Ranks
 from vibelite.rollout.engine import LengthMemory, RolloutEngine, SamplingSettings
 from vibelite.types import Completion
@@ -46,7 +42,6 @@ class SampleTask:
     seed: int
     skip: frozenset[Pair]
     units: list[list[int]]
-    names: list[str]
 
     @property
     def pairs(self) -> Iterator[Pair]:
@@ -64,8 +59,6 @@ class SharedEngine:
     """How many sequences one engine decodes at the same time."""
     waiting: Callable[[], Any]
     """Makes a context manager around the wait for other ranks."""
-    names: list[str] = field(default_factory=list)
-    """The prompts' names in messages, in their order; empty = by number."""
     tensor_parallel: int = 1
     """How many consecutive ranks hold one engine together."""
     _lengths: LengthMemory = field(default_factory=LengthMemory)
@@ -98,8 +91,9 @@ class SharedEngine:
     ) -> SampleTask:
         """The call cut into units of the prompts of which a sample is wanted."""
         samples = range(settings.num_completions)
-        everything = range(len(prompts))
-        wanted = [p for p in everything if any((p, sample) not in skip for sample in samples)]
+        wanted = [
+            p for p in range(len(prompts)) if any((p, sample) not in skip for sample in samples)
+        ]
         expected = self._lengths.expected(prompts)
         num_engines = self.ranks.num_ranks // self.tensor_parallel
         capacity = max(1, self.max_sequences // settings.num_completions)
@@ -110,7 +104,6 @@ class SharedEngine:
             seed=seed,
             skip=skip,
             units=cut_into_units(wanted, expected, num_engines, capacity),
-            names=self.names or [f"prompt {index + 1}" for index in everything],
         )
 
     def help(self, task: SampleTask) -> None:
@@ -132,12 +125,12 @@ class SharedEngine:
 
         while (number := agreed(lambda: store.add(f"{key}/taken", 1) - 1)) < len(task.units):
             unit = set(task.units[number])
-            self.ranks.watchdog.note(", ".join(task.names[prompt] for prompt in sorted(unit)[:3]))
+            self.ranks.watchdog.note(f"prompt {min(unit) + 1}")
             skip = task.skip | {pair for pair in task.pairs if pair[0] not in unit}
             drawn = self.own.stream(task.prompts, task.settings, seed=task.seed, skip=skip)
             with closing(drawn):  # pyright: ignore[reportArgumentType]
                 for prompt, sample, completion in drawn:
-                    self.ranks.watchdog.note(f"{task.names[prompt]}, sample {sample + 1}")
+                    self.ranks.watchdog.note(f"prompt {prompt + 1}, sample {sample + 1}")
                     is_last = True
                     try:
                         yield prompt, sample, completion
@@ -174,7 +167,7 @@ class SharedEngine:
         def counted(result: tuple[int, int, Completion]) -> tuple[int, int, Completion]:
             prompt, sample, _ = result
             assert (prompt, sample) in missing, (
-                f"sample {sample + 1} of {task.names[prompt]} came twice, or was not asked for"
+                f"sample {sample + 1} of prompt {prompt + 1} came twice, or was not asked for"
             )
             missing.remove((prompt, sample))
             return result
@@ -218,19 +211,16 @@ def cut_into_units(
     prompts: Sequence[int], expected: Sequence[float], num_ranks: int, capacity: int
 ) -> list[list[int]]:
     """Units of prompts for `num_ranks` to take in turn, the longest first; `expected[prompt]` is
-    the number of tokens that one of its completions should have.
+    the length of one of its completions.
 
-    One engine samples `capacity` prompts at the same time, and hardly faster when there are fewer.
-    So such a batch is split between ranks only where no rank gets more turns by it, into units of
-    about the same expected length.
+    One engine samples `capacity` prompts side by side, and hardly faster when there are fewer: such
+    a batch is split only where no rank gets more turns by it, into parts of about equal length.
 
     >>> cut_into_units([0, 1, 2, 3], [5.0, 1.0, 4.0, 2.0], num_ranks=2, capacity=4)
     [[0, 1], [2, 3]]
     """
     if not prompts:
         return []
-    if capacity < 1:
-        raise EngineError("an engine samples at least one prompt at a time")
     chunks = [prompts[start : start + capacity] for start in range(0, len(prompts), capacity)]
     turns = math.ceil(len(chunks) / num_ranks)
     per_chunk = num_ranks * turns // len(chunks)

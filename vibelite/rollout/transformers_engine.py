@@ -22,12 +22,13 @@ from vibelite.types import Completion
 # Rows that have ended are dropped once they are this share of the batch: a smaller one copies the
 # cache too often.
 COMPACT_SHARE = 0.25
+# Room for keys and values behind the prompt at first.
+EXTRA_TOKENS = 64
 
 
 class TransformersEngine:
-    """Samples with transformers' modules on the policy's device; `max_sequences` rows side by side.
-
-    A completion ends with the first of `stop_ids`, or after `max_new_tokens`.
+    """Samples `max_sequences` rows side by side; a completion ends with the first of `stop_ids`, or
+    after `max_new_tokens`.
     """
 
     def __init__(self, policy: Policy, *, stop_ids: Sequence[int], max_sequences: int) -> None:
@@ -40,7 +41,6 @@ class TransformersEngine:
         self._seconds = 0.0
 
     def load_weights(self, version: int) -> None:
-        """The module is shared with the trainer, so only the version changes."""
         self._weights_version = version
 
     def sleep(self) -> None:
@@ -53,7 +53,6 @@ class TransformersEngine:
         self._is_awake = False
 
     def metrics(self) -> dict[str, float]:
-        """Tokens of the completions that ended since the last call, per second of sampling."""
         num_tokens, seconds = self._num_tokens, self._seconds
         self._num_tokens, self._seconds = 0, 0.0
         return {"rollout/tokens_per_second": num_tokens / seconds} if num_tokens else {}
@@ -67,9 +66,7 @@ class TransformersEngine:
         seed: int,
         skip: Collection[tuple[int, int]] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
-        """Yields (prompt, sample, completion) as completions end, but for those in `skip`. They are
-        a function of weights, prompts, settings, seed and `max_sequences`.
-        """
+        """As `RolloutEngine.stream`; completions depend on `max_sequences` too."""
         if not self._is_awake:
             raise EngineError("the engine is asleep or closed; wake it before generating")
         if any(len(prompt) == 0 for prompt in prompts):
@@ -146,13 +143,10 @@ class TransformersEngine:
     def _prefill(
         self, prompts: Sequence[Sequence[int]], repeats: int
     ) -> tuple[torch.Tensor, _DecodeState]:
-        """Reads every prompt once; logits [P G, V] of the next token, and the state repeated for
-        each completion.
-        """
+        """Logits [P G, V] of the next token, and the state, both repeated for each completion."""
         device = self._policy.device
         width = max(len(prompt) for prompt in prompts)
-        # Padding repeats the prompt's first token: any valid id will do, as it is masked
-        # everywhere.
+        # Padding repeats the prompt's first token: any valid id will do, as it is masked.
         padded = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         input_ids = torch.tensor(padded, device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -199,15 +193,12 @@ class _Row:
 
 
 class KeyValueCache:
-    """Keys and values of every layer, each [B, kv heads, length, D] so far.
-
-    Written in place, not copied for every token: buffers have room for more tokens than they hold,
-    and grow by half when they are full. It is what transformers calls `past_key_values`.
+    """Keys and values of every layer, each [B, kv heads, length, D] so far: transformers'
+    `past_key_values`, but written in place and not copied for every token. Buffers have room for
+    more tokens than they hold, and grow by half when they are full.
     """
 
-    def __init__(self, *, extra_tokens: int = 64) -> None:
-        """`extra_tokens`: room left behind the prompt at first."""
-        self._extra_tokens = extra_tokens
+    def __init__(self) -> None:
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._lengths: list[int] = []
 
@@ -221,7 +212,7 @@ class KeyValueCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends [B, kv heads, T, D] to a layer; everything that the layer holds, as views."""
         if layer_idx == len(self._buffers):
-            room = key_states.shape[2] + self._extra_tokens
+            room = key_states.shape[2] + EXTRA_TOKENS
             self._buffers.append((_with_room(key_states, room), _with_room(value_states, room)))
             self._lengths.append(0)
         start = self._lengths[layer_idx]
@@ -258,9 +249,7 @@ def _grown(buffer: torch.Tensor, length: int, room: int) -> torch.Tensor:
 
 @dataclass(slots=True)
 class _DecodeState:
-    """The key-value cache of the running lines, which of its positions are real, and each line's
-    length so far.
-    """
+    """The running lines' cache, which of its positions are real, and each line's length."""
 
     cache: KeyValueCache
     is_real: torch.Tensor
@@ -275,12 +264,11 @@ def sample_tokens(
     logits: torch.Tensor, uniforms: torch.Tensor, settings: SamplingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [B] drawn from logits [B, V] with one uniform number in [0, 1) each, and their
-    log-probs [B] in nats.
+    log-probs [B] in nats, after temperature and top_p. Temperature 0 takes the most likely token,
+    at log-prob 0.
 
-    Log-probs are those of the distribution sampled from (after temperature and top_p). Temperature
-    0 takes the most likely token, at log-prob 0. Inversion of the cumulative sum of unnormalised
-    weights exp((logit - largest) / temperature), whose last entry is the normaliser: whole rows are
-    never normalised. A row's result depends on that row alone.
+    Inversion of the cumulative sum of exp((logit - largest) / temperature), whose last entry is the
+    normaliser: whole rows are never normalised. A row's result depends on that row alone.
     """
     if settings.temperature == 0:
         tokens = logits.argmax(dim=-1)

@@ -1,8 +1,8 @@
 """The vLLM engine: samples in the trainer's process, sleeps while the trainer works, and proves
 that its weights are the trainer's.
 
-How vLLM is started is in vllm_start.py, how weights are shared in vllm_weights.py, what vLLM must
-not change in this process in vllm_side_effects.py, and when it may sample in engine_state.py.
+How vLLM is started is in vllm_start.py, how weights are shared in vllm_weights.py, and what vLLM
+must not change in this process in vllm_side_effects.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,6 @@ from vibelite.errors import EngineError
 from vibelite.models.adapter import merged_weights
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import LengthMemory, SamplingSettings
-from vibelite.rollout.engine_state import EngineState
 from vibelite.rollout.fingerprint import Fingerprint, difference
 from vibelite.rollout.vllm_side_effects import (
     has_process_group,
@@ -36,14 +35,45 @@ from vibelite.rollout.vllm_start import (
     VLLMSettings,
     has_work,
     model_of,
+    resolved_sync,
     sampling_params,
     scheduler_of,
     slice_of,
     start_vllm,
-    with_sync,
 )
 from vibelite.rollout.vllm_weights import WeightSync
 from vibelite.types import Completion
+
+
+@dataclass(slots=True)
+class EngineState:
+    """Which parts of an engine are in memory. Weights wake first, so that new ones can be pushed
+    while the KV cache's memory still belongs to the trainer.
+    """
+
+    weights_are_awake: bool = True
+    weights_are_pushed: bool = False
+    """Not after they slept: then they are dropped."""
+    kv_cache_is_awake: bool = True
+    is_closed: bool = False
+
+    def require_open(self) -> None:
+        if self.is_closed:
+            raise EngineError("the engine is closed; build another one")
+
+    def require_all(self) -> None:
+        """Before sampling."""
+        self.require_open()
+        parts = {
+            "its weights are": self.weights_are_awake,
+            "its weights were dropped": self.weights_are_pushed,
+            "its KV cache is": self.kv_cache_is_awake,
+        }
+        if missing := [part for part, is_there in parts.items() if not is_there]:
+            raise EngineError(
+                f"the engine is asleep ({', '.join(missing)}); load its weights and wake it before "
+                "generating"
+            )
 
 
 @dataclass(slots=True)
@@ -55,26 +85,23 @@ class _Counters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
-    kv_use: float = 0.0
     sync: dict[str, float] = field(default_factory=dict)
 
 
 class VLLMEngine:
-    """Samples with vLLM on the policy's device. Ranks that hold an engine together make the same
-    calls, and read or close what they stream at the same completions.
-
-    A completion ends with the first of `settings.stop_ids`, or truncated: after `max_new_tokens`,
-    or where prompt and completion fill `settings.max_model_len`.
+    """Samples with vLLM on the policy's device; completions end with one of `settings.stop_ids`, or
+    truncated: after `max_new_tokens`, or where they fill `settings.max_model_len`. Ranks that hold
+    an engine together make the same calls, and read or close their streams at the same completions.
     """
 
     def __init__(self, policy: Policy, settings: VLLMSettings) -> None:
         self._policy = policy
-        self.settings = settings = with_sync(settings, policy)
+        sync = resolved_sync(settings.sync, policy, settings.dtype, settings.tensor_parallel)
+        self.settings = settings = replace(settings, sync=sync)
         self._state = EngineState()
         self._counters = _Counters()
         self._found_process_group = has_process_group()
         self._directory = TemporaryDirectory(prefix="vibelite-vllm-")
-        self._initial: Fingerprint | None = None
         self._synced: Fingerprint = {}
         self._weights_version = 0
         self._open: set[str] = set()
@@ -108,11 +135,10 @@ class VLLMEngine:
         self._state.require_open()
         self._drain()
         self._wake_weights()
-        self._state.require_weights()
         start = time.perf_counter()
         with isolated_random_state():
             num_bytes = self._weights.push()
-        self._state.weights_are_whole = True
+        self._state.weights_are_pushed = True
         if not self._llm.llm_engine.reset_prefix_cache():
             raise EngineError("vLLM kept cached prefixes of the old weights: some are still in use")
         pushed = time.perf_counter()
@@ -125,8 +151,6 @@ class VLLMEngine:
             "sync/copied_bytes": float(num_bytes),
             f"sync/by_{self.settings.sync}": 1.0,
         }
-        if self._initial is None:
-            self._initial = self._synced
 
     def sleep(self) -> None:
         """Frees the KV cache, and the engine's weights where it has its own; running completions
@@ -134,18 +158,19 @@ class VLLMEngine:
         """
         self._state.require_open()
         self._drain()
-        level = self.settings.sleep_level
-        if not level or not self._state.kv_cache_is_awake:
+        if not self.settings.sleeps or not self._state.kv_cache_is_awake:
             return
         with isolated_random_state():
-            self._llm.sleep(level=level)
-        self._state.fall_asleep(weights=not self._weights.is_alias, keep_weights=level == 1)
+            self._llm.sleep(level=1 if self._weights.is_alias else 2)
+        self._state.kv_cache_is_awake = False
+        if not self._weights.is_alias:
+            self._state.weights_are_awake = self._state.weights_are_pushed = False
 
     def wake(self) -> None:
         """Undoes `sleep`: weights, then a push if they were dropped, then the KV cache."""
         self._state.require_open()
         self._wake_weights()
-        if not self._state.weights_are_whole:
+        if not self._state.weights_are_pushed:
             self.load_weights(self._weights_version)
         if not self._state.kv_cache_is_awake:
             # vLLM ignores a call that names anything awake; to it, shared weights slept too.
@@ -177,15 +202,12 @@ class VLLMEngine:
         self._directory.cleanup()
 
     def metrics(self) -> dict[str, float]:
-        """What was measured since the last call: rollout/... of sampling, sync/... of the last
-        sync. Shares are 0..1.
-        """
+        """As `RolloutEngine.metrics`; shares are 0..1."""
         counted, self._counters = self._counters, _Counters()
         metrics = dict(counted.sync)
         if counted.tokens:
             metrics |= {
                 "rollout/tokens_per_second": counted.tokens / counted.seconds,
-                "rollout/kv_use_max": counted.kv_use,
                 "rollout/preemptions": float(counted.preemptions),
                 "rollout/prefix_hit_share": counted.cached_tokens / counted.prompt_tokens,
             }
@@ -199,11 +221,9 @@ class VLLMEngine:
         seed: int,
         skip: Collection[tuple[int, int]] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
-        """Yields (prompt, sample, completion) as completions end, but for those in `skip`.
-
-        Everything is queued at once, the longest expected first, so that few completions run alone
-        at the end; samples of a prompt share its cached prefix. Before the first token the weights
-        of engine and trainer are compared with what was last synced.
+        """As `RolloutEngine.stream`. Everything is queued at once, the longest expected first, so
+        that few completions run alone at the end; samples of a prompt share its cached prefix.
+        Before the first token both sides' weights are compared with what was last synced.
         """
         self._state.require_all()
         if self._llm.llm_engine.is_sleeping():
@@ -251,7 +271,7 @@ class VLLMEngine:
         self._require(self._weights.engine_fingerprint())
 
     def _require(self, engine: Fingerprint) -> None:
-        if wrong := difference(engine, self._synced, self._initial):
+        if wrong := difference(engine, self._synced):
             raise EngineError(f"{wrong} (weights version {self._weights_version})")
 
     def _submit(
@@ -265,7 +285,7 @@ class VLLMEngine:
 
     def _outputs(self) -> Iterator[Any]:
         """Requests as vLLM finishes them."""
-        engine, scheduler = self._llm.llm_engine, scheduler_of(self._llm)
+        engine = self._llm.llm_engine
         while self._open:
             start, finished = time.perf_counter(), []
             with isolated_random_state():  # once for many steps: it costs a tenth of a millisecond
@@ -273,8 +293,6 @@ class VLLMEngine:
                     if not engine.has_unfinished_requests():
                         raise EngineError(f"vLLM lost {len(self._open)} requests")
                     finished = [output for output in engine.step() if output.finished]
-                    usage = scheduler.kv_cache_manager.usage
-                    self._counters.kv_use = max(self._counters.kv_use, usage)
             self._counters.seconds += time.perf_counter() - start
             for output in finished:
                 self._open.discard(output.request_id)

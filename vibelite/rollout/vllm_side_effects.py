@@ -1,9 +1,8 @@
 """vLLM runs in the trainer's process and changes its settings; this puts them back.
 
-Put back: the global random states (vLLM reseeds them at its start and uses them when it samples),
-torch's number of threads and `torch.set_num_threads` itself, the matmul precision, the cuDNN
-attention switch, and `gc.freeze`. A default process group that was there before stays. Not put
-back: environment variables that only vLLM reads, and the memory binding of the CPU worker.
+Put back: the global random states, torch's number of threads and `torch.set_num_threads` itself,
+the matmul precision, the cuDNN attention switch, and `gc.freeze`. A default process group that was
+there before stays. Not put back: variables that only vLLM reads, the CPU worker's memory binding.
 """
 
 from __future__ import annotations
@@ -27,16 +26,13 @@ def isolated_random_state() -> Iterator[None]:
     import numpy
 
     python_state, numpy_state = random.getstate(), numpy.random.get_state()
-    cpu_state = torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     try:
-        yield
+        with torch.random.fork_rng(gpus):
+            yield
     finally:
         random.setstate(python_state)
         numpy.random.set_state(numpy_state)
-        torch.set_rng_state(cpu_state)
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
 
 
 @contextmanager

@@ -1,7 +1,5 @@
-"""Starts vLLM in this process for a model that is not on disk. Run with 0.30.0 (built for the CPU)
-and 0.26.0 (one H100); where versions and platforms differ is settled here.
-
-Only this file and `vllm_side_effects.py` name vLLM's arguments, variables and private parts.
+"""Starts vLLM in this process for a model that is not on disk; run with 0.30.0 (built for the CPU)
+and 0.26.0 (one H100). Only this file and `vllm_side_effects.py` name vLLM's private parts.
 """
 
 from __future__ import annotations
@@ -9,7 +7,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,8 +38,7 @@ class VLLMSettings:
     """How vLLM runs. Sizes are for one engine, `kv_cache_bytes` for one GPU of it.
 
     `tensor_parallel` consecutive ranks hold an engine together. `sync` auto = alias where possible,
-    else copy. `sleep_level` 0 = everything stays in memory; 1 = the KV cache is dropped, and the
-    engine's own weights wait in the host's memory; 2 = those are dropped too, and pushed again.
+    else copy. Where it `sleeps`, the KV cache and weights of its own are dropped.
     """
 
     stop_ids: tuple[int, ...]
@@ -50,7 +47,7 @@ class VLLMSettings:
     kv_cache_bytes: int
     dtype: str
     sync: Sync = "auto"
-    sleep_level: Literal[0, 1, 2] = 1
+    sleeps: bool = True
     max_batched_tokens: int = 8192
     cuda_graphs: Literal["off", "decode", "full"] = "decode"
     tensor_parallel: int = 1
@@ -61,24 +58,18 @@ def is_vllm_installed() -> bool:
     return importlib.util.find_spec("vllm") is not None
 
 
-def with_sync(settings: VLLMSettings, policy: Policy) -> VLLMSettings:
-    """The settings with `sync` auto resolved: alias where the policy's weights can be the engine's
-    own, else copy.
-    """
-    if settings.sync != "auto":
-        return settings
+def resolved_sync(sync: Sync, policy: Policy, dtype: str, num_slices: int = 1) -> Sync:
+    """alias or copy: auto is alias where the policy's weights can be the engine's own."""
     dtypes = {str(parameter.dtype) for parameter in policy.model.parameters()}
-    can_share = policy.adapter is None and dtypes == {f"torch.{settings.dtype}"}
-    can_share = can_share and settings.tensor_parallel == 1
-    return replace(settings, sync="alias" if can_share else "copy")
+    can_share = policy.adapter is None and dtypes == {f"torch.{dtype}"} and num_slices == 1
+    return sync if sync != "auto" else "alias" if can_share else "copy"
 
 
 def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
     """vLLM's `LLM` with the policy's architecture and random weights, in this process.
 
-    `directory` receives the configuration and must outlive the engine. The trainer's random states
-    and torch's settings are left as they were. RecipeError where vLLM is not installed, EngineError
-    where it does not start.
+    `directory` receives the configuration and must outlive the engine. RecipeError where vLLM is
+    not installed, EngineError where it does not start.
     """
     if not is_vllm_installed():
         raise RecipeError(
@@ -155,7 +146,7 @@ def _arguments(settings: VLLMSettings, on_gpu: bool) -> dict[str, Any]:
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(batched, settings.max_model_len),
         }
-    if settings.sleep_level:
+    if settings.sleeps:
         arguments["enable_sleep_mode"] = True
         if settings.sync == "alias":
             arguments["worker_cls"] = "vibelite.rollout.vllm_worker.ResidentWeightsWorker"

@@ -3,9 +3,9 @@
 alias   the trainer's parameters are views of vLLM's tensors: a sync copies nothing.
 copy    into those views, all tensors at once, rounded to the engine's type.
 
-vLLM stacks the rows of q, k and v in one tensor, and those of gate and up in another; an engine on
-several GPUs keeps a slice of most tensors on each. Where a tensor lies is worked out here from
-names and sizes, and proven once, bit by bit, against what vLLM's own loader wrote.
+vLLM stacks the rows of q, k and v in one tensor, and those of gate and up in another, and keeps a
+slice of most on each of several GPUs. Where a tensor lies is worked out from names and sizes, and
+proven once, bit by bit, against what vLLM's own loader wrote.
 """
 
 from __future__ import annotations
@@ -49,13 +49,11 @@ def locate(
     engine_shapes: Mapping[str, torch.Size],
     own: Slice = Slice(),  # noqa: B008 - frozen
 ) -> dict[str, Location]:
-    """Where each of the trainer's tensors, given by name and shape, lies in vLLM's model, and which
-    part of it this rank holds.
+    """Where each of the trainer's tensors lies in vLLM's model, and which part this rank holds.
 
     `fused` is the model's `packed_modules_mapping`, such as qkv_proj -> [q_proj, k_proj, v_proj].
-    Where the engine's tensor is smaller, each rank in turn holds the same number of rows or
-    columns; the last rows of an embedding are padding. EngineError names a tensor that vLLM does
-    not have.
+    Where the engine's tensor is smaller, each rank in turn holds as many rows or columns; the last
+    rows of an embedding are padding. EngineError names a tensor that vLLM does not have.
     """
     parts = {part: (whole, names) for whole, names in fused.items() for part in names}
     locations = {}
@@ -104,10 +102,8 @@ def _with_word(words: list[str], place: int, word: str) -> str:
 
 
 class WeightSync:
-    """Keeps the weights of a vLLM model equal to the trainer's parameters, by copies until `alias`.
-
-    `weights` yields the trainer's tensors by their Hugging Face names, each time it is called. On
-    several GPUs `own` says which slices this one holds.
+    """Keeps a vLLM model equal to the trainer's tensors, by copies until `alias`. `weights` yields
+    these by their Hugging Face names; `own` says which slices this GPU holds.
     """
 
     def __init__(
@@ -142,9 +138,7 @@ class WeightSync:
             yield name, part
 
     def load_first(self) -> None:
-        """Loads by vLLM's own loader. EngineError where a tensor is then not, bit by bit, where
-        `views` says.
-        """
+        """Loads by vLLM's own loader; EngineError where a tensor is then not where `views` says."""
         self._model.load_weights(self._weights())
         views = dict(self.views())
         for name, tensor in self._own_weights():
@@ -157,8 +151,7 @@ class WeightSync:
 
     def alias(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         """Makes the trainer's parameters views of vLLM's tensors, whose values they hold already.
-
-        From then on a change of one is a change of the other. RecipeError where they cannot be.
+        RecipeError where they cannot be.
         """
         if reason := self.obstacle_to_alias(parameters):
             raise RecipeError(f"rollout.vllm.sync: alias is not possible: {reason}; use auto")
@@ -182,9 +175,8 @@ class WeightSync:
 
     @torch.no_grad()
     def push(self) -> int:
-        """Brings the engine's weights up to the trainer's; the number of bytes copied.
-
-        EngineError where weights that ought to be shared no longer are.
+        """Brings the engine's weights up to the trainer's; the number of bytes copied. EngineError
+        where shared weights no longer are.
         """
         views = dict(self.views())
         if not self.is_alias:
@@ -200,9 +192,7 @@ class WeightSync:
         return 0
 
     def engine_fingerprint(self) -> Fingerprint:
-        """Checksums of what the engine holds."""
         return fingerprint(dict(self.views()))
 
     def trainer_fingerprint(self) -> Fingerprint:
-        """Checksums of what the engine ought to hold."""
         return fingerprint(dict(self._own_weights()), self._dtypes)

@@ -2,8 +2,8 @@
 report).
 
 For every sampled solution the model states the M claims that its answer depends on, then judges
-each in a separate conversation. The prompts are ours: the report prints none. A solution without M
-claims, and a judgement that is neither yes nor no, count as 0.
+each in a conversation of its own. The prompts are ours: the report prints none. A solution without
+M claims, and a judgement that is neither yes nor no, count as 0.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vibelite.algorithms.votes import reliability, weighted_vote
 from vibelite.rewards.answer_text import after_thinking, boxed_answer
 from vibelite.run_dir import read_jsonl
 from vibelite.stages.context import StageContext
+from vibelite.stages.evaluate import by_problem
 from vibelite.stages.sampling import TEXTS, SampleRequest, collect_samples
 from vibelite.types import Problem
 
@@ -41,10 +42,8 @@ def add_reliabilities(
     request: SampleRequest, directory: Path, context: StageContext, num_claims: int
 ) -> list[dict[str, Any]]:
     """The rows of directory/samples.jsonl without texts, each with the "reliability" of its
-    solution.
-
-    Claims and judgements are kept in claims-M.jsonl and judgements-M.jsonl next to it; the same
-    call goes on where an earlier one was stopped. Only solutions with an answer are asked about.
+    solution. Only those with an answer are asked about; claims-M.jsonl and judgements-M.jsonl next
+    to it keep what was said, and the same call goes on where an earlier one was stopped.
     """
     samples = directory / "samples.jsonl"
     solutions = {key_of(row): row for row in read_jsonl(samples) if row.get("answer")}
@@ -79,9 +78,7 @@ def key_of(row: Mapping[str, Any]) -> str:
 def ask(
     questions: Mapping[str, str], request: SampleRequest, path: Path, context: StageContext
 ) -> dict[str, str]:
-    """Name -> greedy answer of the model of `request`, in the order of the questions; `path` keeps
-    them.
-    """
+    """Name -> greedy answer of the model of `request`, in order; `path` keeps them."""
     asked = [
         # Nobody judges the answer; "exact" is the verifier that needs no process.
         Problem(name, "claims", ({"role": "user", "content": text},), "", "exact")
@@ -97,19 +94,16 @@ def ask(
 def clr_result(
     samples: Sequence[Mapping[str, Any]], num_claims: int, *, num_bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    """CLR@n over problems with its interval, the number of ties, and the mean reliability of right
-    and of other solutions, which says whether the judgements tell them apart.
+    """CLR@n with its interval, the number of ties, and the mean reliability of right and of other
+    solutions, which says whether the judgements tell them apart.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in samples:
-        groups.setdefault(row["problem_id"], []).append(row)
     votes = [
         weighted_vote(
             [row.get("answer") for row in group],
             [row["correct"] is True for row in group],
             [row["reliability"] for row in group],
         )
-        for group in groups.values()
+        for group in by_problem(samples)
     ]
     score, low, high = mean_with_interval(
         [score for score, _ in votes], num_bootstrap=num_bootstrap, seed=seed

@@ -18,10 +18,10 @@ from vibelite.data.chat import stop_token_ids
 from vibelite.errors import RecipeError
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
+from vibelite.planning.memory_model import chosen_sharding
 from vibelite.planning.optimizer_memory import UPDATE_BUFFER_BYTES, bytes_per_parameter
-from vibelite.planning.sharding import chosen_sharding
 from vibelite.ranks.full_sharding import FullyShardedPolicy, fully_sharded
-from vibelite.ranks.join import num_ranks_given
+from vibelite.ranks.ranks import num_ranks_given
 from vibelite.ranks.world import World
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import Optimizer, Sampling
@@ -30,8 +30,9 @@ from vibelite.rollout.kv_memory import BatchSizes, device_memory, engine_shape, 
 from vibelite.rollout.shared_engine import SampleTask, SharedEngine
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.rollout.vllm_engine import VLLMEngine
-from vibelite.rollout.vllm_start import Sync, VLLMSettings
+from vibelite.rollout.vllm_start import Sync, VLLMSettings, resolved_sync
 from vibelite.stages.context import StageContext
+from vibelite.stages.rollout import helper_of
 from vibelite.training.precision import DTYPES
 
 # Tokens read in one pass: enough to keep a GPU busy; on a CPU it only delays what is decoding.
@@ -74,10 +75,10 @@ def vllm_settings(
         max_model_len=min(window, getattr(config, "max_position_embeddings", window)),
         max_batched_tokens=max(BATCHED_TOKENS[policy.device.type], sampling.max_sequences),
     )
-    sync = chosen_sync(recipe, policy)
-    can_share = recipe.adapter is None and num_slices == 1 and sync in ("auto", "alias")
-    is_shared = can_share and all(parameter.dtype == dtype for parameter in parameters)
-    num_own = 0 if is_shared else sum(parameter.numel() for parameter in parameters) // num_slices
+    name = str(dtype).removeprefix("torch.")
+    sync = resolved_sync(chosen_sync(recipe, policy), policy, name, num_slices)
+    num_held = sum(parameter.numel() for parameter in parameters) // num_slices
+    num_own = 0 if sync == "alias" else num_held
     free, total = device_memory(policy.device)
     free -= state_bytes(recipe, policy, optimizer) + num_own * dtype.itemsize
     shape = engine_shape(config, dtype, batch, num_slices=num_slices)
@@ -86,9 +87,9 @@ def vllm_settings(
         max_sequences=batch.max_sequences,
         max_model_len=batch.max_model_len,
         kv_cache_bytes=kv_cache_bytes(shape, free_bytes=free, total_bytes=total),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=name,
         sync=sync,
-        sleep_level=chosen.sleep_level if optimizer else 0,
+        sleeps=optimizer is not None,
         max_batched_tokens=batch.max_batched_tokens,
         cuda_graphs=chosen.cuda_graphs,
         tensor_parallel=num_slices,
@@ -178,17 +179,6 @@ def own_engine(engine: RolloutEngine | SharedEngine) -> RolloutEngine:
     return engine.own if isinstance(engine, SharedEngine) else engine
 
 
-def helper_of(engine: RolloutEngine | SharedEngine, context: StageContext) -> Callable[[Any], None]:
-    """What a rank does with the sampling that the leader delegates."""
-
-    def sample(task: SampleTask) -> None:
-        assert isinstance(engine, SharedEngine), "the leader delegates to other ranks"
-        with context.meter.span("rollout"):
-            engine.help(task)
-
-    return sample
-
-
 def open_engine(
     model: Path, sampling: Sampling, context: StageContext
 ) -> tuple[Policy, RolloutEngine]:
@@ -229,9 +219,3 @@ def help_leader(context: StageContext) -> Callable[[Any], None]:
                 opened.pop().close()
 
     return work_on
-
-
-def name_prompts(engine: RolloutEngine, names: list[str]) -> None:
-    """Says what the next call's prompts are called in messages about other ranks."""
-    if isinstance(engine, SharedEngine):
-        engine.names = names

@@ -10,84 +10,61 @@ from statistics import fmean
 from typing import Any
 
 from vibelite.algorithms.pass_at_k import pass_at_k
-from vibelite.algorithms.statistics import mean_with_interval, sampling_error
+from vibelite.algorithms.statistics import NUM_BOOTSTRAP, mean_with_interval, sampling_error
 from vibelite.algorithms.votes import majority_vote
 from vibelite.data.benchmarks import describe_benchmark
 from vibelite.recipe.stage_section import EvaluateStage
 from vibelite.rewards.choice import letter_shares
-from vibelite.run_dir import read_json, write_json_atomic
+from vibelite.run_dir import write_json_atomic
 from vibelite.stages.context import StageContext
-from vibelite.stages.sampling import SampleRequest, collect_samples, join_files
-from vibelite.telemetry.ledger import stage_cost
-
-# Resamples of an interval.
-NUM_BOOTSTRAP = 2000
+from vibelite.stages.sampling import SampleRequest, collect_samples, joined_parts, part_path
+from vibelite.telemetry.ledger import run_cost
 
 
 def run(stage: EvaluateStage, context: StageContext) -> None:
     """Leaves results.json (one row per model and benchmark) and every sample in samples.jsonl."""
     rows = []
     for producer in context.recipe.models_to_evaluate(stage):
-        seconds, usd = stage_cost(context.run.ledger_path, producer)
+        seconds, usd = run_cost(context.run.ledger_path, producer)
         for name, path in context.models_of(producer).items():
             for benchmark in stage.benchmarks:
                 result = evaluate_once(stage, context, path, benchmark)
-                rows.append(
-                    {
-                        "stage": name,
-                        "benchmark": benchmark,
-                        **result,
-                        "usd": usd,
-                        "seconds": seconds,
-                    }
-                )
+                row = {"stage": name, "benchmark": benchmark, **result}
+                rows.append(row | {"usd": usd, "seconds": seconds})
     write_json_atomic(context.stage_dir.path / "results.json", rows)
-    parts = context.stage_dir.path / "models"
-    join_files(sorted(parts.glob("*.jsonl")), context.stage_dir.samples_path)
-    context.stage_dir.finish(models={})
-    for part in parts.glob("*.jsonl"):
-        part.unlink()
+    with joined_parts(context):
+        context.stage_dir.finish(models={})
 
 
 def evaluate_once(
     stage: EvaluateStage, context: StageContext, model: Path, benchmark: str
 ) -> dict[str, Any]:
-    """The result of one model directory on one benchmark, kept on disk: a model with two names is
-    sampled once.
-
-    The seed depends on the benchmark alone, so that models are compared on the same random numbers.
+    """The result of one model directory on one benchmark. A model with two names is sampled once.
+    The seed is the benchmark's: models are compared on the same random numbers.
     """
     key = f"{benchmark}--{'-'.join(model.relative_to(context.run.path).parts)}"
-    path = context.stage_dir.path / "models" / f"{key}.json"
-    if not path.exists():
-        problems = context.problems(benchmark)
-        request = SampleRequest(
-            model, problems, stage.sampling, stage.num_samples, context.seed(benchmark)
-        )
-        samples = collect_samples(request, path.with_suffix(".jsonl"), context, {"key": key})
-        seed = context.seed("bootstrap")
-        result = summarise(samples, stage.k, num_bootstrap=NUM_BOOTSTRAP, seed=seed)
-        result |= describe_benchmark(context.recipe.data.problems[benchmark], problems)
-        context.recorder.record_work("evaluate", model=key, benchmark=benchmark)
-        write_json_atomic(path, result)
-    return read_json(path)
+    problems, seed = context.problems(benchmark), context.seed(benchmark)
+    request = SampleRequest(model, problems, stage.sampling, stage.num_samples, seed)
+    samples = collect_samples(request, part_path(context, key), context, {"key": key})
+    result = summarise(
+        samples, stage.k, num_bootstrap=NUM_BOOTSTRAP, seed=context.seed("bootstrap")
+    )
+    context.recorder.record_work("evaluate", model=key, benchmark=benchmark)
+    return result | describe_benchmark(context.recipe.data.problems[benchmark], problems)
 
 
 def summarise(
     samples: Sequence[Mapping[str, Any]], ks: Sequence[int], *, num_bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    """The result of one model on one benchmark, from the rows of its samples.
+    """The result of one model on one benchmark, from the rows of its samples, which must be equally
+    many for every problem.
 
-    pass_at_1 is the mean share of correct samples (avg@n); its interval, by the bootstrap over
-    problems, is for another set of such problems; pass_at_1_sampling_error (None for one sample) is
-    for other samples of the same problems. cons_at_n is the majority's score; num_ties counts the
-    problems whose first place is shared. Where no sample has a comparable answer (code) both are
-    None. Raises AssertionError where problems have different numbers of samples.
+    pass_at_1 is the mean share of correct samples (avg@n); its interval (bootstrap) is for another
+    set of such problems, pass_at_1_sampling_error (None for one sample) for other samples of the
+    same. cons_at_n is the majority's score, num_ties the number of shared first places; both are
+    None where no sample has a comparable answer (code).
     """
-    by_problem: dict[str, list[Mapping[str, Any]]] = {}
-    for sample in samples:
-        by_problem.setdefault(sample["problem_id"], []).append(sample)
-    groups = list(by_problem.values())
+    groups = by_problem(samples)
     num_samples = len(groups[0])
     assert {len(group) for group in groups} == {num_samples}, "unequal numbers of samples"
 
@@ -101,6 +78,7 @@ def summarise(
         if k <= num_samples
     }
     by_k = {str(k): estimate(scores[k]) for k in scores if k in ks}
+    letters = [sample["letter"] for sample in samples if "letter" in sample]
     pass_at_1, low, high = estimate(scores[1])
     return {
         "num_problems": len(groups),
@@ -116,14 +94,16 @@ def summarise(
         "verifier_failures": sum(bool(sample.get("failure")) for sample in samples),
         "unverifiable": fmean(sample["correct"] is None for sample in samples),
         "mean_tokens": fmean(sample["num_tokens"] for sample in samples),
-        **letters_of(samples),
+        **({"letters": letter_shares(letters)} if letters else {}),
     }
 
 
-def letters_of(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The share of each letter among the answers to multiple choice; nothing for other problems."""
-    chosen = [sample["letter"] for sample in samples if "letter" in sample]
-    return {"letters": letter_shares(chosen)} if chosen else {}
+def by_problem(samples: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The rows of each problem."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        groups.setdefault(sample["problem_id"], []).append(sample)
+    return list(groups.values())
 
 
 def consensus(

@@ -25,7 +25,6 @@ Form = Literal["hf", "bnb-4bit", "bnb-8bit", "gguf", "gguf-q8_0"]
 GGUF_NAME = "model.gguf"
 GENERATION = "generation_config.json"
 QUESTION = "What is 1 + 1?"
-ANSWER_TOKENS = 16
 # Forms that change no weight, so that the answers must be the model's too.
 EXACT: tuple[Form, ...] = ("hf", "gguf")
 
@@ -44,8 +43,8 @@ def export_model(source: Path, target: Path, *, card: str = "", form: Form = "hf
     """Writes the model in `source` to the new directory `target` in `form`, whole or not at all;
     adapters merged into it.
 
-    Raises CheckpointError where what was written does not answer as the model does, RecipeError for
-    a form that this model or machine cannot have.
+    CheckpointError where it does not answer as the model does, RecipeError for a form that this
+    model or machine cannot have.
     """
     from transformers.utils.logging import disable_progress_bar
 
@@ -109,7 +108,7 @@ def convert(plain: Path, target: Path, form: Form) -> None:
 
 def check_answer(source: Path, written: Path, form: Form) -> None:
     """CheckpointError unless what was written answers QUESTION, loaded by transformers alone, and,
-    where its weights are those of `source`, with the same greedy tokens.
+    where its weights are those of `source`, holds the same next token for the likeliest everywhere.
 
     A GGUF is asked in the ids of the model's own tokenizer: transformers reads of the tokenizer in
     it neither the special tokens nor, of a Llama, how it cuts text; llama.cpp reads both.
@@ -119,7 +118,7 @@ def check_answer(source: Path, written: Path, form: Form) -> None:
     is_gguf = form.startswith("gguf")
     # Not of an adapter's directory, which has no tokenizer; a GGUF is made of an ordinary one.
     prompt = prompt_of(AutoTokenizer.from_pretrained(source if is_gguf else written))
-    answer = greedy_answer(written, prompt, **({"gguf_file": GGUF_NAME} if is_gguf else {}))
+    answer = likeliest_tokens(written, prompt, **({"gguf_file": GGUF_NAME} if is_gguf else {}))
     if form in EXACT and answer != (expected := expected_answer(source, prompt)):
         raise CheckpointError(
             f"the exported model ({form}) answers {QUESTION!r} with tokens {answer}, the run's "
@@ -134,31 +133,26 @@ def prompt_of(tokenizer: Any) -> list[int]:
 def expected_answer(source: Path, prompt: Sequence[int]) -> list[int]:
     """The answer of a model of the run; adapters are merged as in its export."""
     if not is_adapter(source):
-        return greedy_answer(source, prompt)
+        return likeliest_tokens(source, prompt)
     from vibelite.models.load import load_policy
 
-    policy = load_policy(source, device=torch.device("cpu"))
-    return continue_greedily(policy.model.float(), prompt)
+    return likeliest(load_policy(source, device=torch.device("cpu")).model.float(), prompt)
 
 
-def greedy_answer(directory: Path, prompt: Sequence[int], **arguments: Any) -> list[int]:
-    """Greedy tokens of the model in a directory, by transformers alone, in float32 on the CPU:
-    there equal weights give equal tokens. Quantised weights stay as they are.
+def likeliest_tokens(directory: Path, prompt: Sequence[int], **arguments: Any) -> list[int]:
+    """`likeliest` of the model in a directory, by transformers alone, in float32 on the CPU: there
+    equal weights give equal tokens. Quantised weights stay as they are.
     """
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **arguments)
-    return continue_greedily(model, prompt)
+    return likeliest(model, prompt)
 
 
 @torch.no_grad()
-def continue_greedily(model: Any, prompt: Sequence[int]) -> list[int]:
-    """The next ANSWER_TOKENS tokens, each the most probable one; ends of messages do not end it."""
-    tokens = list(prompt)
-    for _ in range(ANSWER_TOKENS):
-        ids = torch.tensor([tokens], device=model.device)
-        logits = model(ids).logits[0, -1]
-        if not torch.isfinite(logits).all():
-            raise CheckpointError("the exported model's logits are not finite; it was not written")
-        tokens.append(int(logits.argmax()))
-    return tokens[len(prompt) :]
+def likeliest(model: Any, prompt: Sequence[int]) -> list[int]:
+    """The most probable next token after each token of the prompt."""
+    logits = model(torch.tensor([list(prompt)], device=model.device)).logits[0]
+    if not torch.isfinite(logits).all():
+        raise CheckpointError("the exported model's logits are not finite; it was not written")
+    return logits.argmax(-1).tolist()

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -31,9 +31,7 @@ from vibelite.types import Completion, Problem, Trace
 
 @dataclass(frozen=True, slots=True)
 class Survivor:
-    """A trace (its place among all) that passed the checks of its text; its answer has `num_tokens`
-    tokens.
-    """
+    """A trace, by its place, whose text passed; its answer has `num_tokens` tokens."""
 
     place: int
     problem_id: str
@@ -51,16 +49,11 @@ def run(stage: FilterStage, context: StageContext) -> None:
     asked = [problem for problem in problems if problem.id in asked_about]
     error_rates = measure_error_rates(stage, context, asked)
     chosen = choose(survivors, traces, error_rates, stage, dropped)
-    report = {
-        "num_traces": len(traces),
-        "num_chosen": len(chosen),
-        "num_problems": len({survivor.problem_id for survivor in chosen}),
-        "dropped": dict(+dropped),
-        "error_rates": error_rates,
-    }
+    counts = {"num_traces": len(traces), "dropped": dict(+dropped), "num_chosen": len(chosen)}
+    counts["num_problems"] = len({survivor.problem_id for survivor in chosen})
+    report = counts | {"error_rates": error_rates}
     write_json_atomic(context.stage_dir.path / "filtering.json", report)
     if not chosen:
-        counts = {name: report[name] for name in ("num_traces", "dropped")}
         raise DataError(f"stage {stage.name!r}: no trace is left: {json.dumps(counts)}")
     rows = [
         {
@@ -73,8 +66,7 @@ def run(stage: FilterStage, context: StageContext) -> None:
         for survivor in chosen
     ]
     write_jsonl_atomic(context.stage_dir.path / DISTILLED, rows)
-    del report["error_rates"]
-    context.stage_dir.finish(models={}, **report)
+    context.stage_dir.finish(models={}, **counts)
 
 
 def checked_texts(
@@ -83,26 +75,19 @@ def checked_texts(
     traces: Sequence[Trace],
     problems: Sequence[Problem],
 ) -> tuple[list[Survivor], Counter[str]]:
-    """The traces that pass without rollouts, and how many do not, by reason.
-
-    Kept in survivors.json: a verdict may depend on time, and a resumed stage must go on with the
-    same ones.
+    """The traces that pass without rollouts, and how many do not, by reason; kept in a file, as a
+    verdict may depend on time, and a resumed stage must go on with the same ones.
     """
-    path = context.stage_dir.path / "survivors.json"
     digest = hashlib.sha256(stage.model_dump_json().encode())
     for row in (*traces, *problems):
         digest.update(json.dumps(row.messages).encode())
-    fingerprint = digest.hexdigest()
-    known = read_json(path) if path.exists() else {}
-    if known.get("fingerprint") != fingerprint:
+    path = context.stage_dir.path / f"survivors-{digest.hexdigest()[:16]}.json"
+    if not path.exists():
         survivors, dropped = check_texts(stage, context, traces, problems)
         context.recorder.record_work("check", num_traces=len(traces), num_kept=len(survivors))
-        known = {
-            "fingerprint": fingerprint,
-            "survivors": [[s.place, s.problem_id, s.num_tokens] for s in survivors],
-            "dropped": dict(dropped),
-        }
-        write_json_atomic(path, known)
+        kept = [astuple(survivor) for survivor in survivors]
+        write_json_atomic(path, {"survivors": kept, "dropped": dict(dropped)})
+    known = read_json(path)
     return [Survivor(*values) for values in known["survivors"]], Counter(known["dropped"])
 
 

@@ -1,8 +1,5 @@
 """MGPO: sample groups, verify, weight their advantages by maximum entropy, one clipped
-policy-gradient step.
-
-Reads top to bottom: `mgpo_step` is the method. The loss is `algorithms.policy_loss`, the weighted
-advantages are `algorithms.advantages.mgpo_advantages`.
+policy-gradient step. Reads top to bottom: `mgpo_step` is the method.
 """
 
 from __future__ import annotations
@@ -30,7 +27,6 @@ from vibelite.data.batching import (
     share_by_tokens,
     split_by_tokens,
 )
-from vibelite.models.adapter import starting_weights
 from vibelite.models.load import load_for_training, reference_of
 from vibelite.models.policy import Policy
 from vibelite.ranks.ranks import ONE_RANK, Ranks
@@ -44,8 +40,8 @@ from vibelite.stages.mgpo_metrics import (
     shaping_metrics,
     train_metrics,
 )
-from vibelite.stages.mismatch import probe_mismatch
-from vibelite.stages.rollout import sample_groups, sample_rows, select_learnable
+from vibelite.stages.mgpo_start import probe_mismatch, select_learnable
+from vibelite.stages.rollout import sample_groups, sample_rows
 from vibelite.stages.training_loop import TrainingLoop
 from vibelite.telemetry.unit_costs import completion_counts
 from vibelite.training.optim import PolicyOptimizer
@@ -63,7 +59,6 @@ class Trainer:
     engine: RolloutEngine
     optimizer: PolicyOptimizer
     world: Ranks = ONE_RANK
-    """The ranks that share the step."""
 
     @property
     def loss_settings(self) -> LossSettings:
@@ -92,7 +87,7 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         problems = select_learnable(problems, engine, policy, stage, context)
         loop = TrainingLoop(stage, context, policy, trainer.optimizer, keep_every=stage.keep_every)
         engine.load_weights(loop.resume())
-        probe_mismatch(own_engine(engine), policy, problems, stage.sampling, context)
+        probe_mismatch(own_engine(engine), policy, problems, stage, context)
         loop.run(partial(mgpo_step, trainer, problems))
     if context.world.is_leader:
         *others, last = loop.kept_models()
@@ -176,10 +171,9 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
 def training_batches(
     trainer: Trainer, groups: Sequence[Group], advantages: Sequence[Sequence[float]]
 ) -> list[TokenBatch]:
-    """Packed micro-batches of this rank's share of the completions that have a gradient.
-
-    Groups whose rewards are all equal have none, unless an entropy bonus or a KL penalty acts on
-    every token; they count in the denominator all the same.
+    """Packed micro-batches of this rank's share of the completions that have a gradient: of groups
+    with equal rewards only where an entropy bonus or a KL penalty acts on every token. All count in
+    the denominator.
     """
     stage, world = trainer.stage, trainer.world
     lengths = torch.tensor([length for group in groups for length in group.lengths])
@@ -205,7 +199,6 @@ def training_batches(
     ]
 
 
-@torch.no_grad()
 def frozen_logprobs(
     trainer: Trainer, batch: TokenBatch
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -217,8 +210,7 @@ def frozen_logprobs(
     if trainer.stage.updates_per_rollout > 1:
         old, _ = trainer.policy.logprobs(batch, temperature=temperature)
     if trainer.reference is not None:
-        with starting_weights(trainer.reference):
-            ref, _ = trainer.reference.logprobs(batch, temperature=temperature)
+        ref, _ = trainer.reference.logprobs(batch, temperature=temperature)
     return old, ref
 
 

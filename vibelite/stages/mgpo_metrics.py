@@ -17,14 +17,12 @@ from vibelite.types import Group
 
 
 def rollout_metrics(groups: Sequence[Group], weights: Sequence[float]) -> dict[str, float]:
-    """Rewards, lengths and how many groups carry signal; `weights` are the MaxEnt weights of the
-    groups.
+    """Rewards, lengths and how many groups carry signal; `weights` are the groups' MaxEnt weights.
 
-    verify/... are numbers of completions: failures of the verifier by kind, and unverifiable ones,
-    which the verifier read and could not judge.
+    verify/... count completions: failures of the verifier by kind, and those that it read and could
+    not judge.
     """
     pass_rates = [group.pass_rate for group in groups]
-    completions = [completion for group in groups for completion in group.completions]
     metrics = {
         "reward/mean": fmean(reward for group in groups for reward in group.rewards),
         "groups/all_correct": sum(rate == 1 for rate in pass_rates) / len(groups),
@@ -32,7 +30,9 @@ def rollout_metrics(groups: Sequence[Group], weights: Sequence[float]) -> dict[s
         "groups/mixed": sum(0 < rate < 1 for rate in pass_rates) / len(groups),
         "completion/mean_tokens": fmean(n for group in groups for n in group.lengths),
         "completion/truncated": fmean(
-            completion.finish_reason == "length" for completion in completions
+            completion.finish_reason == "length"
+            for group in groups
+            for completion in group.completions
         ),
     }
     verdicts = [verdict for group in groups for verdict in group.verdicts]
@@ -44,34 +44,23 @@ def rollout_metrics(groups: Sequence[Group], weights: Sequence[float]) -> dict[s
     mixed = [w for w, rate in zip(weights, pass_rates, strict=True) if 0 < rate < 1]
     if mixed:
         metrics["maxent/weight_mean"] = fmean(mixed)
-    for subdomain in dict.fromkeys(group.problem.subdomain for group in groups):
-        rewards = [
-            reward
-            for group in groups
-            if group.problem.subdomain == subdomain
-            for reward in group.rewards
-        ]
-        metrics[f"reward/{subdomain}"] = fmean(rewards)
-    return metrics
+    by_subdomain: dict[str, list[float]] = {}
+    for group in groups:
+        by_subdomain.setdefault(group.problem.subdomain, []).extend(group.rewards)
+    return metrics | {f"reward/{name}": fmean(rewards) for name, rewards in by_subdomain.items()}
 
 
 def shaping_metrics(
     shaping: LengthShaping, groups: Sequence[Group], rewards: Sequence[Sequence[float]]
 ) -> dict[str, float]:
-    """What shaping did to a step's rewards; nothing where there was none.
-
-    shaping/mean_shift: shaped minus verifier's reward, mean over all completions (0 for Long2Short
-    alone, which moves reward within a group); shaping/mean_abs_shift: how much was moved;
-    shaping/overlong: share of completions with a penalty; shaping/correct_mean_tokens: length of
-    the correct ones, which shaping is to lower.
+    """What shaping did to a step's rewards; nothing where there was none. Means over completions:
+    shaped minus verifier's reward, its size, penalised ones, and the length of correct ones.
     """
     if shaping.is_none:
         return {}
     before = [reward for group in groups for reward in group.rewards]
-    shifts = [
-        after - reward
-        for reward, after in zip(before, (x for values in rewards for x in values), strict=True)
-    ]
+    after = [reward for values in rewards for reward in values]
+    shifts = [new - old for old, new in zip(before, after, strict=True)]
     lengths = [length for group in groups for length in group.lengths]
     metrics = {
         "shaping/mean_shift": fmean(shifts),

@@ -1,24 +1,84 @@
-"""Sampling and verifying groups, shared by the stages that need completions."""
+"""Completions with their verdicts: `draw` streams them, each verified while others are sampled, and
+`sample_groups` collects those of a reinforcement step.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from vibelite.errors import DataError
+from vibelite.data.chat import opened_thinking, prompt_ids
 from vibelite.models.policy import Policy
-from vibelite.recipe.stage_section import MGPOStage
-from vibelite.rewards.choice import shuffled
+from vibelite.rewards.choice import PERMUTATION, shuffled
 from vibelite.rewards.failures import require_reliable
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
-from vibelite.run_dir import read_json, write_json_atomic
-from vibelite.stages.context import StageContext, sampling_settings
-from vibelite.stages.engines import helper_of
-from vibelite.stages.sampling import Drawn, Wanted, draw, verified_row
-from vibelite.types import Group, Problem
+from vibelite.stages.context import StageContext
+from vibelite.stages.window import require_room
+from vibelite.types import Completion, Group, Problem, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`settings.num_completions` samples of every problem, but for the (place, sample) that are
+    `done`; `place` counts the problems.
+    """
+
+    problems: Sequence[Problem]
+    settings: SamplingSettings
+    seed: int
+    done: Collection[tuple[int, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Sample number `sample` of the problem at `place`: what the model read and wrote."""
+
+    place: int
+    sample: int
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    completion: Completion
+    verdict: Future[Verdict]
+
+
+def draw(
+    wanted: Wanted, engine: RolloutEngine, policy: Policy, context: StageContext
+) -> Generator[Drawn, None, None]:
+    """The samples as they end; counts tokens and time.
+
+    The options of a multiple choice that the caller has not shuffled stand in another order for
+    every sample, so that each has a prompt of its own.
+    """
+    problems, seed, meter = wanted.problems, wanted.seed, context.meter
+    num_samples = per_prompt = wanted.settings.num_completions
+    if any(p.verifier == "choice" and PERMUTATION not in p.metadata for p in problems):
+        per_prompt = 1
+        problems = [shuffled(problem, seed, n) for problem in problems for n in range(num_samples)]
+    context.recorder.expect_completions(len(problems) * per_prompt - len(wanted.done))
+    settings = replace(wanted.settings, num_completions=per_prompt)
+    skip = {divmod(place * num_samples + sample, per_prompt) for place, sample in wanted.done}
+    started: set[int] = set()
+    with meter.span("rollout"):
+        prompts = [
+            tuple(prompt_ids(policy.tokenizer, p.messages, context.recipe.data, row=p.id))
+            for p in problems
+        ]
+        require_room(policy.model.config, problems, prompts, settings.max_new_tokens)
+        openings = [opened_thinking(policy.tokenizer, prompt) for prompt in prompts]
+        for prompt, number, completion in engine.stream(prompts, settings, seed=seed, skip=skip):
+            # Judged and kept as if the model had opened the thinking that the prompt opens.
+            completion = replace(completion, text=openings[prompt] + completion.text)
+            num_read = 0 if prompt in started else len(prompts[prompt])
+            started.add(prompt)
+            meter.add_tokens(prompt=num_read, generated=len(completion.token_ids))
+            with meter.span("verify"):
+                verdict = context.verifiers.submit(problems[prompt], completion)
+            place, sample = divmod(prompt * per_prompt + number, num_samples)
+            yield Drawn(place, sample, problems[prompt], prompts[prompt], completion, verdict)
 
 
 def sample_groups(
@@ -30,41 +90,33 @@ def sample_groups(
     context: StageContext,
     seed: int,
 ) -> list[Group]:
-    """One group of verified completions per problem, in order. Counts tokens and time.
+    """One group of verified completions per problem, in order.
 
-    Completions are verified while others are still sampled; what the span "verify" shows is the
-    time that was spent on nothing else. The options of a multiple choice are shuffled, for all
-    completions of a group alike. Raises VibeLiteError where the verifier fails more often than the
-    recipe allows, and BudgetReached where the rest of the budget would not pay for a checkpoint.
-
-    Called by all ranks, or by the leader where it is by itself.
+    What the span "verify" shows is the time that was spent on nothing else. The options of a
+    multiple choice are shuffled, for all completions of a group alike. Raises VibeLiteError where
+    the verifier fails more often than the recipe allows, and BudgetReached where the rest of the
+    budget would not pay for a checkpoint. Called by all ranks, or by the leader by itself.
     """
+    wanted = Wanted([shuffled(problem, seed) for problem in problems], settings, seed)
     return context.world.from_leader(
-        partial(_sample_groups, engine, policy, problems, settings, context=context, seed=seed),
+        partial(_collect_groups, wanted, engine, policy, context),
         meanwhile=helper_of(engine, context),
     )
 
 
-def _sample_groups(
-    engine: RolloutEngine,
-    policy: Policy,
-    problems: Sequence[Problem],
-    settings: SamplingSettings,
-    *,
-    context: StageContext,
-    seed: int,
+def _collect_groups(
+    wanted: Wanted, engine: RolloutEngine, policy: Policy, context: StageContext
 ) -> list[Group]:
-    """`sample_groups` on the leader, which verifies what all ranks sample."""
-    problems = [shuffled(problem, seed) for problem in problems]
-    samples: list[dict[int, Drawn]] = [{} for _ in problems]
-    with closing(draw(Wanted(problems, settings, seed), engine, policy, context)) as drawing:
+    """The groups on the leader, which verifies what all ranks sample."""
+    samples: list[dict[int, Drawn]] = [{} for _ in wanted.problems]
+    with closing(draw(wanted, engine, policy, context)) as drawing:
         for drawn in drawing:
             samples[drawn.place][drawn.sample] = drawn
             context.recorder.check_deadline()
+    groups = []
     with context.meter.span("verify"):
-        groups = []
-        for problem, of_problem in zip(problems, samples, strict=True):
-            ordered = [of_problem[number] for number in range(settings.num_completions)]
+        for problem, of_problem in zip(wanted.problems, samples, strict=True):
+            ordered = [of_problem[number] for number in range(wanted.settings.num_completions)]
             completions = tuple(drawn.completion for drawn in ordered)
             verdicts = tuple(drawn.verdict.result() for drawn in ordered)
             groups.append(Group(problem, ordered[0].prompt_ids, completions, verdicts))
@@ -75,46 +127,37 @@ def _sample_groups(
     return groups
 
 
-def select_learnable(
-    problems: Sequence[Problem],
-    engine: RolloutEngine,
-    policy: Policy,
-    stage: MGPOStage,
-    context: StageContext,
-) -> list[Problem]:
-    """The problems whose pass rate under the starting weights is neither 0 nor 1 (VibeThinker-3B
-    report 2.2).
+def helper_of(engine: Any, context: StageContext) -> Callable[[Any], None]:
+    """What a rank does with the sampling that the leader delegates to its shared engine."""
 
-    Samples `prefilter_samples` completions of the first `prefilter_problems` problems (0 = all);
-    what was found is kept in prefilter.json, so that a resumed stage does not sample again.
-    `prefilter_samples` 0 keeps every problem.
+    def sample(task: Any) -> None:
+        with context.meter.span("rollout"):
+            engine.help(task)
+
+    return sample
+
+
+def verified_row(problem: Problem, completion: Completion, verdict: Verdict) -> dict[str, Any]:
+    """One completion in any stage's samples.jsonl. A shuffled multiple choice adds the right letter
+    and the order of the options.
     """
-    if not stage.prefilter_samples:
-        return list(problems)
-    candidates = list(problems[: stage.prefilter_problems or None])
-    path = context.stage_dir.path / "prefilter.json"
-    fingerprint = hashlib.sha256(
-        "\n".join(problem.id for problem in candidates).encode()
-    ).hexdigest()
-    known = context.world.from_leader(lambda: read_json(path) if path.exists() else {})
-    pass_rates = known.get("pass_rates") if known.get("fingerprint") == fingerprint else None
-    if pass_rates is None:
-        settings = sampling_settings(stage.sampling, stage.prefilter_samples)
-        groups = sample_groups(
-            engine, policy, candidates, settings, context=context, seed=context.seed("prefilter")
-        )
-        pass_rates = {group.problem.id: group.pass_rate for group in groups}
-        if context.world.is_leader:
-            write_json_atomic(path, {"fingerprint": fingerprint, "pass_rates": pass_rates})
-        context.recorder.record_work("prefilter", num_problems=len(candidates))
-    learnable = [problem for problem in candidates if 0 < pass_rates[problem.id] < 1]
-    if not learnable:
-        raise DataError(
-            f"stage {stage.name!r}: none of {len(candidates)} problems has a pass rate "
-            f"between 0 and 1 in {stage.prefilter_samples} samples; use easier or harder problems, "
-            "or prefilter_samples: 0"
-        )
-    return learnable
+    row = {
+        "problem_id": problem.id,
+        "subdomain": problem.subdomain,
+        "prompt": problem.messages[-1]["content"],
+        "completion": completion.text,
+        "reward": verdict.reward,
+        "correct": verdict.correct,
+        "detail": verdict.detail,
+        "num_tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+    }
+    if verdict.failure:
+        row["failure"] = verdict.failure
+    if PERMUTATION in problem.metadata:
+        row["right_letter"] = problem.answer
+        row[PERMUTATION] = problem.metadata[PERMUTATION]
+    return row
 
 
 def sample_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:

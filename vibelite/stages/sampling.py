@@ -1,5 +1,5 @@
-"""Sampling and verifying: `draw` streams completions with their verdicts, and `collect_samples`
-keeps them in a file, one row each.
+"""The samples of one model in a file, one row each: `collect_samples`, which all stages but MGPO
+ask.
 
 A stage that was killed draws only the samples that are still missing, and they come out as they
 would have without the interruption: new completions in the place of those under way, which are
@@ -12,26 +12,22 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vibelite.data.chat import opened_thinking, prompt_ids
 from vibelite.errors import RunStopped
-from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import Sampling
-from vibelite.rewards.answer_key import answer_key, shown_letter
-from vibelite.rewards.choice import PERMUTATION, shuffled
 from vibelite.rewards.failures import require_reliable
-from vibelite.rollout.engine import RolloutEngine, SamplingSettings
-from vibelite.run_dir import append_jsonl, read_jsonl, write_jsonl_atomic
+from vibelite.rewards.verifier import answer_key, shown_letter
+from vibelite.rollout.engine import SamplingSettings
+from vibelite.run_dir import append_jsonl, drop_directory, read_jsonl, write_jsonl_atomic
 from vibelite.stages.context import StageContext, sampling_settings
-from vibelite.stages.engines import name_prompts, open_engine, opened
-from vibelite.stages.window import require_room
-from vibelite.types import Completion, Problem, Verdict
+from vibelite.stages.engines import open_engine, opened
+from vibelite.stages.rollout import Drawn, Wanted, draw, verified_row
+from vibelite.types import Problem, Verdict
 
 # What is not needed to compute a result; a benchmark's texts may exceed memory.
 TEXTS = ("prompt", "completion")
@@ -61,72 +57,6 @@ class SampleRequest:
         return sampling_settings(self.sampling, self.num_samples)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """`settings.num_completions` samples of every problem, but for the (place, sample) that are
-    `done`; `place` counts the problems.
-    """
-
-    problems: Sequence[Problem]
-    settings: SamplingSettings
-    seed: int
-    done: Collection[tuple[int, int]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Sample number `sample` of the problem at `place`: what the model read and wrote."""
-
-    place: int
-    sample: int
-    problem: Problem
-    prompt_ids: tuple[int, ...]
-    completion: Completion
-    verdict: Future[Verdict]
-
-
-def draw(
-    wanted: Wanted, engine: RolloutEngine, policy: Policy, context: StageContext
-) -> Generator[Drawn, None, None]:
-    """The samples as they end; counts tokens and time. Each is verified while others are drawn.
-
-    The options of a multiple choice that the caller has not shuffled stand in another order for
-    every sample, so that each has a prompt of its own.
-    """
-    problems, seed, meter = wanted.problems, wanted.seed, context.meter
-    num_samples = per_prompt = wanted.settings.num_completions
-    if any(is_unshuffled_choice(problem) for problem in problems):
-        per_prompt = 1
-        problems = [shuffled(problem, seed, n) for problem in problems for n in range(num_samples)]
-    context.recorder.expect_completions(len(problems) * per_prompt - len(wanted.done))
-    name_prompts(engine, [problem.id for problem in problems])
-    settings = replace(wanted.settings, num_completions=per_prompt)
-    skip = {divmod(place * num_samples + sample, per_prompt) for place, sample in wanted.done}
-    started: set[int] = set()
-    with meter.span("rollout"):
-        prompts = [
-            tuple(prompt_ids(policy.tokenizer, p.messages, context.recipe.data, row=p.id))
-            for p in problems
-        ]
-        require_room(policy.model.config, problems, prompts, settings.max_new_tokens)
-        openings = [opened_thinking(policy.tokenizer, prompt) for prompt in prompts]
-        for prompt, number, completion in engine.stream(prompts, settings, seed=seed, skip=skip):
-            # Judged and kept as if the model had opened the thinking that the prompt opens.
-            completion = replace(completion, text=openings[prompt] + completion.text)
-            num_read = 0 if prompt in started else len(prompts[prompt])
-            started.add(prompt)
-            meter.add_tokens(prompt=num_read, generated=len(completion.token_ids))
-            with meter.span("verify"):
-                verdict = context.verifiers.submit(problems[prompt], completion)
-            place, sample = divmod(prompt * per_prompt + number, num_samples)
-            yield Drawn(place, sample, problems[prompt], prompts[prompt], completion, verdict)
-
-
-def is_unshuffled_choice(problem: Problem) -> bool:
-    """Whether its options stand in the order of its file."""
-    return problem.verifier == "choice" and PERMUTATION not in problem.metadata
-
-
 def collect_samples(
     request: SampleRequest, path: Path, context: StageContext, labels: Mapping[str, str]
 ) -> list[dict[str, Any]]:
@@ -136,8 +66,7 @@ def collect_samples(
     of every row. Raises RunStopped, with all that ended on disk, when the run is asked to stop,
     and VibeLiteError where the verifier fails more often than the recipe allows.
     """
-    repair(path)
-    forget_failures(path, context.recipe.verification.max_failure_rate)
+    repair(path, context.recipe.verification.max_failure_rate)
     places = {problem.id: place for place, problem in enumerate(request.problems)}
     done = {(places[row["problem_id"]], row["sample"]) for row in read_jsonl(path)}
     if len(done) < len(request.problems) * request.num_samples:
@@ -199,29 +128,6 @@ def draw_rows(
     require_reliable(verdicts, context.recipe.verification.max_failure_rate)
 
 
-def verified_row(problem: Problem, completion: Completion, verdict: Verdict) -> dict[str, Any]:
-    """One completion in any stage's samples.jsonl. A shuffled multiple choice adds the right letter
-    and the order of the options.
-    """
-    row = {
-        "problem_id": problem.id,
-        "subdomain": problem.subdomain,
-        "prompt": problem.messages[-1]["content"],
-        "completion": completion.text,
-        "reward": verdict.reward,
-        "correct": verdict.correct,
-        "detail": verdict.detail,
-        "num_tokens": len(completion.token_ids),
-        "finish_reason": completion.finish_reason,
-    }
-    if verdict.failure:
-        row["failure"] = verdict.failure
-    if PERMUTATION in problem.metadata:
-        row["right_letter"] = problem.answer
-        row[PERMUTATION] = problem.metadata[PERMUTATION]
-    return row
-
-
 def sample_row(drawn: Drawn, verdict: Verdict) -> dict[str, Any]:
     """`verified_row` with the sample's number and what a vote needs."""
     problem = drawn.problem
@@ -233,23 +139,25 @@ def sample_row(drawn: Drawn, verdict: Verdict) -> dict[str, Any]:
     return row
 
 
-def repair(path: Path) -> None:
-    """Drops a torn last line, which the next row would be appended to."""
-    if path.exists() and path.stat().st_size:
-        with open(path, "rb") as file:
-            file.seek(-1, os.SEEK_END)
-            is_torn = file.read(1) != b"\n"
-        if is_torn:
-            write_jsonl_atomic(path, list(read_jsonl(path)))
-
-
-def forget_failures(path: Path, max_failure_rate: float) -> None:
-    """Drops the samples that the verifier failed on, where these are too many: an earlier call
-    stopped because of them, and once the cause is mended they are to be verified.
+def repair(path: Path, max_failure_rate: float = 1.0) -> None:
+    """Drops a torn last line, which the next row would be appended to, and samples that the
+    verifier failed on, where these are too many: an earlier call stopped because of them, and once
+    the cause is mended they are to be verified.
     """
     failed = [bool(row.get("failure")) for row in read_jsonl(path)]
-    if sum(failed) > max_failure_rate * len(failed):
-        write_jsonl_atomic(path, [row for row in read_jsonl(path) if not row.get("failure")])
+    too_many = sum(failed) > max_failure_rate * len(failed)
+    if too_many or is_torn(path):
+        kept = (row for row in read_jsonl(path) if not (too_many and row.get("failure")))
+        write_jsonl_atomic(path, kept)
+
+
+def is_torn(path: Path) -> bool:
+    """Whether a killed process left half a line at the end of the file."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def sort_rows(path: Path, places: Mapping[str, int]) -> None:
@@ -260,8 +168,7 @@ def sort_rows(path: Path, places: Mapping[str, int]) -> None:
         for line, row in zip(file, read_jsonl(path), strict=True):
             lines.append((places[row["problem_id"]], row["sample"], offset, len(line)))
             offset += len(line)
-    ordered = sorted(lines)
-    if ordered == lines:
+    if (ordered := sorted(lines)) == lines:
         return
     with open(path, "rb") as file, rewriting(path) as target:
         for _, _, start, length in ordered:
@@ -269,12 +176,21 @@ def sort_rows(path: Path, places: Mapping[str, int]) -> None:
             target.write(file.read(length))
 
 
-def join_files(parts: Sequence[Path], target: Path) -> None:
-    """Writes the parts one after the other to `target`, whole or not at all."""
-    with rewriting(target) as joined:
-        for part in parts:
+def part_path(context: StageContext, name: str) -> Path:
+    """The samples of one of a stage's models, until the stage is finished."""
+    return context.stage_dir.path / "parts" / f"{name}.jsonl"
+
+
+@contextmanager
+def joined_parts(context: StageContext) -> Iterator[None]:
+    """The samples of all parts in the stage's samples.jsonl; the parts go when the block ends."""
+    directory = part_path(context, "").parent
+    with rewriting(context.stage_dir.samples_path) as joined:
+        for part in sorted(directory.glob("*.jsonl")):
             with open(part, "rb") as file:
                 shutil.copyfileobj(file, joined)
+    yield
+    drop_directory(directory)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError
 from vibelite.models.load import positions_of
-from vibelite.recipe.stage_section import EvaluateStage
+from vibelite.recipe.stage_section import EvaluateStage, SolvingStage
 from vibelite.stages.context import StageContext
 from vibelite.types import Problem
 
@@ -51,11 +51,14 @@ def check_prompts(context: StageContext, model: Path) -> None:
     tokenizer.name_or_path = getattr(settings, "path", settings.source)
     longest: dict[str, int] = {}
     for stage in context.recipe.stages:
-        sampling = getattr(stage, "sampling", None)
-        if sampling is not None:
-            names = stage.benchmarks if isinstance(stage, EvaluateStage) else [stage.problems]
-            for name in names:
-                longest[name] = max(sampling.max_new_tokens, longest.get(name, 0))
+        if isinstance(stage, EvaluateStage):
+            names = stage.benchmarks
+        elif isinstance(stage, SolvingStage):
+            names = [stage.problems]
+        else:
+            continue
+        for name in names:
+            longest[name] = max(stage.sampling.max_new_tokens, longest.get(name, 0))
     for name, max_new_tokens in longest.items():
         problems = context.all_problems(name)
         prompts = [
