@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tests.policies import tiny_policy
+from vibelite.data.chat import end_token_id
 from vibelite.models.load import load_policy
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.transformers_engine import TransformersEngine
@@ -13,7 +14,7 @@ from vibelite.stages.export import write_directory
 
 def test_every_end_that_a_model_names_ends_a_completion_and_is_exported(tmp_path: Path) -> None:
     made = tiny_policy()
-    end, other, third = made.tokenizer.eos_token_id, 70, 71
+    end, other, third = end_token_id(made.tokenizer), 70, 71
     made.model.generation_config.eos_token_id = [end, other]
     made.model.config.eos_token_id = third
     made.save(tmp_path / "model")

@@ -147,7 +147,7 @@ def test_a_thinking_that_the_prompt_opens_is_judged_and_kept_with_its_beginning(
 ):
     """An answer that never leaves the thinking is none, whoever opened it."""
     policy, settings = tiny_policy(), SamplingSettings(2, 8)
-    template = policy.tokenizer.chat_template.replace(
+    template = str(policy.tokenizer.chat_template).replace(
         "<|assistant|>' }}", "<|assistant|><think>' }}"
     )
     monkeypatch.setattr(policy.tokenizer, "chat_template", template)
