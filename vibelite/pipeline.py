@@ -269,6 +269,7 @@ def prepare_base_model(context: StageContext) -> None:
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import require_window, write_base_model
     from vibelite.stages.dry_pass import dry_pass, texts_of, tokenizer_of
+    from vibelite.stages.window import check_prompts
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):
@@ -286,6 +287,7 @@ def prepare_base_model(context: StageContext) -> None:
                 dtype=recipe.training.dtype,
             )
             require_window(recipe, temporary)
+            check_prompts(context, temporary)
             write_json_atomic(
                 run.path / "manifest.json",
                 environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))

@@ -190,7 +190,7 @@ def test_a_program_that_cannot_be_judged_is_named_by_its_line(tmp_path, row, mes
     [
         (b'{"prediction": "x"\n', "a.jsonl:1: not valid JSON"),
         (b'\n\n{"a": }\n', "a.jsonl:3: not valid JSON"),
-        (b"\xff\xfe\n", "a.jsonl: byte 0 is no UTF-8 text"),
+        (b"\xff\xfe\n", "a.jsonl:1: not UTF-8 text (UTF-16)"),
     ],
 )
 def test_a_file_that_is_no_jsonl_is_named_with_the_place(tmp_path, content, message):

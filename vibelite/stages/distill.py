@@ -107,7 +107,9 @@ def score_traces(
     """Negative log-likelihood of every answer under the student, in nats per token, in order."""
     sequences = [
         TrainingSequence(
-            *trace_ids(student.tokenizer, row["messages"], context.recipe.data.system_prompt)
+            *trace_ids(
+                student.tokenizer, row["messages"], context.recipe.data, row=row["problem_id"]
+            )
         )
         for row in rows
     ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vibelite.data.chat import end_token_id
+from vibelite.data.chat import stop_token_ids
 from vibelite.errors import RecipeError
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
@@ -43,15 +43,21 @@ def build_engine(
     recipe: Recipe, policy: Policy, sampling: Sampling, optimizer: Optimizer | None = None
 ) -> RolloutEngine:
     """The recipe's rollout engine over `policy`, which `optimizer` trains between rollouts;
-    completions end where the chat template ends a message. RecipeError, EngineError.
+    completions end at any of the model's end tokens. RecipeError, EngineError.
     """
-    stop_ids = (end_token_id(policy.tokenizer),)
     match recipe.rollout.engine:
         case "transformers":
-            max_sequences = sampling.max_sequences
-            return TransformersEngine(policy, stop_ids=stop_ids, max_sequences=max_sequences)
+            return TransformersEngine(
+                policy, stop_ids=stop_ids_of(policy), max_sequences=sampling.max_sequences
+            )
         case "vllm":
             return VLLMEngine(policy, vllm_settings(recipe, policy, sampling, optimizer))
+
+
+def stop_ids_of(policy: Policy) -> tuple[int, ...]:
+    model = policy.model
+    configs = (model.generation_config, model.config, model.config.get_text_config())
+    return stop_token_ids(policy.tokenizer, *configs)
 
 
 def vllm_settings(
@@ -77,7 +83,7 @@ def vllm_settings(
     free -= state_bytes(recipe, policy, optimizer) + num_own * dtype.itemsize
     shape = engine_shape(config, dtype, batch, num_slices=num_slices)
     return VLLMSettings(
-        stop_ids=(end_token_id(policy.tokenizer),),
+        stop_ids=stop_ids_of(policy),
         max_sequences=batch.max_sequences,
         max_model_len=batch.max_model_len,
         kv_cache_bytes=kv_cache_bytes(shape, free_bytes=free, total_bytes=total),

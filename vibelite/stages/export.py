@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from vibelite.data.chat import end_token_id, prompt_ids
+from vibelite.data.chat import end_token_id, prompt_ids, stop_token_ids
 from vibelite.errors import CheckpointError
 from vibelite.models.adapter import is_adapter
 from vibelite.recipe.stage_section import ExportStage
@@ -68,7 +68,7 @@ def write_directory(source: Path, target: Path) -> None:
     """The model as transformers loads it. Generation ends where a message does: base models name
     the end of documents alone, and would go on after their answer.
     """
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     if is_adapter(source):
         from vibelite.models.load import load_policy
@@ -82,9 +82,9 @@ def write_directory(source: Path, target: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(target)
     path = target / GENERATION
     settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known = settings.get("eos_token_id")
-    ends = known if isinstance(known, list) else [] if known is None else [known]
-    settings["eos_token_id"] = list(dict.fromkeys([end_token_id(tokenizer), *ends]))
+    config = AutoConfig.from_pretrained(target)
+    configs = (GenerationConfig(**settings), config, config.get_text_config())
+    settings["eos_token_id"] = list(stop_token_ids(tokenizer, *configs))
     GenerationConfig(**settings).save_pretrained(target)
 
 

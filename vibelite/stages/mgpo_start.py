@@ -83,7 +83,7 @@ def probe_mismatch(
     settings = sampling_settings(stage.sampling, PROBE_COMPLETIONS)
     settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, PROBE_TOKENS))
     prompts = [
-        prompt_ids(policy.tokenizer, problem.messages, recipe.data.system_prompt)
+        prompt_ids(policy.tokenizer, problem.messages, recipe.data, row=problem.id)
         for problem in problems[:PROBE_PROBLEMS]
     ]
     with context.meter.span("rollout"):
