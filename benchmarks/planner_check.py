@@ -7,8 +7,8 @@ Large models, adapters and vLLM on a GPU: gpu_planner.py.
 
 Every configuration is a process of its own with one thread (`planner_steps.py`). On a CPU it
 measures its rates (`planner_rates.py`) before every step, and the prediction is made from them by
-the planner's formulas, so that other users of the machine slow down both alike; no number is fitted
-to steps. On a GPU the rates are those of the planner's table.
+the planner's formulas, so that other users of the machine slow down both alike. On a GPU the rates
+are those of the planner's table.
 
 Seconds: of the process on the processor, generating, training and updating together; the error is
 the median over all steps but the first, which also makes the optimizer's state. Peak: resident
@@ -33,7 +33,7 @@ from typing import Any
 
 import yaml
 
-from vibelite.planning.devices import Cpu, CpuRates, ProductRates, device_named
+from vibelite.planning.devices import Device, device_named
 from vibelite.planning.model_shape import shape_of
 from vibelite.planning.plan import Machine, Plan, make_plan
 from vibelite.planning.workload import Assumptions
@@ -170,17 +170,13 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def planned(case: Case, rates: Mapping[str, Any] | None, gpu: str | None) -> Plan:
+def planned(case: Case, rates: Mapping[str, float] | None, gpu: str | None) -> Plan:
     """The plan for a processor of these rates, or for a listed GPU."""
     if gpu is not None:
         device = device_named(gpu)
     else:
         assert rates is not None, "measured on a GPU: name it with --gpu"
-        known: dict[str, Any] = {
-            name: ProductRates(**value) if isinstance(value, Mapping) else value
-            for name, value in rates.items()
-        }
-        device = Cpu("cpu", 1 << 40, CpuRates(**known))
+        device = Device("cpu", 1 << 40, is_cpu=True, **rates)
     assume = Assumptions(prompt_tokens=PROMPT_TOKENS, length_fraction=1.0, trace_fraction=1.0)
     recipe = case.recipe()
     return make_plan(recipe, Path(), shape_of(recipe.model, Path()), Machine(device), assume)

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +51,7 @@ class Watch:
         self.steps: list[dict[str, Any]] = []
 
     def start_step(self) -> None:
-        rates = None if self._is_gpu else asdict(measure_rates())
+        rates = None if self._is_gpu else measure_rates()
         self.steps.append({"rates": rates, "seconds": {}, "peak_bytes": {}})
 
     @contextmanager

@@ -16,6 +16,7 @@ import ctypes
 import json
 import os
 import platform
+import queue
 import random
 import resource
 import subprocess
@@ -28,7 +29,8 @@ from statistics import median
 from typing import Any
 
 from vibelite.errors import SandboxError
-from vibelite.rewards.sandbox import Sandbox
+from vibelite.rewards.sandbox import TIERS, Sandbox
+from vibelite.rewards.sandbox_slot import Slot
 
 RESULT = Path(__file__).parent / "results" / "sandbox.json"
 NUM_PROCESSORS = 2
@@ -109,14 +111,23 @@ def measure(tier: str, num_programs: int) -> dict[str, float]:
         started = 0.0
         seconds = run_round(in_new_interpreter, num_programs)
     else:
-        tiers = () if tier == "weak" else (tier,)
-        with Sandbox(num_slots=NUM_PROCESSORS, allow_weak=tier == "weak", tiers=tiers) as sandbox:
-            # Both servers start with their first programs; with two at once, both are used.
-            run_round(lambda stdin: sandbox.run(PROGRAM, stdin=stdin).stdout, 2 * NUM_PROCESSORS)
-            started = time.perf_counter() - began
-            seconds = run_round(
-                lambda stdin: sandbox.run(PROGRAM, stdin=stdin).stdout, num_programs
-            )
+        idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for _ in range(NUM_PROCESSORS):
+            idle.put(Slot(TIERS.get(tier, ())))
+
+        def run(stdin: bytes) -> bytes:
+            slot = idle.get()
+            try:
+                return slot.run(PROGRAM, stdin=stdin).stdout
+            finally:
+                idle.put(slot)
+
+        # Both servers start with their first programs; with two at once, both are used.
+        run_round(run, 2 * NUM_PROCESSORS)
+        started = time.perf_counter() - began
+        seconds = run_round(run, num_programs)
+        for _ in range(NUM_PROCESSORS):
+            idle.get().close()
     elapsed = time.perf_counter() - began
     wait_for_orphans()
     used = cpu_seconds() - before

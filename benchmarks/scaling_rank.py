@@ -37,6 +37,7 @@ from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.ranks import joint_lap, spread_of
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.precision import DTYPES
+from vibelite.training.shared_adamw import WholeWeightsAdamW
 from vibelite.types import Completion, Group, Problem, Verdict
 
 OPTIMIZER = Optimizer(lr=1e-6, warmup_fraction=0)
@@ -266,6 +267,8 @@ def communication_rows(bench: Bench) -> Iterator[dict[str, Any]]:
     if world.is_one or isinstance(bench.policy, FullyShardedPolicy):
         return  # the latter exchanges in every pass: the steps' rows count it
     parameters = list(bench.policy.trainable_parameters())
+    update = bench.optimizer._update
+    assert isinstance(update, WholeWeightsAdamW)
     seconds = []
     for _ in range(NUM_STEPS):
         for parameter in parameters:
@@ -274,7 +277,9 @@ def communication_rows(bench: Bench) -> Iterator[dict[str, Any]]:
         bench.synchronize()
         world.sent_bytes.clear()
         started = time.perf_counter()
-        bench.optimizer.exchange_only()
+        update.gradients()
+        update.drop_gradients()
+        update._write_weights()
         bench.synchronize()
         seconds.append(time.perf_counter() - started)
     handed, sent = dict(world.sent_bytes), sent_bytes(world)

@@ -11,9 +11,11 @@ from typing import Any
 
 # Set by pytest for each test, and by libraries for themselves, most of them on import.
 _FREE = ("PYTEST_", "KMP_", "CUDA_", "TORCHINDUCTOR_")
-# vLLM's workers set these in the process that they run in.
+# vLLM, and what it imports on a GPU, set these in the process that they run in.
 _VLLMS = (
     "VLLM_",
+    "AITER_",
+    "LD_LIBRARY_PATH",
     "LD_PRELOAD",
     "LOCAL_WORLD_SIZE",
     "NUMEXPR_MAX_THREADS",
@@ -21,6 +23,7 @@ _VLLMS = (
     "TORCHDYNAMO_DISABLE",
     "PYTORCH_NVML_BASED_CUDA_CHECK",
     "TRITON_CACHE_AUTOTUNING",
+    "TRITON_PRINT_AUTOTUNING",
 )
 
 

@@ -36,12 +36,13 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     assert list(read_jsonl(tmp_path / "a.jsonl")) == [{"step": 1}]
 
 
-def test_truncation_drops_later_steps_and_the_torn_line(tmp_path):
+def test_truncation_drops_later_steps_and_the_torn_line_and_counts_what_there_was(tmp_path):
     stage = StageDir(tmp_path)
+    assert stage.truncate_after(0) == 0
     append_jsonl(stage.steps_path, [{"step": step} for step in (1, 2, 3)])
     with open(stage.steps_path, "a") as file:
         file.write('{"st')
-    stage.truncate_after(2)
+    assert stage.truncate_after(2) == 3
     append_jsonl(stage.steps_path, [{"step": 3}])
     assert [row["step"] for row in read_jsonl(stage.steps_path)] == [1, 2, 3]
 
@@ -86,6 +87,20 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
+def test_a_directory_has_its_name_only_when_all_of_it_is_on_the_disk(tmp_path, disk_calls):
+    with new_directory(tmp_path / "model") as temporary:
+        (temporary / "part").mkdir()
+        (temporary / "weights").write_text("w")
+        (temporary / "part" / "rows").write_text("r")
+    rename = disk_calls.index("replace .model.tmp -> model")
+    before, after = disk_calls[:rename], disk_calls[rename + 1 :]
+    inside = {f"fsync {name}" for name in ("weights", "rows", CHECKSUMS_NAME, "part", ".model.tmp")}
+    assert inside <= set(before)
+    # Names are on the disk after what they name.
+    assert before.index("fsync .model.tmp") > before.index(f"fsync {CHECKSUMS_NAME}")
+    assert f"fsync {tmp_path.name}" in after
+
+
 def test_a_stage_is_finished_once_it_says_which_models_it_made(tmp_path):
     run = RunDir(tmp_path)
     stage = run.stage(3, "sft")
@@ -93,25 +108,17 @@ def test_a_stage_is_finished_once_it_says_which_models_it_made(tmp_path):
     last = stage.checkpoints / "step-000002"
     for name in ("step-000001", "step-000002"):
         (stage.checkpoints / name).mkdir(parents=True)
-    stage.finish(models={"early": stage.checkpoints / "step-000001", "sft": last})
+    names = [path.name for path in sorted(stage.checkpoints.iterdir())]
+    stage.finish(models={"early": stage.checkpoints / names[0], "sft": last}, checkpoints=names)
     assert run.find_stage("sft").is_finished
     assert list(run.find_stage("sft").models()) == ["early", "sft"]
     assert run.find_stage("sft").models()["sft"] == last.resolve()
+    assert [path.name for path in stage.kept_checkpoints()] == names
     assert str(tmp_path) not in json.dumps(read_json(stage.status_path)), "a run can be moved"
     last.rmdir()
-    with pytest.raises(CheckpointError, match=r"step-000002: is missing; restore it"):
-        run.find_stage("sft").models()
-
-
-def test_a_stage_names_the_checkpoint_it_has_lost(tmp_path):
-    stage = StageDir(tmp_path)
-    for name in ("step-000001", "step-000002"):
-        (stage.checkpoints / name).mkdir(parents=True)
-    stage.finish(models={}, checkpoints=["step-000001", "step-000002"])
-    assert [path.name for path in stage.kept_checkpoints()] == ["step-000001", "step-000002"]
-    (stage.checkpoints / "step-000001").rmdir()
-    with pytest.raises(CheckpointError, match=r"step-000001: is missing; restore it"):
-        stage.kept_checkpoints()
+    for read in (stage.models, stage.kept_checkpoints):
+        with pytest.raises(CheckpointError, match=r"step-000002: is missing; restore it"):
+            read()
 
 
 def test_a_new_directory_that_fails_leaves_the_old_one(tmp_path):
@@ -122,14 +129,6 @@ def test_a_new_directory_that_fails_leaves_the_old_one(tmp_path):
         raise KeyError
     assert (tmp_path / "model" / "weights").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_truncation_counts_the_steps_that_were_recorded(tmp_path):
-    stage = StageDir(tmp_path)
-    assert stage.truncate_after(0) == 0
-    append_jsonl(stage.steps_path, [{"step": step} for step in (1, 2, 3)])
-    assert stage.truncate_after(2) == 3
-    assert stage.truncate_after(2) == 2
 
 
 def test_a_stage_that_has_not_run_is_named(tmp_path):

@@ -141,9 +141,3 @@ def test_the_holder_counts_up_in_place(tmp_path, monkeypatch):
             pass
     assert path.stat().st_size == RECORD_BYTES
     assert replace(holder, beats=0) == me
-
-
-def test_a_process_that_does_not_exist_has_no_start():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    assert start_of(process.pid) is None

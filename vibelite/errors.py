@@ -6,7 +6,7 @@ a defect of the program and keeps its traceback.
 
 
 class VibeLiteError(Exception):
-    """The run cannot go on; `exit_code` is what the process returns (README, "Exit codes")."""
+    """The run cannot go on; `exit_code` is what the process returns (docs/commands.md)."""
 
     exit_code = 1
     printed_by_leader = False

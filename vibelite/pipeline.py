@@ -15,8 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError, RunStopped
-from vibelite.ranks.launch import is_follower, num_gpus_of, num_nodes
-from vibelite.ranks.ranks import ONE_RANK, Ranks
+from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost
@@ -48,8 +47,9 @@ from vibelite.telemetry.stop import StopRules
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
-# What the pool of verifiers takes of recipe.verification.
-WORKERS = {"num_workers", "seconds", "allow_weak_sandbox"}
+# Without progress on any rank for so long the run ends: a guess above the longest pause, loading a
+# model from a slow disk.
+SECONDS_WITHOUT_PROGRESS = 1800.0
 
 
 def run_pipeline(
@@ -119,7 +119,7 @@ def torch_and_ranks(recipe: Recipe, run: RunDir, meter: Meter) -> Iterator[Ranks
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.num_threads:
         torch.set_num_threads(recipe.num_threads)
-    with joined_world(recipe.parallel.timeout_seconds, partial(meter.span, "wait")) as world:
+    with joined_world(SECONDS_WITHOUT_PROGRESS, partial(meter.span, "wait")) as world:
         num_here, size = world.num_ranks // world.num_nodes, recipe.rollout.tensor_parallel
         if num_here % size:
             raise RecipeError(
@@ -153,7 +153,8 @@ class Session:
         recorder = Recorder(name, stage_dir, meter, self.stop, **shown)
         if world.watchdog is not None:
             world.watchdog.describe = recorder.describe
-        verifiers = VerifierPool(**recipe.verification.model_dump(include=WORKERS))
+        settings = recipe.verification
+        verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
         recipe_dir = self.recipe_path.resolve().parent
         return StageContext(
             recipe, recipe_dir, run, name, stage_dir, meter, recorder, verifiers, world
@@ -296,12 +297,12 @@ def prepare_base_model(context: StageContext) -> None:
 def describe_sandbox(recipe: Recipe) -> dict[str, Any] | None:
     """How the run's programs are confined on this machine; None for a run without programs.
 
-    Raises SandboxError where nothing confines them and the recipe does not allow that.
+    Raises SandboxError where nothing confines them.
     """
     if not any(has_programs(source) for source in recipe.data.problems.values()):
         return None
-    with Sandbox(allow_weak=recipe.verification.allow_weak_sandbox) as sandbox:
-        return {"tier": sandbox.tier, "layers": sandbox.layers, "weakness": sandbox.weakness}
+    with Sandbox() as sandbox:
+        return {"tier": sandbox.tier, "layers": sandbox.layers}
 
 
 def data_hashes(context: StageContext) -> dict[str, str]:

@@ -30,17 +30,13 @@ REMAKE_MODEL = (
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
-    """A 63-bit seed for one purpose, e.g. derive_seed(0, "mgpo", step): random state that needs no
-    saving.
-    """
+    """A 63-bit seed for one purpose, e.g. derive_seed(0, "mgpo", step), which needs no saving."""
     text = "/".join([str(seed), *map(str, parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Replaces `path` as a whole: a reader, or a process killed at any moment, sees the old or the
-    new text.
-    """
+    """Replaces `path` whole: a process killed at any moment leaves the old or the new text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -59,10 +55,12 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def lines_of(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
 def write_jsonl_atomic(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text_atomic(
-        path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    )
+    write_text_atomic(path, lines_of(rows))
 
 
 def read_json(path: Path) -> Any:
@@ -76,13 +74,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file one by one, as sample files outgrow memory; a torn last line, whose
-    writer died, is left out.
-    """
+    """Rows of a JSONL file, if there is one; a torn last line, whose writer died, is left out."""
     if not path.exists():
         return
-    # Bytes: a torn line may end within a character, and model text holds characters other than a
-    # line feed at which str.splitlines would cut.
+    # Bytes: a torn line may end within a character, and text may hold other kinds of line ends.
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n") and line.strip():
@@ -92,10 +87,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Appends rows and flushes them to the operating system."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    append_text(
-        path,
-        "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows),
-    )
+    append_text(path, lines_of(rows))
 
 
 def append_text(path: Path, text: str, *, is_synced: bool = False) -> None:
@@ -120,11 +112,6 @@ def replace_directory(source: Path, target: Path) -> None:
     this returns; an older one of that name is dropped.
     """
     seal_directory(source)
-    move_directory(source, target)
-
-
-def move_directory(source: Path, target: Path) -> None:
-    """`replace_directory` for one that is sealed."""
     aside = target.with_name(f".{target.name}.old")
     drop_directory(aside)
     if target.exists():
@@ -136,9 +123,8 @@ def move_directory(source: Path, target: Path) -> None:
 
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """An empty directory that becomes `target` where the block ends, and is dropped where it fails.
-
-    What a killed process left of an earlier attempt is dropped first.
+    """An empty directory that becomes `target` where the block ends, and is dropped where it fails;
+    as is first what a killed process left of an earlier attempt.
     """
     temporary = target.with_name(f".{target.name}.tmp")
     drop_directory(temporary)
@@ -202,28 +188,23 @@ class StageDir:
         """
         relative = {name: os.path.relpath(path, self.path) for name, path in models.items()}
         write_json_atomic(self.status_path, {"models": relative, **details})
-        if self.resume.exists():
-            shutil.rmtree(self.resume)
+        drop_directory(self.resume)
 
     def models(self) -> dict[str, Path]:
-        """What `finish` was told; the last one is what `start_from` means. CheckpointError if one
-        is gone.
-        """
+        """What `finish` was told; the last is the stage's. CheckpointError if one is gone."""
         return {
             name: existing_model(self.path / path)
             for name, path in read_json(self.status_path)["models"].items()
         }
 
     def kept_checkpoints(self) -> list[Path]:
-        """Every model that a finished training stage kept, in order of training; CheckpointError if
-        one is gone.
-        """
+        """Every model that a training stage kept, in order; CheckpointError if one is gone."""
         names = read_json(self.status_path)["checkpoints"]
         return [existing_model(self.checkpoints / name) for name in names]
 
     def truncate_after(self, step: int) -> int:
-        """Drops the steps and samples after `step`, so that a resumed stage writes them anew
-        exactly once; how many steps were recorded before.
+        """Drops the steps and samples after `step`, which a resumed stage writes anew; how many
+        steps were recorded before.
         """
         num_steps = sum(1 for _ in read_jsonl(self.steps_path))
         for path in (self.steps_path, self.samples_path):

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -51,9 +52,9 @@ class Holder:
 
 @contextmanager
 def locked(run_dir: Path, *, wait: Callable[[float], None] = time.sleep) -> Iterator[None]:
-    """Holds the run directory's lock inside; RecipeError, which names the other process, if it is
-    held. A stale lock is taken over with a note; for another machine's, `wait` passes the seconds
-    that show whether it is one.
+    """Holds the run directory's lock inside; RecipeError, which names its holder, if it is held. A
+    stale one is taken over with a note; `wait` passes the seconds that show whether another
+    machine's is.
     """
     path = run_dir / LOCK_NAME
     with storage_errors(run_dir), open(path, "a+", encoding="utf-8") as file:
@@ -90,12 +91,8 @@ def take_system_lock(file: IO[str], run_dir: Path) -> bool:
 
 
 def in_use(run_dir: Path, holder: Holder | None) -> RecipeError:
-    who = str(holder) if holder is not None else "another process"
-    return RecipeError(
-        f"{run_dir}: in use by {who}; wait for it, stop it"
-        + (f" (kill {holder.pid}; it saves first)" if holder is not None else "")
-        + ", or use another --run-dir"
-    )
+    who = f"{holder} (kill {holder.pid}; it saves first)" if holder else "another process"
+    return RecipeError(f"{run_dir}: in use by {who}; wait for it, or use another --run-dir")
 
 
 def is_alive(holder: Holder, path: Path, wait: Callable[[float], None]) -> bool:
@@ -114,20 +111,13 @@ def is_alive(holder: Holder, path: Path, wait: Callable[[float], None]) -> bool:
 
 
 def this_process() -> Holder:
-    pid = os.getpid()
-    return Holder(pid, start_of(pid) or 0, socket.gethostname(), boot_id())
-
-
-def boot_id() -> str:
-    """What the kernel calls the time since the machine was started; empty where it does not say."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    pid, boot = os.getpid(), Path("/proc/sys/kernel/random/boot_id")
+    boot_id = boot.read_text(encoding="utf-8").strip() if boot.exists() else ""
+    return Holder(pid, start_of(pid) or 0, socket.gethostname(), boot_id)
 
 
 def start_of(pid: int) -> int | None:
-    """When a process of this machine was started, in clock ticks since the machine was; None if
-    there is none.
-    """
+    """When a process was started, in clock ticks since the machine was; None if there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -147,12 +137,9 @@ def read_holder(path: Path) -> Holder | None:
 def write_holder(path: Path, holder: Holder) -> None:
     """In place and of one length, so that it needs no room that the file has not got."""
     text = json.dumps(asdict(holder)).ljust(RECORD_BYTES - 1) + "\n"
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        os.pwrite(descriptor, text.encode(), 0)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open(path, "r+b", buffering=0) as file:
+        file.write(text.encode())
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -161,9 +148,9 @@ def beating(path: Path, me: Holder) -> Iterator[None]:
     ended = threading.Event()
 
     def beat_until_ended() -> None:
-        beats = 0
-        while not ended.wait(SECONDS_PER_BEAT):
-            beats += 1
+        for beats in count(1):
+            if ended.wait(SECONDS_PER_BEAT):
+                return
             write_holder(path, replace(me, beats=beats))
 
     thread = threading.Thread(target=beat_until_ended, name="run lock", daemon=True)

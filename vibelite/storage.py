@@ -30,7 +30,7 @@ OTHER_FAULTS = (errno.EIO, errno.ESTALE, errno.EFBIG)
 
 
 def free_bytes(path: Path) -> int:
-    """What this user may still write to the file system of `path`, which need not exist yet."""
+    """What this user may still write to the disk of `path`, which need not exist yet."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
@@ -72,32 +72,33 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise_if_storage(error, path)
+        if (ours := error_of_disk(error, path)) is not None:
+            raise ours from error
         raise
 
 
-def raise_if_storage(error: BaseException, path: Path) -> None:
-    """Raises the error of ours that `error` amounts to, if it is that of the disk under `path`."""
+def error_of_disk(error: BaseException, path: Path) -> StorageError | None:
+    """What to raise for an `error` of the disk under `path`; None if it is none."""
     number, name = system_error(error)
-    where = name or path
-    reason = os.strerror(number)
-    # Without a name, permission may have been denied for something that is no file.
-    is_ours = number == errno.EROFS or Path(name).is_relative_to(path)
+    where, reason = name or path, os.strerror(number)
+    untouched = "What was complete before is untouched"
     if number in NO_ROOM:
-        raise DiskFull(
-            f"{where}: the disk is full ({reason}; {free_bytes(path):,} bytes free). What was "
-            "complete before is untouched; free space and run the same command to go on"
-        ) from error
-    if number in NO_RIGHT and is_ours:
-        raise StorageError(
-            f"{where}: cannot be written ({reason}). What was complete is untouched; make it "
-            "writable, or copy the run to another disk and name it with --run-dir"
-        ) from error
+        return DiskFull(
+            f"{where}: the disk is full ({reason}; {free_bytes(path):,} bytes free). {untouched}; "
+            "free space and run the same command to go on"
+        )
+    # Without a name, permission may have been denied for something that is no file.
+    if number in NO_RIGHT and (number == errno.EROFS or Path(name).is_relative_to(path)):
+        return StorageError(
+            f"{where}: cannot be written ({reason}). {untouched}; make it writable, or copy the "
+            "run to another disk and name it with --run-dir"
+        )
     if number in OTHER_FAULTS:
-        raise StorageError(
-            f"{where}: the file system refuses ({reason}). What was complete before is untouched; "
-            "mend the cause and run the same command to go on"
-        ) from error
+        return StorageError(
+            f"{where}: the file system refuses ({reason}). {untouched}; mend the cause and run the "
+            "same command to go on"
+        )
+    return None
 
 
 def system_error(error: BaseException) -> tuple[int, str]:
@@ -126,16 +127,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_under(directory: Path) -> list[Path]:
-    """Every file of a directory but its checksums, sorted."""
-    return sorted(
-        path for path in directory.rglob("*") if path.is_file() and path.name != CHECKSUMS_NAME
-    )
-
-
 def seal_directory(directory: Path) -> None:
     """Adds SHA256SUMS to a completely written directory and returns when all of it is on disk."""
-    files = files_under(directory)
+    files = sorted(
+        path for path in directory.rglob("*") if path.is_file() and path.name != CHECKSUMS_NAME
+    )
     for path in files:
         sync_file(path)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
@@ -150,18 +146,13 @@ def seal_directory(directory: Path) -> None:
         sync_file(path)
 
 
-def checksums_in(directory: Path) -> dict[str, str]:
-    """SHA-256 by file name of a sealed directory. OSError or ValueError where it cannot be read."""
-    lines = (directory / CHECKSUMS_NAME).read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-
-
 def damage_of(directory: Path) -> str:
     """What is wrong with a sealed directory, with the file's name; empty if nothing is."""
     if not directory.is_dir():
         return f"{directory}: is missing"
     try:
-        expected = checksums_in(directory)
+        lines = (directory / CHECKSUMS_NAME).read_text(encoding="utf-8").splitlines()
+        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError):
         return f"{directory / CHECKSUMS_NAME}: is missing or unreadable"
     paths = [directory / name for name in expected]

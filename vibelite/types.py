@@ -21,10 +21,8 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question with a verifiable answer.
-
-    `verifier` names the check in `vibelite.rewards.verifier`; `metadata` is what that check needs
-    beside the answer.
+    """One question with a verifiable answer; `metadata` is what the check that `verifier` names
+    (`vibelite.rewards.verifier`) needs beside it.
     """
 
     id: str
@@ -38,10 +36,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One worked solution for supervised fine-tuning; the last message is the assistant's and is
-    trained on.
-
-    `path` names the way of solving, where a problem has several.
+    """A worked solution for fine-tuning, whose last message, the assistant's, is trained on; `path`
+    names the way of solving, where a problem has several.
     """
 
     problem_id: str
@@ -52,11 +48,9 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine sampled for one prompt.
-
-    `token_ids` [T] ends with the stop token when `finish_reason` is "stop"; `sampler_logprobs` [T]
-    are nats under the sampling distribution; `weights_version` counts the weight updates the engine
-    had seen.
+    """What an engine sampled for one prompt: `token_ids` [T], at the end the stop token where
+    `finish_reason` is "stop"; `sampler_logprobs` [T] in nats under the sampling distribution; how
+    many weight updates the engine had seen.
     """
 
     token_ids: tuple[int, ...]
@@ -68,10 +62,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's judgement of one completion: reward in [0, 1], and why.
-
-    `correct` None = unverifiable: the verifier read it and cannot say. `failure` names what kept
-    the verifier from reading it at all.
+    """A verifier's judgement of one completion: reward in [0, 1], and why. `correct` None = the
+    verifier read it and cannot say; `failure` names what kept it from reading it at all.
     """
 
     reward: float
@@ -113,10 +105,10 @@ class Group:
 class TokenBatch:
     """Several sequences packed end to end into one row of N tokens, without padding.
 
-    input_ids [N] int64; position_ids [N] int64, restarting at 0 in each sequence; cu_seqlens [S+1]
-    int32, the boundaries of the S sequences; completion_mask [N] bool, True = trained token (never
-    a sequence's first token). Zero outside the mask, [N] float32: token_weights, each token's share
-    of the step's loss; for reinforcement learning advantages and sampler_logprobs.
+    input_ids [N] int64; position_ids [N] int64, from 0 in each sequence; cu_seqlens [S+1] int32,
+    where sequences begin and end; completion_mask [N] bool, True = trained (never a sequence's
+    first token). [N] float32, zero outside the mask: token_weights, each token's share of the
+    step's loss; for reinforcement learning advantages and sampler_logprobs.
     """
 
     input_ids: torch.Tensor
@@ -140,13 +132,11 @@ class TokenBatch:
 class StepRecord:
     """What one optimizer step did, one line of steps.jsonl.
 
-    `seconds` by span, exclusive and adding up to the step's wall time; `tokens` by use (generated,
-    trained, prompt); `peak_bytes` by span, the most memory used in it (of the
-    GPU where there is one, else resident); `counts` of completions (`telemetry.unit_costs`).
-    `joules` of the GPUs and everything in USD are None where unknown, never a guess.
-    `usd_so_far` is the whole run's, `usd_at_end_of_stage` is it projected with the two ends of its
-    80% interval (`telemetry.spending.project`); `costs` holds those of
-    `telemetry.unit_costs.UnitCosts` that are known.
+    `seconds` by span, adding up to the step's wall time; `tokens` by use (generated, trained,
+    prompt); `peak_bytes` by span, of the GPU where there is one, else resident; `counts` of
+    completions and `costs` as in `telemetry.unit_costs`. `joules` of the GPUs and USD are None
+    where unknown: the step's, the whole run's so far, and those projected to the end of the stage
+    with their 80% interval (`telemetry.spending.project`).
 
     On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest;
     seconds_max, seconds_mean and peak_bytes_mean are over ranks, and empty for one.

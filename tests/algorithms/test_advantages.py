@@ -4,11 +4,8 @@
 
 import math
 import random
-import statistics
-from typing import Any
 
 import pytest
-import torch
 
 from vibelite.algorithms.advantages import (
     LengthShaping,
@@ -24,16 +21,11 @@ from vibelite.algorithms.advantages import (
 
 @pytest.mark.parametrize(
     ("pass_rate", "divergence"),
-    [(1 / 8, 0.316), (2 / 8, 0.131), (3 / 8, 0.032), (1 / 16, 0.459), (0.5, 0.0)],
+    [(1 / 8, 0.316), (2 / 8, 0.131), (3 / 8, 0.032), (0.5, 0.0), (0.0, math.log(2))],
 )
 def test_divergence_from_one_half_has_the_hand_computed_values(pass_rate, divergence):
     assert bernoulli_kl(pass_rate) == pytest.approx(divergence, abs=5e-4)
     assert bernoulli_kl(1 - pass_rate) == pytest.approx(divergence, abs=5e-4)
-
-
-def test_divergence_of_a_certain_outcome_is_log_two():
-    assert bernoulli_kl(0.0) == math.log(2)
-    assert bernoulli_kl(1.0) == math.log(2)
 
 
 @pytest.mark.parametrize(
@@ -48,15 +40,10 @@ def test_lambda_zero_weighs_every_group_exactly_one():
     assert [maxent_weight(correct / 8, 0.0) for correct in range(9)] == [1.0] * 9
 
 
-@pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan])
-def test_pass_rates_outside_zero_to_one_are_refused(bad):
-    with pytest.raises(ValueError, match="probability"):
-        maxent_weight(bad, 1.0)
-
-
-def test_negative_lambda_is_refused():
-    with pytest.raises(ValueError, match="negative"):
-        maxent_weight(0.5, -1.0)
+@pytest.mark.parametrize("bad", [(-0.1, 1.0), (1.1, 1.0), (math.nan, 1.0), (0.5, -1.0)])
+def test_a_pass_rate_or_lambda_out_of_bounds_is_refused(bad):
+    with pytest.raises(ValueError, match="probability|negative"):
+        maxent_weight(*bad)
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.3])
@@ -69,21 +56,6 @@ def test_advantages_of_one_correct_in_four():
     # others.
     expected = [math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3)]
     assert group_advantages([1.0, 0.0, 0.0, 0.0]) == pytest.approx(expected, rel=1e-14)
-
-
-def test_advantages_have_mean_zero_and_variance_one():
-    draw = random.Random(0)
-    for _ in range(100):
-        rewards = [draw.random() for _ in range(draw.randint(2, 16))]
-        advantages = group_advantages(rewards)
-        assert statistics.fmean(advantages) == pytest.approx(0, abs=1e-12)
-        assert statistics.pvariance(advantages) == pytest.approx(1, rel=1e-9)
-
-
-def test_a_tensor_of_rewards_gives_the_same():
-    rewards = [1.0, 0.0, 0.25]
-    tensor: Any = torch.tensor(rewards)
-    assert group_advantages(tensor) == group_advantages(rewards)
 
 
 def test_an_empty_group_is_refused():
@@ -114,11 +86,6 @@ def test_long2short_by_hand() -> None:
     assert shaped == pytest.approx([1.2, 0.96, 0.0, 0.84], abs=1e-12)
 
 
-def test_two_correct_completions_get_opposite_shifts_whatever_their_lengths() -> None:
-    assert long2short([1, 1], [10, 11], strength=0.2) == pytest.approx([1.2, 0.8])
-    assert long2short([1, 1], [60_000, 10], strength=0.5) == pytest.approx([0.5, 1.5])
-
-
 @pytest.mark.parametrize(
     ("rewards", "lengths"),
     [
@@ -135,10 +102,6 @@ def test_long2short_changes_nothing_without_two_correct_lengths(
     assert long2short(rewards, lengths, strength=0.2) == rewards
 
 
-def test_long2short_strength_zero_changes_nothing() -> None:
-    assert long2short([1, 1, 0], [5, 9, 2], strength=0.0) == [1, 1, 0]
-
-
 def test_long2short_moves_reward_among_the_correct_only_and_its_sum_stays() -> None:
     generator = random.Random(0)
     for _ in range(300):
@@ -153,12 +116,6 @@ def test_long2short_moves_reward_among_the_correct_only_and_its_sum_stays() -> N
         assert all(shaped[i] == rewards[i] for i in range(size) if rewards[i] != 1)
 
 
-def test_long2short_does_not_write_into_its_argument() -> None:
-    rewards = [1.0, 1.0]
-    long2short(rewards, [1, 2], strength=0.2)
-    assert rewards == [1.0, 1.0]
-
-
 @pytest.mark.parametrize(
     ("length", "penalty"),
     [(1, 0), (11, 0), (12, 0), (13, -0.25), (14, -0.5), (15, -0.75), (16, -1), (17, -1), (99, -1)],
@@ -167,11 +124,6 @@ def test_the_overlong_penalty_falls_linearly_over_the_margin(length: int, penalt
     result = overlong_penalty(length, max_length=16, margin=4)
     assert result == penalty
     assert str(result) != "-0.0"
-
-
-def test_the_overlong_penalty_of_the_paper() -> None:
-    """16,384 tokens without penalty and 4,096 of margin: half of it costs half."""
-    assert overlong_penalty(16_384 + 2_048, max_length=20_480, margin=4_096) == -0.5
 
 
 @pytest.mark.parametrize("margin", [0, 17])

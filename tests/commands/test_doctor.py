@@ -58,14 +58,15 @@ def test_packages_that_agree_and_those_that_are_missing_are_no_conflict(packages
 
 
 def test_extras_are_reported_where_they_are_installed(packages):
+    torch = Finding("ok", "torch", "2.13.0")
     packages({"torch": "2.13.0", "vllm": "0.32.1", "pytest": "9.0"}, {"vibelite": OWN})
-    assert list(doctor._extras()) == [Finding("ok", "vllm (for gpu)", "0.32.1")]
+    assert list(doctor._packages()) == [torch, Finding("ok", "vllm (for gpu)", "0.32.1")]
     packages({"torch": "2.13.0", "vllm": "0.20.0"}, {"vibelite": OWN})
-    (finding,) = doctor._extras()
+    _, finding = doctor._packages()
     assert (finding.status, finding.detail) == ("warn", "0.20.0, tested with <0.33,>=0.30")
     assert "vllm<0.33,>=0.30" in finding.fix
     packages({"torch": "2.13.0"}, {"vibelite": OWN})
-    assert list(doctor._extras()) == []
+    assert list(doctor._packages()) == [torch]
 
 
 def test_a_missing_and_a_wrong_requirement_fail(packages):

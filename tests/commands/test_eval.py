@@ -19,14 +19,14 @@ SAMPLING = ("--num-samples", "4", "--k", "2", "--max-new-tokens", "6", "--json")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "model"
     tiny_policy(seed=1).save(path)
     return path
 
 
 @pytest.fixture
-def problems(tmp_path: Path) -> Path:
+def problems(tmp_path):
     """Two sub-domains with answers that no completion gives."""
     path = tmp_path / "problems.jsonl"
     rows = [
@@ -38,7 +38,7 @@ def problems(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def run_json(monkeypatch, capsys):
     """Runs a command and parses the whole of its stdout."""
 
     def run(*arguments: str | Path) -> Any:
@@ -54,8 +54,8 @@ def run_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_mean_of_a_model_with_itself_gives_the_same_evaluation(
-    model: Path, problems: Path, tmp_path: Path, run_json: Any
-) -> None:
+    model, problems, tmp_path, run_json
+):
     fused = tmp_path / "fused"
     result = run_json("fuse", model, model, "--weights", "1,3", "-o", fused, "--json")
     assert [source["weight"] for source in result["sources"]] == [0.25, 0.75]
@@ -76,9 +76,7 @@ def test_the_mean_of_a_model_with_itself_gives_the_same_evaluation(
     assert 0 < before["mean_tokens"] <= 6
 
 
-def test_the_same_command_goes_on_where_it_was_killed(
-    model: Path, problems: Path, tmp_path: Path, run_json: Any
-) -> None:
+def test_the_same_command_goes_on_where_it_was_killed(model, problems, tmp_path, run_json):
     """A real SIGKILL, as soon as some samples are there."""
     columns = ("--columns", "prompt=question,answer=solution")
     sampling = ("--num-samples", "40", "--max-new-tokens", "40")
@@ -103,13 +101,8 @@ def test_the_same_command_goes_on_where_it_was_killed(
 
 
 def test_other_settings_in_the_same_directory_are_refused(
-    model: Path,
-    problems: Path,
-    tmp_path: Path,
-    run_json: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    model, problems, tmp_path, run_json, monkeypatch, capsys
+):
     columns = ("--columns", "prompt=question,answer=solution")
     out = tmp_path / "out"
     arguments = ["eval", model, "--bench", problems, *columns, "--out", out, *SAMPLING]
@@ -124,7 +117,7 @@ def test_other_settings_in_the_same_directory_are_refused(
     assert message.endswith("name another directory\n")
 
 
-def test_a_preset_brings_the_reports_sampling_and_the_command_line_wins() -> None:
+def test_a_preset_brings_the_reports_sampling_and_the_command_line_wins():
     nothing: dict[str, float | None] = dict.fromkeys(("max_new_tokens", "temperature", "top_p"))
     stage = evaluate_stage("lcb-v6", num_samples=None, k=[], sampling=nothing)
     assert (stage.num_samples, stage.k, stage.sampling.temperature) == (8, [8], 0.6)
@@ -137,9 +130,7 @@ def test_a_preset_brings_the_reports_sampling_and_the_command_line_wins() -> Non
         evaluate_stage("gcd", num_samples=4, k=[5], sampling=nothing)
 
 
-def test_a_file_of_a_benchmark_is_a_preset_with_published_scores(
-    model: Path, tmp_path: Path, run_json: Any
-) -> None:
+def test_a_file_of_a_benchmark_is_a_preset_with_published_scores(model, tmp_path, run_json):
     file = tmp_path / "mine.jsonl"
     rows = [{"problem": f"What is {n} + 4?", "answer": n + 4} for n in range(2)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -152,19 +143,31 @@ def test_a_file_of_a_benchmark_is_a_preset_with_published_scores(
     assert result["cons_at_n"] == 0
 
 
-def test_limit_takes_the_first_problems(model: Path, problems: Path, run_json: Any) -> None:
+def test_limit_takes_the_first_problems(model, problems, run_json):
     columns = ("--columns", "prompt=question,answer=solution")
     result = run_json("eval", model, "--bench", problems, *columns, "--limit", "2", *SAMPLING)
     assert result["num_problems"] == 2
 
 
-def test_probe_samples_all_models_alike_and_a_tie_goes_to_the_last(
-    model: Path, tmp_path: Path, run_json: Any
-) -> None:
+def test_probe_samples_all_models_alike_and_resumes_and_a_tie_goes_to_the_last(
+    model, tmp_path, run_json
+):
     other = tmp_path / "other"
     tiny_policy(seed=1).save(other)
-    result = run_json("probe", model, other, "--problems", "gcd", "--limit", "2", *SAMPLING)
+    arguments = ("probe", model, other, "--problems", "gcd", "--limit", "2", *SAMPLING)
+    result = run_json(*arguments, "--out", tmp_path / "kept")
     first, second = result["models"]
     assert (first["model"], second["model"]) == (str(model), str(other))
     assert first["pass_at_k"] == second["pass_at_k"]
     assert result["specialists"] == {"gcd": str(other)}
+    # Killed while it sampled the second model: one sample is missing there, none of the first.
+    paths = [tmp_path / "kept" / name / "samples.jsonl" for name in ("1-model", "2-other")]
+    whole = [path.read_bytes() for path in paths]
+    paths[1].write_bytes(b"".join(whole[1].splitlines(keepends=True)[:-1]))
+    before = paths[0].stat().st_mtime_ns
+    assert run_json(*arguments, "--out", tmp_path / "kept") == result
+    assert [path.read_bytes() for path in paths] == whole
+    assert paths[0].stat().st_mtime_ns == before
+    # What `eval` samples is the same.
+    kept = run_json("eval", model, "--bench", "gcd", "--limit", "2", *SAMPLING)["out"]
+    assert (Path(kept) / "samples.jsonl").read_bytes() == whole[0]

@@ -16,7 +16,7 @@ from vibelite.units import GIB
 RECIPES = Path(__file__).parents[2] / "recipes"
 QUICKSTART, BIG = RECIPES / "quickstart.yaml", RECIPES / "vibethinker_1p5b_1x80gb.yaml"
 # The head, which has no setting, takes so much alone.
-TOO_SMALL = ("--rate", "memory_gib=2")
+TOO_SMALL = ("--assume", "memory_gib=2")
 
 
 def plan(*arguments):
@@ -118,7 +118,7 @@ def test_the_smallest_gpu_is_one_on_which_it_fits():
 def test_numbers_of_the_gpu_and_assumptions_can_be_changed():
     _, before = plan_json(QUICKSTART)
     _, after = plan_json(
-        QUICKSTART, "--rate", "memory_gib=7", "--assume", "context_gib=3", "--assume",
+        QUICKSTART, "--assume", "memory_gib=7", "--assume", "context_gib=3", "--assume",
         "decode_step_seconds=0.004",
     )  # fmt: skip
     assert after["device"]["memory_bytes"] == 7 << 30
@@ -146,9 +146,9 @@ def test_traces_and_completions_have_lengths_of_their_own():
     ("arguments", "message"),
     [
         (["--gpu", "h100-80g"], "--gpu h100-80g: not listed.*h100-80gb"),
-        (["--rate", "memory=3"], "--rate memory: h100-80gb has no such number.*memory_gib"),
-        (["--rate", "memory_gib=much"], "'much' is not a number"),
-        (["--rate", "memory_gib=-1"], "must be a number above 0"),
+        (["--assume", "memory=3"], "--assume memory=3: no such name.*memory_gib"),
+        (["--assume", "memory_gib=much"], "'much' is not a number"),
+        (["--assume", "memory_gib=-1"], "must be a number above 0"),
         (["--assume", "promt_tokens=3"], "no such name.*prompt_tokens"),
         (["--gpu", "cpu", "--num-gpus", "2"], "a CPU is planned alone"),
     ],
@@ -160,8 +160,8 @@ def test_what_cannot_be_planned_is_one_message(arguments, message):
 
 def test_a_processor_is_planned_at_its_own_rates():
     _, found = plan_json(QUICKSTART, "--gpu", "cpu")
-    _, slower = plan_json(QUICKSTART, "--gpu", "cpu", "--rate", "float32.flops=1e9")
-    assert found["device"]["rates"]["float32"]["flops"] > 1e9
+    _, slower = plan_json(QUICKSTART, "--gpu", "cpu", "--assume", "flops=1e9")
+    assert found["device"]["flops"] > 1e9
     assert slower["seconds"] > 2 * found["seconds"]
 
 

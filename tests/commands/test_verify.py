@@ -119,7 +119,7 @@ def test_wrong_arguments_are_named(tmp_path):
         ((path, "--custom", f"{REWARDS}:nothing"), "defines no 'nothing'"),
     ]:
         error = fails(*arguments)
-        assert isinstance(error, RecipeError) and message in str(error)
+        assert isinstance(error, RecipeError | DataError) and message in str(error)
 
 
 STDIN = {"type": "stdin", "input": "2 3\n", "output": "5\n"}

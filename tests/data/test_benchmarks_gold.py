@@ -8,18 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 import pytest
-from pyarrow import parquet
 
 from tests.benchmark_files import benchmark_file, needs_benchmark_files
-from vibelite.data.sources import load_problems
+from tests.data.tables import load_benchmark, write
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import BenchmarkProblems
 from vibelite.rewards.answer_text import parse_rational
 from vibelite.rewards.choice import PERMUTATION, check_choice, shuffled
 from vibelite.rewards.pool import VerifierPool
-from vibelite.types import Completion, Problem
+from vibelite.types import Completion
 
 MATH_FILES = {"aime24": "aime", "aime25": "aime25", "hmmt25": "hmmt25"}
 
@@ -28,13 +25,6 @@ MATH_FILES = {"aime24": "aime", "aime25": "aime25", "hmmt25": "hmmt25"}
 def pool() -> Iterator[VerifierPool]:
     with VerifierPool(num_workers=1) as pool:
         yield pool
-
-
-def load(name: str, path: Path) -> list[Problem]:
-    source = BenchmarkProblems.model_validate(
-        {"source": "benchmark", "name": name, "path": str(path)}
-    )
-    return load_problems(source, recipe_dir=Path.cwd(), seed=0)
 
 
 def shapes(gold: str) -> Iterator[str]:
@@ -82,7 +72,7 @@ def test_every_gold_is_right_in_all_shapes_and_its_near_misses_are_wrong(
     name: str, pool: VerifierPool
 ) -> None:
     expected, pending = [], []
-    for problem in load(name, benchmark_file(MATH_FILES[name])):
+    for problem in load_benchmark(name, benchmark_file(MATH_FILES[name])):
         for right, texts in ((True, shapes(problem.answer)), (False, wrong_shapes(problem.answer))):
             for text in texts:
                 expected.append((right, problem.answer, text))
@@ -99,7 +89,7 @@ def test_a_policy_that_always_says_a_has_a_quarter_of_gpqa() -> None:
     """198 questions x 16 samples: the standard deviation of the mean is 0.0077 if all samples are
     independent. The file itself has A as every answer.
     """
-    problems = load("gpqa", benchmark_file("gpqa"))
+    problems = load_benchmark("gpqa", benchmark_file("gpqa"))
     assert {problem.answer for problem in problems} == {"A"}
     num_samples = 16
     shown = [shuffled(problem, 1, sample) for problem in problems for sample in range(num_samples)]
@@ -131,8 +121,7 @@ def test_a_gold_that_cannot_be_read_is_an_error_with_file_and_row(
         }
         for index, answer in enumerate(["204", gold])
     ]
-    path = tmp_path / "exam.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    path = write(tmp_path / "exam.parquet", rows)
     with pytest.raises(DataError, match=message) as caught:
-        load("aime24", path)
+        load_benchmark("aime24", path)
     assert "exam.parquet: row 2" in str(caught.value)

@@ -97,7 +97,7 @@ def test_a_generator_of_few_entries_is_exhausted_at_its_end(monkeypatch):
 @pytest.mark.parametrize(
     ("dataset", "config", "message"),
     [
-        ("gdc", {}, "'sub': reasoning-gym has no data set 'gdc'; did you mean gcd"),
+        ("gdc", {}, "'sub': reasoning-gym has no data set 'gdc'; did you mean 'gcd'"),
         ("gcd", {"max_valeu": 3}, "gcd refuses .*max_valeu"),
         ("gcd", {"min_value": 0}, "gcd refuses .*min_value must be positive"),
         ("gcd", {"seed": 3}, "seed of gcd is set by the run"),

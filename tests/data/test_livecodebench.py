@@ -7,21 +7,19 @@ from typing import Any
 
 import pytest
 
+from tests.data.tables import load_benchmark as load
+from tests.data.tables import write
+from vibelite.data.benchmarks import content_hash
 from vibelite.data.code_rows import (
     ANSWER,
     TASK,
     WITH_STARTER_CODE,
     WITHOUT_STARTER_CODE,
-    is_in_window,
     problem_from_lcb_row,
 )
-from vibelite.data.sources import load_problems
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import BenchmarkProblems
 from vibelite.rewards.code_problem import CodeTest, read_tests
-from vibelite.types import Problem
 
-WINDOW = ("2025-02-01", "2025-05-01")
 TESTS = json.dumps([{"input": "1\n", "output": "2\n", "testtype": "stdin"}])
 
 
@@ -38,17 +36,6 @@ def row(**values: Any) -> dict[str, Any]:
         "private_test_cases": TESTS,
         "metadata": "{}",
     } | values
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def load(path: Path) -> list[Problem]:
-    values = {"source": "benchmark", "name": "lcb-v6", "path": str(path)}
-    source = BenchmarkProblems.model_validate(values)
-    return load_problems(source, recipe_dir=Path.cwd(), seed=0)
 
 
 def test_the_prompt_is_the_benchmarks_to_the_letter() -> None:
@@ -72,17 +59,21 @@ def test_a_problem_has_its_difficulty_and_its_tests() -> None:
     assert problem_from_lcb_row(row(difficulty=None), "x").subdomain == "all"
 
 
-@pytest.mark.parametrize(
-    ("date", "is_in"),
-    [
-        ("2025-01-31T23:59:59", False),
-        ("2025-02-01T00:00:00", True),
-        ("2025-05-01T14:00:00", True),
-        ("2025-05-02", False),
-    ],
-)
-def test_both_days_at_the_windows_ends_count(date: str, is_in: bool) -> None:
-    assert is_in_window(row(contest_date=date), WINDOW, "x") is is_in
+def test_only_contests_of_the_window_count_its_ends_included(tmp_path: Path) -> None:
+    dates = ["2025-01-31T23:59:59", "2025-02-01", "2025-03-01", "2025-05-01T14:00:00", "2025-05-02"]
+    rows = [row(question_id=f"abc{n}", contest_date=date) for n, date in enumerate(dates)]
+    path = write(tmp_path / "a.jsonl", rows)
+    assert [problem.id for problem in load("lcb-v6", path)] == ["abc1", "abc2", "abc3"]
+    assert [problem.id for problem in load("lcb-v5", path)] == ["abc0", "abc1"]
+    with pytest.raises(DataError, match="no rows in the window"):
+        load("lcb-v5", write(path, [row(contest_date="2024-07-31")]))
+
+
+def test_the_hash_covers_the_tests(tmp_path: Path) -> None:
+    first = load("lcb-v6", write(tmp_path / "a.jsonl", [row()]))
+    other = load("lcb-v6", write(tmp_path / "b.jsonl", [row(private_test_cases="eJx...")]))
+    assert other[0].metadata["private_test_cases"] == "eJx..."
+    assert content_hash(first) != content_hash(other)
 
 
 def test_a_row_that_cannot_be_used_is_named_by_file_and_line(tmp_path: Path) -> None:
@@ -96,28 +87,32 @@ def test_a_row_that_cannot_be_used_is_named_by_file_and_line(tmp_path: Path) -> 
     ]:
         rows = [row(), row(question_id="abc1_b"), row(**{"question_id": "c"} | values)]
         with pytest.raises(DataError, match=f"a.jsonl:3: {message}"):
-            load(write(tmp_path / "a.jsonl", rows))
+            load("lcb-v6", write(tmp_path / "a.jsonl", rows))
 
 
-def test_a_line_of_a_directorys_file_is_named(tmp_path: Path) -> None:
-    for name in ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7))]:
-        write(tmp_path / name, [row(question_id=name)])
-    assert len(load(tmp_path)) == 6
+def test_a_directory_holds_the_files_of_all_releases_up_to_the_benchmarks(tmp_path: Path) -> None:
+    names = ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7))]
+    for name in names:
+        write(tmp_path / name, [row(question_id=name, contest_date="2025-02-01")])
+    assert [problem.id for problem in load("lcb-v6", tmp_path)] == names
+    assert [problem.id for problem in load("lcb-v5", tmp_path)] == names[:5]
     with open(tmp_path / "test4.jsonl", "a") as file:
         file.write('\n{"question_id"\n')
     with pytest.raises(DataError, match="test4.jsonl:3: not valid JSON"):
-        load(tmp_path)
+        load("lcb-v6", tmp_path)
+    (tmp_path / "test3.jsonl").unlink()
+    with pytest.raises(DataError, match="test3.jsonl: there is no such file"):
+        load("lcb-v6", tmp_path)
+    with pytest.raises(DataError, match="is a directory; aime25 is one file"):
+        load("aime25", tmp_path)
 
 
 def test_rows_outside_of_the_window_are_not_kept_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     old = row(contest_date="2024-01-01", private_test_cases="x" * 1_000_000)
-    with open(path, "w") as file:
-        for number in range(50):
-            file.write(json.dumps(old | {"question_id": str(number)}) + "\n")
-        file.write(json.dumps(row()) + "\n")
+    write(path, [*(old | {"question_id": str(number)} for number in range(50)), row()])
     tracemalloc.start()
-    problems = load(path)
+    problems = load("lcb-v6", path)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert [problem.id for problem in problems] == ["abc1_a"]

@@ -5,30 +5,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 import pytest
-from pyarrow import parquet
 
+from tests.data.tables import load, write
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, TraceMix
+from vibelite.recipe.data_section import ProblemTable, TraceMix, TraceTable
 from vibelite.rewards.code_problem import read_tests
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def problems(tmp_path: Path, rows: list[dict[str, Any]], **values: Any) -> list[Any]:
-    path = write(tmp_path / "rows.jsonl", rows)
-    source = ProblemFile.model_validate({"source": "file", "path": str(path), **values})
-    return load_problems(source, recipe_dir=tmp_path, seed=0)
+    return load(write(tmp_path / "rows.jsonl", rows), **values)
 
 
 def traces(tmp_path: Path, rows: list[dict[str, Any]], **values: Any) -> list[Any]:
     path = write(tmp_path / "rows.jsonl", rows)
-    source = TraceFile.model_validate({"source": "file", "path": str(path), **values})
+    source = TraceTable.model_validate({"source": "file", "path": str(path), **values})
     return load_traces(source, {}, recipe_dir=tmp_path, seed=0)
 
 
@@ -183,12 +175,11 @@ def test_traces_of_two_columns_and_of_sharegpt(tmp_path: Path) -> None:
 
 def test_a_copy_of_a_hub_data_set_is_read_instead_of_it(tmp_path: Path) -> None:
     for name in ("b", "a"):
-        table = pyarrow.Table.from_pylist([{"prompt": name, "answer": "1"}])
-        parquet.write_table(table, tmp_path / f"{name}.parquet")
+        write(tmp_path / f"{name}.parquet", [{"prompt": name, "answer": "1"}])
     write(tmp_path / "rows.jsonl", [{"prompt": "c", "answer": "1"}])
 
     def prompts(local: str) -> list[str]:
-        source = ProblemHub(source="hub", path="owner/name", local=local)
+        source = ProblemTable(source="hub", path="owner/name", local=local)
         found = load_problems(source, recipe_dir=tmp_path, seed=0)
         return [problem.messages[0]["content"] for problem in found]
 

@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 import pytest
-from pyarrow import parquet
 
-from vibelite.data.sources import load_problems
+from tests.data import tables
+from tests.data.tables import write
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import ProblemFile
 from vibelite.rewards.code_problem import CodeTest, read_tests
 from vibelite.rewards.sandbox import Limits
 from vibelite.types import Problem
@@ -20,15 +18,7 @@ FUNCTION = {"type": "functional", "fn_name": "f", "input": "1", "output": "2"}
 
 
 def load(path: Path, **values: Any) -> list[Problem]:
-    source = ProblemFile.model_validate(
-        {"source": "file", "path": path.name, "verifier": "code", **values}
-    )
-    return load_problems(source, recipe_dir=path.parent, seed=0)
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return tables.load(path, verifier="code", **values)
 
 
 def test_tests_are_a_list_or_its_text_in_the_column_that_is_named(tmp_path: Path) -> None:
@@ -36,7 +26,7 @@ def test_tests_are_a_list_or_its_text_in_the_column_that_is_named(tmp_path: Path
         {"prompt": "a", "checks": [STDIN, FUNCTION], "limits": {"seconds": 1}},
         {"prompt": "b", "checks": json.dumps([FUNCTION])},
     ]
-    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    path = write(tmp_path / "a.jsonl", rows)
     first, second = load(path, columns={"tests": "checks"})
     assert read_tests(first).tests == (CodeTest("1", "2"), CodeTest("1", "2", "f"))
     assert read_tests(first).limits == Limits(1)
@@ -49,13 +39,12 @@ def test_a_parquet_table_may_hold_lists_of_structs(tmp_path: Path) -> None:
         {"prompt": "a", "tests": [STDIN, FUNCTION], "limits": {"seconds": 2.0}},
         {"prompt": "b", "tests": [STDIN], "limits": None},
     ]
-    path = tmp_path / "a.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    path = write(tmp_path / "a.parquet", rows)
     first, second = load(path)
     assert read_tests(first).tests == (CodeTest("1", "2"), CodeTest("1", "2", "f"))
     assert read_tests(first).limits == Limits(2.0)
     assert read_tests(second).tests == (CodeTest("1", "2"),)
-    parquet.write_table(pyarrow.Table.from_pylist([*rows, {"prompt": "c", "tests": []}]), path)
+    write(path, [*rows, {"prompt": "c", "tests": []}])
     with pytest.raises(DataError, match="a.parquet: row 3: tests: expected a list of at least one"):
         load(path)
 
@@ -68,11 +57,11 @@ def test_livecodebenchs_columns_need_no_mapping_but_of_the_prompt(tmp_path: Path
         "private_test_cases": tests,
         "metadata": json.dumps({"func_name": "f"}),
     }
-    path = write_jsonl(tmp_path / "a.jsonl", [row])
+    path = write(tmp_path / "a.jsonl", [row])
     (problem,) = load(path, columns={"prompt": "question_content"})
     assert read_tests(problem).tests == (CodeTest("1", "2", "f"),) * 2
     assert read_tests(problem).has_imports
-    write_jsonl(path, [row, row | {"public_test_cases": "["}])
+    write(path, [row, row | {"public_test_cases": "["}])
     with pytest.raises(DataError, match="a.jsonl:2: public_test_cases: not valid JSON"):
         load(path, columns={"prompt": "question_content"})
 
@@ -94,4 +83,4 @@ def test_a_row_without_usable_tests_is_named_by_its_line(
 ) -> None:
     rows = [{"prompt": "a", "tests": [STDIN]}, {"prompt": "b", **row}]
     with pytest.raises(DataError, match=f"^[^:]*a.jsonl:2: {message}"):
-        load(write_jsonl(tmp_path / "a.jsonl", rows))
+        load(write(tmp_path / "a.jsonl", rows))

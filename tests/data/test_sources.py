@@ -1,34 +1,22 @@
 """Problems and traces from files, from the hub, and by the project's own solutions."""
 
 import json
-from pathlib import Path
 
-import pyarrow
 import pytest
-from pyarrow import parquet
 
+from tests.data.tables import load, write
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     Columns,
     GeneratedProblems,
     GeneratedTask,
-    ProblemFile,
-    ProblemHub,
-    TraceFile,
+    ProblemTable,
+    TraceTable,
     WorkedTraces,
 )
 
 BENCHMARK = Columns(prompt="prompt", answer="reward_model.ground_truth")
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def load(path: Path, **settings):
-    source = ProblemFile.model_validate({"source": "file", "path": path.name, **settings})
-    return load_problems(source, recipe_dir=path.parent, seed=0)
 
 
 def test_a_benchmark_parquet_with_chat_prompts_and_nested_golds_loads(tmp_path):
@@ -40,8 +28,7 @@ def test_a_benchmark_parquet_with_chat_prompts_and_nested_golds_loads(tmp_path):
         }
         for index in range(3)
     ]
-    path = tmp_path / "aime.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    path = write(tmp_path / "aime.parquet", rows)
     problems = load(path, columns=BENCHMARK, subdomain="aime")
     assert [problem.id for problem in problems] == ["aime/0", "aime/1", "aime/2"]
     assert [problem.answer for problem in problems] == ["70", "71", "72"]
@@ -57,8 +44,8 @@ def test_the_same_rows_load_from_jsonl_and_json(tmp_path):
         {"q": "1/2 + 1/2?", "a": 1.0, "topic": "algebra", "key": "second"},
     ]
     columns = {"prompt": "q", "answer": "a", "subdomain": "topic", "id": "key"}
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    write(tmp_path / "rows.jsonl", rows)
+    write(tmp_path / "rows.json", rows)
     from_lines = load(tmp_path / "rows.jsonl", columns=columns)
     assert from_lines == load(tmp_path / "rows.json", columns=columns)
     assert [(p.id, p.subdomain, p.answer) for p in from_lines] == [
@@ -97,35 +84,33 @@ def test_a_wrong_row_is_named_by_file_and_line(tmp_path, bad, message):
 
 
 def test_a_missing_struct_field_says_what_is_there(tmp_path):
-    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "?", "reward_model": {"style": "rule"}}])
+    write(tmp_path / "rows.jsonl", [{"prompt": "?", "reward_model": {"style": "rule"}}])
     with pytest.raises(DataError, match="'ground_truth' was looked for there is: style"):
         load(tmp_path / "rows.jsonl", columns=BENCHMARK)
 
 
 def test_ids_that_occur_twice_are_named(tmp_path):
-    write_jsonl(tmp_path / "rows.jsonl", [{**GOOD, "id": 5}, {**GOOD, "id": 6}, {**GOOD, "id": 5}])
+    write(tmp_path / "rows.jsonl", [{**GOOD, "id": 5}, {**GOOD, "id": 6}, {**GOOD, "id": 5}])
     with pytest.raises(DataError, match=r"rows.jsonl:3: id '5' was used by .*rows.jsonl:1"):
         load(tmp_path / "rows.jsonl", columns={"id": "id"})
 
 
-def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(DataError, match="none.jsonl: there is no such file"):
-        load(tmp_path / "none.jsonl")
-    (tmp_path / "broken.jsonl").write_text('{"prompt": 1}\n{"prompt\n')
-    with pytest.raises(DataError, match="broken.jsonl:2: not valid JSON"):
-        load(tmp_path / "broken.jsonl")
-    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="broken.parquet: not a readable parquet"):
-        load(tmp_path / "broken.parquet")
-    (tmp_path / "rows.csv").write_text("a,b")
-    with pytest.raises(DataError, match="rows.csv: cannot read .csv"):
-        load(tmp_path / "rows.csv")
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="empty.jsonl: no rows"):
-        load(tmp_path / "empty.jsonl")
-    (tmp_path / "object.json").write_text("{}")
-    with pytest.raises(DataError, match="object.json: expected a list"):
-        load(tmp_path / "object.json")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.jsonl", None, "there is no such file"),
+        ("broken.jsonl", b'{"prompt": 1}\n{"prompt\n', "not valid JSON"),
+        ("broken.parquet", b"no parquet", "not a readable parquet"),
+        ("rows.csv", b"a,b", "cannot read .csv"),
+        ("empty.jsonl", b"\n", "no rows"),
+        ("object.json", b"{}", "expected a list"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}(:2)?: {message}"):
+        load(tmp_path / name)
 
 
 def test_a_hub_data_set_without_network_is_one_clear_error(monkeypatch, tmp_path):
@@ -135,7 +120,7 @@ def test_a_hub_data_set_without_network_is_one_clear_error(monkeypatch, tmp_path
         raise ConnectionError("Couldn't reach the hub\nin any way")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    source = ProblemHub(source="hub", path="org/data", revision="abc", split="test")
+    source = ProblemTable(source="hub", path="org/data", revision="abc", split="test")
     with pytest.raises(DataError, match=r"org/data@abc\[test\] cannot be loaded .*source: file"):
         load_problems(source, recipe_dir=tmp_path, seed=0)
 
@@ -150,7 +135,9 @@ def test_hub_rows_are_read_with_config_split_and_revision(monkeypatch, tmp_path)
         return datasets.Dataset.from_list([GOOD, {"prompt": "2 + 2?", "answer": "4"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = ProblemHub(source="hub", path="org/data", config="main", revision="abc", split="test")
+    source = ProblemTable(
+        source="hub", path="org/data", config="main", revision="abc", split="test"
+    )
     problems = load_problems(source, recipe_dir=tmp_path, seed=0)
     assert asked == [("org/data", "main", "test", "abc")]
     assert [problem.answer for problem in problems] == ["2", "4"]
@@ -158,13 +145,13 @@ def test_hub_rows_are_read_with_config_split_and_revision(monkeypatch, tmp_path)
 
 def test_traces_load_from_rows_of_messages(tmp_path):
     messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
-    write_jsonl(tmp_path / "t.jsonl", [{"messages": messages, "topic": "sums"}])
-    source = TraceFile(source="file", path="t.jsonl", subdomain_column="topic")
+    write(tmp_path / "t.jsonl", [{"messages": messages, "topic": "sums"}])
+    source = TraceTable(source="file", path="t.jsonl", subdomain_column="topic")
     traces = load_traces(source, {}, recipe_dir=tmp_path, seed=0)
     assert [(t.problem_id, t.subdomain, t.messages) for t in traces] == [
         ("t/0", "sums", tuple(messages))
     ]
-    write_jsonl(tmp_path / "t.jsonl", [{"messages": messages[:1], "topic": "sums"}])
+    write(tmp_path / "t.jsonl", [{"messages": messages[:1], "topic": "sums"}])
     with pytest.raises(DataError, match="t.jsonl:1: messages must hold a question and end"):
         load_traces(source, {}, recipe_dir=tmp_path, seed=0)
 
@@ -178,21 +165,6 @@ def test_worked_traces_solve_exactly_the_training_problems(tmp_path):
     assert len(traces) == 2 * len(problems)
 
 
-def test_worked_traces_of_other_problems_are_refused(tmp_path):
-    sets = {
-        "probe": generated("probe"),
-        "bench": ProblemFile(source="file", path="bench.jsonl"),
-    }
-    for name, message in [
-        ("probe", "of the probe split"),
-        ("bench", "for generated problems only"),
-        ("train", "no problem set 'train'; there are: probe, bench"),
-    ]:
-        source = WorkedTraces(source="worked", problems=name)
-        with pytest.raises(DataError, match=message):
-            load_traces(source, sets, recipe_dir=tmp_path, seed=0)
-
-
 def generated(split) -> GeneratedProblems:
     tasks = {"geometry": GeneratedTask(dataset="simple_geometry", config={"max_sides": 3})}
     return GeneratedProblems(source="reasoning_gym", split=split, num_problems=6, tasks=tasks)
@@ -200,7 +172,7 @@ def generated(split) -> GeneratedProblems:
 
 def test_a_multiple_choice_is_made_from_the_columns_of_its_options(tmp_path):
     row = {"q": "Which?", "good": "salt", "bad 1": "sugar", "bad 2": 7}
-    write_jsonl(tmp_path / "rows.jsonl", [row])
+    write(tmp_path / "rows.jsonl", [row])
     columns = {"prompt": "q", "answer": "good", "incorrect": ["bad 1", "bad 2"]}
     (problem,) = load(tmp_path / "rows.jsonl", columns=columns, verifier="choice")
     (message,) = problem.messages
@@ -217,7 +189,7 @@ def test_a_multiple_choice_is_made_from_the_columns_of_its_options(tmp_path):
     ],
 )
 def test_a_choice_without_its_gold_among_the_options_is_an_error(tmp_path, prompt, answer, message):
-    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": prompt, "answer": answer}])
+    write(tmp_path / "rows.jsonl", [{"prompt": prompt, "answer": answer}])
     with pytest.raises(DataError, match=f"rows.jsonl:1: answer: .*{message}"):
         load(tmp_path / "rows.jsonl", verifier="choice")
 
@@ -225,7 +197,7 @@ def test_a_choice_without_its_gold_among_the_options_is_an_error(tmp_path, promp
 def test_problems_of_a_custom_reward_know_its_file_and_their_row(tmp_path):
     (tmp_path / "reward.py").write_text("def score(problem, text):\n    return 1.0\n")
     row = {"prompt": "?", "answer": "x", "hardness": 3}
-    write_jsonl(tmp_path / "rows.jsonl", [row])
+    write(tmp_path / "rows.jsonl", [row])
     reward = {"file": "reward.py"}
     (problem,) = load(tmp_path / "rows.jsonl", verifier="custom", reward=reward)
     assert problem.metadata == {
@@ -235,36 +207,19 @@ def test_problems_of_a_custom_reward_know_its_file_and_their_row(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "def other(problem, text): ...\n",
-            "defines no 'score' at its top level; there are: other",
-        ),
-        ("def score(:\n", "not a Python file"),
-        (None, "there is no such file"),
-    ],
-)
-def test_a_reward_file_that_cannot_be_used_is_an_error_before_anything_runs(
-    tmp_path, text, message
-):
-    if text is not None:
-        (tmp_path / "reward.py").write_text(text)
-    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "?", "answer": "x"}])
-    with pytest.raises(DataError, match=f"reward.py: {message}"):
+def test_a_reward_file_that_is_not_there_is_an_error_before_anything_runs(tmp_path):
+    write(tmp_path / "rows.jsonl", [{"prompt": "?", "answer": "x"}])
+    with pytest.raises(DataError, match="reward.py: there is no such file"):
         load(tmp_path / "rows.jsonl", verifier="custom", reward={"file": "reward.py"})
 
 
 def part_of(path, part, **options):
-    source = ProblemFile(source="file", path=path.name, verifier="exact", part=part, **options)
-    return load_problems(source, recipe_dir=path.parent, seed=0)
+    return load(path, verifier="exact", part=part, **options)
 
 
 def test_the_parts_of_a_table_share_no_prompt_and_leave_none_out(tmp_path):
-    path = tmp_path / "own.jsonl"
     rows = [{"prompt": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(400)]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = write(tmp_path / "own.jsonl", rows)
     train, held_out = part_of(path, "train"), part_of(path, "held-out")
     assert {p.id for p in train} | {p.id for p in held_out} == {p.id for p in part_of(path, "all")}
     assert not {p.id for p in train} & {p.id for p in held_out}
@@ -274,10 +229,9 @@ def test_the_parts_of_a_table_share_no_prompt_and_leave_none_out(tmp_path):
 
 
 def test_a_prompt_s_part_depends_on_its_letters_and_digits_alone(tmp_path):
-    path = tmp_path / "own.jsonl"
     for i in range(40):
         prompts = [f"What is {i} + 1?", f"  what IS\n{i}+1 ?"]
-        path.write_text("\n".join(json.dumps({"prompt": p, "answer": "1"}) for p in prompts))
+        path = write(tmp_path / "own.jsonl", [{"prompt": p, "answer": "1"} for p in prompts])
         parts = [part for part in ("train", "held-out") if not is_empty(path, part)]
         assert len(parts) == 1 and len(part_of(path, parts[0])) == 2
 
@@ -290,19 +244,11 @@ def is_empty(path, part):
         return True
 
 
-def test_an_id_that_occurs_twice_in_a_part_is_named_by_its_line(tmp_path):
-    path = tmp_path / "own.jsonl"
+@pytest.mark.parametrize("part", ["train", "held-out"])
+def test_an_id_that_occurs_twice_in_a_part_is_named_by_its_line(tmp_path, part):
     rows = [{"prompt": f"Question {i}", "answer": "1", "key": i} for i in range(30)]
-    path.write_text("\n".join(json.dumps(row) for row in [*rows, rows[3]]))
-    last = 31
-    for part in ("train", "held-out"):
-        if any(p.messages[-1]["content"] == "Question 3" for p in load_part(path, part, 30)):
-            with pytest.raises(DataError, match=f":{last}: id '3' was used by .*:4"):
-                load_part(path, part, None)
-
-
-def load_part(path, part, limit):
-    rows = path.read_text().splitlines()[:limit]
-    shorter = path.with_name("shorter.jsonl")
-    shorter.write_text("\n".join(rows))
-    return part_of(shorter, part, columns={"id": "key"})
+    path, columns = write(tmp_path / "own.jsonl", rows), {"id": "key"}
+    key = int(part_of(path, part, columns=columns)[0].id)
+    write(path, [*rows, rows[key]])
+    with pytest.raises(DataError, match=f":31: id '{key}' was used by .*:{key + 1}"):
+        part_of(path, part, columns=columns)

@@ -39,14 +39,6 @@ def test_their_state_resumes_in_one_process_and_with_whole_weights(
     require_same(saved, alone)
 
 
-def test_they_resume_from_the_state_of_whole_weights(alone: Path, tmp_path: Path) -> None:
-    killed, saved = tmp_path / "killed", tmp_path / "saved"
-    row = kill_and_resume(2, 3, killed, alone, seed=6, keep=saved, shardings=("optimizer", FULL))
-    assert row["status"] == "done", row
-    assert list(saved.glob("stages/*-mgpo/resume/step-*/.metadata"))
-    require_same(killed, alone)
-
-
 def test_they_resume_from_the_state_of_one_process(alone: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "one"
     slowed = os.environ | {"REWARD_SECONDS": "0.3"}

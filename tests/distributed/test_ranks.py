@@ -142,7 +142,7 @@ def counted(num_ranks: int, out: Path, *arguments: str) -> dict[str, Any]:
 def test_counted_bytes_are_those_of_the_plan(tmp_path: Path) -> None:
     """Four ranks send 3/4 of everything; of two it could be either half."""
     row = counted(4, tmp_path / "rows.jsonl", "--parts", "communication")
-    planned = communicated_bytes(TINY_SETTING, 4)
+    planned = communicated_bytes(replace(TINY_SETTING, num_gpus=4))
     # What is counted has every tensor padded to a multiple of the ranks.
     assert planned <= row["sent_bytes"] < 1.01 * planned
 
@@ -150,7 +150,8 @@ def test_counted_bytes_are_those_of_the_plan(tmp_path: Path) -> None:
 def test_counted_bytes_of_cut_weights_are_those_of_the_plan(tmp_path: Path) -> None:
     """8 sequences of 64 tokens on two ranks: two micro-batches of 128 each."""
     row = counted(2, tmp_path / "rows.jsonl", "--parts", "sft", "--full-sharding")
-    planned = communicated_bytes(replace(TINY_SETTING, sharding="full"), 2, num_passes=2)
+    setting = replace(TINY_SETTING, sharding="full", num_gpus=2)
+    planned = communicated_bytes(setting, num_passes=2)
     assert planned <= row["sent_bytes"] < 1.01 * planned
 
 

@@ -38,7 +38,7 @@ def run_with(directory: Path, kind: str, *, until: str | None = None) -> None:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def finished(request, tmp_path_factory) -> Path:
+def finished(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     run_with(directory, request.param)
     return directory

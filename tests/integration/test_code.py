@@ -94,7 +94,7 @@ def reply(question: str, sample: int) -> str:
 
 
 @pytest.fixture
-def recipe_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def recipe_path(tmp_path, monkeypatch):
     double = [
         {"type": "stdin", "input": "2\n", "output": "4\n"},
         {"type": "stdin", "input": "3\n", "output": "6\n"},
@@ -122,7 +122,7 @@ def recipe_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_run_on_programs_from_rollout_to_score(recipe_path: Path, tmp_path: Path) -> None:
+def test_a_run_on_programs_from_rollout_to_score(recipe_path, tmp_path):
     run_dir = tmp_path / "run"
     run_pipeline(load_recipe(recipe_path), recipe_path=recipe_path, run_dir=run_dir)
     trained, evaluated = sorted((run_dir / "stages").iterdir())
@@ -148,10 +148,10 @@ def test_a_run_on_programs_from_rollout_to_score(recipe_path: Path, tmp_path: Pa
 
 
 def test_a_machine_that_confines_nothing_is_refused_before_anything_is_computed(
-    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    recipe_path, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sandbox, "self_test", lambda _: "a file could be read")
     run_dir = tmp_path / "run"
-    with pytest.raises(SandboxError, match=r"a file could be read.*allow_weak_sandbox: true"):
+    with pytest.raises(SandboxError, match=r"a file could be read.*that allows seccomp filters"):
         run_pipeline(load_recipe(recipe_path), recipe_path=recipe_path, run_dir=run_dir)
     assert not (run_dir / "base").exists()

@@ -1,5 +1,5 @@
-"""The pipeline with 16-bit weights, on a few thousand parameters: stages train, models keep their
-type, an interrupted run goes on as if nothing had happened.
+"""The pipeline with 16-bit weights and offloaded activations, on a few thousand parameters: stages
+train, models keep their type, an interrupted run goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.integration.test_pipeline import Interrupted, count_writes, run
+from vibelite.models import activations
 from vibelite.run_dir import read_jsonl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,3 +88,22 @@ def test_an_interrupted_run_with_masters_ends_in_the_same_bits(tmp_path):
         run(directory, *settings, until="mgpo")
         whole, resumed = weights(tmp_path / "whole", "mgpo"), weights(directory, "mgpo")
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_offloaded_stages_end_in_the_same_bits(tmp_path, monkeypatch):
+    run(tmp_path / "kept", *SHORT, until="mgpo")
+    checkpoint, layers = activations.checkpoint, []
+
+    def count(*args, **kwargs):
+        layers.append(1)
+        return checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr(activations, "checkpoint", count)
+    run(tmp_path / "moved", *SHORT, "training.activations=checkpoint_offload", until="sft")
+    num_sft = len(layers)
+    run(tmp_path / "moved", *SHORT, "training.activations=checkpoint_offload", until="mgpo")
+    assert 0 < num_sft < len(layers)
+    for stage in ("sft", "mgpo"):
+        kept, moved = weights(tmp_path / "kept", stage), weights(tmp_path / "moved", stage)
+        assert kept.keys() == moved.keys()
+        assert all(torch.equal(kept[name], moved[name]) for name in kept)

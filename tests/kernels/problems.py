@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -82,14 +82,9 @@ def on_device(case: Case, device: str) -> Case:
     def move(value: Any) -> Any:
         return value.to(device) if isinstance(value, torch.Tensor) else value
 
-    return Case(
-        hidden=move(case.hidden),
-        weight=move(case.weight),
-        targets=move(case.targets),
-        grad_logprobs=move(case.grad_logprobs),
-        grad_entropy=move(case.grad_entropy),
-        options={key: move(value) for key, value in case.options.items()},
-    )
+    moved: dict[str, Any] = {f.name: move(getattr(case, f.name)) for f in fields(case)}
+    moved["options"] = {key: move(value) for key, value in case.options.items()}
+    return Case(**moved)
 
 
 def results(case: Case, backend: Backend) -> dict[str, torch.Tensor]:
@@ -118,13 +113,9 @@ def exact_results(case: Case) -> dict[str, torch.Tensor]:
     outputs = reference_logprobs(call)
     upstream = [case.grad_logprobs.double(), case.grad_entropy.double()]
     gradients = torch.autograd.grad(outputs, list(leaves.values()), upstream)
-    logprobs, entropy = (output.detach() for output in outputs)
-    return {
-        "logprobs": logprobs,
-        "entropy": entropy,
-        "loss_logprobs": logprobs,
-        "loss_entropy": entropy,
-    } | {f"grad_{name}": grad for name, grad in zip(leaves, gradients, strict=True)}
+    names = ("logprobs", "entropy", "loss_logprobs", "loss_entropy")
+    found = dict(zip(names, [output.detach() for output in outputs] * 2, strict=True))
+    return found | {f"grad_{name}": grad for name, grad in zip(leaves, gradients, strict=True)}
 
 
 def differentiable(

@@ -19,30 +19,19 @@ from vibelite.kernels.head_call import NeedsGrad
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="nothing here depends on the implementation")
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_temperature_without_a_distribution_is_refused(temperature: float) -> None:
-    case = make_case(4, 8, 20, temperature=temperature)
-    with pytest.raises(ValueError, match="temperature must be positive and finite"):
-        linear_logprobs(differentiable(case)[0])
-
-
-@pytest.mark.parametrize("target", [20, -1, 10**9])
-def test_a_target_outside_the_vocabulary_is_named(target: int) -> None:
-    case = make_case(4, 8, 20)
-    case.targets[2] = target
-    with pytest.raises(ValueError, match=f"target {target} is outside the vocabulary"):
-        linear_logprobs(differentiable(case)[0])
-
-
 @pytest.mark.parametrize(
     ("error", "message", "changes"),
     [
-        (ValueError, "Flatten batch and time", {"hidden": torch.zeros(1, 4, 8)}),
-        (ValueError, "weight", {"weight": torch.zeros(20, 7)}),
-        (ValueError, "targets must be", {"targets": torch.zeros(3, dtype=torch.long)}),
+        (ValueError, r"\[\[1, 4, 8\]", {"hidden": torch.zeros(1, 4, 8)}),
+        (ValueError, r"\[20, 7\]", {"weight": torch.zeros(20, 7)}),
+        (ValueError, r"\[3\]", {"targets": torch.zeros(3, dtype=torch.long)}),
         (TypeError, "int32 or int64", {"targets": torch.zeros(4)}),
-        (ValueError, "bias must be", {"bias": torch.zeros(19)}),
+        (ValueError, r"\[19\]", {"bias": torch.zeros(19)}),
         (ValueError, "softcap", {"softcap": 0.0}),
+        (ValueError, "target 20 is outside", {"targets": torch.tensor([0, 1, 20, 3])}),
+        (ValueError, "target -1 is outside", {"targets": torch.tensor([0, 1, -1, 3])}),
+        (ValueError, "temperature must be", {"temperature": 0.0}),
+        (ValueError, "temperature must be", {"temperature": float("nan")}),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(
@@ -59,8 +48,6 @@ def test_arguments_that_do_not_fit_are_refused(
         linear_logprobs(call)
     with pytest.raises(error, match=message):
         linear_token_loss(call, lambda logprobs, entropy, rows: logprobs)
-    with pytest.raises(ValueError, match="impl must be"):
-        linear_logprobs(HeadCall(**fitting), "fast")  # pyright: ignore[reportArgumentType]
 
 
 class LargestTensor(TorchDispatchMode):

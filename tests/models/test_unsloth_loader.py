@@ -4,9 +4,8 @@ message that says what to install.
 
 from __future__ import annotations
 
-import ast
 import importlib.util
-import json
+import re
 import subprocess
 import sys
 import types
@@ -33,77 +32,10 @@ HAS_GPU = torch.cuda.is_available()
 HAS_PACKAGE = importlib.util.find_spec("unsloth") is not None
 
 
-def names_unsloth(path: Path) -> bool:
-    """Whether a file imports unsloth, by a statement or by name."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        match node:
-            case ast.Import(names=names):
-                modules = [alias.name for alias in names]
-            case ast.ImportFrom(module=str(module)):
-                modules = [module]
-            case ast.Call(args=[ast.Constant(value=str(value)), *_]) if "import" in ast.unparse(
-                node.func
-            ):
-                modules = [value]
-            case _:
-                continue
-        if any(module.split(".")[0] in ("unsloth", "unsloth_zoo") for module in modules):
-            return True
-    return False
-
-
-def test_only_the_loader_imports_unsloth(tmp_path):
+def test_only_the_loader_imports_unsloth():
     files = [*(ROOT / "vibelite").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
-    assert [path for path in files if names_unsloth(path)] == [LOADER]
-    for statement in ("from unsloth.models import x", "importlib.import_module('unsloth')"):
-        (tmp_path / "other.py").write_text(statement)
-        assert names_unsloth(tmp_path / "other.py"), statement
-
-
-def fake_unsloth(directory: Path) -> Path:
-    """A package of that name, so that an import would succeed where it is really missing."""
-    (directory / "unsloth").mkdir()
-    (directory / "unsloth" / "__init__.py").write_text("")
-    return directory
-
-
-@pytest.mark.slow
-def test_no_other_path_ever_loads_it(tmp_path):
-    modules = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in sorted((ROOT / "vibelite").rglob("*.py"))
-        if path.stem != "__main__" and not path.stem.startswith("vllm")
-    ]
-    program = f"""
-import importlib, json, sys
-for name in {modules!r}:
-    importlib.import_module(name)
-from vibelite.cli import app
-try:
-    app(["run", "--help"])
-except SystemExit:
-    pass
-from pathlib import Path
-from vibelite.recipe.load import load_recipe
-from vibelite.pipeline import run_pipeline
-recipe = Path("tests/integration/nano.yaml")
-overrides = ["stages.sft.num_steps=1", "stages.sft.checkpoint_every=1", "adapter.kind=lora"]
-run_pipeline(
-    load_recipe(recipe, overrides), recipe_path=recipe, run_dir=Path({str(tmp_path / "run")!r}),
-    until="sft",
-)
-from vibelite.models.load import load_policy
-load_policy(next(Path({str(tmp_path / "run")!r}).glob("stages/*-sft/checkpoints/step-*")))
-print(json.dumps([name for name in sys.modules if name.split(".")[0].startswith("unsloth")]))
-"""
-    path = f"{fake_unsloth(tmp_path)}:{ROOT}"
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT,
-        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1",
-             "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert json.loads(result.stdout.splitlines()[-1]) == []
+    pattern = r"(?m)^\s*(import|from) unsloth|import(_module|lib)?.*\(.unsloth"
+    assert [path for path in files if re.search(pattern, path.read_text("utf-8"))] == [LOADER]
 
 
 @pytest.mark.skipif(HAS_GPU and HAS_PACKAGE, reason="nothing is missing here")

@@ -11,12 +11,14 @@ from vibelite.planning import activation_memory as planned
 from vibelite.planning.memory_model import (
     StageConfig,
     adapter_parameters,
+    chosen_sharding,
     model_bytes,
     stage_memory,
     training_moments,
 )
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.workload import Assumptions, Work
+from vibelite.recipe.load import load_recipe
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.units import GIB
@@ -26,6 +28,8 @@ QWEN_PARAMETERS = 1_543_569_408
 # 2 layers, H 8, MLP 16, 2 heads of 4 on 1, V 32: a layer 2 x 8 x (8 + 4) + 3 x 8 x 16 = 576.
 SMALL = ModelShape(2, 8, 16, 2, 1, 4, 32, True)
 SMALL_PARAMETERS = 2 * 576 + 256
+RANKS = Path(__file__).parents[1] / "distributed" / "ranks.yaml"
+LORA = "adapter={kind: lora}"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 ADAMW = Optimizer(kind="adamw", lr=1e-6)
 BFLOAT16 = Training(dtype="bfloat16")
@@ -239,3 +243,27 @@ def test_an_mgpo_update_is_within_eleven_percent_of_what_an_h100_allocated():
         moments = training_moments(known, one, model_bytes(known, one))
         predicted = max(sum(parts.values()) - parts.get("host", 0.0) for parts in moments.values())
         assert predicted == pytest.approx(row["allocated_bytes"], rel=0.11), row
+
+
+@pytest.mark.parametrize(
+    ("num_parameters", "num_gpus", "memory_gib", "settings", "expected"),
+    [
+        (1.5e9, 8, 24, ["training.dtype=bfloat16"], "optimizer"),
+        (3.1e9, 8, 24, ["training.dtype=bfloat16"], "full"),
+        (3.1e9, 8, 80, ["training.dtype=bfloat16"], "optimizer"),
+        (7.6e9, 8, 80, ["training.dtype=bfloat16"], "full"),
+        (7.6e9, 8, 80, ["training={dtype: bfloat16, gradient_dtype: bfloat16}"], "optimizer"),
+        (7.6e9, 8, 80, ["training.dtype=bfloat16", LORA], "optimizer"),
+        (7.6e9, 1, 80, ["parallel.sharding=full"], "optimizer"),
+        (7.6e9, 8, None, [], "optimizer"),
+        (1e6, 2, None, ["parallel.sharding=full"], "full"),
+        (7.6e9, 8, 80, ["parallel.sharding=optimizer"], "optimizer"),
+    ],
+)
+def test_weights_are_cut_where_they_would_fill_a_gpu(
+    num_parameters, num_gpus, memory_gib, settings, expected
+):
+    recipe = load_recipe(RANKS, settings)
+    memory = None if memory_gib is None else memory_gib * GIB
+    chosen = chosen_sharding(recipe, int(num_parameters), num_gpus=num_gpus, memory_bytes=memory)
+    assert chosen == expected

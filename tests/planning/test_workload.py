@@ -1,12 +1,11 @@
 """What a recipe asks for, counted by hand: problems, tokens, models and bytes on disk."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vibelite.planning.disk import disk_needs
 from vibelite.planning.model_shape import ModelShape
+from vibelite.planning.plan import disk_needs
 from vibelite.planning.workload import Assumptions, count_problems, stage_work
 from vibelite.recipe.schema import Recipe
 
@@ -30,9 +29,7 @@ BY_SUBJECT = {"columns": {"subdomain": "subject", "subdomains": SUBJECTS}, "num_
         ({"source": "file", "path": "three.jsonl", "num_problems": 2}, 2),
     ],
 )
-def test_problems_are_counted_or_taken_to_be_as_many_as_are_asked_for(
-    tmp_path: Path, source: dict[str, Any], count: float
-) -> None:
+def test_problems_are_counted_or_taken_to_be_as_many_as_are_asked_for(tmp_path, source, count):
     (tmp_path / "three.jsonl").write_text("{}\n{}\n\n{}\n")
     values = {
         "name": "counting",
@@ -67,12 +64,12 @@ def mgpo_recipe(engine: str = "transformers", **stage: Any) -> Recipe:
 
 
 @pytest.mark.parametrize(("engine", "rows"), [("transformers", 48), ("vllm", 56)])
-def test_vllm_fills_its_rows_with_parts_of_groups(tmp_path: Path, engine: str, rows: int) -> None:
+def test_vllm_fills_its_rows_with_parts_of_groups(tmp_path, engine, rows):
     (work,) = stage_work(mgpo_recipe(engine), tmp_path, Assumptions())
     assert work.rows == rows and work.is_paged is (engine == "vllm")
 
 
-def test_the_work_of_a_stage_of_reinforcement_by_hand(tmp_path: Path) -> None:
+def test_the_work_of_a_stage_of_reinforcement_by_hand(tmp_path):
     recipe = mgpo_recipe(
         updates_per_rollout=2, kl_coef=0.1, keep_every=4, tokens_per_micro_batch=512
     )
@@ -93,9 +90,7 @@ def test_the_work_of_a_stage_of_reinforcement_by_hand(tmp_path: Path) -> None:
     assert (alone.scored_tokens, alone.kept_models, alone.holds_reference) == (0, 1, False)
 
 
-def test_the_disk_holds_the_states_that_are_kept_and_the_one_that_is_written(
-    tmp_path: Path,
-) -> None:
+def test_the_disk_holds_the_states_that_are_kept_and_the_one_that_is_written(tmp_path):
     recipe = mgpo_recipe(keep_every=4)
     shape = ModelShape(2, 8, 16, 2, 1, 4, 32, True)
     works = stage_work(recipe, tmp_path, Assumptions())

@@ -10,8 +10,8 @@ from vibelite.recipe.load import load_recipe
 WRONG_REFERENCES = {
     "two stages of one name": (
         {
-            "line_37": "  - kind: sft\n    num_steps: 1\n    checkpoint_every: 1\n    optimizer: "
-            "{lr: 1}"
+            "line_37": "  - kind: sft\n    num_steps: 1\n    checkpoint_every: 1\n"
+            "    optimizer: {lr: 1}"
         },
         "recipe.yaml:37:5: stages.sft.name: a stage called 'sft' is already at recipe.yaml:20:5; "
         "give one a `name`",
@@ -65,13 +65,12 @@ WRONG_REFERENCES = {
     "no such problems": (
         {"line_30": "    problems: trian"},
         "recipe.yaml:30:5: stages.mgpo.problems: there is no 'trian' in data.problems; did you "
-        "mean "
-        "'train'?",
+        "mean 'train'?",
     ),
     "no such benchmark": (
         {"line_34": "    benchmarks: [test, tset]"},
-        "recipe.yaml:34:24: stages.evaluate.benchmarks.1: there is no 'tset' in data.problems; did "
-        "you mean 'test'?",
+        "recipe.yaml:34:24: stages.evaluate.benchmarks.1: there is no 'tset' in data.problems; "
+        "did you mean 'test'?",
     ),
     "no such model to evaluate": (
         {"line_35": "    models: [base, stf]"},
@@ -85,8 +84,7 @@ WRONG_REFERENCES = {
     "worked traces of the test set": (
         {"line_18": "      problems: test"},
         "recipe.yaml:18:7: data.traces.traces.problems: 'test' is a 'test' set; training on it "
-        "would "
-        "spoil the evaluation: use one with `split: train`",
+        "would spoil the evaluation: use one with `split: train`",
     ),
     "mgpo on the probing set": (
         {"line_30": "    problems: probe"},
@@ -96,8 +94,7 @@ WRONG_REFERENCES = {
     "specialists chosen on the test set": (
         {"line_24": "  - kind: probe\n    problems: test"},
         "recipe.yaml:25:5: stages.probe.problems: 'test' is a 'test' set; choosing specialists on "
-        "it "
-        "would spoil the evaluation",
+        "it would spoil the evaluation",
     ),
     "truncated sampling while training": (
         {"line_31": "    sampling: {max_new_tokens: 9, top_p: 0.9}"},
@@ -107,8 +104,7 @@ WRONG_REFERENCES = {
     "greedy sampling while training": (
         {"line_31": "    sampling: {max_new_tokens: 9, temperature: 0}"},
         "recipe.yaml:31:35: stages.mgpo.sampling.temperature: must be above 0 while training: "
-        "greedy "
-        "completions of a group are all equal",
+        "greedy completions of a group are all equal",
     ),
     "a weight for no sub-domain": (
         {"line_27": "    weights: {number: 1, sums: 1, sum: 1}"},
@@ -118,8 +114,7 @@ WRONG_REFERENCES = {
     "a sub-domain without weight": (
         {"line_27": "    weights: {number: 1}"},
         "recipe.yaml:27:5: stages.fuse.weights: give a weight (0 leaves one out) to each "
-        "sub-domain; "
-        "missing: [sums]",
+        "sub-domain; missing: sums",
     ),
     "weights of zero": (
         {"line_27": "    weights: {number: 0, sums: 0}"},
@@ -127,8 +122,28 @@ WRONG_REFERENCES = {
     ),
     "a problem file that is not there": (
         {"line_14": "    test: {source: file, path: aime.parquet}"},
-        "recipe.yaml:14:26: data.problems.test.path: there is no file aime.parquet (paths are "
-        "relative to the recipe)",
+        "recipe.yaml:14:26: data.problems.test.path: there is no aime.parquet (paths are relative "
+        "to the recipe)",
+    ),
+    "training on a benchmark": (
+        {"line_14": "    test: {source: benchmark, name: aime25}", "line_30": "    problems: test"},
+        "recipe.yaml:30:5: stages.mgpo.problems: 'test' is a benchmark; training on it would spoil "
+        "the evaluation",
+    ),
+    "an unknown benchmark": (
+        {"line_14": "    test: {source: benchmark, name: aime26}"},
+        "recipe.yaml:14:31: data.problems.test.name: 'aime26' is not one of: aime24, aime25, "
+        "hmmt25, math500, gpqa, lcb-v5, lcb-v6; did you mean 'aime25'?",
+    ),
+    "a benchmark's file that is not there": (
+        {"line_14": "    test: {source: benchmark, name: aime25, path: none.parquet}"},
+        "recipe.yaml:14:45: data.problems.test.path: there is no none.parquet (paths are relative "
+        "to the recipe)",
+    ),
+    "a revision of a file": (
+        {"line_14": "    test: {source: file, path: problems.jsonl, split: test}"},
+        "recipe.yaml:14:5: data.problems.test: config, split, revision and local are for source: "
+        "hub",
     ),
     "a table of an unknown kind": (
         {"line_14": "    test: {source: file, path: aime.csv}"},
@@ -137,8 +152,8 @@ WRONG_REFERENCES = {
     ),
     "a reward file that is not there": (
         {"line_14": "    test: {source: hub, path: a/b, verifier: custom, reward: {file: r.py}}"},
-        "recipe.yaml:14:63: data.problems.test.reward.file: there is no file r.py (paths are "
-        "relative to the recipe)",
+        "recipe.yaml:14:63: data.problems.test.reward.file: there is no r.py (paths are relative "
+        "to the recipe)",
     ),
     "a custom verifier without a reward": (
         {"line_14": "    test: {source: hub, path: a/b, verifier: custom}"},
@@ -152,8 +167,8 @@ WRONG_REFERENCES = {
     ),
     "a trace file that is not there": (
         {"line_17": "      source: file", "line_18": "      path: traces.jsonl"},
-        "recipe.yaml:18:7: data.traces.traces.path: there is no file traces.jsonl (paths are "
-        "relative to the recipe)",
+        "recipe.yaml:18:7: data.traces.traces.path: there is no traces.jsonl (paths are relative "
+        "to the recipe)",
     ),
     "a copy of a hub data set that is not there": (
         {"line_14": "    test: {source: hub, path: a/b, local: rows}"},
@@ -165,8 +180,8 @@ WRONG_REFERENCES = {
             "line_17": "      source: mix",
             "line_18": "      sets: [{source: file, path: traces.jsonl}]",
         },
-        "recipe.yaml:18:29: data.traces.traces.sets.0.path: there is no file traces.jsonl (paths "
-        "are relative to the recipe)",
+        "recipe.yaml:18:29: data.traces.traces.sets.0.path: there is no traces.jsonl (paths are "
+        "relative to the recipe)",
     ),
     "worked traces of a file": (
         {

@@ -22,7 +22,7 @@ from typing import Any
 from vibelite.errors import SandboxError
 from vibelite.rewards.sandbox import Limits, Sandbox
 
-NUM_SLOTS = 2
+NUM_SANDBOXES = 2
 MEMORY_BYTES, OUTPUT_BYTES = 256 << 20, 1 << 20
 # Enough on a busy machine for all that are to end by themselves, and for none of the others.
 SECONDS, SECONDS_OF_ENDLESS = 20.0, 0.3
@@ -225,7 +225,7 @@ def run_program(sandbox: Sandbox, source: str, stdin: bytes) -> dict[str, Any]:
 
 
 def run_sibling(sandbox: Sandbox, is_over: threading.Event) -> list[str]:
-    """Harmless programs in the other slot all the while: "fine", or what went wrong."""
+    """Harmless programs in another sandbox all the while: "fine", or what went wrong."""
     ends = []
     while not is_over.wait(0.05):
         execution = sandbox.run("print(sum(range(int(input()))))", stdin=b"1000")
@@ -234,10 +234,10 @@ def run_sibling(sandbox: Sandbox, is_over: threading.Event) -> list[str]:
     return ends
 
 
-def run_all(sandbox: Sandbox, stdin: bytes) -> dict[str, Any]:
+def run_all(sandbox: Sandbox, sibling: Sandbox, stdin: bytes) -> dict[str, Any]:
     is_over = threading.Event()
     with ThreadPoolExecutor(1) as threads:
-        siblings = threads.submit(run_sibling, sandbox, is_over)
+        siblings = threads.submit(run_sibling, sibling, is_over)
         try:
             programs = {
                 name: run_program(sandbox, source, stdin)
@@ -266,15 +266,15 @@ def main(setting: dict[str, Any]) -> dict[str, Any]:
     refuse(setting["refuse"])
     assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # orphans become children of this process
     try:
-        sandbox = Sandbox(num_slots=NUM_SLOTS)
+        sandbox, sibling = Sandbox(), Sandbox()
     except SandboxError as error:
         return {"refused": str(error), "survivors": end_of_children()}
     report: dict[str, Any] = {"tier": sandbox.tier, "layers": sandbox.layers}
-    with sandbox:
+    with sandbox, sibling:
         if setting["runs"]:
             world = World(os.environ["VIBELITE_TEST_TOKEN"])
             try:
-                report |= run_all(sandbox, world.describe())
+                report |= run_all(sandbox, sibling, world.describe())
                 report["changes"] = world.changes()
             finally:
                 world.remove()

@@ -1,10 +1,16 @@
-"""Finding the final answer and reading plain numbers."""
+"""Finding the final answer, reading plain numbers, and answers that must be exact."""
 
 from fractions import Fraction
 
 import pytest
 
-from vibelite.rewards.answer_text import last_box, last_number, parse_rational
+from vibelite.rewards.answer_text import (
+    check_exact,
+    check_procedural,
+    last_box,
+    last_number,
+    parse_rational,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +74,27 @@ def test_rationals_are_read_exactly_or_not_at_all(text, value):
 )
 def test_last_number_is_the_last_one_written(text, number):
     assert last_number(text) == number
+
+
+def test_a_number_in_plain_words_counts_where_there_is_no_box():
+    assert check_procedural("To add 7 and 5: 7 + 5 = 12.", "12").correct
+    assert not check_procedural("12 or 13", "12").correct
+    assert not check_procedural("It is 12, \\boxed{13}", "12").correct
+    assert not check_procedural("It is 12, \\boxed{", "12").correct
+
+
+def test_words_need_a_box():
+    assert check_procedural("\\boxed{red  fox}", "red fox").correct
+    assert check_procedural("red fox", "red fox").detail == "no boxed answer"
+
+
+@pytest.mark.parametrize("boxed", ["121", "1.2", "1 2", "12 or 13", "6+6", "len('x'*12)", "012x"])
+def test_text_that_merely_contains_or_computes_the_answer_is_wrong(boxed):
+    assert check_procedural(f"\\boxed{{{boxed}}}", "12").reward == 0.0
+
+
+def test_exact_answers_allow_space_and_a_text_wrapper_only():
+    for boxed in ["A", " A ", "\\text{A}", "\\mathrm{A}"]:
+        assert check_exact(f"\\boxed{{{boxed}}}", "A").correct
+    for boxed in ["a", "A.", "(A)", "AB", "B"]:
+        assert not check_exact(f"\\boxed{{{boxed}}}", "A").correct

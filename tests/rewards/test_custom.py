@@ -26,83 +26,67 @@ def problem(path: Path, function: str = "score") -> Problem:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = (\n", r"reward.py: not a Python file \('\(' was never closed"),
-        ("\x00", "reward.py: not a Python file"),
-        ("", "reward.py: defines no 'score' at its top level; there are: no names at all"),
+        ("x = (\n", r"cannot be executed \(SyntaxError: '\(' was never closed"),
+        ("\x00", r"cannot be executed \(SyntaxError: source code .* null bytes"),
+        ("", "defines no 'score' at its top level; there are: no names at all"),
         ("def scores(a, b): ...\nB = 1\n", "defines no 'score' .* there are: scores, B"),
         ("class A:\n    def score(a, b): ...\n", "defines no 'score' .* there are: A"),
-        (
-            "import os\ndef score(text): ...\n",
-            "reward.py:2: score takes 1 arguments; a reward is a",
-        ),
-        ("def score(): ...\n", "reward.py:1: score takes 0 arguments"),
-        ("def score(a, b, c): ...\n", "reward.py:1: score takes 3 arguments"),
-        ("def score(a, b, *, c): ...\n", "reward.py:1: score requires the keyword 'c'"),
-        ("async def score(a, b): ...\n", "reward.py:1: score is async"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_named_without_running_it(
-    tmp_path: Path, text: str, message: str
-) -> None:
-    with pytest.raises(DataError, match=message) as caught:
-        check_reward_file(write(tmp_path, text), "score")
-    assert caught.value.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        GOOD,
-        "def score(a, b, c=1): ...",
-        "def score(*args): ...",
-        "def score(a, *rest): ...",
-        "def score(a, b, *, c=1): ...",
-        "import functools\n@functools.cache\ndef score(*a): ...",
-        "score = lambda problem, text: 1.0",
-        "from math import hypot as score",
-        "try:\n    from nowhere import score\nexcept ImportError:\n    score = None",
-    ],
-)
-def test_ways_of_defining_a_function_are_accepted_unseen(tmp_path: Path, text: str) -> None:
-    check_reward_file(write(tmp_path, text), "score")
-
-
-def test_a_missing_file_says_where_paths_start(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none.py: there is no such file \(paths are relative"):
-        check_reward_file(tmp_path / "none.py", "score")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
         ("import nowhere\n" + GOOD, r"cannot be executed \(ModuleNotFoundError: .*reward.py:1\)"),
         (GOOD + "1 / 0\n", r"cannot be executed \(ZeroDivisionError: .*reward.py:3\)"),
         (GOOD + "raise SystemExit(4)\n", r"cannot be executed \(SystemExit: 4"),
         ("score = 5\n", "score is a int, not a function"),
         ("score = lambda text: 1.0\n", "score cannot be called with two arguments .too many posit"),
-        ("class score:\n    def __init__(self, a): ...\n", "cannot be called with two arguments"),
+        ("class score:\n    def __init__(self, a): ...\n", "score cannot be called with two"),
+        (
+            "def score(a, b, c): ...\n",
+            "score cannot be called .* .missing a required.* 'c'",
+        ),
+        ("def score(a, b, *, c): ...\n", "score cannot be called .* .missing a required .*'c'"),
+        ("async def score(a, b): ...\n", "score is async; a reward is a function"),
     ],
 )
-def test_what_only_running_it_shows_ends_the_run_with_the_place(
+def test_a_file_that_cannot_be_used_is_named_with_the_place(
     tmp_path: Path, text: str, message: str
 ) -> None:
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=f"reward.py: {message}"):
         check_custom(problem(write(tmp_path, text)), "x")
-    assert "reward.py: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def score(a, b, c=1): return 1.0",
+        "def score(a, *rest): return 1.0",
+        "def score(a, b, *, c=1): return 1.0",
+        "class score:\n    def __new__(cls, a, b): return 1.0",
+        "score = lambda problem, text: 1.0",
+        "from operator import contains as score\nscore = lambda *_: 1.0",
+    ],
+)
+def test_ways_of_defining_a_function(tmp_path: Path, text: str) -> None:
+    assert check_custom(problem(write(tmp_path, text)), "x").correct
+
+
+def test_a_missing_file_says_where_paths_start(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none.py: there is no such file \(paths are relative"):
+        check_reward_file(tmp_path / "none.py")
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return '1.0'", r"score returned str '1.0'; a reward is a float in \[0, 1\] or a Verdict"),
+        (
+            "return '1.0'",
+            r"returned str '1.0'; a reward is a function .* -> float in \[0, 1\]",
+        ),
         ("return None", "score returned NoneType 'None'"),
-        ("return True", "score returned bool 'True'"),
         ("return [1.0]", "score returned list"),
         ("return float('nan')", r"score returned the reward nan; it must be in \[0, 1\]"),
         ("return float('inf')", "score returned the reward inf"),
         ("return -0.1", "score returned the reward -0.1"),
         ("return 1.5", "score returned the reward 1.5"),
         ("return Verdict(2.0, True)", "score returned the reward 2.0"),
+        ("return Verdict('1', True)", "score returned Verdict"),
     ],
 )
 def test_what_is_no_reward_is_never_one(tmp_path: Path, body: str, message: str) -> None:
@@ -117,12 +101,22 @@ def test_numbers_and_verdicts_are_rewards(tmp_path: Path) -> None:
         "from vibelite.types import Verdict\n"
         "def number(problem, text): return int(problem.answer == text)\n"
         "def share(problem, text): return 0.25\n"
-        "def verdict(problem, text): return Verdict(0.5, None, 'half')\n",
+        "def verdict(problem, text): return Verdict(np.float16(0.5), None, 'half')\n"
+        "import numpy as np, torch\n"
+        "VALUES = {'bool': True, 'np.bool': np.bool_(False), 'float32': np.float32(0.5),\n"
+        "          'int64': np.int64(1), 'array': np.array(0.25), 'tensor': torch.tensor(0.75),\n"
+        "          'flag': torch.tensor(True)}\n"
+        "def value(problem, text): return VALUES[text]\n",
     )
     assert check_custom(problem(path, "number"), "42") == Verdict(1.0, True, "correct")
     assert check_custom(problem(path, "number"), "41") == Verdict(0.0, False, "reward 0.0")
     assert check_custom(problem(path, "share"), "x") == Verdict(0.25, False, "reward 0.25")
     assert check_custom(problem(path, "verdict"), "x") == Verdict(0.5, None, "half")
+    names = ("bool", "np.bool", "float32", "int64", "array", "tensor", "flag")
+    verdicts = [check_custom(problem(path, "value"), name) for name in names]
+    assert [verdict.reward for verdict in verdicts] == [1.0, 0.0, 0.5, 1.0, 0.25, 0.75, 1.0]
+    assert {type(verdict.reward) for verdict in verdicts} == {float}
+    assert [v.correct for v in verdicts] == [True, False, False, True, False, False, True]
 
 
 def test_a_reward_may_import_its_neighbours_and_use_dataclasses_in_the_pool(tmp_path: Path) -> None:

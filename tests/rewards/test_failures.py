@@ -115,6 +115,7 @@ def test_the_share_that_is_allowed_is_allowed() -> None:
         require_reliable([fine] * 97 + [bad] * 3, 0.02)
     with pytest.raises(VibeLiteError, match="1 of 1 completions"):
         require_reliable([bad], 0.0)
+    require_reliable([], 0.0)
 
 
 def test_answers_that_cannot_be_judged_are_no_failures() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from vibelite.data.sources import load_problems
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import ProblemFile
+from vibelite.recipe.data_section import ProblemTable
 from vibelite.rewards.instruct import RULES, holds, read_rules
 from vibelite.rewards.verifier import verify
 from vibelite.types import Completion, FinishReason, Problem
@@ -108,7 +108,7 @@ def test_rules_come_from_a_column_and_errors_name_the_row(tmp_path):
         {"prompt": "Both.", "rules": [SHORT | {"none": None}, CALM | {"max": None}]},
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
-    source = ProblemFile(source="file", path=path.name, verifier="instruct")
+    source = ProblemTable(source="file", path=path.name, verifier="instruct")
     problems = load_problems(source, recipe_dir=tmp_path, seed=0)
     assert [problem.metadata[RULES] for problem in problems] == [[SHORT], [CALM], [SHORT, CALM]]
     path.write_text(json.dumps({"prompt": "Be brief.", "rules": [{"rule": "short"}]}))

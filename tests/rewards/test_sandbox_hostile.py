@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import vibelite
-from tests.rewards.hostile_run import NUM_SLOTS, OUTPUT_BYTES, expectation, hostile_programs
+from tests.rewards.hostile_run import NUM_SANDBOXES, OUTPUT_BYTES, expectation, hostile_programs
 
 PACKAGE = Path(vibelite.__file__).parent
 HOSTILE = Path(__file__).with_name("hostile")
@@ -170,12 +170,12 @@ def test_the_world_is_as_before(report):
 
 
 def test_no_process_is_left(report):
-    num_servers = NUM_SLOTS * (2 if "namespaces" in report.content["layers"] else 1)
+    num_servers = NUM_SANDBOXES * (2 if "namespaces" in report.content["layers"] else 1)
     assert report.content["processes"] == num_servers
     assert report.content["survivors"] == []
 
 
-def test_programs_in_the_other_slot_are_unharmed(report):
+def test_programs_in_another_sandbox_are_unharmed(report):
     siblings = report.content["siblings"]
     assert len(siblings) >= 10
     assert set(siblings) == {"fine"}
@@ -186,7 +186,7 @@ def test_without_seccomp_programs_are_refused(installation, is_root):
     setting = Setting(is_root, ("seccomp",))
     report = run_setting(installation, setting, runs=False).content
     assert report["refused"].count("the kernel refuses a seccomp filter (Invalid argument)") == 3
-    assert "verification.allow_weak_sandbox: true" in report["refused"]
+    assert "container that allows seccomp filters" in report["refused"]
     assert report["survivors"] == []
 
 

@@ -70,7 +70,7 @@ _LANDLOCK = """ruleset = confine.landlock_ruleset(library)
 confine.drop_privileges()
 confine.landlock_restrict_self(ruleset)"""
 _SECCOMP = """confine.drop_privileges()
-confine.Filter(allow_reading=True).install()"""
+confine.install_filter(allow_reading=True)"""
 
 
 @pytest.fixture(scope="module")

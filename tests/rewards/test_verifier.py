@@ -14,36 +14,34 @@ def judge(text, answer="204", verifier="math", finish_reason: FinishReason = "st
     return verify(problem, Completion((), (), finish_reason, text))
 
 
-@pytest.mark.parametrize("verifier", ["procedural", "math", "exact"])
-def test_only_the_last_of_two_boxes_counts(verifier):
-    assert judge("\\boxed{203} no, \\boxed{204}", verifier=verifier).reward == 1.0
-    assert judge("\\boxed{204} no, \\boxed{203}", verifier=verifier).reward == 0.0
+THOUGHT = "<think>\\boxed{204}</think>"
 
 
 @pytest.mark.parametrize("verifier", ["procedural", "math", "exact"])
-def test_a_box_inside_the_thinking_does_not_count(verifier):
-    thought = "<think>\\boxed{204}</think>"
-    assert judge(f"{thought} so it is", verifier=verifier).detail == "no boxed answer"
-    assert judge(f"{thought} so \\boxed{{204}}", verifier=verifier).correct
-    assert judge("<think>\\boxed{204}", verifier=verifier).detail == "unclosed <think>"
-    assert not judge("</think>\\boxed{204}<think> hm", verifier=verifier).correct
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("\\boxed{203} no, \\boxed{204}", "correct"),
+        ("\\boxed{204} no, \\boxed{203}", "wrong: 203"),
+        (f"{THOUGHT} so \\boxed{{204}}", "correct"),
+        (f"{THOUGHT} so it is", "no boxed answer"),
+        ("<think>\\boxed{204}", "unclosed <think>"),
+        ("</think>\\boxed{204}<think> hm", "unclosed <think>"),
+        ("\\boxed{}", "no boxed answer"),
+        ("\\boxed{204", "no boxed answer"),
+        ("\\boxed{\\{204}", "wrong: \\{204"),
+    ],
+)
+def test_the_last_box_after_the_thinking_is_the_answer(verifier, text, detail):
+    verdict = judge(text, verifier=verifier)
+    is_right = detail == "correct"
+    assert (verdict.reward, verdict.correct, verdict.detail) == (is_right, is_right, detail)
 
 
 @pytest.mark.parametrize("verifier", ["procedural", "math", "exact"])
 def test_a_truncated_completion_is_wrong_unseen(verifier):
     verdict = judge("\\boxed{204}", verifier=verifier, finish_reason="length")
     assert (verdict.reward, verdict.correct, verdict.detail) == (0.0, False, "truncated")
-
-
-@pytest.mark.parametrize("verifier", ["procedural", "math", "exact"])
-def test_boxes_that_are_empty_or_never_closed_are_no_answer(verifier):
-    for text in ["\\boxed{}", "\\boxed{204", "\\boxed 204", "\\boxed{\\{204}"]:
-        assert judge(text, verifier=verifier).reward == 0.0, text
-
-
-@pytest.mark.parametrize("verifier", ["procedural", "math", "exact"])
-def test_a_wrong_answer_is_shown_in_the_detail(verifier):
-    assert judge("\\boxed{205}", verifier=verifier).detail == "wrong: 205"
 
 
 def test_leading_zeros_do_not_matter_for_numbers_and_do_for_exact_text():

@@ -17,9 +17,9 @@ from tests.scripted_model import Killed
 from vibelite.commands.single_stage import stage_context
 from vibelite.errors import Interrupted, VibeLiteError
 from vibelite.recipe.stage_section import EvaluateStage, Sampling
-from vibelite.rewards.answer_key import answer_key
 from vibelite.rewards.failures import failed
 from vibelite.rewards.pool import VerifierPool
+from vibelite.rewards.verifier import answer_key
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.run_dir import append_jsonl, read_jsonl
 from vibelite.stages.context import StageContext

@@ -20,7 +20,7 @@ LOOP = "so we try the next number and see that it does not work either because "
 
 
 @pytest.fixture
-def exam(tmp_path: Path) -> Path:
+def exam(tmp_path):
     path = tmp_path / "exam.jsonl"
     path.write_text(json.dumps({"id": "runners", "question": EXAM, "answer": "never"}) + "\n")
     return path
@@ -30,7 +30,7 @@ def cleaner(exam: Path, max_repetition: float = 1.0) -> Cleaner:
     return Cleaner(read_items(exam), max_repetition)
 
 
-def test_lines_that_stay_are_copied_byte_for_byte(tmp_path: Path, exam: Path) -> None:
+def test_lines_that_stay_are_copied_byte_for_byte(tmp_path, exam):
     lines = [
         '{"prompt":   "caf\\u00e9", "n": 1.50}\n',
         json.dumps({"prompt": EXAM.upper()}) + "\n",
@@ -46,7 +46,7 @@ def test_lines_that_stay_are_copied_byte_for_byte(tmp_path: Path, exam: Path) ->
     assert judge.tally.as_json()["num_kept"] == 2
 
 
-def test_parquet_keeps_its_types_and_order(tmp_path: Path, exam: Path) -> None:
+def test_parquet_keeps_its_types_and_order(tmp_path, exam):
     message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
     schema = pyarrow.schema(
         [("prompt", pyarrow.list_(message)), ("level", pyarrow.int8()), ("id", pyarrow.int64())]
@@ -65,7 +65,7 @@ def test_parquet_keeps_its_types_and_order(tmp_path: Path, exam: Path) -> None:
     assert judge.tally.dropped[0]["id"] == "11"
 
 
-def test_answers_are_looked_through_and_loops_in_them_dropped(tmp_path: Path, exam: Path) -> None:
+def test_answers_are_looked_through_and_loops_in_them_dropped(tmp_path, exam):
     rows: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": LOOP}, {"role": "assistant", "content": "ok"}]},
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": LOOP}]},
@@ -80,7 +80,7 @@ def test_answers_are_looked_through_and_loops_in_them_dropped(tmp_path: Path, ex
     assert judge.tally.dropped[0]["repeated_share"] > 0.8
 
 
-def test_only_the_named_columns_are_looked_at(tmp_path: Path, exam: Path) -> None:
+def test_only_the_named_columns_are_looked_at(tmp_path, exam):
     rows = [{"a": {"b": EXAM}, "c": ""}, {"a": {"b": ""}, "c": EXAM}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     judge = cleaner(exam)
@@ -88,7 +88,7 @@ def test_only_the_named_columns_are_looked_at(tmp_path: Path, exam: Path) -> Non
     assert [row["row"] for row in judge.tally.dropped] == [0]
 
 
-def test_texts_are_found_wherever_they_are_and_system_messages_are_not_asked() -> None:
+def test_texts_are_found_wherever_they_are_and_system_messages_are_not_asked():
     row = {
         "a": ["x", {"deep": "y"}],
         "n": 3,
@@ -114,8 +114,8 @@ def test_texts_are_found_wherever_they_are_and_system_messages_are_not_asked() -
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_and_leaves_nothing(
-    name: str, text: str, message: str, tmp_path: Path, exam: Path
-) -> None:
+    name, text, message, tmp_path, exam
+):
     (tmp_path / name).write_text(text)
     target = (tmp_path / "clean.jsonl").with_suffix(Path(name).suffix)
     with pytest.raises(DataError, match=message):
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_read_is_named_and_leaves_nothing(
     assert not target.exists()
 
 
-def test_an_evaluation_file_without_a_known_question_names_its_columns(tmp_path: Path) -> None:
+def test_an_evaluation_file_without_a_known_question_names_its_columns(tmp_path):
     (tmp_path / "exam.jsonl").write_text('{"Frage": "Was?"}\n')
     with pytest.raises(DataError, match=r"exam.jsonl:1: none of the columns .*there are: Frage"):
         read_items(tmp_path / "exam.jsonl")
@@ -132,7 +132,7 @@ def test_an_evaluation_file_without_a_known_question_names_its_columns(tmp_path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def run(monkeypatch, capsys):
     """Runs the command; exit code, stdout and stderr."""
 
     def call(*arguments: str | Path) -> tuple[Any, str, str]:
@@ -146,7 +146,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Path:
+def train(tmp_path):
     path = tmp_path / "train.jsonl"
     texts = ["What is 2 times 3?", f"Once more: {EXAM.upper()}", "What is 3 times 4?"]
     path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
@@ -158,9 +158,7 @@ def write_exam(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_summary_is_one_json_object_and_the_report_has_every_reason(
-    run: Any, train: Path, tmp_path: Path
-) -> None:
+def test_the_summary_is_one_json_object_and_the_report_has_every_reason(run, train, tmp_path):
     first = write_exam(tmp_path / "a.jsonl", "What is the sum of all primes that divide 2025?")
     second = write_exam(tmp_path / "b.jsonl", EXAM)
     output, report = tmp_path / "clean.jsonl", tmp_path / "why.json"
@@ -178,9 +176,7 @@ def test_the_summary_is_one_json_object_and_the_report_has_every_reason(
     assert len(output.read_text().splitlines()) == 2
 
 
-def test_the_plain_summary_names_what_went_and_where_the_report_is(
-    run: Any, train: Path, tmp_path: Path
-) -> None:
+def test_the_plain_summary_names_what_went_and_where_the_report_is(run, train, tmp_path):
     exam = write_exam(tmp_path / "exam.jsonl", EXAM)
     code, out, _ = run(train, "--against", exam, "--output", tmp_path / "clean.jsonl")
     assert code == 0
@@ -189,7 +185,7 @@ def test_the_plain_summary_names_what_went_and_where_the_report_is(
     assert (tmp_path / "clean.jsonl.report.json").is_file()
 
 
-def test_wrong_arguments_are_one_line_and_code_2(run: Any, train: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_are_one_line_and_code_2(run, train, tmp_path):
     exam = write_exam(tmp_path / "exam.jsonl", EXAM)
     before = exam.read_text()
     code, _, err = run(train, "--against", exam, "-o", exam)
@@ -205,7 +201,7 @@ def test_wrong_arguments_are_one_line_and_code_2(run: Any, train: Path, tmp_path
 
 
 @needs_benchmark_files
-def test_the_public_files_against_each_other(run: Any, tmp_path: Path) -> None:
+def test_the_public_files_against_each_other(run, tmp_path):
     files = [benchmark_file(name) for name in NUM_PROBLEMS]
     report = tmp_path / "report.json"
     output = tmp_path / "clean.parquet"

@@ -83,13 +83,12 @@ def test_settings_are_changed_until_it_fits_and_comments_stay(directory):
 
 
 def test_the_time_is_printed_as_the_plan_prints_it(directory):
-    """0.26 and 0.35 h, which are not both 0.3."""
     times = []
     for tokens in ("48", "128"):
         done = init(f"of-{tokens}.yaml", "--max-new-tokens", tokens)
-        times += re.findall(r"about ([\d.]+ (?:h|s)) on cpu", done.output)
+        times += re.findall(r"about (.+) on cpu", done.output)
         plan = CliRunner().invoke(cli.app, ["plan", f"of-{tokens}.yaml", "--gpu", "cpu"]).stdout
-        assert re.search(rf"^all +{times[-1]}", plan, re.MULTILINE)
+        assert re.search(rf"^all +{times[-1]} ", plan, re.MULTILINE)
     assert len(set(times)) == 2
 
 
@@ -130,7 +129,6 @@ def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
         (["mine.yaml", "--problems", "none.jsonl"], "none.jsonl: no such file"),
         (["mine.yaml", "--problems", "none"], "neither a .jsonl"),
         (["mine.yaml", "--problems", "own.jsonl"], r"own.jsonl:1: .*no column 'prompt'"),
-        (["mine.yaml", *OWN, "--reward", "judge.py:judge"], "defines no 'judge'"),
         (["mine.yaml", *OWN, "--reward", "none.py"], "no file none.py"),
         (["mine.yaml", "--reward", "judge.py"], "needs --problems"),
         (["mine.yaml", "--gpu", "rtx4091-24gb"], "rtx4090-24gb"),

@@ -1,7 +1,6 @@
 """A run made again from its manifest: bit by bit here, and what is said where it differs."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ SMALLER = ["stages.sft.num_steps=4", "stages.mgpo.num_steps=2", "stages.probe.nu
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Iterator[Path]:
+def original(tmp_path_factory):
     """A finished run, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -36,7 +35,7 @@ def original(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def manifest(original: Path) -> Path:
+def manifest(original):
     return original / "manifest.json"
 
 

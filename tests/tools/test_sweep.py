@@ -54,7 +54,7 @@ if strength == "9":
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def recipe(tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setattr(tool, "RUN", (sys.executable, str(tmp_path / "stand_in.py")))
@@ -71,7 +71,7 @@ def told(recipe: Path, trial: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
-def test_every_combination_is_a_run_and_none_runs_twice(recipe: Path) -> None:
+def test_every_combination_is_a_run_and_none_runs_twice(recipe):
     over = ["--over", "stages.mgpo.maxent_lambda=0,4", "--over", "seed=1,2", "--json"]
     done = sweep(recipe, *over, "--set", "stages.mgpo.num_steps=1")
     assert done.exit_code == 0, (done.exception, done.output)
@@ -86,16 +86,14 @@ def test_every_combination_is_a_run_and_none_runs_twice(recipe: Path) -> None:
     assert len(told(recipe, names[0])) == 1
 
 
-def test_a_trial_that_fails_is_told_and_the_others_go_on(recipe: Path) -> None:
+def test_a_trial_that_fails_is_told_and_the_others_go_on(recipe):
     done = sweep(recipe, "--over", "stages.mgpo.maxent_lambda=9,4")
     assert done.exit_code == 1
     assert "exit code 1: this setting fails" in done.stdout
     assert len(told(recipe, "mgpo.maxent_lambda=4")) == 1
 
 
-def test_the_budget_is_of_all_trials_together(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_budget_is_of_all_trials_together(recipe, monkeypatch):
     """Every trial that was told to run has spent $40."""
     monkeypatch.setattr(tool, "spent_usd", lambda trial: 40.0 * (trial.directory / "told").exists())
     over = ["--over", "stages.mgpo.maxent_lambda=1,2,3"]
@@ -110,7 +108,7 @@ def test_the_budget_is_of_all_trials_together(
     assert told(recipe, "mgpo.maxent_lambda=3")[0]["budget.usd"] == "20.0"
 
 
-def test_a_sweep_that_is_told_to_stop_lets_its_trial_save(recipe: Path) -> None:
+def test_a_sweep_that_is_told_to_stop_lets_its_trial_save(recipe):
     program = (
         "from vibelite import cli; from vibelite.tools import sweep;"
         f"sweep.RUN = {tool.RUN!r}; cli.main()"
@@ -138,16 +136,14 @@ def test_a_sweep_that_is_told_to_stop_lets_its_trial_save(recipe: Path) -> None:
         (["--over", "seed=1", "--set", "cost={}", "--budget-usd", "1"], "needs the price"),
     ],
 )
-def test_what_cannot_be_swept_is_said_before_anything_runs(
-    recipe: Path, arguments: list[str], message: str
-) -> None:
+def test_what_cannot_be_swept_is_said_before_anything_runs(recipe, arguments, message):
     done = sweep(recipe, *arguments)
     assert getattr(done.exception, "exit_code", None) == 2, done.exception
     assert message in str(done.exception)
     assert not (recipe.parent / "sweep").exists()
 
 
-def test_a_real_sweep_compares_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_sweep_compares_real_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     nano = Path(__file__).parent.parent / "integration" / "nano.yaml"
     settings = ["stages.sft.num_steps=2", "stages.mgpo.num_steps=2", "stages.fuse.tail_average=0"]

@@ -1,5 +1,6 @@
 """A resumed run goes on bit for bit; what a killed process left behind is never used."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import torch
 import vibelite.storage
 import vibelite.training.checkpoint
 from tests.policies import tiny_policy
-from tests.training.gradients import set_gradients, weights_of
+from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.errors import CheckpointError, DiskFull
-from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.recipe.model_section import Training
+from vibelite.recipe.run_section import Checkpoint
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.storage import CHECKSUMS_NAME
+from vibelite.training import checkpoint
 from vibelite.training.checkpoint import (
     HEADER_BYTES,
+    SaveSchedule,
+    best_interval,
     load_training_state,
     save_model,
     save_training_state,
@@ -28,13 +32,6 @@ CONFIG = Optimizer(kind="muon", lr=1e-3)
 PARTS_NAME, METADATA_NAME = "__0_0.distcp", ".metadata"  # DCP's
 
 
-def train(policy, optimizer, steps):
-    for step in steps:
-        set_gradients(policy, step)
-        optimizer.step(step)
-        optimizer.finish()
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["adamw", "muon", "adamw_cpu", "adamw_8bit"])
 def test_resuming_equals_not_stopping_bit_for_bit(tmp_path, kind, dtype):
@@ -43,8 +40,7 @@ def test_resuming_equals_not_stopping_bit_for_bit(tmp_path, kind, dtype):
     config, training = Optimizer(kind=kind, lr=1e-3), Training(dtype=dtype)
 
     def start(seed=0):
-        policy = tiny_policy(seed)
-        policy.model.to(getattr(torch, dtype))
+        policy = policy_in(dtype, seed)
         return policy, PolicyOptimizer(policy, config, num_steps=10, training=training)
 
     whole, optimizer = start()
@@ -261,3 +257,38 @@ def test_the_prediction_is_at_least_what_is_written_and_little_more(
         save_training_state(tmp_path, 1, policy, optimizer)
     written = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert written <= predicted[0] <= written + HEADER_BYTES
+
+
+def expected_overhead(interval, save, mtbf):
+    """Daly 2006 (FGCS 22(3)), eq. 20: wall time per second of work when failures are exponential,
+    without the factor of the restart, which does not depend on the interval.
+    """
+    return mtbf * (math.exp((interval + save) / mtbf) - 1) / interval
+
+
+@pytest.mark.parametrize(("save", "mtbf"), [(0.5, 86_400), (1, 100_000), (30, 86_400)])
+def test_no_other_interval_costs_noticeably_less(save, mtbf):
+    chosen = expected_overhead(best_interval(save, mtbf), save, mtbf)
+    for factor in (0.5, 0.7, 0.9, 1.1, 1.4, 2):
+        other = expected_overhead(factor * best_interval(save, mtbf), save, mtbf)
+        assert chosen <= other * 1.0005
+
+
+def test_by_steps_counts_and_the_last_step_is_always_saved():
+    schedule = SaveSchedule(Checkpoint(), every=4, num_steps=10)
+    assert [step for step in range(1, 11) if schedule.is_due(step)] == [4, 8, 10]
+
+
+def test_by_time_measures_with_the_first_step_and_then_waits_the_interval(monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_FAILURES", 101)
+    now = [0.0]
+    schedule = SaveSchedule(Checkpoint(by="time"), every=1, num_steps=1000, clock=lambda: now[0])
+    saves = []
+    for step in range(1, 100):
+        now[0] += 1
+        if schedule.is_due(step):
+            now[0] += 2
+            schedule.saved(2.0)
+            saves.append(step)
+    # sqrt(2 x 2 x 101) = 20.1 seconds of training, in whole steps of one second.
+    assert saves == [1, 22, 43, 64, 85]

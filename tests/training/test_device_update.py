@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.policies import random_sequences, tiny_policy
-from tests.training.gradients import set_gradients, weights_of
+from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.errors import RecipeError
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer, SFTStage
@@ -17,18 +17,9 @@ from vibelite.training.optim import PolicyOptimizer
 NUM_STEPS = 5
 
 
-def policy_in(dtype, seed=0):
-    policy = tiny_policy(seed)
-    policy.model.to(getattr(torch, dtype))
-    return policy
-
-
-def train(policy, config, training):
+def train_with(policy, config, training):
     optimizer = PolicyOptimizer(policy, config, num_steps=NUM_STEPS, training=training)
-    for step in range(NUM_STEPS):
-        set_gradients(policy, step)
-        optimizer.step(step)
-    return optimizer
+    train(policy, optimizer, range(NUM_STEPS))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
@@ -36,8 +27,8 @@ def test_masters_of_bfloat16_weights_move_like_float32_weights(kind):
     config = Optimizer(kind=kind, lr=1e-3, muon_lr=1e-2, weight_decay=0.1)
     low, full = policy_in("bfloat16"), policy_in("bfloat16")
     full.model.float()
-    train(low, config, Training(dtype="bfloat16"))
-    train(full, config, Training())
+    train_with(low, config, Training(dtype="bfloat16"))
+    train_with(full, config, Training())
     for mine, exact in zip(weights_of(low), weights_of(full), strict=True):
         assert torch.equal(mine, exact.bfloat16())
 
@@ -45,16 +36,16 @@ def test_masters_of_bfloat16_weights_move_like_float32_weights(kind):
 def test_buckets_do_not_change_the_update(monkeypatch):
     config = Optimizer(lr=1e-3)
     whole, pieces = tiny_policy(), tiny_policy()
-    train(whole, config, Training())
+    train_with(whole, config, Training())
     monkeypatch.setattr(clip, "BUCKET_ELEMENTS", 1000)
-    train(pieces, config, Training())
+    train_with(pieces, config, Training())
     assert all(map(torch.equal, weights_of(whole), weights_of(pieces)))
 
 
 def test_gradients_summed_in_bfloat16_are_used_rounded():
     config = Optimizer(lr=1e-3, max_grad_norm=1e9)
     rounded, reference = tiny_policy(), tiny_policy()
-    train(rounded, config, Training(gradient_dtype="bfloat16"))
+    train_with(rounded, config, Training(gradient_dtype="bfloat16"))
     optimizer = PolicyOptimizer(reference, config, num_steps=NUM_STEPS)
     for step in range(NUM_STEPS):
         set_gradients(reference, step)
@@ -117,8 +108,8 @@ def test_8_bit_moments_follow_exact_ones():
     pytest.importorskip("bitsandbytes")
     exact, coarse = tiny_policy(), tiny_policy()
     start = weights_of(exact)
-    train(exact, Optimizer(lr=1e-3), Training())
-    train(coarse, Optimizer(kind="adamw_8bit", lr=1e-3), Training())
+    train_with(exact, Optimizer(lr=1e-3), Training())
+    train_with(coarse, Optimizer(kind="adamw_8bit", lr=1e-3), Training())
     for before, mine, other in zip(start, weights_of(coarse), weights_of(exact), strict=True):
         assert (mine - other).norm() < 0.05 * (other - before).norm()
 

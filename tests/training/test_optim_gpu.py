@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.policies import random_sequences, tiny_policy
-from tests.training.gradients import set_gradients, weights_of
+from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer, SFTStage
 from vibelite.stages.sft import accumulate_gradient
@@ -26,13 +26,6 @@ def gpu_policy(dtype="float32", seed=0, **sizes):
 def optimizer_over(policy, kind, training, **settings):
     config = Optimizer(kind=kind, lr=1e-3, warmup_fraction=0, weight_decay=0.1, **settings)
     return PolicyOptimizer(policy, config, num_steps=20, training=training)
-
-
-def train(policy, optimizer, steps):
-    for step in steps:
-        set_gradients(policy, step)
-        optimizer.step(step)
-        optimizer.finish()
 
 
 def moments_of(optimizer):
@@ -61,8 +54,7 @@ def test_streamed_adamw_has_the_bits_of_adamw_on_a_cpu(dtype, buffer_bytes, monk
     """The same gradients by the same CPU code, whether they came through pinned buffers or not."""
     monkeypatch.setattr(pinned_copies, "BUFFER_BYTES", buffer_bytes)
     training = Training(dtype=dtype)
-    streamed, local = gpu_policy(dtype), tiny_policy()
-    local.model.to(getattr(torch, dtype))
+    streamed, local = gpu_policy(dtype), policy_in(dtype)
     train(streamed, optimizer_over(streamed, "adamw_cpu", training), range(10))
     train(local, optimizer_over(local, "adamw_cpu", training), range(10))
     for mine, other in zip(weights_of(streamed), weights_of(local), strict=True):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.policies import tiny_policy
-from tests.training.gradients import set_gradients, weights_of
+from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training import host_adamw, pinned_copies
@@ -108,17 +108,10 @@ def test_a_resumed_master_starts_from_the_loaded_weights(copies, monkeypatch, tm
     training, config = Training(dtype=dtype), Optimizer(kind="adamw_cpu", lr=1e-3)
 
     def start(seed):
-        policy = tiny_policy(seed)
-        policy.model.to(getattr(torch, dtype))
+        policy = policy_in(dtype, seed)
         optimizer = PolicyOptimizer(policy, config, num_steps=5, training=training)
         monkeypatch.setattr(optimizer._update, "_transfer", copies)
         return policy, optimizer
-
-    def train(policy, optimizer, steps):
-        for step in steps:
-            set_gradients(policy, step)
-            optimizer.step(step)
-            optimizer.finish()
 
     whole, optimizer = start(0)
     train(whole, optimizer, range(3))
@@ -135,8 +128,7 @@ def test_the_asynchronous_update_has_the_bits_of_the_synchronous_one(copies, mon
     training, config = Training(dtype=dtype), Optimizer(kind="adamw_cpu", lr=1e-3)
     results = []
     for asynchronous in (True, False):
-        policy = tiny_policy()
-        policy.model.to(getattr(torch, dtype))
+        policy = policy_in(dtype)
         optimizer = PolicyOptimizer(policy, config, num_steps=5, training=training)
         assert isinstance(optimizer._update, host_adamw.HostAdamW)
         if asynchronous:
@@ -145,10 +137,7 @@ def test_the_asynchronous_update_has_the_bits_of_the_synchronous_one(copies, mon
                 master = optimizer._update._masters[index]
                 parameter.data = parameter.data.clone()
                 assert master.data_ptr() != parameter.data_ptr()
-        for step in range(5):
-            set_gradients(policy, step)
-            metrics = optimizer.step(step)
-            optimizer.finish()
+        metrics = train(policy, optimizer, range(5))
         results.append((weights_of(policy), metrics["optimizer/grad_norm"]))
     assert all(map(torch.equal, results[0][0], results[1][0]))
     assert results[0][1] == results[1][1]

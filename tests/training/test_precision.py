@@ -1,12 +1,13 @@
 """Which weights may be trained, and the scaled loss of float16: overflow, growth, its end."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from tests.policies import random_sequences, tiny_policy
-from tests.training.gradients import set_gradients, weights_of
+from tests.training.gradients import policy_in, set_gradients, weights_of
 from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer, SFTStage
@@ -19,12 +20,6 @@ FLOAT16 = Training(dtype="float16")
 KINDS = ["adamw", "adamw_cpu"]
 
 
-def float16_policy():
-    policy = tiny_policy()
-    policy.model.half()
-    return policy
-
-
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_low_precision_weights_that_the_recipe_does_not_name_are_refused(name):
     weights = [torch.zeros(2), torch.zeros(2, dtype=getattr(torch, name))]
@@ -34,8 +29,7 @@ def test_low_precision_weights_that_the_recipe_does_not_name_are_refused(name):
 
 
 def test_a_policy_in_bfloat16_is_refused_under_a_float32_recipe():
-    policy = tiny_policy()
-    policy.model.bfloat16()
+    policy = policy_in("bfloat16")
     with pytest.raises(RecipeError, match="bfloat16.*would vanish"):
         PolicyOptimizer(policy, Optimizer(lr=1e-6), num_steps=1)
 
@@ -69,17 +63,17 @@ def test_a_gradient_that_overflows_at_every_scale_ends_the_run():
 
 def test_the_restored_scale_goes_on_where_it_was(monkeypatch):
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 3)
-    scale, restored = LossScale(), LossScale()
+    scale = LossScale()
     for step, is_finite in enumerate([False, True, True]):
         scale.update(step, is_finite=is_finite)
-    restored.load_state_dict(scale.state_dict())
+    restored = LossScale(**asdict(scale))
     restored.update(3, is_finite=True)
     assert (restored.value, restored.num_skipped) == (INITIAL_SCALE, 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_overflow_skips_the_update_and_is_counted(kind):
-    policy = float16_policy()
+    policy = policy_in("float16")
     optimizer = PolicyOptimizer(
         policy, Optimizer(kind=kind, lr=1e-2), num_steps=10, training=FLOAT16
     )
@@ -105,9 +99,9 @@ def test_an_overflow_skips_the_update_and_is_counted(kind):
 def test_the_scale_is_undone_exactly(kind):
     """Gradients times the scale give the norm and the masters of the gradients themselves."""
     config = Optimizer(kind=kind, lr=1e-3, max_grad_norm=0.5, warmup_fraction=0)
-    scaled = float16_policy()
+    scaled = policy_in("float16")
     optimizer = PolicyOptimizer(scaled, config, num_steps=10, training=FLOAT16)
-    plain = float16_policy()
+    plain = policy_in("float16")
     reference = PolicyOptimizer(plain, config, num_steps=10, training=FLOAT16)
     assert reference._loss_scale is not None
     reference._loss_scale.value = 1.0
@@ -133,7 +127,7 @@ def test_scaling_saves_gradients_that_float16_would_lose():
     exact = sft_gradient(tiny_policy(), 1.0)
     errors = {}
     for loss_scale in (2.0**-16, 1.0):
-        policy = float16_policy()
+        policy = policy_in("float16")
         PolicyOptimizer(policy, Optimizer(lr=1e-3), num_steps=1, training=FLOAT16)
         found = sft_gradient(policy, loss_scale)
         errors[loss_scale] = ((found - exact).norm() / exact.norm()).item()

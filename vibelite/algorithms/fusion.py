@@ -21,11 +21,9 @@ INDEX_NAME = "model.safetensors.index.json"
 
 
 def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """sum_i weights[i] tensors[i], accumulated in float32 (float64 stays), in the dtype of the
-    first.
+    """sum_i weights[i] tensors[i], accumulated in float32 (float64 stays), in the first's dtype.
 
-    Tensors that are not floating point (counters, buffers) are no weights: all must be equal, and
-    the first is kept.
+    Tensors that are not floating point (counters, buffers) must be equal.
     """
     first = tensors[0]
     if not first.is_floating_point():
@@ -42,9 +40,7 @@ def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> 
 
 
 def tensor_files(model_dir: Path) -> dict[str, str]:
-    """Tensor name -> file name, for a directory with one or several safetensors files;
-    CheckpointError if none.
-    """
+    """Tensor name -> file name, for a directory of safetensors files; CheckpointError if none."""
     index = model_dir / INDEX_NAME
     if index.exists():
         return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
@@ -66,11 +62,9 @@ def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Pa
     CheckpointError when the models differ in tensor names or shapes. Tied embeddings are stored
     once by safetensors, hence averaged once.
     """
-    if len(model_dirs) != len(weights) or not model_dirs:
-        raise ValueError(f"{len(model_dirs)} models but {len(weights)} weights")
     total_weight = sum(weights)
-    if min(weights) < 0 or total_weight <= 0:
-        raise ValueError(f"weights must not be negative and not all zero, got {list(weights)}")
+    if len(model_dirs) != len(weights) or min(weights) < 0 or total_weight <= 0:
+        raise ValueError(f"weights {list(weights)} for {len(model_dirs)} models, not all zero")
     normalised = [weight / total_weight for weight in weights]
     layouts = [tensor_files(model_dir) for model_dir in model_dirs]
     for model_dir, layout in zip(model_dirs[1:], layouts[1:], strict=True):

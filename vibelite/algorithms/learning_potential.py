@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import quantiles
 
 # Tukey's fence: a score further above the third quartile than so many interquartile ranges.
 FENCE = 1.5
@@ -85,16 +86,7 @@ def length_buckets(lengths: Sequence[int], num_buckets: int) -> list[list[int]]:
     return [bucket for bucket in buckets if bucket]
 
 
-def fence(scores: Sequence[float]) -> float:
-    """Third quartile + 1.5 interquartile ranges of ascending `scores` (Tukey 1977), the quartiles
-    interpolated linearly.
-    """
-    low, high = _quantile(scores, 0.25), _quantile(scores, 0.75)
+def fence(scores: list[float]) -> float:
+    """Third quartile + 1.5 interquartile ranges of `scores` (Tukey 1977), interpolated linearly."""
+    low, _, high = quantiles(scores, n=4, method="inclusive") if len(scores) > 1 else scores * 3
     return high + FENCE * (high - low)
-
-
-def _quantile(ascending: Sequence[float], share: float) -> float:
-    place = share * (len(ascending) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ascending) - 1)
-    return ascending[below] + (place - below) * (ascending[above] - ascending[below])

@@ -33,7 +33,8 @@ def mean_with_interval(
     Raises ValueError for an empty sequence and for values outside `bounds`.
     """
     array = np.asarray(values, dtype=np.float64)
-    check_values(array, bounds, level=level)
+    if array.size == 0 or not np.all((array >= bounds[0]) & (array <= bounds[1])):
+        raise ValueError(f"a mean needs values, all within {bounds}; got {values}")
     mean = float(array.mean())
     if np.all(array == array[0]):
         value = float(array[0])
@@ -45,27 +46,17 @@ def mean_with_interval(
 
 
 def paired_difference(
-    a: Sequence[float],
-    b: Sequence[float],
-    *,
-    num_bootstrap: int,
-    seed: int,
-    level: float = 0.95,
+    a: Sequence[float], b: Sequence[float], *, num_bootstrap: int, seed: int
 ) -> tuple[float, float, float]:
     """Mean of a - b over the same problems in the same order [P], with its interval.
 
     Both hold values in 0..1. Resampling whole pairs removes the difficulty of the problems from the
     comparison; where all pairs differ by the same amount, see `mean_with_interval`.
     """
-    if len(a) != len(b):
-        raise ValueError(f"pairs need equal lengths, got {len(a)} and {len(b)}")
+    assert len(a) == len(b), f"pairs need equal lengths, got {len(a)} and {len(b)}"
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     return mean_with_interval(
-        differences.tolist(),
-        num_bootstrap=num_bootstrap,
-        seed=seed,
-        level=level,
-        bounds=(-1.0, 1.0),
+        differences.tolist(), num_bootstrap=num_bootstrap, seed=seed, bounds=(-1.0, 1.0)
     )
 
 
@@ -81,20 +72,8 @@ def sampling_error(num_correct: Sequence[int], num_samples: int) -> float | None
     return float(np.sqrt((shares * (1 - shares)).sum() / (num_samples - 1)) / len(shares))
 
 
-def check_values(array: np.ndarray, bounds: tuple[float, float], *, level: float) -> None:
-    """Raises ValueError where an interval has no meaning."""
-    if array.size == 0:
-        raise ValueError("a mean needs at least one value")
-    if not np.all((array >= bounds[0]) & (array <= bounds[1])):
-        raise ValueError(f"values must lie within {bounds}, got {array.min()} to {array.max()}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
-
-
 def bootstrap_means(array: np.ndarray, num_bootstrap: int, *, seed: int) -> np.ndarray:
     """Means [num_bootstrap] of resamples, with replacement, of `array` [P]."""
-    if num_bootstrap < 1:
-        raise ValueError(f"num_bootstrap must be positive, got {num_bootstrap}")
     generator = np.random.default_rng(seed)
     chunk = max(1, CHUNK_SIZE // len(array))
     means = []

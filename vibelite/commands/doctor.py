@@ -20,13 +20,13 @@ import typer
 
 from vibelite.commands.options import AsJson, print_json
 from vibelite.errors import SandboxError
+from vibelite.units import GIB
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 EXIT_FAILED = 1
 Status = Literal["ok", "warn", "fail"]
-GIB = 1024**3
 # Quickstart peaks at 0.8 GB of resident memory on a CPU; the rest is margin.
 MEMORY_NEEDED_GIB = 2
 # Those whose releases are built for one version of another package.
@@ -36,7 +36,6 @@ PINNING_PACKAGES = (
 )  # fmt: skip
 EXTRA = re.compile(r"""extra == ['"]([^'"]+)""")
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_NEEDED_GIB = 1
 HUB_SECONDS = 5.0
 # Quickstart needs far less; one checkpoint of a 135M model in float32 is half a GB.
 DISK_NEEDED_GIB = 2
@@ -76,7 +75,6 @@ def examine() -> list[Finding]:
     return [
         _python(),
         *_packages(),
-        *_extras(),
         *_conflicts(),
         _memory(),
         *_shared_memory(),
@@ -128,31 +126,24 @@ def is_met(requirement: Requirement, installed: str) -> bool:
 
 
 def _packages() -> Iterator[Finding]:
-    """The requirements of the installed package itself, so that there is no second list."""
+    """The requirements of the installed package itself, so that there is no second list. Packages
+    of extras may be missing.
+    """
     for needed, extra, installed in needs_of("vibelite"):
-        name, versions = needed.name, needed.specifier
-        if extra:
+        if extra == "dev" or (extra and installed is None):
             continue
+        subject = f"{needed.name} (for {extra})" if extra else needed.name
+        wanted = f"'{needed.name}{needed.specifier}'"
         if installed is None:
-            yield Finding("fail", name, "not installed", "make setup")
+            yield Finding("fail", subject, "not installed", "make setup")
         elif is_met(needed, installed):
-            yield Finding("ok", name, installed)
-        else:
-            fix = f"make setup (installs {name}{versions})"
-            yield Finding("fail", name, f"{installed}, needs {versions}", fix)
-
-
-def _extras() -> Iterator[Finding]:
-    """Packages of the extras, of which any may be missing: only those that are installed."""
-    for needed, extra, installed in needs_of("vibelite"):
-        if extra in ("", "dev") or installed is None:
-            continue
-        subject = f"{needed.name} (for {extra})"
-        if is_met(needed, installed):
             yield Finding("ok", subject, installed)
-        else:
-            fix = f"pip install -c constraints/gpu.txt '{needed.name}{needed.specifier}'"
+        elif extra:
+            fix = f"pip install -c constraints/gpu.txt {wanted}"
             yield Finding("warn", subject, f"{installed}, tested with {needed.specifier}", fix)
+        else:
+            fix = f"make setup (installs {wanted})"
+            yield Finding("fail", subject, f"{installed}, needs {needed.specifier}", fix)
 
 
 def _conflicts() -> Iterator[Finding]:
@@ -172,38 +163,36 @@ def _conflicts() -> Iterator[Finding]:
             yield Finding(status, f"{package} and {needed.name}", wants, fix)
 
 
-def _shared_memory() -> Iterator[Finding]:
-    """Containers get 64 MB unless told otherwise, and vLLM's processes talk through it."""
-    if SHARED_MEMORY.exists():
-        free = shutil.disk_usage(SHARED_MEMORY).free
-        detail = f"{free / GIB:.1f} GiB free in {SHARED_MEMORY}"
-        if free >= SHARED_MEMORY_NEEDED_GIB * GIB:
-            yield Finding("ok", "shared memory", detail)
-        else:
-            fix = "none needed on a CPU; for vLLM: docker run --shm-size=8g"
-            yield Finding("warn", "shared memory", detail, fix)
+def _free(subject: str, free: float, needed_gib: float, fix: str, of: str = "") -> Finding:
+    """Whether `free` bytes are enough; if not, `fix` is advised."""
+    status: Status = "ok" if free >= needed_gib * GIB else "warn"
+    return Finding(status, subject, f"{free / GIB:.1f} GiB free{of}", "" if status == "ok" else fix)
 
 
 def _memory() -> Finding:
     import psutil
 
     memory = psutil.virtual_memory()
-    detail = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
-    if memory.available >= MEMORY_NEEDED_GIB * GIB:
-        return Finding("ok", "memory", detail)
-    return Finding("warn", "memory", detail, "close other programs: quickstart needs 2 GiB")
+    fix = "close other programs: quickstart needs 2 GiB"
+    of = f" of {memory.total / GIB:.1f}"
+    return _free("memory", memory.available, MEMORY_NEEDED_GIB, fix, of)
+
+
+def _shared_memory() -> Iterator[Finding]:
+    """Containers get 64 MB unless told otherwise, and vLLM's processes talk through it."""
+    if SHARED_MEMORY.exists():
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        fix = "none needed on a CPU; for vLLM: docker run --shm-size=8g"
+        yield _free("shared memory", free, 1, fix, f" in {SHARED_MEMORY}")
 
 
 def _disk(subject: str, path: Path) -> Finding:
     while not path.exists():
         path = path.parent
-    free = shutil.disk_usage(path).free
-    detail = f"{free / GIB:.1f} GiB free"
     if not os.access(path, os.W_OK):
         return Finding("fail", subject, f"{path} cannot be written", "choose another directory")
-    if free >= DISK_NEEDED_GIB * GIB:
-        return Finding("ok", subject, detail)
-    return Finding("warn", subject, detail, f"free {DISK_NEEDED_GIB} GiB, or use another disk")
+    fix = f"free {DISK_NEEDED_GIB} GiB, or use another disk"
+    return _free(subject, shutil.disk_usage(path).free, DISK_NEEDED_GIB, fix, f" in {path}")
 
 
 def _cache_directory() -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -130,61 +128,24 @@ def evaluate_model(
     *,
     out: Path | None,
     num_claims: int = 0,
-    seed: int = 0,
 ) -> dict[str, Any]:
-    """The result of one model (see `stages.evaluate.summarise`); every sample, the settings and the
-    result are kept in the directory "out" of the result. With `num_claims` also "clr", what the
-    vote weighted by claim-level reliability gives (see `stages.claims`).
-
-    The same call goes on where an earlier one was stopped. `out` None = beside the model, in a
-    directory that is named after benchmark and settings. Raises RecipeError for a directory that
-    holds an evaluation with other settings.
+    """The result of one model (see `stages.evaluate.summarise`), which is also kept beside its
+    samples in the directory "out" of the result. With `num_claims` also "clr", what the vote
+    weighted by claim-level reliability gives (see `stages.claims`).
     """
-    from vibelite.commands import single_stage
+    from vibelite.commands.single_stage import evaluated
     from vibelite.data.benchmarks import describe_benchmark
     from vibelite.run_dir import write_json_atomic
-    from vibelite.run_lock import locked
     from vibelite.stages.claims import add_reliabilities, clr_result
     from vibelite.stages.evaluate import summarise
-    from vibelite.stages.sampling import SampleRequest, collect_samples
 
-    problems = single_stage.read_problems(source, seed)
-    described = describe_benchmark(source, problems)
-    settings = {
-        "data_sha256": described["data"]["sha256"],
-        "model": single_stage.fingerprint(model),
-        "num_samples": stage.num_samples,
-        "sampling": stage.sampling.model_dump(mode="json"),
-        "seed": seed,
-    }
-    directory = out or default_directory(model, source, settings)
-    holder = f"--out {directory}: holds an evaluation"
-    single_stage.require_same_settings(directory, settings, holder=holder)
-    with locked(directory), single_stage.stage_context(stage, seed) as context:
-        request = SampleRequest(
-            model, problems, stage.sampling, stage.num_samples, context.seed("eval")
-        )
-        samples = collect_samples(request, directory / "samples.jsonl", context, {})
+    settled = {"num_bootstrap": NUM_BOOTSTRAP, "seed": 0}
+    with evaluated(model, source, stage, out=out) as found:
+        result = summarise(found.samples, stage.k, **settled)
+        result |= describe_benchmark(source, found.problems)
         if num_claims:
-            samples = add_reliabilities(request, directory, context, num_claims)
-    result = summarise(samples, stage.k, num_bootstrap=NUM_BOOTSTRAP, seed=seed) | described
-    if num_claims:
-        settled = {"num_bootstrap": NUM_BOOTSTRAP, "seed": seed}
-        result["clr"] = clr_result(samples, num_claims, **settled)
-    result["sampling"] = settings["sampling"]
-    write_json_atomic(directory / "result.json", result)
-    return {**result, "out": str(directory)}
-
-
-def default_directory(model: Path, source: ProblemSource, settings: dict[str, Any]) -> Path:
-    """Beside the model: `<model>-eval/<benchmark>-<hash of the settings>`."""
-    match source.source:
-        case "benchmark":
-            name = source.name
-        case "file" | "hub":
-            name = Path(source.path).stem
-        case "reasoning_gym":
-            name = next(iter(source.tasks))
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    path = model.resolve()
-    return path.with_name(f"{path.name}-eval") / f"{name}-{digest[:8]}"
+            samples = add_reliabilities(found.request, found.directory, found.context, num_claims)
+            result["clr"] = clr_result(samples, num_claims, **settled)
+    result["sampling"] = stage.sampling.model_dump(mode="json")
+    write_json_atomic(found.directory / "result.json", result)
+    return {**result, "out": str(found.directory)}

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vibelite.commands.options import AsJson, Overrides, RecipePath, print_json
 from vibelite.errors import RecipeError
+from vibelite.units import GIB
 
 if TYPE_CHECKING:
+    from vibelite.planning.devices import Device
     from vibelite.planning.plan import Plan
     from vibelite.planning.workload import Assumptions
     from vibelite.recipe.schema import Recipe
 
 EXIT_DOES_NOT_FIT = 5
+# Numbers of a device; a command line gives its memory in GiB.
+DEVICE_NUMBERS = ("memory_gib", "bytes_per_second", "flops")
 NumGpus = Annotated[int | None, typer.Option(min=1, help="Default: the recipe's; 1 on a CPU.")]
 
 
@@ -32,13 +36,10 @@ def plan(
     usd_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, help="Default: what the recipe's cost says, if anything.")
     ] = None,
-    rate: Annotated[
-        list[str],
-        typer.Option(metavar="NAME=VALUE", help="Change a number of the GPU, such as memory_gib."),
-    ] = [],  # noqa: B006
     assume: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="Change an assumption of the plan.")
-    ] = [],  # noqa: B006
+        list[str],
+        typer.Option(metavar="NAME=VALUE", help="Change what is assumed, or the GPU's memory_gib."),
+    ] = [],  # noqa: B006 - typer copies it
     as_json: AsJson = False,
 ) -> None:
     """Peak memory by phase, seconds and $ by stage, disk; what to change where it does not fit.
@@ -46,7 +47,7 @@ def plan(
     vibelite plan recipes/quickstart.yaml --gpu rtx4090-24gb --usd-per-gpu-hour 0.4
     """
     from vibelite.planning.advice import changes_to_fit, longest_responses
-    from vibelite.planning.devices import device_named, with_rates
+    from vibelite.planning.devices import device_named
     from vibelite.planning.model_shape import shape_of
     from vibelite.planning.plan import Machine, machine_price, make_plan, plan_as_json
     from vibelite.planning.text import plan_text
@@ -57,9 +58,10 @@ def plan(
     num_gpus = num_gpus or (1 if gpu == "cpu" else loaded.num_gpus)
     _require_possible(loaded, gpu, num_gpus)
     price = machine_price(loaded.cost, usd_per_gpu_hour, num_gpus)
-    machine = Machine(with_rates(device_named(gpu), _numbers("--rate", rate)), num_gpus, *price)
+    device, assumptions = assumed(device_named(gpu), assume)
+    machine = Machine(device, num_gpus, *price)
     shape = shape_of(loaded.model, directory)
-    made = make_plan(loaded, directory, shape, machine, _assumptions(assume))
+    made = make_plan(loaded, directory, shape, machine, assumptions)
     changes, longest = changes_to_fit(made), longest_responses(made)
     free = _free_space(made, loaded.name)
     if as_json:
@@ -83,34 +85,33 @@ def _require_possible(recipe: Recipe, gpu: str, num_gpus: int) -> None:
         )
 
 
-def _assumptions(changes: list[str]) -> Assumptions:
+def assumed(device: Device, changes: Sequence[str]) -> tuple[Device, Assumptions]:
+    """The device and the assumptions with these NAME=VALUE in place of their own."""
     from vibelite.planning.workload import Assumptions
-
-    names = [field.name for field in fields(Assumptions)]
-    return Assumptions(**_numbers("--assume", changes, names))
-
-
-def _numbers(option: str, changes: list[str], names: Iterable[str] = ()) -> dict[str, float]:
-    """NAME=VALUE of an option as numbers above 0, of these names if any are given."""
     from vibelite.recipe.suggest import did_you_mean
 
-    values = {}
+    names = [field.name for field in fields(Assumptions)]
+    values: dict[str, float] = {}
     for change in changes:
         name, _, text = change.partition("=")
-        if names and name not in names:
-            raise RecipeError(f"{option} {change}: no such name{did_you_mean(name, names)}")
+        if name not in (*names, *DEVICE_NUMBERS):
+            hint = did_you_mean(name, [*names, *DEVICE_NUMBERS])
+            raise RecipeError(f"--assume {change}: no such name{hint}")
         try:
             values[name] = float(text)
         except ValueError as error:
-            raise RecipeError(f"{option} {change}: {text!r} is not a number") from error
+            raise RecipeError(f"--assume {change}: {text!r} is not a number") from error
         if not 0 < values[name] < float("inf"):
-            raise RecipeError(f"{option} {change}: must be a number above 0")
-    return values
+            raise RecipeError(f"--assume {change}: must be a number above 0")
+    own: dict[str, Any] = {name: values.pop(name) for name in DEVICE_NUMBERS if name in values}
+    if "memory_gib" in own:
+        own["memory_bytes"] = int(own.pop("memory_gib") * GIB)
+    return replace(device, **own), Assumptions(**values)
 
 
 def _free_space(made: Plan, name: str) -> dict[str, tuple[str, float]]:
     """For each place that is written to its directory here and the free bytes there."""
-    from vibelite.planning.disk import CACHE, RUN
+    from vibelite.planning.plan import CACHE, RUN
     from vibelite.storage import free_bytes
 
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))

@@ -1,4 +1,4 @@
-"""`vibelite probe`: Pass@k of models per sub-domain, without a run. Only the result is kept."""
+"""`vibelite probe`: Pass@k of models per sub-domain, without a run. Every sample is kept."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vibelite.commands.eval import evaluate_stage
 from vibelite.commands.options import (
     AsJson,
     ColumnNames,
     Limit,
     Models,
     Verifier,
+    interruptible,
     print_json,
     read_columns,
     require_models,
 )
-from vibelite.errors import RecipeError
 
 if TYPE_CHECKING:
     from vibelite.recipe.data_section import ProblemSource
-    from vibelite.recipe.stage_section import ProbeStage
+    from vibelite.recipe.stage_section import EvaluateStage
 
 
 def probe(
@@ -41,24 +42,24 @@ def probe(
     limit: Limit = None,
     columns: ColumnNames = "",
     verifier: Verifier = "math",
+    out: Annotated[
+        Path | None, typer.Option(help="Samples, a directory for each model; default: by each.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pass@k of models per sub-domain, and the best of each.
+    """Pass@k of models per sub-domain, and the best of each; the same command again resumes.
 
     vibelite probe ckpt/step-* --problems probe.jsonl --k 8
     """
     require_models(models)
     names = read_columns(columns)
-    if k > num_samples:
-        raise RecipeError(f"--num-samples {num_samples}: must be at least --k {k}")
-    with redirect_stdout(sys.stderr):
+    chosen = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    stage = evaluate_stage("", num_samples=num_samples, k=[k], sampling=chosen)
+    with redirect_stdout(sys.stderr), interruptible():
         from vibelite.commands.single_stage import problem_source
-        from vibelite.recipe.stage_section import ProbeStage, Sampling
 
         source = problem_source(problems, columns=names, verifier=verifier, limit=limit)
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-        stage = ProbeStage(kind="probe", num_samples=num_samples, k=k, sampling=sampling)
-        result = probe_models(models, source, stage)
+        result = probe_models(models, source, stage, out)
     if as_json:
         print_json(result)
         return
@@ -68,31 +69,27 @@ def probe(
 
 
 def probe_models(
-    models: Sequence[Path], source: ProblemSource, stage: ProbeStage, *, seed: int = 0
+    models: Sequence[Path], source: ProblemSource, stage: EvaluateStage, out: Path | None
 ) -> dict[str, Any]:
-    """Pass@1 and Pass@k of every model per sub-domain, and the best model of each sub-domain.
-
-    All models are sampled with the same random numbers; a tie goes to the higher Pass@1, then to
-    the later model.
+    """Pass@1 and Pass@k of every model per sub-domain, and the best model of each sub-domain; a tie
+    goes to the higher Pass@1, then to the later model.
     """
-    from vibelite.commands.single_stage import read_problems, stage_context
+    from vibelite.commands.single_stage import evaluated
     from vibelite.stages.context import subdomains_of
-    from vibelite.stages.probe import choose_specialist, mean_pass_at_k, probe_request
-    from vibelite.stages.sampling import collect_samples
+    from vibelite.stages.probe import choose_specialist, mean_pass_at_k
 
-    problems = read_problems(source, seed)
-    scores = []
+    scores, problems, (k,) = [], [], stage.k
     for index, model in enumerate(models):
         print(f"probe {index + 1}/{len(models)}  {model}", file=sys.stderr)
-        with stage_context(stage, seed) as context:
-            request = probe_request(model, problems, stage, context.seed("probe"))
-            samples = collect_samples(request, context.stage_dir.samples_path, context, {})
+        directory = out and out / f"{index + 1}-{model.resolve().name}"
+        with evaluated(model, source, stage, out=directory) as found:
+            problems = found.problems
         scores.append(
             {
                 "step": index,
                 "model": str(model),
-                "pass_at_1": mean_pass_at_k(samples, 1),
-                "pass_at_k": mean_pass_at_k(samples, stage.k),
+                "pass_at_1": mean_pass_at_k(found.samples, 1),
+                "pass_at_k": mean_pass_at_k(found.samples, k),
             }
         )
     specialists = {
@@ -100,7 +97,7 @@ def probe_models(
         for subdomain in subdomains_of(problems)
     }
     return {
-        "k": stage.k,
+        "k": k,
         "num_samples": stage.num_samples,
         "num_problems": len(problems),
         "models": [{key: score[key] for key in score if key != "step"} for score in scores],

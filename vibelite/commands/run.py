@@ -10,7 +10,8 @@ import typer
 
 from vibelite.commands.options import BudgetUsd, Overrides, RecipePath, interruptible
 from vibelite.errors import BudgetReached, Interrupted, RecipeError
-from vibelite.ranks.launch import is_started_with_others, run_ranks
+from vibelite.ranks.launch import run_ranks
+from vibelite.ranks.ranks import is_started_with_others
 
 RunDirectory = Annotated[
     Path | None, typer.Option("--run-dir", help="Where the run lives; default runs/<name>.")

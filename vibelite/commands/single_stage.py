@@ -1,18 +1,20 @@
-"""What `vibelite eval`, `probe` and `build-probe` share: one stage of a recipe on any Hugging Face
-model directory, without a run.
+"""What `vibelite eval` and `probe` share: samples of any Hugging Face model
+directory, without a run, kept so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from vibelite.commands.options import table_kind
-from vibelite.data.benchmarks import BENCHMARKS
+from vibelite.data.benchmarks import BENCHMARKS, content_hash
 from vibelite.data.sources import load_problems
 from vibelite.errors import RecipeError
 from vibelite.pipeline import make_context
@@ -22,15 +24,16 @@ from vibelite.recipe.data_section import (
     Data,
     GeneratedProblems,
     GeneratedTask,
-    ProblemFile,
-    ProblemHub,
     ProblemSource,
+    ProblemTable,
 )
 from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.schema import Recipe
-from vibelite.recipe.stage_section import BASE, EvaluateStage, ProbeStage
+from vibelite.recipe.stage_section import BASE, EvaluateStage
 from vibelite.run_dir import RunDir, StageDir, read_json, write_json_atomic
+from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext
+from vibelite.stages.sampling import SampleRequest, collect_samples
 from vibelite.telemetry.meter import Meter
 from vibelite.types import Problem
 
@@ -38,6 +41,17 @@ from vibelite.types import Problem
 NUM_GENERATED = 200
 # Read from each end of a model's files to tell models apart.
 FINGERPRINT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's samples on a benchmark, without their texts, and the directory that holds all."""
+
+    directory: Path
+    problems: list[Problem]
+    request: SampleRequest
+    context: StageContext
+    samples: list[dict[str, Any]]
 
 
 def problem_source(
@@ -64,23 +78,41 @@ def problem_source(
     )
 
 
-def table_source(text: str, values: Mapping[str, Any]) -> ProblemFile | ProblemHub | None:
+def table_source(text: str, values: Mapping[str, Any]) -> ProblemTable | None:
     """A file or a data set on the hub with these settings; None for a text that names neither."""
-    match table_kind(text):
-        case "file":
-            return ProblemFile.model_validate({"source": "file", "path": text, **values})
-        case "hub":
-            return ProblemHub.model_validate({"source": "hub", "path": text, **values})
-    return None
-
-
-def read_problems(source: ProblemSource, seed: int) -> list[Problem]:
-    """The problems of a source whose paths are relative to the working directory."""
-    return load_problems(source, recipe_dir=Path.cwd(), seed=seed)
+    kind = table_kind(text)
+    return kind and ProblemTable.model_validate({"source": kind, "path": text, **values})
 
 
 @contextmanager
-def stage_context(stage: EvaluateStage | ProbeStage, seed: int) -> Iterator[StageContext]:
+def evaluated(
+    model: Path, source: ProblemSource, stage: EvaluateStage, *, out: Path | None
+) -> Iterator[Evaluation]:
+    """Every sample of one model, drawn where `out` does not have it yet; the context, in which more
+    can be sampled, and the lock of the directory live as long as the block.
+
+    `out` None = beside the model, in a directory named after benchmark and settings. All models get
+    the same random numbers. RecipeError for a directory of other settings.
+    """
+    problems = load_problems(source, recipe_dir=Path.cwd(), seed=0)
+    settings = {
+        "data_sha256": content_hash(problems),
+        "model": fingerprint(model),
+        "num_samples": stage.num_samples,
+        "sampling": stage.sampling.model_dump(mode="json"),
+        "seed": 0,
+    }
+    directory = out or default_directory(model, source, settings)
+    _require_same(settings, directory)
+    with locked(directory), stage_context(stage) as context:
+        seed = context.seed("eval")
+        request = SampleRequest(model, problems, stage.sampling, stage.num_samples, seed)
+        samples = collect_samples(request, directory / "samples.jsonl", context, {})
+        yield Evaluation(directory, problems, request, context, samples)
+
+
+@contextmanager
+def stage_context(stage: EvaluateStage, seed: int = 0) -> Iterator[StageContext]:
     """A context for one stage of a recipe that holds nothing else, in a temporary directory."""
     recipe = Recipe(
         name=stage.name,
@@ -98,10 +130,22 @@ def stage_context(stage: EvaluateStage | ProbeStage, seed: int) -> Iterator[Stag
             yield context
 
 
-def require_same_settings(directory: Path, settings: dict[str, Any], *, holder: str) -> None:
-    """Writes `settings` to the directory, or checks that those in it are the same; `holder` begins
-    the message where they are not.
-    """
+def default_directory(model: Path, source: ProblemSource, settings: dict[str, Any]) -> Path:
+    """Beside the model: `<model>-eval/<benchmark>-<hash of the settings>`."""
+    match source.source:
+        case "benchmark":
+            name = source.name
+        case "file" | "hub":
+            name = Path(source.path).stem
+        case "reasoning_gym":
+            name = next(iter(source.tasks))
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    path = model.resolve()
+    return path.with_name(f"{path.name}-eval") / f"{name}-{digest[:8]}"
+
+
+def _require_same(settings: dict[str, Any], directory: Path) -> None:
+    """Writes `settings` to the directory, or checks that those in it are the same."""
     path = directory / "settings.json"
     if not path.exists():
         write_json_atomic(path, settings)
@@ -114,7 +158,8 @@ def require_same_settings(directory: Path, settings: dict[str, Any], *, holder: 
     ]
     if different:
         raise RecipeError(
-            f"{holder} with other settings ({'; '.join(different)}); name another directory"
+            f"--out {directory}: holds an evaluation with other settings ({'; '.join(different)}); "
+            "name another directory"
         )
 
 

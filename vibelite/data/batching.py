@@ -15,11 +15,9 @@ from vibelite.types import TokenBatch, Trace
 
 
 def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -> list[int]:
-    """`batch_size` indices below `num_items` for the 0-based `step`: every epoch is one permutation
-    of all items.
-
-    An epoch's permutation depends on the seed and the epoch alone, so the data cursor of a resumed
-    run is its step number. A batch may run over the end of an epoch.
+    """`batch_size` indices below `num_items` for the 0-based `step`. Every epoch is a permutation
+    that depends on seed and epoch alone, so a resumed run needs its step number only; a batch may
+    run over the end of an epoch.
     """
     if num_items < 1:
         raise ValueError("there is nothing to draw from")
@@ -36,11 +34,10 @@ def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One sequence before packing: token ids [T], of which the first `num_prompt_tokens` (at least
-    1) are not trained on.
+    """Token ids [T], of which the first `num_prompt_tokens` (at least 1) are not trained on.
 
-    `advantage` and `sampler_logprobs` [num_trained] are for reinforcement learning; `token_weight`
-    is the weight of each trained token in the step's loss.
+    `token_weight` is the weight of each trained token in the step's loss; `advantage` and
+    `sampler_logprobs` [num_trained] are for reinforcement learning.
     """
 
     token_ids: Sequence[int]
@@ -69,9 +66,8 @@ def tokenize_traces(
 
 
 def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of the sequences of each micro-batch, at most `budget` tokens each, longest first.
-
-    A sequence longer than the budget gets a micro-batch of its own.
+    """Indices of the sequences of each micro-batch, longest first: at most `budget` tokens each, or
+    one sequence that is longer.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     micro_batches: list[list[int]] = []
@@ -91,8 +87,8 @@ def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def share_by_tokens(
     sequences: Sequence[TrainingSequence], num_ranks: int
 ) -> list[list[TrainingSequence]]:
-    """The sequences of each rank, with about as many tokens for each: longest first, to the rank
-    that has least. In their order within a rank; all of them for one.
+    """The sequences of each rank, in order, about as many tokens for each: longest first, to the
+    rank that has least.
     """
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
     tokens = [0] * num_ranks

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,8 @@ from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
     Columns,
-    ProblemFile,
-    ProblemHub,
     ProblemSource,
+    ProblemTable,
 )
 from vibelite.types import Problem
 
@@ -63,7 +63,7 @@ class Benchmark:
     """One benchmark, and how the report samples it (report 4.1 and its evaluation scripts).
 
     `num_problems` is the official count. `window`: first and last contest date, ISO, of those
-    that count; `num_files`: how many of LCB_FILES hold the release.
+    that count; `release`: of LiveCodeBench, which so many of LCB_FILES hold.
     """
 
     title: str
@@ -72,53 +72,54 @@ class Benchmark:
     hub: str
     split: str
     config: str | None = None
-    revision: str = "main"
     num_samples: int = 64
     temperature: float = 1.0
     top_p: float = 0.95
     max_new_tokens: int = 40_960
     window: tuple[str, str] | None = None
-    num_files: int = 0
+    release: int = 0
 
 
+_LIVE_CODE_BENCH = partial(
+    Benchmark,
+    kind="code",
+    hub="lighteval/code_generation_lite",
+    split="test",
+    num_samples=8,
+    temperature=0.6,
+)
 BENCHMARKS = {
-    "aime24": Benchmark(
-        "AIME 2024", "math", 30, "HuggingFaceH4/aime_2024", "train",
-        revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
-    ),
-    "aime25": Benchmark(
-        "AIME 2025", "math", 30, "math-ai/aime25", "test",
-        revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
-    ),
+    "aime24": Benchmark("AIME 2024", "math", 30, "HuggingFaceH4/aime_2024", "train"),
+    "aime25": Benchmark("AIME 2025", "math", 30, "math-ai/aime25", "test"),
     "hmmt25": Benchmark("HMMT February 2025", "math", 30, "MathArena/hmmt_feb_2025", "train"),
-    "math500": Benchmark(
-        "MATH-500", "math", 500, "HuggingFaceH4/MATH-500", "test",
-        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-    ),
+    "math500": Benchmark("MATH-500", "math", 500, "HuggingFaceH4/MATH-500", "test"),
     # The report leaves GPQA's temperature open; its script has 1.0.
     "gpqa": Benchmark(
         "GPQA-Diamond", "choice", 198, "Idavidrein/gpqa", "train", "gpqa_diamond", num_samples=16
     ),
-    "lcb-v5": Benchmark(
-        "LiveCodeBench v5", "code", 279, "lighteval/code_generation_lite", "test", "release_v5",
-        num_samples=8, temperature=0.6, window=("2024-08-01", "2025-02-01"), num_files=5,
+    "lcb-v5": _LIVE_CODE_BENCH(
+        "LiveCodeBench v5", num_problems=279, release=5, window=("2024-08-01", "2025-02-01")
     ),
-    "lcb-v6": Benchmark(
-        "LiveCodeBench v6", "code", 131, "lighteval/code_generation_lite", "test", "release_v6",
-        num_samples=8, temperature=0.6, window=("2025-02-01", "2025-05-01"), num_files=6,
+    "lcb-v6": _LIVE_CODE_BENCH(
+        "LiveCodeBench v6", num_problems=131, release=6, window=("2025-02-01", "2025-05-01")
     ),
-}  # fmt: skip
+}
+REVISIONS = {
+    "aime24": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+    "aime25": "563bb8404243c5f09de6ec262f2db674fe5bce9b",
+    "math500": "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+}
 
 
-def hub_source(source: BenchmarkProblems) -> ProblemHub:
+def hub_source(source: BenchmarkProblems) -> ProblemTable:
     """Where the benchmark is on the hub."""
     benchmark = BENCHMARKS[source.name]
-    return ProblemHub(
+    return ProblemTable(
         source="hub",
         path=benchmark.hub,
-        config=benchmark.config,
+        config=f"release_v{benchmark.release}" if benchmark.release else benchmark.config,
         split=benchmark.split,
-        revision=benchmark.revision,
+        revision=REVISIONS.get(source.name, "main"),
     )
 
 
@@ -126,21 +127,19 @@ def read_file(source: BenchmarkProblems, recipe_dir: Path) -> Rows:
     """The rows of the benchmark's local file, or of the directory of LiveCodeBench's files."""
     benchmark = BENCHMARKS[source.name]
     path = recipe_dir / Path(source.path).expanduser()
-    if benchmark.num_files and path.suffix == ".jsonl":
+    if benchmark.release and path.suffix == ".jsonl":
         return stream_jsonl(str(path), [path])
     if not path.is_dir():
         return read_rows(path)
-    if not benchmark.num_files:
+    if not benchmark.release:
         raise DataError(f"{path}: is a directory; {source.name} is one file")
-    return stream_jsonl(str(path), [path / name for name in LCB_FILES[: benchmark.num_files]])
+    return stream_jsonl(str(path), [path / name for name in LCB_FILES[: benchmark.release]])
 
 
 def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
     """The benchmark's problems in the order of the rows, which have the columns of the report's
-    evaluation repository or those of the hub.
-
-    Raises DataError for rows that have neither, for an id that occurs twice, and where no row is in
-    the benchmark's window.
+    evaluation repository or of the hub. Raises DataError for rows that have neither, for an id that
+    occurs twice, and where no row is in the benchmark's window.
     """
     benchmark = BENCHMARKS[source.name]
     problems, places = [], {}
@@ -174,7 +173,7 @@ def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> di
         "name": benchmark.title,
         "official_num_problems": benchmark.num_problems,
         "window": list(benchmark.window) if benchmark.window else None,
-        "from": Path(source.path).name or f"{benchmark.hub}@{benchmark.revision}",
+        "from": Path(source.path).name or f"{benchmark.hub}@{hub_source(source).revision}",
     }
     published = {"source": PUBLISHED_IN, "pass_at_1": published_scores(source.name)}
     return {"data": data, "published": published}
@@ -199,7 +198,7 @@ def _problem(
     elif benchmark.kind == "math" and isinstance(row.get("problem"), str):
         content = f"{row['problem'].strip()} {MATH_FORMAT}"
         row = {"prompt": content, "reward_model": {"ground_truth": row.get("answer")}}
-    source = ProblemFile(source="file", path=name, columns=REPORT_COLUMNS, verifier=benchmark.kind)
+    source = ProblemTable(source="file", path=name, columns=REPORT_COLUMNS, verifier=benchmark.kind)
     problem = problem_from_row(row, source, rows, index)
     return replace(problem, id=f"{name}/{index}")
 

@@ -33,10 +33,8 @@ def trace_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], system_prompt: str = ""
 ) -> tuple[list[int], int]:
     """Token ids [T] of a conversation that ends with an assistant message, and how many come before
-    that message: it and its end token are what is trained on.
-
-    What a template writes after the end token (a line break, for instance) is left out: no engine
-    ever generates it.
+    that message: it and its end token are trained on. What a template writes after the end token
+    is left out, because no engine ever generates it.
 
         prompt_ids(t, messages[:-1])  [user 7 + 5 assistant]
         trace_ids(t, messages)        [user 7 + 5 assistant 1 2 end], 5

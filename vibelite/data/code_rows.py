@@ -17,6 +17,7 @@ from vibelite.errors import DataError
 from vibelite.rewards.code_problem import PRIVATE_TESTS, PUBLIC_TESTS, lcb_metadata
 from vibelite.types import Problem
 
+PUBLIC_TYPES = ("stdin_stdout", "function_call")
 STDIN = ("stdin", "stdin_stdout")
 FUNCTION = ("function_call", "functional")
 # The words of LiveCodeBench's generic prompt: scores with another one are not comparable.
@@ -51,7 +52,10 @@ def own_form(tests: Any, row: Mapping[str, Any]) -> Any:
             raise DataError(f"tests: not valid JSON ({error})") from error
     if isinstance(tests, dict) and "inputs" in tests and "outputs" in tests:
         return _from_taco(tests)
-    if isinstance(tests, list) and all(map(_is_public, tests)):
+    if isinstance(tests, list) and all(
+        isinstance(test, dict) and ("testtype" in test or test.get("type") in PUBLIC_TYPES)
+        for test in tests
+    ):
         return [_from_list(test, _function_of_row(row)) for test in tests]
     return tests
 
@@ -62,22 +66,14 @@ def function_named(tests: Any) -> str:
     return str(first.get("fn_name") or "") if isinstance(first, dict) else ""
 
 
-def _is_public(test: Any) -> bool:
-    return isinstance(test, dict) and (
-        "testtype" in test or test.get("type") in ("stdin_stdout", "function_call")
-    )
-
-
 def _from_taco(tests: Mapping[str, Any]) -> list[dict[str, Any]]:
     inputs, outputs = tests["inputs"], tests["outputs"]
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise DataError("tests: inputs and outputs must be lists of the same length")
     name = tests.get("fn_name")
-    kind = "function_call" if name else "stdin_stdout"
-    return [
-        _from_list({"type": kind, "fn_name": name, "input": given, "output": wanted}, "")
-        for given, wanted in zip(inputs, outputs, strict=True)
-    ]
+    test = {"type": PUBLIC_TYPES[bool(name)], "fn_name": name}
+    pairs = zip(inputs, outputs, strict=True)
+    return [_from_list({**test, "input": given, "output": wanted}, "") for given, wanted in pairs]
 
 
 def _from_list(test: Mapping[str, Any], function: str) -> dict[str, Any]:
@@ -86,52 +82,35 @@ def _from_list(test: Mapping[str, Any], function: str) -> dict[str, Any]:
     missing = [key for key in ("input", "output") if key not in test]
     if missing or kind not in (*STDIN, *FUNCTION):
         raise DataError(f"tests: a test of type {kind!r} with {', '.join(test)}")
+    given, wanted = test["input"], test["output"]
     if kind in STDIN:
-        texts = {"input": _lines(test["input"]), "output": _lines(test["output"])}
-        return {"type": "stdin", **texts}
-    metadata = test.get("metadata")
-    inner = metadata.get("func_name") if isinstance(metadata, dict) else None
-    name = test.get("fn_name") or inner or function
-    return {
-        "type": "functional",
-        "fn_name": name,
-        "input": _arguments(test["input"]),
-        "output": _value(test["output"], is_wrapped="testtype" not in test),
-    }
+        return {"type": "stdin", "input": _lines(given), "output": _lines(wanted)}
+    if isinstance(given, list):
+        given = "\n".join(map(json.dumps, given))
+    if "testtype" not in test:
+        # TACO and PrimeIntellect put what the function returns into a list of one.
+        is_wrapped = isinstance(wanted, list) and len(wanted) == 1
+        wanted = json.dumps(wanted[0] if is_wrapped else wanted)
+    name = test.get("fn_name") or _function_of_row(test) or function
+    return {"type": "functional", "fn_name": name, "input": given, "output": wanted}
 
 
 def _function_of_row(row: Mapping[str, Any]) -> str:
+    """The name in the `metadata` of a row or a test; "" where there is none."""
     metadata = row.get("metadata")
     if isinstance(metadata, str):
         try:
             metadata = json.loads(metadata)
         except ValueError:  # some other column of that name
-            metadata = None
+            return ""
     name = metadata.get("func_name") if isinstance(metadata, dict) else None
     return name if isinstance(name, str) else ""
 
 
 def _lines(value: Any) -> Any:
     """A text; some rows have it as a list of its lines."""
-    if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return "\n".join(value)
-    return value
-
-
-def _arguments(value: Any) -> Any:
-    """Arguments as JSON, one a line: a list of them, or a text that is in that form already."""
-    if isinstance(value, list):
-        return "\n".join(json.dumps(argument) for argument in value)
-    return value
-
-
-def _value(value: Any, *, is_wrapped: bool) -> Any:
-    """What the function returns, as JSON. TACO and PrimeIntellect put it into a list of one."""
-    if not is_wrapped:
-        return value
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return json.dumps(value)
+    is_lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
+    return "\n".join(value) if is_lines else value
 
 
 def is_in_window(row: dict[str, Any], window: tuple[str, str], where: str) -> bool:

@@ -45,8 +45,6 @@ OWN_WORDS = 5
 # stand in many problems.
 OWN_CHARS = 15
 
-Rule = Literal["ngram", "whole_text"]
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationItem:
@@ -59,13 +57,11 @@ class EvaluationItem:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a training text shares with an evaluation item.
-
-    `text` is the longest shared run of normalised words; `coverage` the share (0..1) of the item's
-    n-grams that the training text has.
+    """What a training text shares with an evaluation item: the longest run of normalised words, and
+    the share (0..1) of the item's n-grams.
     """
 
-    rule: Rule
+    rule: Literal["ngram", "whole_text"]
     source: str
     item: str
     text: str
@@ -85,9 +81,9 @@ class Match:
 class ContaminationIndex:
     """The n-grams of evaluation items that are evidence.
 
-    `ngrams` and `whole_texts` (items that are too short for an n-gram, or have none of their own)
-    map normalised words, joined by spaces, to the index of their first item; `vocabulary` holds
-    every word of `ngrams`; `common` are the n-grams of several problems that are no evidence.
+    `ngrams` and `whole_texts` (items without an n-gram of their own) map words joined by spaces to
+    the index of their first item; `vocabulary` holds every word of `ngrams`; `common` are the
+    n-grams of several problems that are no evidence.
     """
 
     items: list[EvaluationItem]
@@ -111,20 +107,12 @@ class ContaminationIndex:
         return None
 
     def _has_ngram(self, words: Sequence[str]) -> bool:
-        """Whether any n-gram of evidence is there. Windows with a word that no n-gram has are not
-        looked up.
-        """
-        vocabulary, ngrams = self.vocabulary, self.ngrams
+        """Whether an n-gram of evidence is there; windows with a word that none has are skipped."""
         run = 0
-        for position, word in enumerate(words):
-            if word not in vocabulary:
-                run = 0
-                continue
-            run += 1
-            if run >= NGRAM_WORDS:
-                start = position + 1 - NGRAM_WORDS
-                if " ".join(words[start : position + 1]) in ngrams:
-                    return True
+        for end, word in enumerate(words, start=1):
+            run = run + 1 if word in self.vocabulary else 0
+            if run >= NGRAM_WORDS and " ".join(words[end - NGRAM_WORDS : end]) in self.ngrams:
+                return True
         return False
 
     def _describe(self, words: Sequence[str]) -> Match:
@@ -183,12 +171,9 @@ def distinct(
     found: dict[str, tuple[EvaluationItem, list[list[str]]]] = {}
     for group in by_source.values():
         texts = [
-            word_forms(without_instructions(item.text)) if item.text.strip() else []
+            forms if forms[0] else word_forms(item.text)
             for item in group
-        ]
-        texts = [
-            forms if forms and forms[0] else word_forms(item.text)
-            for forms, item in zip(texts, group, strict=True)
+            for forms in [word_forms(without_instructions(item.text))]
         ]
         # The two readings of punctuation are different texts: frames are told apart by reading.
         split = without_frames([forms[0] for forms in texts])
@@ -204,8 +189,7 @@ def without_frames(texts: Sequence[list[str]]) -> list[list[str]]:
     """Word lists without the frame that they begin and end with (`shared_lengths`)."""
     endings = shared_lengths([words[::-1] for words in texts])
     cut = [words[: len(words) - end] for words, end in zip(texts, endings, strict=True)]
-    beginnings = shared_lengths(cut)
-    cut = [words[start:] for words, start in zip(cut, beginnings, strict=True)]
+    cut = [words[start:] for words, start in zip(cut, shared_lengths(cut), strict=True)]
     return [short or words for short, words in zip(cut, texts, strict=True)]
 
 
@@ -313,8 +297,8 @@ class Tally:
 
 
 class Cleaner:
-    """Judges training rows against evaluation items; answers of which more than `max_repetition`
-    repeats itself (`repeated_share`; 1 = no limit) go too.
+    """Judges training rows against evaluation items; answers with a `repeated_share` above
+    `max_repetition` (1 = no limit) go too.
     """
 
     def __init__(self, items: Sequence[EvaluationItem], max_repetition: float = 1.0) -> None:

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import GeneratedProblems, GeneratedTask
+from vibelite.recipe.suggest import did_you_mean
 from vibelite.run_dir import derive_seed
 from vibelite.types import Problem
 
 Split = Literal["train", "probe", "test"]
-# A split that has brought nothing new in so many draws is taken to be exhausted. Among 100 equally
-# likely cores, of which one in ten belongs to the split, the last is missed with probability (1 -
-# 1/100)^5000 < 1e-21.
+# A split that has brought nothing new in so many draws is taken to be exhausted: of 100 equally
+# likely cores the last is missed with probability (1 - 1/100)^5000 < 1e-21.
 PATIENCE = 5000
 PREPARED = (
     "simple_equations",
@@ -101,10 +101,7 @@ def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
 
     where = f"sub-domain {subdomain!r}"
     if task.dataset not in DATASETS:
-        import difflib
-
-        near = difflib.get_close_matches(task.dataset, DATASETS, n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = did_you_mean(task.dataset, DATASETS)
         raise DataError(f"{where}: reasoning-gym has no data set {task.dataset!r}{hint}")
     if own := {"seed", "size"} & task.config.keys():
         raise DataError(
@@ -149,36 +146,28 @@ def pose(dataset: str, entry: dict[str, Any]) -> Posed:
             return _pose_equation(metadata["equation"], metadata["variable"])
         case "simple_geometry":
             return _pose_polygon([int(angle) for angle in metadata["known_angles"]])
-        case "gcd":
+        case "gcd" | "lcm":
             numbers = metadata["numbers"]
-            return Posed(
-                f"What is the greatest common divisor of {_joined(numbers)}?",
-                _sorted(numbers),
-                {"numbers": numbers},
-            )
-        case "lcm":
-            numbers = metadata["numbers"]
-            return Posed(
-                f"What is the least common multiple of {_joined(numbers)}?",
-                _sorted(numbers),
-                {"numbers": numbers},
-            )
+            asked = "greatest common divisor" if dataset == "gcd" else "least common multiple"
+            question = f"What is the {asked} of {_joined(numbers)}?"
+            return Posed(question, _sorted(numbers), {"numbers": numbers})
         case "leg_counting":
             return _pose_legs(metadata["animals"])
         case "letter_counting":
             return _pose_letters(metadata["target_letter"], metadata["span"])
         case "chain_sum":
             terms = [int(term) for term in _signed_terms(metadata["expression"])]
-            return Posed(f"What is {_sum_text(terms)}?", _sorted(terms), {"terms": terms})
+            signed = [f"{'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]
+            question = f"What is {' '.join([str(terms[0]), *signed])}?"
+            return Posed(question, _sorted(terms), {"terms": terms})
         case "products":
             factors = [int(factor) for factor in metadata["expression"].split(" * ")]
-            question = " * ".join(map(_in_parentheses_if_negative, factors))
-            return Posed(f"What is {question}?", _sorted(factors), {"factors": factors})
-        case "gsm_symbolic":
+            shown = [f"({factor})" if factor < 0 else str(factor) for factor in factors]
+            question = f"What is {' * '.join(shown)}?"
+            return Posed(question, _sorted(factors), {"factors": factors})
+        case _:
             question = entry["question"].removesuffix(WORD_PROBLEM_CLOSING)
             return Posed(question, " ".join(question.split()), {})
-        case _:
-            return Posed(entry["question"], " ".join(entry["question"].split()), {})
 
 
 def _pose_equation(equation: str, variable: str) -> Posed:
@@ -223,15 +212,6 @@ def _signed_terms(expression: str) -> list[str]:
     for sign, word in zip(words[1::2], words[2::2], strict=True):
         terms.append(sign + word)
     return terms
-
-
-def _sum_text(terms: list[int]) -> str:
-    signed = [f"{'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]
-    return " ".join([str(terms[0]), *signed])
-
-
-def _in_parentheses_if_negative(number: int) -> str:
-    return f"({number})" if number < 0 else str(number)
 
 
 def _joined(numbers: list[int]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from vibelite.data.code_rows import function_named, own_form
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import ProblemFile, ProblemHub, TraceFile, TraceHub
+from vibelite.recipe.data_section import ProblemTable, TraceTable
 from vibelite.rewards.choice import LETTERS, check_question, question_text
 from vibelite.rewards.code_problem import (
     LIMITS,
@@ -96,7 +97,7 @@ def stream_jsonl(name: str, paths: Sequence[Path]) -> Rows:
     return Rows(name, table(), places)
 
 
-def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, index: int) -> Problem:
+def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> Problem:
     """Row `index` (0-based) as a problem.
 
     A gold that no answer could be compared with, and a test that cannot be run, is an error here
@@ -114,28 +115,23 @@ def problem_from_row(row: Any, source: ProblemFile | ProblemHub, rows: Rows, ind
         metadata = _tests(row, columns.tests, where)
         messages = _with_function_name(messages, metadata)
     elif source.verifier == "instruct":
-        metadata = _rules(row, columns.rules, where)
+        with located(f"{where}: {columns.rules}"):
+            metadata = {RULES: read_rules(cell(row, columns.rules, where))}
     else:
-        answer = _answer(cell(row, columns.answer, where), f"{where}: {columns.answer}")
+        answer = _answer(row, columns.answer, where)
     if columns.incorrect:
-        incorrect = [
-            _answer(cell(row, name, where), f"{where}: {name}") for name in columns.incorrect
-        ]
+        incorrect = [_answer(row, name, where) for name in columns.incorrect]
         content = question_text(messages[-1]["content"], [answer, *incorrect])
         messages, answer = _with_content(messages, content), LETTERS[0]
     if source.instruction:
         content = f"{messages[-1]['content']}\n\n{source.instruction}"
         messages = _with_content(messages, content)
-    try:
+    with located(f"{where}: {columns.answer}"):
         _check_answer(source.verifier, messages, answer)
-    except DataError as error:
-        raise DataError(f"{where}: {columns.answer}: {error}") from error
     subdomain = source.subdomain
     if columns.subdomain is not None:
-        value = cell(row, columns.subdomain, where)
-        subdomain = columns.subdomains.get(str(value)) or _name(
-            value, f"{where}: {columns.subdomain}"
-        )
+        value = str(cell(row, columns.subdomain, where))
+        subdomain = columns.subdomains.get(value) or _subdomain(row, columns.subdomain, where)
     problem_id = f"{Path(rows.name).stem}/{index}"
     if columns.id is not None:
         problem_id = str(cell(row, columns.id, where))
@@ -172,21 +168,19 @@ def _with_function_name(
 
 def _tests(row: Any, column: str, where: str) -> dict[str, Any]:
     """What a program is judged by: the tests of column `column`, or of LiveCodeBench's columns."""
-    try:
+    with located(where):
         if column not in row and isinstance(row.get(PRIVATE_TESTS), str):
             return lcb_metadata(row)
         return row_metadata(own_form(cell(row, column, where), row), row.get(LIMITS))
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Puts `where` before the message of a DataError that does not say it yet."""
+    try:
+        yield
     except DataError as error:
         raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
-
-
-def _rules(row: Any, column: str, where: str) -> dict[str, Any]:
-    """The rules that an answer must follow."""
-    value = cell(row, column, where)
-    try:
-        return {RULES: read_rules(value)}
-    except DataError as error:
-        raise DataError(f"{where}: {column}: {error}") from error
 
 
 def _check_answer(verifier: str, messages: tuple[Message, ...], answer: str) -> None:
@@ -200,7 +194,7 @@ def _check_answer(verifier: str, messages: tuple[Message, ...], answer: str) -> 
             check_question(messages[-1]["content"], answer)
 
 
-def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: int) -> Trace:
+def trace_from_row(row: Any, source: TraceTable, rows: Rows, index: int) -> Trace:
     """Row `index` (0-based) as a trace; its last message must be the assistant's."""
     where = rows.at(index)
     messages = _messages(
@@ -216,9 +210,7 @@ def trace_from_row(row: Any, source: TraceFile | TraceHub, rows: Rows, index: in
         )
     subdomain = "all"
     if source.subdomain_column is not None:
-        subdomain = _name(
-            cell(row, source.subdomain_column, where), f"{where}: {source.subdomain_column}"
-        )
+        subdomain = _subdomain(row, source.subdomain_column, where)
     return Trace(f"{Path(rows.name).stem}/{index}", subdomain, messages)
 
 
@@ -282,24 +274,27 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _answer(value: Any, where: str) -> str:
+def _answer(row: Any, column: str, where: str) -> str:
     """The gold as text: benchmark files have numbers and strings side by side."""
+    value = cell(row, column, where)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, str | int | float)
-        or not str(value).strip()
-    ):
-        raise DataError(f"{where}: expected an answer as text or number, found {_kind(value)}")
+    is_answer = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not is_answer or not str(value).strip():
+        raise DataError(
+            f"{where}: {column}: expected an answer as text or number, found {_kind(value)}"
+        )
     return str(value).strip()
 
 
-def _name(value: Any, where: str) -> str:
+def _subdomain(row: Any, column: str, where: str) -> str:
     """A sub-domain's name fit for directories and tables: "Number Theory" -> "Number-Theory"."""
+    value = cell(row, column, where)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value).strip()).strip("-._")[:64]
     if not isinstance(value, str | int) or not name:
-        raise DataError(f"{where}: expected the name of a sub-domain, found {_kind(value)}")
+        raise DataError(
+            f"{where}: {column}: expected the name of a sub-domain, found {_kind(value)}"
+        )
     return name
 
 

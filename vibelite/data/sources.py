@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from vibelite.data.rows import Rows, is_wanted, problem_from_row, read_rows, trace_from_row
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
     GeneratedProblems,
-    ProblemFile,
-    ProblemHub,
     ProblemSource,
-    TraceFile,
-    TraceHub,
+    ProblemTable,
+    Table,
     TraceMix,
     TraceSource,
     WorkedTraces,
@@ -34,8 +33,8 @@ from vibelite.types import Problem, Trace
 def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list[Problem]:
     """The problems of one source, in its order; paths are relative to `recipe_dir`.
 
-    `seed` chooses among generated problems; files and hub data sets are read from the top. Raises
-    DataError, with file and row, for anything missing or wrong, and for ids that occur twice.
+    `seed` chooses among generated problems; tables are read from the top. Raises DataError, with
+    file and row, for anything missing or wrong, and for ids that occur twice.
     """
     match source:
         case GeneratedProblems():
@@ -48,18 +47,13 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
             if source.path:
                 rows = benchmarks.read_file(source, recipe_dir)
             else:
-                rows = hub_rows(benchmarks.hub_source(source), recipe_dir)
+                rows = table_rows(benchmarks.hub_source(source), recipe_dir)
             return benchmarks.problems_from_rows(source, rows)
-        case ProblemFile():
-            rows = read_rows(recipe_dir / source.path)
-        case ProblemHub():
-            rows = hub_rows(source, recipe_dir)
-    source = _with_absolute_reward(source, recipe_dir)
-    problems = _chosen(source, rows)
+    rows = table_rows(source, recipe_dir)
+    problems = _chosen(_with_absolute_reward(source, recipe_dir), rows)
     if not problems:
         which = "" if source.part == "all" else f" in its part {source.part}"
-        which += f" with {source.where}" if source.where else ""
-        raise DataError(f"{rows.name}: no rows{which}")
+        raise _no_rows(source, rows, which)
     _require_unique(rows, problems)
     return list(problems.values())
 
@@ -69,37 +63,43 @@ def load_traces(
 ) -> list[Trace]:
     """The worked solutions of one source; `problems` are the recipe's problem sets by name.
 
-    Raises DataError as `load_problems` does, and for worked solutions of anything but generated
-    training problems.
+    Raises DataError as `load_problems` does.
     """
     match source:
         case WorkedTraces():
-            return _worked_traces(source, problems, seed)
+            from vibelite.data.worked import work_out
+
+            solved = problems[source.problems]
+            assert isinstance(solved, GeneratedProblems), "a recipe is refused that asks for others"
+            found = load_problems(solved, recipe_dir=recipe_dir, seed=seed)
+            return work_out(found, paths_per_problem=source.paths_per_problem)
         case TraceMix():
             parts = (
                 load_traces(part, problems, recipe_dir=recipe_dir, seed=seed)
                 for part in source.sets
             )
             return list(chain.from_iterable(parts))
-        case TraceFile():
-            rows = read_rows(recipe_dir / source.path)
-        case TraceHub():
-            rows = hub_rows(source, recipe_dir)
-    wanted = (
-        (index, row)
-        for index, row in enumerate(rows.table)
-        if is_wanted(row, source.where, rows, index)
-    )
-    traces = [
-        trace_from_row(row, source, rows, index) for index, row in islice(wanted, source.num_traces)
-    ]
+    rows = table_rows(source, recipe_dir)
+    wanted = islice(_wanted(source, rows), source.num_traces)
+    traces = [trace_from_row(row, source, rows, index) for index, row in wanted]
     if not traces:
-        which = f" with {source.where}" if source.where else ""
-        raise DataError(f"{rows.name}: no rows{which}")
+        raise _no_rows(source, rows)
     return traces
 
 
-def _chosen(source: ProblemFile | ProblemHub, rows: Rows) -> dict[int, Problem]:
+def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:
+    """The rows that `where` asks for, with their indices."""
+    for index, row in enumerate(rows.table):
+        if is_wanted(row, source.where, rows, index):
+            yield index, row
+
+
+def _no_rows(source: Table, rows: Rows, which: str = "") -> DataError:
+    which += f" with {source.where}" if source.where else ""
+    return DataError(f"{rows.name}: no rows{which}")
+
+
+def _chosen(source: ProblemTable, rows: Rows) -> dict[int, Problem]:
     """The problems that the source asks for, by the index of their row.
 
     Raises DataError for a row that cannot be used, or where more of them are than it allows.
@@ -107,11 +107,7 @@ def _chosen(source: ProblemFile | ProblemHub, rows: Rows) -> dict[int, Problem]:
     chosen: dict[int, Problem] = {}
     counts: Counter[str] = Counter()
     num_seen, unusable = 0, []
-    for index, row in enumerate(rows.table):
-        if len(chosen) == source.num_problems:
-            break
-        if not is_wanted(row, source.where, rows, index):
-            continue
+    for index, row in _wanted(source, rows):
         num_seen += 1
         try:
             problem = problem_from_row(row, source, rows, index)
@@ -124,6 +120,8 @@ def _chosen(source: ProblemFile | ProblemHub, rows: Rows) -> dict[int, Problem]:
         if _is_in_part(problem, source) and counts[problem.subdomain] != limit:
             counts[problem.subdomain] += 1
             chosen[index] = problem
+            if len(chosen) == source.num_problems:
+                break
     _tell_unusable(rows, unusable, num_seen, source.max_unusable)
     return chosen
 
@@ -139,38 +137,13 @@ def _tell_unusable(
     warnings.warn(f"{found} and are left out, the first: {unusable[0]}", stacklevel=2)
 
 
-def _worked_traces(
-    source: WorkedTraces, problems: Mapping[str, ProblemSource], seed: int
-) -> list[Trace]:
-    from vibelite.data.generated import generate_problems
-    from vibelite.data.worked import work_out
-
-    solved = problems.get(source.problems)
-    if solved is None:
-        raise DataError(
-            f"there is no problem set {source.problems!r}; there are: {', '.join(problems)}"
-        )
-    if not isinstance(solved, GeneratedProblems):
-        raise DataError(
-            f"worked solutions exist for generated problems only, and {source.problems!r} is a "
-            f"{solved.source}"
-        )
-    if solved.split != "train":
-        raise DataError(
-            f"problem set {source.problems!r} is of the {solved.split} split; training on it would "
-            "make every measurement on that split worthless; use split: train"
-        )
-    return work_out(
-        generate_problems(solved, seed=seed), paths_per_problem=source.paths_per_problem
-    )
-
-
-def hub_rows(source: ProblemHub | TraceHub, recipe_dir: Path) -> Rows:
-    """Rows of a hub data set; needs the network, or a copy in the local cache of `datasets`, or
-    where the source says.
+def table_rows(source: Table, recipe_dir: Path) -> Rows:
+    """Rows of a local file, or of a hub data set; that needs the network, or a copy in the local
+    cache of `datasets`, or where the source says.
     """
-    if source.local:
-        return read_rows(recipe_dir / Path(source.local).expanduser())
+    path = source.local_path(recipe_dir)
+    if path is not None:
+        return read_rows(path)
     from datasets import load_dataset
 
     name = f"{source.path}@{source.revision}[{source.split}]"
@@ -188,19 +161,17 @@ def hub_rows(source: ProblemHub | TraceHub, recipe_dir: Path) -> Rows:
     return Rows(name, table)
 
 
-def _with_absolute_reward(
-    source: ProblemFile | ProblemHub, recipe_dir: Path
-) -> ProblemFile | ProblemHub:
-    """The source with its reward's file as workers find it, which was seen to have the function."""
+def _with_absolute_reward(source: ProblemTable, recipe_dir: Path) -> ProblemTable:
+    """The source with its reward's file as workers find it, which was seen to be there."""
     if source.reward is None:
         return source
     path = (recipe_dir / Path(source.reward.file).expanduser()).resolve()
-    check_reward_file(path, source.reward.function)
+    check_reward_file(path)
     reward = source.reward.model_copy(update={"file": str(path)})
     return source.model_copy(update={"reward": reward})
 
 
-def _is_in_part(problem: Problem, source: ProblemFile | ProblemHub) -> bool:
+def _is_in_part(problem: Problem, source: ProblemTable) -> bool:
     """Whether a problem belongs to the part of the table that the source asks for.
 
     By the SHA-256 of the prompt's letters and digits: the same whatever the order of the rows, and

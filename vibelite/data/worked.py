@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from math import gcd
 from typing import Any
 
-from vibelite.data.generated import PREPARED
 from vibelite.errors import DataError
 from vibelite.rewards.verifier import verify
 from vibelite.run_dir import derive_seed
@@ -19,16 +18,14 @@ from vibelite.types import Completion, Problem, Trace
 
 # (path, steps): the steps end with the answer, which `solutions` puts into the box.
 Way = tuple[str, list[str], int]
-# A path that needs more steps or listed multiples than this for a problem is not a way to solve it.
+# More steps or listed multiples than this are not a way to solve a problem.
 MAX_STEPS = 8
 MAX_LISTED = 12
 
 
 def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
-    """Up to `paths_per_problem` traces for each problem, by different paths.
-
-    Which paths are left out, where there are more, depends on the problem's id, so that over many
-    problems all are shown alike. Raises DataError for a generator without worked solutions.
+    """Up to `paths_per_problem` traces for each problem, by different paths; the problem's id says
+    which, so that over many problems all are shown alike. Raises DataError as `solutions` does.
     """
     traces = []
     for problem in problems:
@@ -43,12 +40,17 @@ def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
 def solutions(problem: Problem) -> list[tuple[str, str]]:
     """All (path, text) by which the project can solve the problem, no text twice.
 
-    Raises DataError if the problem's own verifier rejects one: a defect of the project, not of the
-    data.
+    Raises DataError for a generator without worked solutions, and if the problem's own verifier
+    rejects one: a defect of the project.
     """
-    ways = _ways_of(problem)
+    dataset = problem.metadata.get("dataset")
+    if dataset not in WAYS:
+        raise DataError(
+            f"problem {problem.id}: there are no worked solutions for {dataset!r}; prepared are "
+            f"{', '.join(WAYS)}"
+        )
     found: dict[str, str] = {}
-    for path, steps, answer in ways(problem.metadata["facts"]):
+    for path, steps, answer in WAYS[dataset](problem.metadata["facts"]):
         text = "\n".join([*steps, f"\\boxed{{{answer}}}"])
         if text in found.values():
             continue
@@ -60,31 +62,6 @@ def solutions(problem: Problem) -> list[tuple[str, str]]:
             )
         found[path] = text
     return list(found.items())
-
-
-def _ways_of(problem: Problem) -> Callable[[dict[str, Any]], Iterator[Way]]:
-    match problem.metadata.get("dataset"):
-        case "simple_equations":
-            return _solve_equation
-        case "simple_geometry":
-            return _find_angle
-        case "gcd":
-            return _find_gcd
-        case "lcm":
-            return _find_lcm
-        case "leg_counting":
-            return _count_legs
-        case "letter_counting":
-            return _count_letters
-        case "chain_sum":
-            return _add_terms
-        case "products":
-            return _multiply_factors
-        case other:
-            raise DataError(
-                f"problem {problem.id}: there are no worked solutions for {other!r}; "
-                f"prepared are {', '.join(PREPARED)}"
-            )
 
 
 def _solve_equation(facts: dict[str, Any]) -> Iterator[Way]:
@@ -139,28 +116,6 @@ def _find_gcd(facts: dict[str, Any]) -> Iterator[Way]:
     factored = [f"{number}={_product_text(_prime_factors(number))}" for number in numbers]
     common = _prime_factors(answer)
     yield "factoring", [*factored, f"{_product_text(common)}={answer}"], answer
-
-
-def _find_lcm(facts: dict[str, Any]) -> Iterator[Way]:
-    numbers = facts["numbers"]
-    result, by_gcd, by_multiples = numbers[0], [], []
-    for number in numbers[1:]:
-        divisor, product = gcd(result, number), result * number
-        by_gcd += [
-            *_euclid([result, number]),
-            f"{result}*{number}={product}",
-            f"{product}/{divisor}={product // divisor}",
-        ]
-        large, small = max(result, number), min(result, number)
-        result = product // divisor
-        by_multiples += [
-            f"{multiple}%{small}={multiple % small}" for multiple in range(large, result + 1, large)
-        ]
-    yield "gcd", by_gcd, result
-    if len(by_multiples) <= MAX_STEPS:
-        yield "multiples", by_multiples, result
-    factored = [f"{number}={_product_text(_prime_factors(number))}" for number in numbers]
-    yield "factoring", [*factored, f"{_product_text(_prime_factors(result))}={result}"], result
 
 
 def _count_legs(facts: dict[str, Any]) -> Iterator[Way]:
@@ -297,3 +252,15 @@ def _product_text(factors: list[int]) -> str:
 
 def _listed(numbers: Any) -> str:
     return ",".join(map(str, numbers))
+
+
+# Generator -> the ways to solve its problems, from their facts.
+WAYS: dict[str, Callable[[dict[str, Any]], Iterator[Way]]] = {
+    "simple_equations": _solve_equation,
+    "simple_geometry": _find_angle,
+    "gcd": _find_gcd,
+    "leg_counting": _count_legs,
+    "letter_counting": _count_letters,
+    "chain_sum": _add_terms,
+    "products": _multiply_factors,
+}

@@ -51,10 +51,9 @@ def linear_token_loss(
     """The sum of a per-token loss over all rows, with the logits computed once.
 
     `per_token_loss(logprobs [n], entropy [n], rows)` returns [n] losses of the rows in the slice
-    `rows`, each a function of its own row's log-prob and entropy only, by differentiable torch
-    operations; constants [N] (weights, advantages, old log-probs) are indexed with `rows`. Weights
-    and denominators belong inside it. Returns the loss, to be differentiated once with respect to
-    hidden, weight and bias, and detached log-probs and entropies [N]. Else as `linear_logprobs`.
+    `rows`, each a differentiable function of its own row's log-prob and entropy only; constants [N]
+    are indexed with `rows`. Returns the loss, to be differentiated once with respect to hidden,
+    weight and bias, and detached log-probs and entropies [N]. Else as `linear_logprobs`.
     """
     call = call.checked()
     return fused_loss(call, per_token_loss, _backend(call, impl).loss_and_gradients)
@@ -63,17 +62,11 @@ def linear_token_loss(
 def _backend(call: HeadCall, impl: Implementation) -> Any:
     """The module that computes the call."""
     if impl == "auto":
-        impl = choose_implementation(call)
-    if impl not in BACKENDS:
-        raise ValueError(f"impl must be auto, chunked or triton; got {impl!r}")
+        suits_triton = (
+            TRITON_IS_INSTALLED
+            and call.hidden.is_cuda
+            and call.hidden.dtype in (torch.bfloat16, torch.float16)
+            and torch.cuda.get_device_capability(call.hidden.device) >= (8, 0)
+        )
+        impl = "triton" if suits_triton else "chunked"
     return importlib.import_module(BACKENDS[impl])
-
-
-def choose_implementation(call: HeadCall) -> Literal["chunked", "triton"]:
-    """What `auto` means: triton for 16-bit inputs on a GPU from Ampere on, if it is installed."""
-    hidden = call.hidden
-    if not hidden.is_cuda or hidden.dtype not in (torch.bfloat16, torch.float16):
-        return "chunked"
-    if torch.cuda.get_device_capability(hidden.device) < (8, 0):
-        return "chunked"
-    return "triton" if TRITON_IS_INSTALLED else "chunked"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from vibelite.kernels.fused_loss import PerTokenLoss, loss_and_upstream
+from vibelite.kernels.fused_loss import PerTokenLoss, add_product, loss_and_upstream
 from vibelite.kernels.head_call import Gradients, HeadCall, NeedsGrad, Statistics
 
 # Elements of one logit tile; the forward pass holds two tiles. On a CPU small tiles stay in the
@@ -30,8 +30,8 @@ def forward(call: HeadCall) -> Statistics:
     """Statistics of every row, by streaming (max, sum, weighted sum) over vocabulary tiles.
 
     Per row m = max z, S = sum exp(z - m), U = sum exp(z - m) (z - m); two parts merge as S = c1 S1
-    + c2 S2, U = c1 (U1 + (m1 - m) S1) + c2 (U2 + (m2 - m) S2), c = exp(part's m - m). Shifting U by
-    m keeps the entropy log S - U / S free of cancellation for logits of any size. Own derivation.
+    + c2 S2, U = c1 (U1 + (m1 - m) S1) + c2 (U2 + (m2 - m) S2), c = exp(part's m - m). Own
+    derivation: shifting U by m keeps the entropy log S - U / S free of cancellation.
     """
     streamed = Streamed(call)
     row_step, column_step = tile_shape(call)
@@ -141,12 +141,7 @@ class GradientSums:
 
     def finish(self) -> Gradients:
         """The gradients in their tensors' dtypes."""
-        call, bias = self._call, self._call.bias
-        return Gradients(
-            None if self.hidden is None else self.hidden.to(call.hidden.dtype),
-            None if self.weight is None else self.weight.to(call.weight.dtype),
-            None if self.bias is None or bias is None else self.bias.to(bias.dtype),
-        )
+        return Gradients(self.hidden, self.weight, self.bias).like(self._call)
 
 
 def row_statistics(part: HeadCall, z: torch.Tensor) -> Statistics:
@@ -164,8 +159,8 @@ def live_dz(
     statistics: Statistics,
     upstream: tuple[torch.Tensor, torch.Tensor],
 ) -> tuple[torch.Tensor, HeadCall, torch.Tensor]:
-    """Rows with an upstream gradient (index [m]), the call for those rows, and their dz [m, V],
-    for which z [n, V] is overwritten.
+    """Rows with an upstream gradient (index [m]), their call and their dz [m, V]; z [n, V] is
+    overwritten.
     """
     index = ((upstream[0] != 0) | (upstream[1] != 0)).nonzero().squeeze(1)
     if len(index) < part.num_tokens:
@@ -218,8 +213,8 @@ def blocks(size: int, step: int) -> Iterator[slice]:
 
 
 def operand(call: HeadCall, tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as the matrix products take it: in the statistics' dtype on a CPU, whose low
-    precision products round their result, else in the inputs' dtype.
+    """The tensor as matrix products take it: on a CPU, whose 16-bit products round their result, in
+    the statistics' dtype.
     """
     return tensor.to(call.statistics_dtype if tensor.device.type == "cpu" else call.hidden.dtype)
 
@@ -229,14 +224,6 @@ def product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torc
     if left.dtype == dtype:
         return left @ right
     return torch.mm(left, right, out_dtype=dtype)
-
-
-def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """out += left @ right in out's dtype."""
-    if left.dtype == out.dtype:
-        out.addmm_(left, right)
-    else:
-        out += torch.mm(left, right, out_dtype=out.dtype)
 
 
 def tile_logits(part: HeadCall, weight: torch.Tensor, columns: slice) -> torch.Tensor:
@@ -280,7 +267,8 @@ def to_gradient(
     if part.bias is not None:
         z.clamp_(min=MASKED)
     p = z.exp()
-    if bool_any(upstream[1]):
+    # A GPU is not made to wait for the answer.
+    if upstream[1].device.type != "cpu" or bool(upstream[1].any()):
         z.mul_(-b).sub_(a + b * entropy).mul_(p)
     else:
         torch.mul(p, -a, out=z)
@@ -292,7 +280,3 @@ def to_gradient(
     z.scatter_(1, index, torch.where(inside[:, None], at_target, z.gather(1, index)))
     if slope is not None:
         z *= slope
-
-
-def bool_any(values: torch.Tensor) -> bool:
-    return values.device.type != "cpu" or bool(values.any())

@@ -44,9 +44,7 @@ class HeadCall:
         return replace(self, hidden=self.hidden[rows], targets=self.targets[rows])
 
     def checked(self) -> HeadCall:
-        """The call with hidden and weight in one dtype. ValueError or TypeError for misuse, with
-        the name of the argument.
-        """
+        """The call with hidden and weight in one dtype; ValueError or TypeError for misuse."""
         _check_shapes(self)
         _check_values(self)
         dtype = torch.promote_types(self.hidden.dtype, self.weight.dtype)
@@ -76,6 +74,7 @@ class Statistics:
         self.logsumexp[rows] = part.logsumexp
 
     def select(self, rows: torch.Tensor | slice) -> Statistics:
+        """Those of some rows: of a slice as views."""
         return Statistics(self.logprobs[rows], self.entropy[rows], self.logsumexp[rows])
 
 
@@ -94,50 +93,43 @@ class NeedsGrad:
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """Gradients in the dtype of the tensor they belong to; None where not needed."""
+    """Gradients; None where not needed."""
 
     hidden: torch.Tensor | None = None
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
 
+    def like(self, call: HeadCall) -> Gradients:
+        """These, in the dtypes of the call's tensors."""
+        pairs = (self.hidden, call.hidden), (self.weight, call.weight), (self.bias, call.bias)
+        return Gradients(
+            *(None if own is None or of is None else own.to(of.dtype) for own, of in pairs)
+        )
+
 
 def _check_shapes(call: HeadCall) -> None:
     hidden, weight, targets = call.hidden, call.weight, call.targets
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+    fits = hidden.dim() == weight.dim() == 2 and hidden.shape[1] == weight.shape[1]
+    fits = fits and targets.shape == hidden.shape[:1] and weight.numel() > 0
+    if not fits or (call.bias is not None and call.bias.shape != weight.shape[:1]):
+        shapes = [
+            None if tensor is None else list(tensor.shape)
+            for tensor in (hidden, weight, targets, call.bias)
+        ]
         raise ValueError(
-            f"hidden must be [N, H] and weight [V, H]; got {list(hidden.shape)} and "
-            f"{list(weight.shape)}. Flatten batch and time before the call."
-        )
-    if targets.shape != hidden.shape[:1]:
-        raise ValueError(
-            f"targets must be [N] with N = {hidden.shape[0]}; got {list(targets.shape)}"
-        )
-    if weight.shape[0] == 0 or weight.shape[1] == 0:
-        raise ValueError(f"weight has no entries: {list(weight.shape)}")
-    if call.bias is not None and call.bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"bias must be [V] with V = {weight.shape[0]}; got {list(call.bias.shape)}"
+            "hidden must be [N, H], weight [V, H] and not empty, targets [N], bias [V] or None; "
+            f"got {shapes}"
         )
 
 
 def _check_values(call: HeadCall) -> None:
-    hidden, weight, targets = call.hidden, call.weight, call.targets
+    targets = call.targets
     if targets.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"targets must be int32 or int64; got {targets.dtype}")
-    if not hidden.dtype.is_floating_point or not weight.dtype.is_floating_point:
-        raise TypeError(f"hidden and weight must be floating; got {hidden.dtype}, {weight.dtype}")
-    if weight.device != hidden.device or targets.device != hidden.device:
-        raise ValueError(
-            f"hidden, weight and targets must be on one device; got {hidden.device}, "
-            f"{weight.device}, {targets.device}"
-        )
     if call.softcap is not None and not 0 < call.softcap < math.inf:
         raise ValueError(f"softcap must be positive and finite, or None; got {call.softcap}")
     if not 0 < call.temperature < math.inf:
-        raise ValueError(
-            f"temperature must be positive and finite; got {call.temperature}. "
-            "Greedy decoding has no distribution to differentiate."
-        )
+        raise ValueError(f"temperature must be positive and finite; got {call.temperature}")
     # On a GPU such a target gives a NaN log-prob: the check would make the host wait.
     if targets.device.type == "cpu":
         outside = targets[(targets < 0) | (targets >= call.vocab_size)]

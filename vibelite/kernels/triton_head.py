@@ -1,7 +1,6 @@
 """The fused head on NVIDIA GPUs: what is computed in which order.
 
-Statistics: one kernel walks the vocabulary with logits in registers, two small ones finish. The
-loss stores exp(z) once as bf16 and turns it into dz in place; float16 and float32 inputs, which
+The loss stores exp(z) once as bf16 and turns it into dz in place; float16 and float32 inputs, which
 cannot be stored so, recompute dz a chunk of the vocabulary at a time. Library GEMMs turn dz into
 gradients. No atomics: results repeat bit for bit.
 """
@@ -12,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from vibelite.kernels.fused_loss import PerTokenLoss, loss_and_upstream
+from vibelite.kernels.fused_loss import PerTokenLoss, add_product, loss_and_upstream
 from vibelite.kernels.head_call import Gradients, HeadCall, NeedsGrad, Statistics
 from vibelite.kernels.triton_launch import (
     ceil_divide,
@@ -59,13 +58,10 @@ def loss_and_gradients(
         return _in_one_pass(row_major(call), per_token_loss, needs_grad)
     statistics = forward(call)
     loss, upstream = loss_and_upstream(per_token_loss, statistics, slice(0, call.num_tokens))
-    if not needs_grad.any:
-        return loss, statistics, Gradients()
-    return (
-        loss,
-        statistics,
-        _recomputed_gradients(row_major(call), statistics, upstream, needs_grad),
-    )
+    gradients = Gradients()
+    if needs_grad.any:
+        gradients = _recomputed_gradients(row_major(call), statistics, upstream, needs_grad)
+    return loss, statistics, gradients
 
 
 def _in_one_pass(
@@ -102,9 +98,7 @@ def _recomputed_gradients(
     upstream: tuple[torch.Tensor, torch.Tensor],
     needs_grad: NeedsGrad,
 ) -> Gradients:
-    """Gradients for upstream gradients [N], with the vocabulary as the outer loop. Rows whose
-    upstream gradients are both 0 are dropped first.
-    """
+    """For upstream gradients [N], the vocabulary as the outer loop; rows without any drop out."""
     # Before the host waits for the number of rows, so that the device goes on at once after it.
     constants, dz_scale = row_constants(call, statistics, upstream)
     rows = ((upstream[0] != 0) | (upstream[1] != 0)).nonzero().squeeze(1)
@@ -135,9 +129,7 @@ def rows_per_launch(call: HeadCall) -> int:
 
 
 def rows_at_once(call: HeadCall) -> int:
-    """Rows whose exponentials are stored: a multiple of 128, chunks of about equal size within
-    STORE_BYTES.
-    """
+    """Rows whose exponentials are stored at a time: a multiple of 128, within STORE_BYTES."""
     width = ceil_divide(call.vocab_size, 256) * 256
     num_chunks = ceil_divide(call.num_tokens * width * 2, STORE_BYTES)
     return _equal_chunks(call.num_tokens, num_chunks, 128)
@@ -205,20 +197,7 @@ class GradientSums:
             for total in (self.hidden, self.bias):
                 if total is not None:
                     total *= self.dz_scale
-        bias = self.part.bias
-        return Gradients(
-            None if self.hidden is None else self.hidden.to(self.part.hidden.dtype),
-            self.weight,
-            None if self.bias is None or bias is None else self.bias.to(bias.dtype),
-        )
-
-
-def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """out += left @ right, accumulated in out's float32."""
-    if left.dtype == out.dtype or not out.is_cuda:
-        out.addmm_(left.to(out.dtype), right.to(out.dtype))
-    else:
-        torch.addmm(out, left, right, out_dtype=out.dtype, out=out)
+        return Gradients(self.hidden, self.weight, self.bias).like(self.part)
 
 
 def _joined(call: HeadCall, parts: list[Gradients], weight_sum: torch.Tensor | None) -> Gradients:
@@ -236,15 +215,10 @@ def _joined(call: HeadCall, parts: list[Gradients], weight_sum: torch.Tensor | N
 
 def row_major(call: HeadCall) -> HeadCall:
     """The call with unit-stride rows that do not overlap; copies only tensors that need it."""
-    return replace(
-        call,
-        hidden=_unit_stride(call.hidden),
-        weight=_unit_stride(call.weight),
-        targets=call.targets.contiguous(),
+    hidden, weight = (
+        matrix
+        if matrix.stride(1) == 1 and matrix.stride(0) >= matrix.shape[1]
+        else matrix.contiguous()
+        for matrix in (call.hidden, call.weight)
     )
-
-
-def _unit_stride(matrix: torch.Tensor) -> torch.Tensor:
-    if matrix.stride(1) == 1 and matrix.stride(0) >= matrix.shape[1]:
-        return matrix
-    return matrix.contiguous()
+    return replace(call, hidden=hidden, weight=weight, targets=call.targets.contiguous())

@@ -8,12 +8,9 @@ Two independent savings, for transformers' decoder models whatever their archite
 * tiling: a layer's norms and its MLP act on each token alone, so they run over some tokens at a
   time and keep their input only; the MLP's intermediates [T, mlp size] never exist as a whole.
 
-Both give single modules a class of their own, whose `forward` calls the old one. Parameters, names
-and hooks stay as they are, so saving, adapters inside the MLP and deep copies work as before; no
-module refers to itself, so a dropped model is freed at once. Sampling runs in inference mode, and
-there the old `forward` is all that runs. transformers' own checkpointing is not used: it does
-nothing in `eval()`, in which policies are always kept, and takes the cache away from sampling in
-`train()`.
+Both give single modules a class of their own, whose `forward` calls the old one: parameters, names
+and hooks stay as they are, and sampling runs the old `forward` alone. transformers' own
+checkpointing does nothing in `eval()`, in which policies are always kept.
 """
 
 from __future__ import annotations
@@ -57,7 +54,8 @@ def apply_activations(model: torch.nn.Module, training: Training) -> None:
             "are known here; use activations: keep and mlp_tile_tokens: 0"
         )
     if training.mlp_tile_tokens:
-        _tile(_parent_of(model, layers[0]), (FINAL_NORM,), training.mlp_tile_tokens)
+        decoder = next(m for m in model.modules() if layers[0] in list(getattr(m, "layers", [])))
+        _tile(decoder, (FINAL_NORM,), training.mlp_tile_tokens)
     inputs = HostInputs() if training.activations == "checkpoint_offload" else None
     for index, layer in enumerate(layers):
         if training.mlp_tile_tokens:
@@ -73,20 +71,10 @@ def _tile(owner: torch.nn.Module, names: tuple[str, ...], tile_tokens: int) -> N
             _run_through(module, partial(_tiled, tile_tokens))
 
 
-def _parent_of(model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
-    """The decoder: the module whose list of layers `layer` is in."""
-    for module in model.modules():
-        lists = (c for c in module.children() if isinstance(c, torch.nn.ModuleList))
-        if any(layer is other for inner in lists for other in inner):
-            return module
-    raise AssertionError("decoder layers are in a list of the decoder")
-
-
 def _run_through(module: torch.nn.Module, run: Callable[..., Any]) -> None:
     """From now on `module.forward(...)` is `run(module, its old forward, ...)`.
 
-    A class made for this one module, as FSDP's wrapping does too: a function stored in the module
-    would hold the module, which then outlived its last user.
+    By a class made for this one module: a function stored in it would keep it alive.
     """
     old = type(module)
     assert not hasattr(old, "vibelite_run"), "activations were applied to this model before"
@@ -132,9 +120,9 @@ def _tiled(
     """A token-wise module's forward [B, T, H] -> [B, T, H], `tile_tokens` tokens at a time; while
     sampling, as it was.
 
-    Written as two autograd functions because the backward pass needs the input alone: it is saved
-    before anything is computed, and a checkpointed layer, which stops computing again at the last
-    tensor that it saved, thus never runs its MLP a second time only to throw the output away.
+    In two autograd functions: the input is saved before anything is computed, so that a
+    checkpointed layer, which stops recomputing at its last saved tensor, does not run its MLP again
+    only to throw the output away.
     """
     num_tokens = hidden.shape[:-1].numel()
     if torch.is_inference_mode_enabled() or num_tokens <= tile_tokens:
@@ -204,20 +192,15 @@ class _RememberInput(torch.autograd.Function):
             gradients = list(torch.autograd.grad(output, wanted, upstream))
             if grad_hidden is not None:
                 grad_hidden[:, tile] = gradients.pop(0)
-            if not sums:
-                sums = [_at_least_float32(gradient) for gradient in gradients]
-            else:
-                for total, gradient in zip(sums, gradients, strict=True):
-                    total.add_(gradient)
+            for index, gradient in enumerate(gradients):
+                if start == 0:
+                    sums.append(gradient.to(torch.promote_types(gradient.dtype, torch.float32)))
+                else:
+                    sums[index].add_(gradient)
             del gradients  # else they would still be there when the next tile's are computed
         returned = [s.to(p.dtype) for s, p in zip(sums, parameters, strict=True)]
-        if grad_hidden is not None:
-            grad_hidden = grad_hidden.view(hidden.shape)
-        return grad_hidden, None, None, None, *returned
-
-
-def _at_least_float32(gradient: torch.Tensor) -> torch.Tensor:
-    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        of_hidden = None if grad_hidden is None else grad_hidden.view(hidden.shape)
+        return of_hidden, None, None, None, *returned
 
 
 @dataclass(eq=False)
@@ -236,10 +219,9 @@ class HostInput:
 class HostInputs:
     """Keeps the inputs of a model's layers on the host; `save` and `load` are hooks of autograd.
 
-    Lifetimes are those of the graph: it alone holds the `HostInput`s, and torch's pinned-memory
-    cache takes a buffer back once the graph has let go of it and the copies are done; it rounds
-    each up to a power of two. On the device are at most two inputs: the one in use, and the one
-    that leaves or arrives. On a CPU the hooks copy, which makes no sense but for tests.
+    The graph alone holds the `HostInput`s; torch's pinned-memory cache takes a buffer back once the
+    graph has let go of it. On the device are at most two inputs: the one in use, and the one that
+    leaves or arrives. On a CPU the hooks copy, for tests.
     """
 
     def __init__(self) -> None:
@@ -268,8 +250,7 @@ class HostInputs:
         with torch.cuda.stream(stream):
             host.copy_(hidden, non_blocking=True)
             # Held until the next layer, whose work then waits for the copy. Tensor.record_stream
-            # would instead keep the memory until the GPU has done the copy, and the host, which is
-            # many layers ahead of the GPU, could not use it again for any of them.
+            # would keep the memory for as long as the host, many layers ahead, may not use it.
             left = torch.cuda.Event()
             left.record(stream)
             self._leaving = hidden, left

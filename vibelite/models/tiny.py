@@ -10,44 +10,31 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from vibelite.errors import RecipeError
 from vibelite.recipe.model_section import TinyModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-PAD, SYSTEM, USER, ASSISTANT, END = SPECIAL_TOKENS = (
-    "<|pad|>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|end|>",
-)
+PAD, SYSTEM, USER, ASSISTANT, END = SPECIAL_TOKENS = [
+    f"<|{name}|>" for name in ("pad", "system", "user", "assistant", "end")
+]
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-NUM_BYTES = 256
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Byte-pair tokenizer of at most `vocab_size` tokens trained on `texts`; eos is <|end|>.
 
     It carries a chat template for system, user and assistant messages. The same texts in the same
-    order give the same tokenizer. Raises RecipeError if `vocab_size` cannot hold the bytes and the
-    special tokens.
+    order give the same tokenizer.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
-    smallest = NUM_BYTES + len(SPECIAL_TOKENS)
-    if vocab_size < smallest:
-        raise RecipeError(
-            f"model.vocab_size is {vocab_size}; a byte-level vocabulary needs at least {smallest} "
-            f"({NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special tokens)"
-        )
     # Cut into words and digits as Qwen2 does: transformers imposes that on every directory with a
     # Qwen2 model in it, whatever its tokenizer.json says, so a cut of our own would be lost.
     qwen2 = Qwen2Tokenizer().backend_tokenizer
@@ -55,7 +42,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.normalizer, tokenizer.pre_tokenizer = qwen2.normalizer, qwen2.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -77,14 +64,10 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def build_model(
     config: TinyModel, tokenizer: PreTrainedTokenizerFast, *, seed: int
 ) -> Qwen2ForCausalLM:
-    """Qwen2 model in float32 with tied embeddings and random weights that depend on `seed` alone.
-
-    The global random state is left as it was. Raises RecipeError for sizes that do not divide.
-    """
+    """Qwen2 in float32 with tied embeddings and random weights that depend on `seed` alone."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    _check_sizes(config)
     vocabulary = tokenizer.get_vocab()
     model_config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -103,16 +86,3 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen2ForCausalLM(model_config).float().eval()
-
-
-def _check_sizes(config: TinyModel) -> None:
-    if config.hidden_size % (2 * config.num_heads) != 0:
-        raise RecipeError(
-            f"model.hidden_size is {config.hidden_size}; it must be a multiple of twice "
-            f"model.num_heads ({config.num_heads}): heads are rotated in pairs"
-        )
-    if config.num_heads % config.num_kv_heads != 0:
-        raise RecipeError(
-            f"model.num_heads is {config.num_heads}; it must be a multiple of model.num_kv_heads "
-            f"({config.num_kv_heads})"
-        )

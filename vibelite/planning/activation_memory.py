@@ -52,9 +52,8 @@ def activation_bytes(
                           two gradients in the MLP 2bI (at that moment its last output is gone)
         ... tiled         two gradients of the residual 2bH, for tile_tokens 6bI + bH
 
-    and once: rotations 2 b head_size, index 16. There is no term in T x T, T x V, or, tiled or
-    checkpointed, in layers x T x I. `weights` are gradients of matrices on their way to being
-    summed: one of the MLP, or, tiled, three in float32 and two more (b each).
+    and once: rotations 2 b head_size, index 16. `weights` are gradients of matrices on their way to
+    being summed: one of the MLP, or, tiled, three in float32 and two more (b each).
     """
     b, hidden, mlp = dtype_bytes, shape.hidden_size, shape.mlp_size
     tile = mlp_tile_tokens if 0 < mlp_tile_tokens < tokens else 0
@@ -66,22 +65,15 @@ def activation_bytes(
         work = tokens * max(b * hidden + 2 * b * mlp, NORM_COPIES * FLOAT32 * hidden)
         weights = hidden * mlp * b
     inputs = tokens * b * hidden
-    parts: dict[str, float] = {
-        "positions": tokens * (2 * b * shape.head_size + INDEX_BYTES),
-        "weights": weights,
-    }
-    match activations:
-        case "keep":
-            kept = shape.num_layers * (inputs + tokens * inner)
-            return parts | {"kept": kept, "work": work}
-        case "checkpoint":
-            kept = shape.num_layers * inputs
-            return parts | {"kept": kept, "work": work + tokens * inner}
-        case "checkpoint_offload":
-            offloaded = shape.num_layers * inputs
-            on_device = min(2, shape.num_layers) * inputs
-            work += tokens * inner
-            return parts | {"kept": on_device, "work": work, "offloaded": offloaded}
+    positions = tokens * (2 * b * shape.head_size + INDEX_BYTES)
+    parts: dict[str, float] = {"positions": positions, "weights": weights}
+    if activations == "keep":
+        return parts | {"kept": shape.num_layers * (inputs + tokens * inner), "work": work}
+    parts |= {"kept": shape.num_layers * inputs, "work": work + tokens * inner}
+    if activations == "checkpoint":
+        return parts
+    on_device = min(2, shape.num_layers) * inputs
+    return parts | {"kept": on_device, "offloaded": parts["kept"]}
 
 
 def bytes_before_backward(

@@ -1,14 +1,14 @@
 """Peak memory of every phase of a stage, by part: what exists at its worst moment.
 
-What a parameter costs is in optimizer_memory.py, what a token costs in activation_memory.py; here
-they meet with the fused head's workspace, the key-value cache and the context. A processor (`cpu`)
-has one memory for device and host, in which pages that nothing has written do not count.
+What a parameter costs is in optimizer_memory.py, what a token costs in activation_memory.py. A
+processor has one memory for device and host, in which pages that nothing has written do not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from vibelite.planning.activation_memory import (
     CPU_LOGITS,
@@ -26,9 +26,9 @@ from vibelite.planning.optimizer_memory import (
     UPDATE_BUFFER_BYTES,
     bytes_per_parameter,
 )
-from vibelite.planning.sharding import Sharding
 from vibelite.planning.workload import Assumptions, Work
 from vibelite.recipe.model_section import Adapter, Training
+from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.units import GIB
 
@@ -38,6 +38,12 @@ SAMPLING_BYTES_PER_LOGIT = 4 + 8
 CACHE_ROOM, CACHE_GROWTH = 64, 1.5
 # NF4 with double quantisation: 4 bits and 0.127 bits of scales a weight (arXiv 2305.14314, 3).
 NF4_BYTES = (4 + 0.127) / 8
+# Of a GPU's memory, for weights and gradients of a rank that holds them whole; the rest is for its
+# part of the optimizer's state, activations and the cache. With float32 gradients that is up to
+# 1.6e9 parameters on 24 GiB and 5.7e9 on 80 GiB.
+LARGEST_WHOLE_SHARE = 0.4
+
+Sharding = Literal["optimizer", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class StageConfig:
     """None = the stage does not train."""
     adapter: Adapter | None = None
     is_cpu: bool = False
+    matmul_precision: str = "highest"
     num_gpus: int = 1
     sharding: Sharding = "optimizer"
     tensor_parallel: int = 1
@@ -108,20 +115,15 @@ def stage_memory(config: StageConfig, work: Work) -> list[PhaseMemory]:
 def _worst(
     config: StageConfig, work: Work, phase: str, moments: Mapping[str, dict[str, float]]
 ) -> PhaseMemory:
-    """The moment that holds most, with the context; what is on the host apart."""
-    beside = 0 if config.is_cpu else 1
-    moment = max(
-        moments, key=lambda name: sum(moments[name].values()) - beside * _host(moments[name])
-    )
-    parts = dict(moments[moment])
+    """The moment that holds most, with the context; what is on the host of a GPU apart."""
     assumed = config.assumed
-    host = 0.0 if config.is_cpu else parts.pop("host", 0.0)
-    parts["context"] = GIB * (assumed.program_gib if config.is_cpu else assumed.context_gib)
-    return PhaseMemory(work.stage, phase, moment, parts, host)
-
-
-def _host(parts: Mapping[str, float]) -> float:
-    return parts.get("host", 0.0)
+    context = GIB * (assumed.program_gib if config.is_cpu else assumed.context_gib)
+    found = []
+    for moment, parts in moments.items():
+        held = {**parts, "context": context}
+        host = 0.0 if config.is_cpu else held.pop("host", 0.0)
+        found.append(PhaseMemory(work.stage, phase, moment, held, host))
+    return max(found, key=lambda one: one.total)
 
 
 def generating_moments(
@@ -129,12 +131,11 @@ def generating_moments(
 ) -> dict[str, dict[str, float]]:
     """Bytes by part when the cache is fullest.
 
-    The transformers engine samples from the trainer's own module, and the optimizer's state stays
-    where it is; vLLM is given what is left, at most what all its rows can fill. Per row keys and
-    values of prompt and completion, on a GPU with the room that transformers' buffers have; per
-    logit `element` + 12 (SAMPLING_BYTES_PER_LOGIT). The prompts' own pass holds
-    their keys, values and the widest tensors of one layer. GPUs that hold an engine together share
-    its heads evenly, but for keys and values at least one each; the rest is counted whole.
+    The optimizer's state stays where it is; vLLM is given what is left, at most what all its rows
+    can fill. Per row keys and values of prompt and completion, on a GPU with the room that
+    transformers' buffers have. The prompts' own pass holds their keys, values and the widest
+    tensors of one layer. GPUs that hold an engine together share its heads evenly, but for keys and
+    values at least one each; the rest is counted whole.
     """
     shape, element = config.shape, BYTES[config.training.dtype]
     prompt = config.assumed.prompt_tokens
@@ -162,9 +163,9 @@ def training_moments(
 ) -> dict[str, dict[str, float]]:
     """Bytes by part at the moments of a step that can hold most.
 
-    `head`: the forward pass has been through all layers. `backward`: it begins, with the last
-    layer. `last gradient`: it ends, all gradients exist and those of the embedding twice. `update`.
-    Gradients exist in the first two if an earlier micro-batch of the step has left them.
+    `head`: the forward pass has been through all layers. `backward` begins, with the last layer.
+    `last gradient`: it ends, all gradients exist and those of the embedding twice. Gradients exist
+    in the first two if an earlier micro-batch of the step has left them.
     """
     shape, training, tokens = config.shape, config.training, work.micro_batch_tokens
     element = BYTES[training.dtype]
@@ -224,10 +225,9 @@ def _head(config: StageConfig, tokens: int, is_trained: bool) -> dict[str, float
 def model_bytes(config: StageConfig, work: Work) -> ModelBytes:
     """Bytes of everything as large as the model.
 
-    Under an adapter its own weights are trained; without one all are. Where several
-    GPUs share the optimizer each holds its part of masters and moments; under full sharding float32
-    masters, gradients and moments are all cut, and in training the embeddings and two layers, with
-    the gradients of one, are whole at a time (not yet measured on GPUs).
+    Where several GPUs share the optimizer each holds its part of masters and moments; under full
+    sharding float32 masters, gradients and moments are all cut, and in training the embeddings and
+    two layers, with the gradients of one, are whole at a time (not yet measured on GPUs).
     """
     shape, training = config.shape, config.training
     element = BYTES[training.dtype]
@@ -284,3 +284,21 @@ def adapter_parameters(shape: ModelShape, adapter: Adapter) -> int:
         "down_proj": shape.mlp_size + shape.hidden_size,
     }
     return adapter.rank * shape.num_layers * sum(widths.get(name, 0) for name in adapter.targets)
+
+
+def chosen_sharding(
+    recipe: Recipe, num_parameters: int, *, num_gpus: int, memory_bytes: int | None
+) -> Sharding:
+    """What `parallel.sharding: auto` means for `num_gpus` ranks with so much memory each; None = on
+    a processor, where all ranks have the same memory.
+    """
+    sharding = recipe.parallel.sharding
+    if num_gpus == 1:
+        return "optimizer"
+    if sharding != "auto":
+        return sharding
+    if recipe.adapter is not None or memory_bytes is None:
+        return "optimizer"
+    training = recipe.training
+    whole = (BYTES[training.dtype] + BYTES[training.gradient_dtype]) * num_parameters
+    return "full" if whole > LARGEST_WHOLE_SHARE * memory_bytes else "optimizer"

@@ -1,5 +1,5 @@
 """Bytes per trained parameter of weights, gradients and optimizer state, from how each optimizer
-of `vibelite/training` keeps them. Activations, logits and the rollout engine are counted elsewhere.
+of `vibelite/training` keeps them.
 """
 
 from __future__ import annotations
@@ -62,10 +62,9 @@ def bytes_per_parameter(
     | adamw_8bit_paged | 8 / 6 (+ 2)     | 10 / 8 (+ 2)                |
     | adamw_cpu        | 4 + 16 / 4 + 14 | 2 + 16 / 2 + 14             |
 
-    In parentheses the pageable part; 8-bit moments are 2.03 with their scales. Beyond these:
-    `UPDATE_BUFFER_BYTES` on the device where gradients are bfloat16; for adamw_cpu
-    `HOST_BUFFER_BYTES` of pinned memory, and on the device the gradients that have not left yet,
-    at least that of the largest parameter.
+    In parentheses the pageable part. Beyond these: `UPDATE_BUFFER_BYTES` on the device where
+    gradients are bfloat16; for adamw_cpu `HOST_BUFFER_BYTES` of pinned memory, and on the device
+    the gradient of the largest parameter at least.
     """
     is_low = dtype != "float32"
     gradient = BYTES[gradient_dtype]

@@ -4,17 +4,21 @@ nor a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vibelite.planning.cpu_time import cpu_stage_seconds
-from vibelite.planning.devices import GPUS, Cpu, Gpu
-from vibelite.planning.disk import DiskNeed, disk_needs
-from vibelite.planning.memory_model import PhaseMemory, StageConfig, stage_memory
+from vibelite.planning.devices import GPUS, Device
+from vibelite.planning.memory_model import (
+    PhaseMemory,
+    Sharding,
+    StageConfig,
+    chosen_sharding,
+    stage_memory,
+)
 from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.optimizer_memory import BYTES
-from vibelite.planning.sharding import Sharding, chosen_sharding
+from vibelite.planning.optimizer_memory import BYTES, FLOAT32, bytes_per_parameter
 from vibelite.planning.time_model import (
     StageSeconds,
     communicated_bytes,
@@ -23,6 +27,7 @@ from vibelite.planning.time_model import (
     trained_parameters,
 )
 from vibelite.planning.workload import Assumptions, Work, stage_work
+from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.run_section import Cost
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage, MGPOStage, SFTStage
@@ -30,13 +35,16 @@ from vibelite.units import HOUR
 
 # Share of the memory that may be planned for: the allocator's blocks never fill it all.
 USABLE = 0.95
+# A hub model is stored in bfloat16, as almost all are.
+HUB_BYTES = 2
+RUN, CACHE = "run directory", "model cache"
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What a plan is made for."""
 
-    device: Gpu | Cpu
+    device: Device
     num_gpus: int = 1
     usd_per_hour: float | None = None
     """Of the whole machine; None = no money in the plan."""
@@ -57,6 +65,21 @@ class StagePlan:
     def seconds_per_step(self) -> float | None:
         """None for stages that have no steps."""
         return self.seconds.total / self.work.num_steps if self.work.num_steps else None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskNeed:
+    """What goes to one place."""
+
+    place: str
+    models: float = 0.0
+    """Weights that stay, in bytes."""
+    states: float = 0.0
+    """Training states at their most, in bytes; gone when their stage has ended."""
+
+    @property
+    def total(self) -> float:
+        return self.models + self.states
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +117,6 @@ class Plan:
         return self.peak.total if self.peak is not None else 0.0
 
     @property
-    def host_bytes(self) -> float:
-        """The most that a phase holds in the host's memory, beside the program itself."""
-        return max((phase.host for phase in self.phases), default=0.0)
-
-    @property
     def fits(self) -> bool:
         return self.peak_bytes <= USABLE * self.machine.device.memory_bytes
 
@@ -107,20 +125,14 @@ def make_plan(
     recipe: Recipe, recipe_dir: Path, shape: ModelShape, machine: Machine, assumed: Assumptions
 ) -> Plan:
     """The plan of a recipe. Several GPUs share the sequences of a step evenly, and the optimizer
-    or all that is trained (`planning/sharding.py`).
+    or all that is trained (`chosen_sharding`).
     """
     stages = []
     for work in stage_work(recipe, recipe_dir, assumed):
         config = stage_config(recipe, recipe.stage_named(work.stage), shape, machine, assumed)
-        sent = 0.0
-        if config.optimizer:
-            num_passes = passes_of_a_rank(work, config)
-            sent = communicated_bytes(config, machine.num_gpus, num_passes)
-        if isinstance(machine.device, Gpu):
-            seconds = stage_seconds(config, work, machine.device)
-        else:
-            rates = machine.device.rates
-            seconds = cpu_stage_seconds(config, work, rates, recipe.matmul_precision)
+        num_passes = passes_of_a_rank(work, config)
+        sent = communicated_bytes(config, num_passes) if config.optimizer else 0.0
+        seconds = stage_seconds(config, work, machine.device)
         stages.append(StagePlan(work, seconds, stage_memory(config, work), sent))
     trained = trained_parameters(
         StageConfig(shape, recipe.training, assumed, adapter=recipe.adapter)
@@ -133,7 +145,7 @@ def stage_config(
     recipe: Recipe, stage: AnyStage, shape: ModelShape, machine: Machine, assumed: Assumptions
 ) -> StageConfig:
     """What decides the memory and the time of a stage, besides its work."""
-    is_cpu = isinstance(machine.device, Cpu)
+    is_cpu = machine.device.is_cpu
     sharding = chosen_sharding(
         recipe,
         shape.num_parameters,
@@ -147,6 +159,7 @@ def stage_config(
         optimizer=stage.optimizer if isinstance(stage, SFTStage | MGPOStage) else None,
         adapter=recipe.adapter,
         is_cpu=is_cpu,
+        matmul_precision=recipe.matmul_precision,
         num_gpus=machine.num_gpus,
         sharding=sharding,
         tensor_parallel=recipe.rollout.tensor_parallel,
@@ -169,6 +182,43 @@ def _engine_weights(recipe: Recipe, shape: ModelShape, sharding: Sharding) -> fl
     return BYTES[sampled] * shape.num_parameters / rollout.tensor_parallel
 
 
+def disk_needs(
+    recipe: Recipe, shape: ModelShape, works: Sequence[Work], trained: int
+) -> list[DiskNeed]:
+    """The run directory, and the cache of a model that comes from the hub.
+
+    Models: the first one and every directory that a stage leaves, in the weights' type; under an
+    adapter what the trained stages leave is the adapter, `trained` weights. States: weights and
+    optimizer of `checkpoint.keep_last` steps and of the one that is being written.
+    """
+    element = BYTES[recipe.training.dtype]
+    whole = element * shape.num_parameters
+    models = whole
+    for work in works:
+        is_small = recipe.adapter is not None and work.kind in ("sft", "mgpo")
+        models += work.kept_models * (element * trained if is_small else whole)
+    states = [
+        trained * state_bytes(stage, recipe)
+        for stage in recipe.stages
+        if isinstance(stage, SFTStage | MGPOStage)
+    ]
+    num_states = recipe.checkpoint.keep_last + 1
+    needs = [DiskNeed(RUN, models, num_states * max(states, default=0.0))]
+    if isinstance(recipe.model, PretrainedModel):
+        needs.append(DiskNeed(CACHE, HUB_BYTES * shape.num_parameters))
+    return needs
+
+
+def state_bytes(stage: SFTStage | MGPOStage, recipe: Recipe) -> float:
+    """Of one training state, per trained parameter: weight, master of a 16-bit one, moments."""
+    training = recipe.training
+    each = bytes_per_parameter(stage.optimizer.kind, training.dtype, training.gradient_dtype)
+    if stage.optimizer.kind != "adamw_cpu":
+        return each.weights + each.masters + each.moments + each.pageable
+    masters = 0 if training.dtype == "float32" else FLOAT32
+    return each.weights + masters + 2 * FLOAT32
+
+
 def machine_price(
     cost: Cost, usd_per_gpu_hour: float | None, num_gpus: int
 ) -> tuple[float | None, str]:
@@ -186,7 +236,7 @@ def machine_price(
     return None, "none is known"
 
 
-def smallest_gpu(plan: Plan) -> Gpu | None:
+def smallest_gpu(plan: Plan) -> Device | None:
     """The listed GPU with least memory on which the recipe fits as it is."""
     fitting = [gpu for gpu in GPUS.values() if plan.peak_bytes <= USABLE * gpu.memory_bytes]
     return min(fitting, key=lambda gpu: gpu.memory_bytes, default=None)
@@ -206,7 +256,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "usable_share": USABLE,
         "peak_bytes": plan.peak_bytes,
         "peak_phase": f"{peak.stage}/{peak.phase}" if peak else None,
-        "host_bytes": plan.host_bytes,
+        "host_bytes": max((phase.host for phase in plan.phases), default=0.0),
         "smallest_gpu": smallest.name if smallest else None,
         "seconds": plan.seconds,
         "usd": plan.usd(plan.seconds),

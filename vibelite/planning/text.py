@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
-from vibelite.planning.devices import Cpu
-from vibelite.planning.disk import DiskNeed
-from vibelite.planning.plan import USABLE, Plan, smallest_gpu
-from vibelite.units import HOUR, gib_text, usd_text
+from vibelite.planning.plan import USABLE, DiskNeed, Plan, smallest_gpu
+from vibelite.units import duration, gib_text, usd_text
 
 # Parts of less than 64 MiB are left out of the lists.
 SHOWN_BYTES = 2**26
@@ -60,11 +58,9 @@ def _name_width(plan: Plan) -> int:
 
 
 def _cost_lines(plan: Plan) -> list[str]:
-    row = f"{{:<{_name_width(plan)}}}{{:>7}}{{:>11}}{{:>11}}{{:>11}}{{:>11}}{{:>11}}{{:>10}}".format
-    lines = [
-        row("stage", "steps", "generate", "train", "send", "together", "s a step", "$ a step")
-        + f"{'$':>10}"
-    ]
+    widths = f"{{:<{_name_width(plan)}}}{{:>7}}" + 5 * "{:>13}" + 2 * "{:>10}"
+    titles = ("stage", "steps", "generate", "train", "send", "together", "a step", "$ a step", "$")
+    lines = [widths.format(*titles)]
     for stage in plan.stages:
         seconds, per_step = stage.seconds, stage.seconds_per_step
         if not seconds.total:
@@ -72,16 +68,17 @@ def _cost_lines(plan: Plan) -> list[str]:
         cells = [
             stage.work.stage,
             stage.work.num_steps or "",
-            time_text(seconds.generate),
-            time_text(seconds.train + seconds.optimizer),
-            time_text(seconds.communicate),
-            time_text(seconds.total),
-            "" if per_step is None else f"{per_step:.3g}",
+            _time(seconds.generate),
+            _time(seconds.train + seconds.optimizer),
+            _time(seconds.communicate),
+            _time(seconds.total),
+            _time(per_step),
             "" if per_step is None else _usd(plan.usd(per_step)),
+            _usd(plan.usd(seconds.total)),
         ]
-        lines.append(row(*cells) + f"{_usd(plan.usd(seconds.total)):>10}")
-    total = row("all", "", "", "", "", time_text(plan.seconds), "", "")
-    return [*lines, total + f"{_usd(plan.usd(plan.seconds)):>10}"]
+        lines.append(widths.format(*cells))
+    total = ["all", "", "", "", "", _time(plan.seconds), "", "", _usd(plan.usd(plan.seconds))]
+    return [*lines, widths.format(*total)]
 
 
 def _disk_line(need: DiskNeed, directory: str, free: float) -> str:
@@ -99,9 +96,9 @@ def _assumption_lines(plan: Plan) -> list[str]:
     price = plan.machine.usd_per_hour
     paid = "none, so no $" if price is None else f"{price:g} $/h ({plan.machine.price_source})"
     lines = [f"assumed: {assumed} (--assume NAME=VALUE)", f"price: {paid}"]
-    if isinstance(plan.machine.device, Cpu):
+    if plan.machine.device.is_cpu:
         lines.append(
-            "a CPU is planned with one thread, at rates of another one (--rate NAME=VALUE)"
+            "a CPU is planned with one thread of another machine (--assume flops=VALUE and so on)"
         )
     return lines
 
@@ -127,11 +124,8 @@ def _verdict_lines(
     return [*lines, f"as it is, the smallest listed GPU on which it fits: {name}"]
 
 
-def time_text(seconds: float) -> str:
-    """Hours with two digits, below ten minutes seconds; empty for 0."""
-    if not seconds:
-        return ""
-    return f"{seconds / HOUR:.2f} h" if seconds >= HOUR / 6 else f"{seconds:.1f} s"
+def _time(seconds: float | None) -> str:
+    return duration(seconds) if seconds else ""
 
 
 def _usd(amount: float | None) -> str:

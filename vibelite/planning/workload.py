@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vibelite.data.benchmarks import BENCHMARKS
 from vibelite.errors import RecipeError
-from vibelite.recipe.data_section import GeneratedProblems, ProblemFile, ProblemHub
+from vibelite.recipe.data_section import GeneratedProblems, ProblemTable
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import (
     AnyStage,
@@ -22,21 +23,12 @@ from vibelite.recipe.stage_section import (
     SFTStage,
 )
 
-# Problems of the presets (published counts); other files are counted, the hub's sets cannot be.
-BENCHMARK_SIZES = {
-    "aime24": 30,
-    "aime25": 30,
-    "hmmt25": 30,
-    "math500": 500,
-    "gpqa": 198,
-    "lcb-v5": 279,
-    "lcb-v6": 131,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What a plan cannot know; each can be set with --assume NAME=VALUE."""
+    """What a plan cannot know; each can be set with --assume NAME=VALUE. Of the rates, those of
+    products, attention and traffic are of GPUs.
+    """
 
     prompt_tokens: float = 200.0
     """Mean tokens of a prompt."""
@@ -136,6 +128,9 @@ def _by_vllm(stage: AnyStage, work: Work) -> Work:
 
 
 def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumptions) -> Work:
+    def count(name: str) -> float:
+        return count_problems(recipe, name, recipe_dir, assumed)
+
     match stage:
         case SFTStage():
             return _sft_work(stage, assumed)
@@ -144,21 +139,12 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumpt
         case ProbeStage():
             sft = recipe.stage_named(stage.start_from)
             num_models = checkpoints_of(sft) if isinstance(sft, SFTStage) else 1
-            num_problems = count_problems(recipe, stage.problems, recipe_dir, assumed)
-            return _sampling_work(
-                stage, stage.sampling, num_models * num_problems, stage.num_samples
-            )
+            return _sampling_work(stage, num_models * count(stage.problems))
         case DistillStage() | FilterStage():
-            num_problems = count_problems(recipe, stage.problems, recipe_dir, assumed)
-            return _sampling_work(stage, stage.sampling, num_problems, stage.num_samples)
+            return _sampling_work(stage, count(stage.problems))
         case EvaluateStage():
-            models = recipe.models_to_evaluate(stage)
-            num_problems = sum(
-                count_problems(recipe, name, recipe_dir, assumed) for name in stage.benchmarks
-            )
-            return _sampling_work(
-                stage, stage.sampling, len(models) * num_problems, stage.num_samples
-            )
+            num_models = len(recipe.models_to_evaluate(stage))
+            return _sampling_work(stage, num_models * sum(map(count, stage.benchmarks)))
         case _:
             return Work(stage.name, stage.kind, kept_models=1)
 
@@ -240,19 +226,16 @@ def _prompts_at_once(sampling: Sampling, num_prompts: float, num_samples: int) -
 
 
 def _sampling_work(
-    stage: ProbeStage | DistillStage | FilterStage | EvaluateStage,
-    sampling: Sampling,
-    num_prompts: float,
-    num_samples: int,
+    stage: ProbeStage | DistillStage | FilterStage | EvaluateStage, num_prompts: float
 ) -> Work:
-    at_once = _prompts_at_once(sampling, num_prompts, num_samples)
+    at_once = _prompts_at_once(stage.sampling, num_prompts, stage.num_samples)
     return Work(
         stage.name,
         stage.kind,
         prompts=num_prompts,
-        completions=num_prompts * num_samples,
-        max_new_tokens=sampling.max_new_tokens,
-        rows=at_once * num_samples,
+        completions=num_prompts * stage.num_samples,
+        max_new_tokens=stage.sampling.max_new_tokens,
+        rows=at_once * stage.num_samples,
         prompts_at_once=at_once,
     )
 
@@ -271,16 +254,18 @@ def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assumed: Assumpt
     if isinstance(source, GeneratedProblems):
         return source.num_problems * len(source.tasks)
     limits = [source.num_problems] if source.num_problems else []
-    if isinstance(source, ProblemFile | ProblemHub) and source.num_per_subdomain:
+    if isinstance(source, ProblemTable):
         subdomains = set(source.columns.subdomains.values())
-        limits += [source.num_per_subdomain * len(subdomains)] if subdomains else []
-    if source.source == "hub" and not source.local:
-        return min(limits, default=assumed.unknown_problems)
-    if source.source == "benchmark" and not source.path:
-        count = BENCHMARK_SIZES.get(source.name, assumed.unknown_problems)
+        if source.num_per_subdomain and subdomains:
+            limits.append(source.num_per_subdomain * len(subdomains))
+        path = source.local_path(recipe_dir)
+        if path is None:
+            return min(limits, default=assumed.unknown_problems)
+        count = _count_rows(path, assumed)
+    elif source.path:
+        count = _count_rows(recipe_dir / Path(source.path).expanduser(), assumed)
     else:
-        path = source.local if source.source == "hub" else source.path
-        count = _count_rows(recipe_dir / Path(path).expanduser(), assumed)
+        count = BENCHMARKS[source.name].num_problems
     return min([count, *limits])
 
 

@@ -1,9 +1,8 @@
 """Weights, gradients and masters cut over the ranks (FSDP2), for models whose whole weights and
 gradients would fill a GPU. Their update: `training/shared_adamw.py`.
 
-Between the first backward pass of a step and `finish` the weights are in pieces, and each layer's
-are gathered while it runs. At all other times every rank has them whole, so that sampling, saving
-and engines find ordinary tensors and no rank waits for another there.
+They are in pieces from the first backward pass of a step to `finish`. At all other times every rank
+has the weights whole, so that sampling, saving and engines find ordinary tensors.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ T = TypeVar("T")
 
 
 class Scope(torch.nn.Module):
-    """The module that holds a model while its loss is computed, as the head is used outside the
-    model's own forward: embedding, last norm and head are whole as long as this runs.
+    """Keeps embedding, last norm and head whole while a loss is computed, as the head is used
+    outside the model's own forward.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -46,7 +45,6 @@ class FullyShardedPolicy(Policy):
     """A policy whose weights are in pieces while it is trained; else as any other."""
 
     world: World
-    scope: Scope
     masters: tuple[Any, ...]
     """The pieces, float32, one for each parameter in order; their gradients arrive here."""
     sharded: tuple[Any, ...]
@@ -57,16 +55,16 @@ class FullyShardedPolicy(Policy):
     ) -> TokenLoss:
         """As `Policy.token_loss`; within `accumulating`, by all ranks at once."""
         compute = partial(Policy.token_loss, self, batch, per_token_loss, temperature=temperature)
-        return self.scope(compute)
+        return self.sharded[-1](compute)
 
     @contextmanager
     def accumulating(self, num_micro_batches: int) -> Iterator[None]:
-        """Around the backward passes of one step on this rank. Ranks with fewer of them follow the
-        others through empty ones, as each gathers layers that all ranks hold.
+        """Around the backward passes of one step. Ranks with fewer of them add empty ones, as each
+        gathers layers that all ranks hold.
         """
         most = max(self.world.gather(num_micro_batches))
         for module in self.sharded:
-            module.set_reshard_after_forward(module is not self.scope, recurse=False)
+            module.set_reshard_after_forward(module is not self.sharded[-1], recurse=False)
             module.reshard()
         yield
         for _ in range(most - num_micro_batches):
@@ -89,9 +87,8 @@ class FullyShardedPolicy(Policy):
 def fully_sharded(
     policy: Policy, world: World, *, dtype: torch.dtype, gradient_dtype: torch.dtype
 ) -> FullyShardedPolicy:
-    """Cuts the policy's weights over the ranks, in place: while a layer runs it is whole in
-    `dtype`, and gradients are summed over ranks in `gradient_dtype`. RecipeError for an adapter,
-    and for a model whose layers are unknown.
+    """Cuts the policy's weights over the ranks, in place: a layer that runs is whole in `dtype`;
+    ranks sum gradients in `gradient_dtype`. RecipeError for an adapter or unknown layers.
     """
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if policy.adapter is not None or not layers:
@@ -114,12 +111,12 @@ def fully_sharded(
     fix_backward_order([*layers, scope])
     masters = tuple(policy.model.parameters())
     scope(lambda: None)  # FSDP takes the first module that runs for the one that holds all
-    sharded = FullyShardedPolicy(
-        policy.model, policy.tokenizer, world=world, scope=scope, masters=masters,
-        sharded=(*layers, scope),
-    )  # fmt: skip
-    sharded.gather()
-    return sharded
+    modules = (*layers, scope)
+    cut_policy = FullyShardedPolicy(
+        policy.model, policy.tokenizer, world=world, masters=masters, sharded=modules
+    )
+    cut_policy.gather()
+    return cut_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +142,11 @@ class _Exchange:
 
 
 def fix_backward_order(modules: Sequence[Any]) -> None:
-    """Each module (FSDP's, in the order of a forward pass, the one that holds all last) gathers the
-    one before it ahead of its turn in the backward pass.
+    """Each module (in the order of a forward pass, the one that holds all last) gathers the one
+    before it ahead of its turn in the backward pass.
 
-    By itself FSDP goes by the forward passes that the rank has run since its last backward pass,
-    and sampling is such passes: of a rank that sampled in the step the first layer would gather
-    another layer ahead, of a rank that did not it would not, and the ranks would wait for each
-    other in different exchanges.
+    By itself FSDP goes by the rank's forward passes since its last backward pass. Sampling is such
+    passes, and not all ranks sample in a step: they would wait in different exchanges.
     """
     *layers, scope = modules
     for module, before in zip(layers, [scope, *layers], strict=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -19,21 +18,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.rendezvous import rendezvous
 
 from vibelite.errors import RecipeError
-from vibelite.ranks.ranks import ONE_RANK, Ranks
-from vibelite.ranks.watchdog import Watchdog
+from vibelite.ranks.ranks import ONE_RANK, Ranks, num_nodes, num_ranks_given
+from vibelite.ranks.watchdog import Watchdog, said_by_rank
 from vibelite.ranks.world import World
 
 # Of the exchange of objects: how long a rank may take for its own work is the watchdog's business.
 OBJECT_TIMEOUT = timedelta(days=7)
-# Of everything that VibeLite keeps in the store.
-KEYS = "vibelite"
-
-
-def num_ranks_given() -> int:
-    """Of the processes that torchrun, or `vibelite run`, started together with this one; 1 where
-    neither did.
-    """
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+# Of everything that VibeLite keeps in the store, below what torch puts before a worker's own keys.
+KEYS, OF_WORKERS = "vibelite", "/worker/attempt_0"
 
 
 @contextmanager
@@ -42,8 +34,6 @@ def joined_world(
 ) -> Iterator[Ranks]:
     """The processes that were started with this one, or this one alone; `waiting` is around every
     wait for others.
-
-    Ends with all ranks where nothing went wrong, or where all met the leader's error.
     """
     if num_ranks_given() == 1:
         yield ONE_RANK
@@ -70,7 +60,8 @@ def join(timeout_seconds: float, waiting: Callable[[], AbstractContextManager[No
                 f"{torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local_rank)
-    store, rank, num_ranks = given_store(), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store, rank, num_ranks = next(iter(rendezvous("env://")))
+    store = PrefixStore(KEYS, store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpu else "gloo",
         store=PrefixStore("tensors", store),
@@ -80,10 +71,9 @@ def join(timeout_seconds: float, waiting: Callable[[], AbstractContextManager[No
     )
     mesh = DeviceMesh("cuda" if has_gpu else "cpu", list(range(num_ranks)))
     objects = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
-    num_nodes = num_ranks // int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))
     watchdog = Watchdog(store, rank, num_ranks, timeout_seconds=timeout_seconds)
     return World(
-        rank, num_ranks, num_nodes, store, watchdog, objects=objects, mesh=mesh, waiting=waiting
+        rank, num_ranks, num_nodes(), store, watchdog, objects=objects, mesh=mesh, waiting=waiting
     )
 
 
@@ -91,8 +81,7 @@ def require_shared(directory: Path, world: Ranks) -> None:
     """RecipeError, on all ranks, unless all machines see one run directory."""
     if world.num_nodes == 1:
         return
-    name = world.from_leader(lambda: f".seen-{secrets.token_hex(8)}")
-    path = directory / name
+    path = directory / world.from_leader(lambda: f".seen-{secrets.token_hex(8)}")
     with world.leader_first():
         if world.is_leader:
             path.touch()
@@ -121,22 +110,6 @@ def host_store(listening: int, port: int) -> Any:
     )
 
 
-def run_keys(store: Any, name: str, num_ranks: int) -> dict[int, Any]:
+def run_keys(store: Any, name: str, num_ranks: int) -> dict[int, dict[str, Any]]:
     """By rank what ranks left under `name` in the store that this process hosts."""
-    view = PrefixStore(KEYS, store)
-    return {
-        rank: json.loads(view.get(f"{name}/{rank}"))
-        for rank in range(num_ranks)
-        if view.check([f"{name}/{rank}"])
-    }
-
-
-def given_store() -> Any:
-    """A client of the store that this process's launcher serves, or its leader."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        store, _, _ = next(iter(rendezvous("env://")))
-        return PrefixStore(KEYS, store)
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    prefix = KEYS if attempt == "0" else f"{KEYS}-{attempt}"
-    return PrefixStore(prefix, TCPStore(address, port, is_master=False))
+    return said_by_rank(PrefixStore(KEYS, PrefixStore(OF_WORKERS, store)), name, num_ranks)

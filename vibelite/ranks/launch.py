@@ -2,9 +2,8 @@
 together, as torchrun would; several nodes are torchrun's.
 
 When a rank fails the others are ended soon after, and one message names the rank, what it was doing
-and why. A stop that was asked for goes to the leader, which tells the others. Torch's own
-`start_processes` ends all at the first failure, before the others have said why, and with SIGTERM,
-which asks a run to save.
+and why. Torch's own `start_processes` ends all at once, before the others have said why, and with
+SIGTERM, which asks a run to save.
 """
 
 from __future__ import annotations
@@ -41,34 +40,9 @@ class Rank:
     """Where what it prints goes; None for the leader, which prints here."""
 
 
-def is_started_with_others() -> bool:
-    """Whether torchrun, or `run_ranks`, started this process."""
-    return "RANK" in os.environ
-
-
-def is_follower() -> bool:
-    """Whether another process leads the run."""
-    return is_started_with_others() and os.environ["RANK"] != "0"
-
-
-def num_nodes() -> int:
-    """Machines on which torchrun started the run."""
-    if not is_started_with_others():
-        return 1
-    return int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
-
-
-def num_gpus_of(num_visible: int) -> int:
-    """GPUs of all nodes of the run, of which this process sees `num_visible`."""
-    if not num_visible or not is_started_with_others():
-        return num_visible
-    return num_nodes() * max(num_visible, int(os.environ["LOCAL_WORLD_SIZE"]))
-
-
 def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
-    """Runs `command` as `num_ranks` ranks to their end; the exit code of the one that decided it.
-
-    Raises RecipeError where this machine has GPUs, but fewer.
+    """Runs `command` as `num_ranks` ranks; the exit code of the one that decided how it ended.
+    RecipeError where this machine has GPUs, but fewer.
     """
     from vibelite.ranks.join import host_store, num_devices
 
@@ -138,9 +112,7 @@ def forwarding_signals(ranks: Sequence[Rank]) -> Iterator[None]:
 
 
 def wait_for_all(ranks: Sequence[Rank]) -> set[int]:
-    """Returns when all have ended: by themselves, or soon after one that failed or the leader; the
-    ranks that had to be killed.
-    """
+    """The ranks that had to be killed, soon after one failed or the leader ended."""
     deadline: float | None = None
     while running := [rank for rank in ranks if rank.process.poll() is None]:
         has_failed = any(rank.process.returncode for rank in ranks)

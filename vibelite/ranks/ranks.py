@@ -5,6 +5,7 @@ run's files. Needs no torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,3 +96,32 @@ class Leading(Ranks):
 
     def delegate(self, task: Any) -> None:
         self._world.delegate(task)
+
+
+def is_started_with_others() -> bool:
+    """Whether torchrun, or `run_ranks`, started this process."""
+    return "RANK" in os.environ
+
+
+def is_follower() -> bool:
+    """Whether another process leads the run."""
+    return is_started_with_others() and os.environ["RANK"] != "0"
+
+
+def num_ranks_given() -> int:
+    """Processes of the run."""
+    return int(os.environ["WORLD_SIZE"]) if is_started_with_others() else 1
+
+
+def num_nodes() -> int:
+    """Machines on which torchrun started the run."""
+    return (
+        num_ranks_given() // int(os.environ["LOCAL_WORLD_SIZE"]) if is_started_with_others() else 1
+    )
+
+
+def num_gpus_of(num_visible: int) -> int:
+    """GPUs of all nodes of the run, of which this process sees `num_visible`."""
+    if not num_visible or not is_started_with_others():
+        return num_visible
+    return num_nodes() * max(num_visible, int(os.environ["LOCAL_WORLD_SIZE"]))

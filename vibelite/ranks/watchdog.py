@@ -1,8 +1,6 @@
-"""Says which rank is where, and ends a rank that waits for one that is gone or stuck.
-
-Every rank writes what it is doing to the store once a second. A rank that is no longer heard of,
-ranks that exchange things in different orders or wait for each other in different exchanges, or a
-run in which no rank makes progress, end the run with one message instead of a hang.
+"""Every rank writes what it does to the store once a second. One that is no longer heard of, ranks
+that exchange things in different orders or wait for each other in different exchanges, or a run in
+which no rank makes progress, end the run with one message instead of a hang.
 """
 
 from __future__ import annotations
@@ -22,13 +20,12 @@ from vibelite.errors import PeerLost, VibeLiteError
 SECONDS_PER_BEAT = 1.0
 # Looks in a row at a rank that has not beaten: it is gone. Below the 30 s that a launcher gives.
 LOST_BEATS = 20
-# Looks in a row at ranks that all wait, but not in the same exchange: none will go on. One that
-# sends much may for a while be in an exchange that others have left.
+# Looks in a row at ranks that all wait, but not in the same exchange. One that sends much may for a
+# while be in an exchange that others have left.
 MISMATCH_BEATS = 30
 # Of this many exchanges the order is compared: a GPU is told of many before it waits in one.
 NUM_RECENT = 64
 EXIT_FAILED = 1
-DONE = "done"
 
 
 class Watchdog:
@@ -54,8 +51,7 @@ class Watchdog:
         self._last_wait = ""
         self._num_exchanges = 0
         self._recent: tuple[tuple[int, int], ...] = ()
-        self.history = 0
-        """A checksum of all exchanges so far, in their order: the same on every rank."""
+        self._history = 0  # a checksum of all exchanges so far, in their order
         self.sample = ""
         """What is being sampled or trained, named by whoever does it."""
         self.describe: Callable[[], str] = lambda: "start"
@@ -83,8 +79,8 @@ class Watchdog:
         """Around an exchange that all ranks take part in, in the same order."""
         self._num_exchanges += 1
         self._progress += 1
-        self.history = crc32(what.encode(), self.history)
-        newest = (self._num_exchanges, self.history)
+        self._history = crc32(what.encode(), self._history)
+        newest = (self._num_exchanges, self._history)
         self._recent = (*self._recent[1 - NUM_RECENT :], newest)
         with self.waiting(what):
             yield
@@ -143,7 +139,7 @@ class Watchdog:
         while not self._ended.wait(SECONDS_PER_BEAT):
             try:
                 self._beat()
-                states = read_states(self._store, self._num_ranks)
+                states = said_by_rank(self._store, "rank", self._num_ranks)
             except RuntimeError:  # the launcher, or the node that holds the store, is gone
                 print(f"rank {self._rank}: lost the store of the run", file=sys.stderr)
                 self._end(EXIT_FAILED)
@@ -171,10 +167,10 @@ class Watchdog:
         self._end(EXIT_FAILED)
 
 
-def read_states(store: Any, num_ranks: int) -> dict[int, dict[str, Any]]:
-    """What every rank last said; those that have said nothing yet are left out."""
-    ranks = [rank for rank in range(num_ranks) if store.check([f"rank/{rank}"])]
-    return {rank: json.loads(store.get(f"rank/{rank}")) for rank in ranks}
+def said_by_rank(store: Any, name: str, num_ranks: int) -> dict[int, dict[str, Any]]:
+    """What every rank last left under `name`; those that left nothing are left out."""
+    ranks = [rank for rank in range(num_ranks) if store.check([f"{name}/{rank}"])]
+    return {rank: json.loads(store.get(f"{name}/{rank}")) for rank in ranks}
 
 
 def was_at(states: dict[int, dict[str, Any]], rank: int) -> tuple[Any, Any]:
@@ -198,11 +194,9 @@ def wait_apart(states: dict[int, dict[str, Any]], num_ranks: int) -> bool:
 
 def table(states: dict[int, dict[str, Any]]) -> str:
     """Where every rank is, and what it waits for."""
-
-    def wait_of(state: dict[str, Any]) -> str:
+    lines = []
+    for rank, state in sorted(states.items()):
         what, number = state["waits_for"], state["exchanges"]
-        return f", waits for {what} (exchange {number})" if what else ""
-
-    return "; ".join(
-        f"rank {rank}: {state['place']}{wait_of(state)}" for rank, state in sorted(states.items())
-    )
+        wait = f", waits for {what} (exchange {number})" if what else ""
+        lines.append(f"rank {rank}: {state['place']}{wait}")
+    return "; ".join(lines)

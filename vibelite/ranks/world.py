@@ -1,12 +1,11 @@
-"""Several processes, one per GPU, that run the same program, seen from one of them.
-
-Objects (decisions, completions, laps) travel over gloo, gradients and weights over the device's own
-backend. Work that any rank may take is handed out through the store (`rollout/shared_engine.py`).
-All ranks enter every exchange in one order; each is numbered and named for the watchdog.
+"""Several processes, one per GPU, that run the same program, seen from one of them. Objects travel
+over gloo, gradients and weights over the device's own backend; all ranks enter every exchange in
+one order, each numbered and named for the watchdog. How tensors are cut over ranks: by rows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from vibelite.errors import PeerLost, VibeLiteError
-from vibelite.ranks.cut import pack, pad, padded_size, unpack
 from vibelite.ranks.ranks import Leading, Ranks
 
 T = TypeVar("T")
+# How FSDP packs gradients: row r has rank r's rows of every tensor, padded with 0.
+chunk_cat = torch._chunk_cat  # pyright: ignore[reportPrivateImportUsage]
 # Their names since torch 2.13, and those before.
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -91,9 +91,8 @@ class World(Ranks):
     def gather(self, value: T) -> list[T]:
         said: list[Any] = [None] * self.num_ranks
         with self.exchanging("everyone's numbers"):
-            dist.all_gather_object(said, (self.watchdog.history, value), group=self.objects)
-        require_same_history([history for history, _ in said])
-        return [value for _, value in said]
+            dist.all_gather_object(said, value, group=self.objects)
+        return said
 
     def joined(self, values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         mine = [{key: tensor.cpu() for key, tensor in value.items()} for value in values]
@@ -113,7 +112,7 @@ class World(Ranks):
         """This rank's rows of the sum of each tensor over all ranks: one reduce-scatter of tensors
         of one type.
         """
-        packed = pack(tensors, self.num_ranks)
+        packed = chunk_cat(list(tensors), 0, self.num_ranks)
         mine = packed.new_empty(packed.shape[1])
         self.count("reduce_scatter", packed)
         with self.exchanging("the gradients of all ranks"):
@@ -145,15 +144,39 @@ class World(Ranks):
         self.sent_bytes[what] = self.sent_bytes.get(what, 0) + tensor.nbytes
 
 
-def require_same_history(histories: Sequence[int]) -> None:
-    """VibeLiteError, on all ranks, where they did not exchange the same things in the same
-    order: what they hold would not be of one step any more.
+def rows_of(tensor: torch.Tensor, num_ranks: int, rank: int) -> torch.Tensor:
+    """One rank's rows of a tensor, as torch.chunk and FSDP cut it; none where there are too few.
+    Shares memory.
     """
-    odd = [rank for rank, history in enumerate(histories) if history != histories[0]]
-    if odd:
-        others = ", ".join(map(str, odd))
-        raise VibeLiteError(
-            f"rank 0 and rank {others} did not exchange the same things in the same order, so "
-            "their weights can no longer be trusted; run the same command to go on from the last "
-            "saved state, and report this"
-        )
+    parts = tensor.chunk(num_ranks)
+    return parts[rank] if rank < len(parts) else tensor[:0]
+
+
+def padded_size(shape: Sequence[int], num_ranks: int) -> int:
+    """Elements of every rank's rows once they are padded to the most that a rank has."""
+    return -(-shape[0] // num_ranks) * math.prod(shape[1:])
+
+
+def unpack(
+    packed: torch.Tensor, shapes: Sequence[torch.Size], num_ranks: int, rank: int
+) -> list[torch.Tensor]:
+    """A rank's rows of tensors of `shapes`, whose padded rows follow one another in `packed` [C];
+    shares memory.
+    """
+    padded = packed.split([padded_size(shape, num_ranks) for shape in shapes])
+    found = []
+    for shape, part in zip(shapes, padded, strict=True):
+        rows = part.view(-1, *shape[1:])
+        found.append(rows[: max(0, shape[0] - rank * len(rows))])
+    return found
+
+
+def pad(
+    parts: Sequence[torch.Tensor], shapes: Sequence[torch.Size], num_ranks: int
+) -> torch.Tensor:
+    """[C]: a rank's rows of tensors of `shapes`, padded with 0 and one after the other."""
+    sizes = [padded_size(shape, num_ranks) for shape in shapes]
+    padded = parts[0].new_zeros(sum(sizes))
+    for part, place in zip(parts, padded.split(sizes), strict=True):
+        place[: part.numel()] = part.reshape(-1)
+    return padded

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vibelite.recipe.section import Fraction, Name, PositiveInt, Section
 
@@ -62,31 +63,32 @@ class RewardFunction(Section):
 
 
 class Table(Section):
-    """What problems and traces from any table have in common."""
+    """Rows of a local file, or of a Hugging Face data set."""
 
-    where: dict[str, list[str | int]] = Field(default_factory=dict)
-    """Column -> values: only rows that have one of them there."""
-
-
-class LocalFile(Section):
-    """A table on this machine."""
-
-    source: Literal["file"]
+    source: Literal["file", "hub"]
     path: str
-    """A .jsonl, .json or .parquet file, relative to the recipe."""
-
-
-class HubDataset(Section):
-    """A Hugging Face data set."""
-
-    source: Literal["hub"]
-    path: str
+    """A .jsonl, .json or .parquet file, relative to the recipe; under `source: hub` the name of the
+    data set."""
     config: str | None = None
     split: str = "train"
     revision: str = "main"
     local: str = ""
-    """A copy to read instead, relative to the recipe: a .jsonl, .json or .parquet file, or a
-    directory of .parquet files; empty = from the hub, or its cache."""
+    """A copy of the data set to read instead, relative to the recipe: a .jsonl, .json or .parquet
+    file, or a directory of .parquet files; empty = from the hub, or its cache."""
+    where: dict[str, list[str | int]] = Field(default_factory=dict)
+    """Column -> values: only rows that have one of them there."""
+
+    @model_validator(mode="after")
+    def _files_have_no_revision(self) -> Self:
+        hub_only = (self.config, self.split, self.revision, self.local)
+        if self.source == "file" and hub_only != (None, "train", "main", ""):
+            raise ValueError("config, split, revision and local are for source: hub")
+        return self
+
+    def local_path(self, recipe_dir: Path) -> Path | None:
+        """The file or directory to read; None where the rows are the hub's."""
+        text = self.path if self.source == "file" else self.local
+        return recipe_dir / Path(text).expanduser() if text else None
 
 
 class LimitedProblems(Section):
@@ -97,7 +99,7 @@ class LimitedProblems(Section):
 
 
 class ProblemTable(Table, LimitedProblems):
-    """What problems from any table have in common."""
+    """Problems from the rows of a table."""
 
     columns: Columns = Columns()
     verifier: Literal["math", "exact", "choice", "code", "instruct", "custom"] = "math"
@@ -119,14 +121,6 @@ class ProblemTable(Table, LimitedProblems):
     their answer or run as their tests; 0 = the first such row is an error."""
 
 
-class ProblemFile(ProblemTable, LocalFile):
-    """Problems from a local file."""
-
-
-class ProblemHub(ProblemTable, HubDataset):
-    """Problems from a Hugging Face data set."""
-
-
 class BenchmarkProblems(LimitedProblems):
     """A benchmark of the VibeThinker report, to test on."""
 
@@ -138,19 +132,15 @@ class BenchmarkProblems(LimitedProblems):
 
 
 ProblemSource = Annotated[
-    GeneratedProblems | ProblemFile | ProblemHub | BenchmarkProblems,
-    Field(discriminator="source"),
+    GeneratedProblems | ProblemTable | BenchmarkProblems, Field(discriminator="source")
 ]
 
 
 def has_programs(source: ProblemSource) -> bool:
     """Whether completions of these problems are programs, which need a sandbox."""
-    match source:
-        case BenchmarkProblems():
-            return source.name.startswith("lcb-")
-        case ProblemFile() | ProblemHub():
-            return source.verifier == "code"
-    return False
+    if isinstance(source, BenchmarkProblems):
+        return source.name.startswith("lcb-")
+    return isinstance(source, ProblemTable) and source.verifier == "code"
 
 
 class WorkedTraces(Section):
@@ -164,7 +154,7 @@ class WorkedTraces(Section):
 
 
 class TraceTable(Table):
-    """What traces from any table have in common."""
+    """Traces from the rows of a table."""
 
     messages_column: str = "messages"
     """A list of chat messages, the last of which is the answer; roles and texts are under `role`
@@ -177,26 +167,14 @@ class TraceTable(Table):
     """Keep only the first N; null = all."""
 
 
-class TraceFile(TraceTable, LocalFile):
-    """Traces from a local file."""
-
-
-class TraceHub(TraceTable, HubDataset):
-    """Traces from a Hugging Face data set."""
-
-
 class TraceMix(Section):
     """Several sets of traces as one, for a stage that learns from all of them at once."""
 
     source: Literal["mix"]
-    sets: Annotated[
-        list[Annotated[TraceFile | TraceHub, Field(discriminator="source")]], Field(min_length=1)
-    ]
+    sets: Annotated[list[TraceTable], Field(min_length=1)]
 
 
-TraceSource = Annotated[
-    WorkedTraces | TraceFile | TraceHub | TraceMix, Field(discriminator="source")
-]
+TraceSource = Annotated[WorkedTraces | TraceTable | TraceMix, Field(discriminator="source")]
 
 
 class Decontaminate(Section):

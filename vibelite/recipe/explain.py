@@ -36,14 +36,12 @@ def _explain_one(
             return location, "unknown key" + _suggest_key(str(location[-1]), sections[0])
         case "missing":
             return location, "this key is required"
-        case "union_tag_not_found":
-            field = context["discriminator"].strip("'")
-            tags = ", ".join(tag for section in sections for tag in _tags(section))
-            return (*location, field), f"this key is required (one of: {tags})"
-        case "union_tag_invalid":
-            field = context["discriminator"].strip("'")
+        case "union_tag_not_found" | "union_tag_invalid":
             tags = [tag for section in sections for tag in _tags(section)]
-            return (*location, field), _unknown_choice(context["tag"], tags)
+            message = f"this key is required (one of: {', '.join(tags)})"
+            if "tag" in context:
+                message = _unknown_choice(context["tag"], tags)
+            return (*location, context["discriminator"].strip("'")), message
         case "literal_error":
             return location, _unknown_choice(value, re.findall(r"'([^']*)'", context["expected"]))
         case "string_type" if not isinstance(value, dict | list):
@@ -56,21 +54,17 @@ def _explain_one(
         case "value_error":
             return location, str(context["error"])
         case "too_short":
-            return (
-                location,
-                f"needs at least {context['min_length']}, has {context['actual_length']}",
-            )
+            counts = f"at least {context['min_length']}, has {context['actual_length']}"
+            return location, f"needs {counts}"
     message = details["msg"].replace("Input should be", "must be")
     message = message.replace("a valid integer", "a whole number").replace("a valid ", "a ")
     return location, f"{message[0].lower()}{message[1:]}, not {_show(value)}"
 
 
 def _resolve(loc: tuple[str | int, ...]) -> tuple[Location, list[type[BaseModel]]]:
-    """The location that pydantic's `loc` means, and the models that could stand around its end.
-
-    `loc` also holds the tag of each discriminated union and markers such as "[key]", which are not
-    in the user's file. The models are those of the last section entered: one, or all members of a
-    union whose tag is missing or wrong.
+    """The location that pydantic's `loc` means, which also holds tags of unions and markers such as
+    "[key]"; and the models of the last section entered: one, or all members of a union whose tag is
+    missing or wrong.
     """
     annotation: Any = Recipe
     location: list[str | int] = []
@@ -140,14 +134,9 @@ def _unknown_choice(value: Any, choices: list[str]) -> str:
 
 def _show(value: Any) -> str:
     """The value as YAML would have it, shortened."""
-    if isinstance(value, str):
-        text = f"'{value}'"
-    elif isinstance(value, dict):
-        return "a mapping"
-    elif isinstance(value, list):
-        return "a list"
-    else:
-        text = json.dumps(value, default=str)
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
     if len(text) <= MAX_VALUE_CHARACTERS:
         return text
     return text[: MAX_VALUE_CHARACTERS - 3] + "..."

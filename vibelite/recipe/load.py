@@ -66,20 +66,22 @@ def recipe_schema() -> dict[str, Any]:
 
 def _valid_parts(source: RecipeSource) -> RecipeParts:
     """Validates the parts of a recipe one by one; what is wrong in them is reported elsewhere."""
-    data = source.data.get("data")
-    problems = data.get("problems") if isinstance(data, dict) else None
-    traces = data.get("traces") if isinstance(data, dict) else None
+    data = _mapping(source.data.get("data"))
     stages = source.data.get("stages")
     stages = stages if isinstance(stages, list) else []
-    kinds = [stage.get("kind") if isinstance(stage, dict) else None for stage in stages]
+    problems, traces = _mapping(data.get("problems")), _mapping(data.get("traces"))
     return RecipeParts(
         model=_valid(_MODEL, source.data.get("model")),
-        problems=_valid_values(_PROBLEMS, problems),
-        traces=_valid_values(_TRACES, traces),
+        problems={name: _valid(_PROBLEMS, value) for name, value in problems.items()},
+        traces={name: _valid(_TRACES, value) for name, value in traces.items()},
         stages=[_valid(_STAGE, stage) for stage in stages],
         stage_names=[source.stage_name(index) for index in range(len(stages))],
-        stage_kinds=kinds,
+        stage_kinds=[_mapping(stage).get("kind") for stage in stages],
     )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _valid(adapter: TypeAdapter[Any], value: Any) -> Any:
@@ -87,9 +89,3 @@ def _valid(adapter: TypeAdapter[Any], value: Any) -> Any:
         return adapter.validate_python(value)
     except ValidationError:
         return None
-
-
-def _valid_values(adapter: TypeAdapter[Any], values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {}
-    return {name: _valid(adapter, value) for name, value in values.items()}

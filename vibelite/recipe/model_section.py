@@ -24,8 +24,8 @@ class TinyModel(Section):
     num_heads: PositiveInt = 2
     num_kv_heads: PositiveInt = 1
     mlp_size: PositiveInt = 384
-    vocab_size: Annotated[int, Field(ge=64, le=65536)] = 384
-    """Upper bound of the byte-pair vocabulary; digits stay single tokens."""
+    vocab_size: Annotated[int, Field(ge=261, le=65536)] = 384
+    """Upper bound of the byte-pair vocabulary (256 bytes, 5 special tokens, digits one by one)."""
     max_position: PositiveInt = 512
 
     @model_validator(mode="after")

@@ -7,18 +7,15 @@ those inside other parts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
     GeneratedProblems,
-    ProblemFile,
-    ProblemHub,
     ProblemSource,
-    TraceFile,
-    TraceHub,
+    ProblemTable,
+    Table,
     TraceMix,
     TraceSource,
     WorkedTraces,
@@ -30,7 +27,6 @@ from vibelite.recipe.stage_section import (
     AnyStage,
     DistillStage,
     EvaluateStage,
-    ExportStage,
     FilterStage,
     FuseStage,
     MGPOStage,
@@ -43,6 +39,10 @@ TABLE_SUFFIXES = (".jsonl", ".json", ".parquet")
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 # The kinds of stage that end with one model to go on from.
 MODEL_KINDS = ("sft", "fuse", "mgpo")
+# The kinds that do not go on from a model, and the one that they go on from.
+STARTS_FROM = {"probe": ("sft",), "fuse": ("probe",)}
+# The kinds that learn from answers to problems.
+LEARNERS = (MGPOStage, DistillStage, FilterStage)
 
 
 @dataclass(slots=True)
@@ -95,33 +95,26 @@ class _Checker:
                 first[name] = index
 
     def check_stage(self, index: int, stage: AnyStage) -> None:
+        if isinstance(stage, EvaluateStage):
+            self._check_evaluate(index, stage)
+            return
+        self._check_start(index, stage.start_from, STARTS_FROM.get(stage.kind, MODEL_KINDS))
+        if isinstance(stage, SFTStage | FilterStage):
+            self._check_traces(index, stage.traces)
+        if isinstance(stage, ProbeStage):
+            self._check_problems(index, stage.problems, {"test"}, "choosing specialists on it")
+        if isinstance(stage, LEARNERS):
+            self._check_problems(index, stage.problems, {"probe", "test"}, "training on it")
+            self._check_training_set(index, stage.problems)
         match stage:
-            case SFTStage():
-                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
-                self._check_traces(index, stage.traces)
-            case ProbeStage():
-                self._check_start(index, stage.start_from, ("sft",), can_be_base=False)
-                self._check_set(("stages", index, "problems"), stage.problems, "problems")
-                self._check_split(index, stage.problems, {"test"}, "choosing specialists on it")
             case FuseStage():
-                self._check_start(index, stage.start_from, ("probe",), can_be_base=False)
                 self._check_fuse_weights(index, stage)
             case MGPOStage():
-                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
-                self._check_trained_on(index, stage.problems)
                 self._check_rl_sampling(index, stage)
             case DistillStage():
-                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
                 self._check_start(index, stage.student, MODEL_KINDS, field="student")
-                self._check_trained_on(index, stage.problems)
-            case FilterStage():
-                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
-                self._check_traces(index, stage.traces)
-                self._check_trained_on(index, stage.problems)
-            case ExportStage():
-                self._check_start(index, stage.start_from, MODEL_KINDS, can_be_base=True)
-            case EvaluateStage():
-                self._check_evaluate(index, stage)
+            case _:
+                pass
 
     def check_worked_traces(self, name: str, traces: WorkedTraces) -> None:
         location = ("data", "traces", name, "problems")
@@ -143,15 +136,9 @@ class _Checker:
             self._check_set(("stages", index, "traces"), name, "traces")
 
     def _check_start(
-        self,
-        index: int,
-        start_from: str,
-        kinds: tuple[str, ...],
-        *,
-        can_be_base: bool = True,
-        field: str = "start_from",
+        self, index: int, start_from: str, kinds: tuple[str, ...], *, field: str = "start_from"
     ) -> None:
-        location = ("stages", index, field)
+        location, can_be_base = ("stages", index, field), kinds == MODEL_KINDS
         if start_from == BASE:
             if not can_be_base:
                 self.source.report(location, f"must name a stage of kind {kinds[0]}, not {BASE!r}")
@@ -161,9 +148,8 @@ class _Checker:
             return
         kind = self.parts.stage_kinds[position]
         if kind not in kinds and self.parts.stages[position] is not None:
-            wanted = " or ".join(kinds)
-            message = f"must name a stage of kind {wanted}; {start_from!r} is of kind {kind}"
-            self.source.report(location, message)
+            message = f"must name a stage of kind {' or '.join(kinds)}"
+            self.source.report(location, f"{message}; {start_from!r} is of kind {kind}")
 
     def _find_earlier(self, location: Location, index: int, name: str, *, base: bool) -> int | None:
         """The index of the stage called `name` before the one at `index`; reports if none is."""
@@ -188,32 +174,30 @@ class _Checker:
     def _shown(self, location: Location, name: str) -> str:
         return repr(name) if self.source.is_written(location) else f"{name!r} (the default)"
 
-    def _check_split(self, index: int, name: str, refused: set[str], doing: str) -> None:
-        problems = self.parts.problems.get(name)
+    def _check_problems(self, index: int, name: str, refused: set[str], doing: str) -> None:
+        """The set exists, and is no benchmark and of none of the `refused` splits."""
+        location = ("stages", index, "problems")
+        self._check_set(location, name, "problems")
+        problems, what = self.parts.problems.get(name), ""
         if isinstance(problems, BenchmarkProblems):
-            message = f"{name!r} is a benchmark; {doing} would spoil the evaluation"
-            self.source.report(("stages", index, "problems"), message)
-        if isinstance(problems, GeneratedProblems) and problems.split in refused:
-            message = f"{name!r} is a {problems.split!r} set; {doing} would spoil the evaluation"
-            self.source.report(("stages", index, "problems"), message)
-
-    def _check_trained_on(self, index: int, name: str) -> None:
-        self._check_set(("stages", index, "problems"), name, "problems")
-        self._check_split(index, name, {"probe", "test"}, "training on it")
-        self._check_training_set(index, name)
+            what = "benchmark"
+        elif isinstance(problems, GeneratedProblems) and problems.split in refused:
+            what = f"{problems.split!r} set"
+        if what:
+            message = f"{name!r} is a {what}; {doing} would spoil the evaluation"
+            self.source.report(location, message)
 
     def _check_training_set(self, index: int, name: str) -> None:
         """Files and hub data sets have no splits of ours: the same one must not serve both ends."""
         training = self.parts.problems.get(name)
         for other in self.parts.stages:
-            tested = other.benchmarks if isinstance(other, EvaluateStage) else []
-            tested = [other.problems] if isinstance(other, ProbeStage) else tested
-            for benchmark in tested:
-                if _overlap(training, self.parts.problems.get(benchmark)):
-                    assert other is not None
-                    message = f"{name!r} is what the stage {other.name!r} tests on"
-                    location = ("stages", index, "problems")
-                    self.source.report(location, f"{message}; train on other problems")
+            if not isinstance(other, EvaluateStage | ProbeStage):
+                continue
+            tested = [other.problems] if isinstance(other, ProbeStage) else other.benchmarks
+            if any(_overlap(training, self.parts.problems.get(problems)) for problems in tested):
+                message = f"{name!r} is what the stage {other.name!r} tests on"
+                location = ("stages", index, "problems")
+                self.source.report(location, f"{message}; train on other problems")
 
     def _check_rl_sampling(self, index: int, stage: MGPOStage) -> None:
         location = ("stages", index, "sampling")
@@ -226,12 +210,13 @@ class _Checker:
 
     def _check_fuse_weights(self, index: int, stage: FuseStage) -> None:
         location = ("stages", index, "weights")
-        if stage.weights and not any(stage.weights.values()):
+        if not stage.weights:
+            return
+        if not any(stage.weights.values()):
             self.source.report(location, "at least one weight must be above 0")
         probe = next((p for p in self.parts.stages if p and p.name == stage.start_from), None)
-        problems = (
-            self.parts.problems.get(probe.problems) if isinstance(probe, ProbeStage) else None
-        )
+        name = probe.problems if isinstance(probe, ProbeStage) else ""
+        problems = self.parts.problems.get(name)
         if not isinstance(problems, GeneratedProblems):
             return
         for subdomain in stage.weights:
@@ -239,44 +224,34 @@ class _Checker:
                 hint = did_you_mean(subdomain, problems.tasks)
                 message = f"the probing set has no sub-domain {subdomain!r}{hint}"
                 self.source.report((*location, subdomain), message)
-        missing = [name for name in problems.tasks if name not in stage.weights]
-        if stage.weights and missing:
-            message = f"give a weight (0 leaves one out) to each sub-domain; missing: {missing}"
-            self.source.report(location, message.replace("'", ""))
+        if missing := [name for name in problems.tasks if name not in stage.weights]:
+            message = "give a weight (0 leaves one out) to each sub-domain; missing: "
+            self.source.report(location, message + ", ".join(missing))
 
     def _check_evaluate(self, index: int, stage: EvaluateStage) -> None:
         for position, benchmark in enumerate(stage.benchmarks):
             self._check_set(("stages", index, "benchmarks", position), benchmark, "problems")
         for position, model in enumerate(stage.models):
-            if model == BASE:
-                continue
             location = ("stages", index, "models", position)
-            earlier = self._find_earlier(location, index, model, base=True)
-            if earlier is None:
-                continue
-            if self.parts.stage_kinds[earlier] in ("distill", "filter", "evaluate", "export"):
+            earlier = None
+            if model != BASE:
+                earlier = self._find_earlier(location, index, model, base=True)
+            kind = None if earlier is None else self.parts.stage_kinds[earlier]
+            if kind in ("distill", "filter", "evaluate", "export"):
                 self.source.report(location, f"the stage {model!r} makes no model of its own")
 
 
 def _overlap(a: ProblemSource | None, b: ProblemSource | None) -> bool:
-    """Whether two problem sets are of one table, and not its two parts."""
-    if _identity(a) is None or _identity(a) != _identity(b):
+    """Whether two problem sets are of one table, and not its two parts; generated ones never are,
+    because their splits are disjoint.
+    """
+    if isinstance(a, BenchmarkProblems) and isinstance(b, BenchmarkProblems):
+        return a.name == b.name
+    if not (isinstance(a, ProblemTable) and isinstance(b, ProblemTable)):
         return False
-    if isinstance(a, ProblemFile | ProblemHub) and isinstance(b, ProblemFile | ProblemHub):
-        return {a.part, b.part} != {"train", "held-out"} or a.held_out != b.held_out
-    return True
-
-
-def _identity(problems: ProblemSource | None) -> tuple[str | None, ...] | None:
-    """What tells two problem sets apart; None for generated ones, whose splits are disjoint."""
-    match problems:
-        case ProblemFile():
-            return ("file", problems.path)
-        case ProblemHub():
-            return ("hub", problems.path, problems.config, problems.split)
-        case BenchmarkProblems():
-            return ("benchmark", problems.name)
-    return None
+    if (a.source, a.path, a.config, a.split) != (b.source, b.path, b.config, b.split):
+        return False
+    return {a.part, b.part} != {"train", "held-out"} or a.held_out != b.held_out
 
 
 def _check_decontaminate(parts: RecipeParts, source: RecipeSource) -> None:
@@ -285,11 +260,7 @@ def _check_decontaminate(parts: RecipeParts, source: RecipeSource) -> None:
     if not source.is_written(location):
         return
     names = source.data["data"]["decontaminate"]["against"]
-    trained = {
-        stage.problems
-        for stage in parts.stages
-        if isinstance(stage, MGPOStage | DistillStage | FilterStage)
-    }
+    trained = {stage.problems for stage in parts.stages if isinstance(stage, LEARNERS)}
     for position, name in enumerate(names if isinstance(names, list) else []):
         if name not in parts.problems:
             hint = did_you_mean(str(name), parts.problems)
@@ -301,7 +272,7 @@ def _check_decontaminate(parts: RecipeParts, source: RecipeSource) -> None:
 def _check_rewards(parts: RecipeParts, source: RecipeSource, directory: Path) -> None:
     """A reward function where it is used, and only there; wrong options only of a choice."""
     for name, problems in parts.problems.items():
-        if not isinstance(problems, ProblemFile | ProblemHub):
+        if not isinstance(problems, ProblemTable):
             continue
         location = ("data", "problems", name)
         if problems.columns.incorrect and problems.verifier != "choice":
@@ -312,45 +283,39 @@ def _check_rewards(parts: RecipeParts, source: RecipeSource, directory: Path) ->
             source.report((*location, "reward" if problems.reward else "verifier"), message)
         elif problems.reward is not None:
             path = directory / Path(problems.reward.file).expanduser()
-            if not path.is_file():
-                message = f"there is no file {path} (paths are relative to the recipe)"
-                source.report((*location, "reward", "file"), message)
+            _require_path(source, (*location, "reward", "file"), path)
 
 
 def _check_files(parts: RecipeParts, source: RecipeSource, directory: Path) -> None:
     if isinstance(parts.model, PretrainedModel):
         _check_model(parts.model.path, source, directory)
-    mixed: Iterable[tuple[Location, TraceSource]] = (
-        (("data", "traces", name, "sets", position), part)
-        for name, table in parts.traces.items()
-        if isinstance(table, TraceMix)
-        for position, part in enumerate(table.sets)
-    )
-    tables: Iterable[tuple[Location, ProblemSource | TraceSource | None]] = (
-        *((("data", "problems", name), table) for name, table in parts.problems.items()),
-        *((("data", "traces", name), table) for name, table in parts.traces.items()),
-        *mixed,
-    )
-    for location, table in tables:
-        if isinstance(table, BenchmarkProblems) and table.path:
-            path = directory / Path(table.path).expanduser()
-            if not path.exists():
-                message = f"there is no {path} (paths are relative to the recipe)"
-                source.report((*location, "path"), message)
-        if isinstance(table, ProblemHub | TraceHub) and table.local:
-            path = directory / Path(table.local).expanduser()
-            if not path.exists():
-                message = f"there is no {path} (paths are relative to the recipe)"
-                source.report((*location, "local"), message)
-        if not isinstance(table, ProblemFile | TraceFile):
-            continue
-        path = directory / Path(table.path).expanduser()
-        if path.suffix not in TABLE_SUFFIXES:
-            message = f"{table.path!r} must end in {', '.join(TABLE_SUFFIXES)}"
-            source.report((*location, "path"), message)
-        elif not path.is_file():
-            message = f"there is no file {path} (paths are relative to the recipe)"
-            source.report((*location, "path"), message)
+    for kind, sets in (("problems", parts.problems), ("traces", parts.traces)):
+        for name, table in sets.items():
+            location: Location = ("data", kind, name)
+            if isinstance(table, TraceMix):
+                for position, part in enumerate(table.sets):
+                    _check_table(part, source, (*location, "sets", position), directory)
+            elif isinstance(table, Table):
+                _check_table(table, source, location, directory)
+            elif isinstance(table, BenchmarkProblems) and table.path:
+                path = directory / Path(table.path).expanduser()
+                _require_path(source, (*location, "path"), path)
+
+
+def _check_table(table: Table, source: RecipeSource, location: Location, directory: Path) -> None:
+    path = table.local_path(directory)
+    if path is None:
+        return
+    location = (*location, "path" if table.source == "file" else "local")
+    if table.source == "file" and path.suffix not in TABLE_SUFFIXES:
+        source.report(location, f"{table.path!r} must end in {', '.join(TABLE_SUFFIXES)}")
+    else:
+        _require_path(source, location, path)
+
+
+def _require_path(source: RecipeSource, location: Location, path: Path) -> None:
+    if not path.exists():
+        source.report(location, f"there is no {path} (paths are relative to the recipe)")
 
 
 def _check_model(text: str, source: RecipeSource, directory: Path) -> None:

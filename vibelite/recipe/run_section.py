@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from vibelite.recipe.section import (
     Fraction,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -69,9 +70,6 @@ class Verification(Section):
     max_failure_rate: Fraction = 0.02
     """Share of a step's completions whose verifier may crash, time out or raise; above it the run
     stops."""
-    allow_weak_sandbox: bool = False
-    """Run model-written programs even where the sandbox's self-test fails: they can then read and
-    change what this user can. Only for machines on which nothing matters."""
 
 
 class Parallel(Section):
@@ -82,9 +80,18 @@ class Parallel(Section):
     and nothing is exchanged before the update; full = they share weights and gradients too, which
     are gathered layer by layer (FSDP2); auto = full where whole weights and gradients would fill
     more than 40 % of a GPU."""
-    timeout_seconds: PositiveFloat = 1800.0
-    """Without progress on any rank for so long the run ends, and says which rank waits where. The
-    default is a guess above the longest pause: loading a model from a slow disk."""
+
+
+class Checkpoint(Section):
+    """Resumable training states. May be changed between runs: no result depends on it."""
+
+    by: Literal["steps", "time"] = "steps"
+    """steps = after every stage's `checkpoint_every` steps; time = as often as loses least, by
+    what a save was measured to take (Young)."""
+    keep_last: PositiveInt = 2
+    """States kept while a stage trains; the second is for when the newest turns out damaged."""
+    free_gib: NonNegativeFloat = 1.0
+    """GiB to leave free on the disk: a state or model that would take of them is not begun."""
 
 
 class Budget(Section):

@@ -11,10 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vibelite.recipe.checkpoint_section import Checkpoint
 from vibelite.recipe.data_section import Data
 from vibelite.recipe.model_section import Adapter, Model, Training
-from vibelite.recipe.run_section import Budget, Cost, Parallel, Rollout, Verification
+from vibelite.recipe.run_section import Budget, Checkpoint, Cost, Parallel, Rollout, Verification
 from vibelite.recipe.section import Name, NonNegativeInt, PositiveInt, Section
 from vibelite.recipe.stage_section import BASE, AnyStage, EvaluateStage
 

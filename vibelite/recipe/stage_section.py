@@ -60,30 +60,41 @@ class Stage(Section):
         return values
 
 
-class SFTStage(Stage):
+class SamplingStage(Stage):
+    sampling: Sampling
+
+
+class SolvingStage(SamplingStage):
+    problems: Name = "train"
+
+
+class TrainingStage(Stage):
+    num_steps: PositiveInt
+    tokens_per_micro_batch: PositiveInt = 8192
+    """Packed tokens of one forward pass; changes memory and speed, never the gradient."""
+    optimizer: Optimizer
+
+
+class SFTStage(TrainingStage):
     kind: Literal["sft"]
     start_from: Name = BASE
     traces: Name = "traces"
     """A set of data.traces, or a `distill` or `filter` stage before this one."""
-    num_steps: PositiveInt
     sequences_per_step: PositiveInt = 48
     tokens_per_micro_batch: PositiveInt = 4096
-    """Packed tokens of one forward pass; changes memory and speed, never the gradient."""
     max_tokens: PositiveInt = 512
     """Longer traces are dropped and counted."""
-    optimizer: Optimizer
     checkpoint_every: PositiveInt
     """Steps between the checkpoints that `probe` chooses from."""
 
 
-class ProbeStage(Stage):
+class ProbeStage(SolvingStage):
     kind: Literal["probe"]
     start_from: Name = "sft"
     problems: Name = "probe"
     num_samples: PositiveInt = 16
     k: PositiveInt = 8
     """Pass@k chooses the specialists (unbiased estimator, so num_samples >= k)."""
-    sampling: Sampling
 
     @model_validator(mode="after")
     def _enough_samples(self) -> ProbeStage:
@@ -101,11 +112,9 @@ class FuseStage(Stage):
     """Also average the last so many SFT checkpoints, a control without specialists; 0 = do not."""
 
 
-class MGPOStage(Stage):
+class MGPOStage(SolvingStage, TrainingStage):
     kind: Literal["mgpo"]
     start_from: Name = "fuse"
-    problems: Name = "train"
-    num_steps: PositiveInt
     problems_per_step: PositiveInt = 16
     group_size: Annotated[int, Field(ge=2)] = 8
     """Completions per problem, G."""
@@ -133,9 +142,6 @@ class MGPOStage(Stage):
     """Completions per problem that tell, before the stage, pass rates of 0 and 1; 0 = keep all."""
     prefilter_problems: NonNegativeInt = 0
     """How many problems to sample for that, from the top of the set; 0 = all."""
-    tokens_per_micro_batch: PositiveInt = 8192
-    sampling: Sampling
-    optimizer: Optimizer
     checkpoint_every: PositiveInt = 10
     """Steps between resumable checkpoints."""
     keep_every: NonNegativeInt = 0
@@ -151,7 +157,7 @@ class MGPOStage(Stage):
         return self
 
 
-class DistillStage(Stage):
+class DistillStage(SolvingStage):
     """A trained model's own verified solutions as traces; an `sft` stage after it names it under
     `traces` (VibeThinker-3B report, offline self-distillation)."""
 
@@ -160,30 +166,26 @@ class DistillStage(Stage):
     """The stage whose model writes the solutions."""
     student: Name = BASE
     """Whose log-likelihood scores them: the model that will be trained on them."""
-    problems: Name = "train"
     num_samples: PositiveInt = 8
-    sampling: Sampling
     min_tokens: NonNegativeInt = 16
     """Shorter answers are dropped."""
     max_per_problem: PositiveInt = 4
     tokens_per_micro_batch: PositiveInt = 8192
 
 
-class FilterStage(Stage):
+class FilterStage(SolvingStage):
     """The traces for a second, harder round of fine-tuning (VibeThinker-3B report 2.1); an `sft`
-    stage after it names it under `traces`. What is dropped is counted by reason."""
+    stage after it names it under `traces`. They belong to the problem with their id, or with the
+    same letters and digits, sentences on the answer's form left out. Drops are counted by reason.
+    """
 
     kind: Literal["filter"]
     traces: Name = "traces"
     """A set of data.traces, or a `distill` or `filter` stage before this one."""
-    problems: Name = "train"
-    """The problem set that the traces solve: the same id, or the same letters and digits of the
-    question, sentences on the answer's form left out."""
     start_from: Name = BASE
     """The reference model: a problem is hard if its rollouts seldom solve it."""
     num_samples: PositiveInt = 8
     """Rollouts per problem (report: 8)."""
-    sampling: Sampling
     min_error_rate: Fraction = 0.75
     """Share of the rollouts that must not be right (report: 0.75); 0 = keep easy problems too."""
     min_tokens: NonNegativeInt = 5000
@@ -194,7 +196,7 @@ class FilterStage(Stage):
     """At most so many different traces of one problem, from the top."""
 
 
-class EvaluateStage(Stage):
+class EvaluateStage(SamplingStage):
     kind: Literal["evaluate"]
     models: list[Name] = Field(default_factory=list)
     """Stages whose models are tested, and `base`; empty = all stages before this one."""
@@ -203,7 +205,6 @@ class EvaluateStage(Stage):
     num_samples: PositiveInt = 8
     k: list[PositiveInt] = [8]
     """Pass@k for each k, unbiased, so num_samples >= k."""
-    sampling: Sampling
 
     @model_validator(mode="after")
     def _enough_samples(self) -> EvaluateStage:

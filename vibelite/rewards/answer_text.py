@@ -1,6 +1,7 @@
-"""Finding the final answer in a completion and reading plain numbers; nothing is evaluated.
-
-Everything here takes time linear in the text: it runs in the trainer's own process.
+"""The final answer in a completion, plain numbers, and answers that must be the expected number,
+letter or word. Nothing is evaluated, not even by the generators' own scorers: some reward any text
+that contains the answer, some evaluate it. All takes time linear in the text: it runs in the
+trainer's own process.
 """
 
 from __future__ import annotations
@@ -66,6 +67,39 @@ def boxed_answer(text: str) -> tuple[str | None, str]:
 def judge(correct: bool, boxed: str) -> Verdict:
     """The binary verdict on a boxed answer, with what was boxed if it is wrong."""
     return Verdict(float(correct), correct, "correct" if correct else f"wrong: {boxed[:80]}")
+
+
+def check_procedural(text: str, answer: str) -> Verdict:
+    r"""The final answer equals `answer`: as exact numbers, or else as text.
+
+    It is the last \boxed{} after the thinking; where the right answer is a number and there is no
+    box, the last number: small pretrained models answer in plain words.
+    """
+    boxed, failure = boxed_answer(text)
+    expected = parse_rational(answer)
+    if boxed is None and expected is not None and failure == NO_BOX:
+        boxed = last_number(text)
+    if boxed is None:
+        return Verdict(0.0, False, failure)
+    given = parse_rational(boxed)
+    if expected is not None and given is not None:
+        return judge(expected == given, boxed)
+    return judge(_as_text(boxed) == _as_text(answer), boxed)
+
+
+def check_exact(text: str, answer: str) -> Verdict:
+    r"""The last \boxed{} is the answer, sign for sign, but for white space and a \text{}."""
+    boxed, failure = boxed_answer(text)
+    if boxed is None:
+        return Verdict(0.0, False, failure)
+    return judge(_as_text(boxed) == _as_text(answer), boxed)
+
+
+def _as_text(answer: str) -> str:
+    for wrapper in ("\\text{", "\\mathrm{", "\\textbf{"):
+        if answer.startswith(wrapper) and answer.endswith("}"):
+            answer = answer[len(wrapper) : -1]
+    return " ".join(answer.split())
 
 
 def after_thinking(text: str) -> str | None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vibelite.errors import DataError
@@ -27,10 +27,32 @@ from vibelite.rewards.answer_text import after_thinking
 from vibelite.types import Problem, Verdict
 
 RULES = "rules"
-FORMATS = ("json", "lowercase", "uppercase", "one_line", "no_comma")
-COUNTED = ("words", "characters", "lines", "sentences", "paragraphs", "bullets")
+# Latin, Greek, Arabic, Devanagari, Chinese and Japanese sentence ends; a run of them is one end.
+_SENTENCE_END = re.compile(r"[.!?\u037e\u061f\u0964\u3002\uff01\uff1f]+(?=\s|$|[^\x00-\x7f])")
+_BULLET = re.compile(r"^[^\S\n]*(?:[-*+\u2022]|\d{1,3}[.)])\s+\S", re.MULTILINE)
+_PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
+# Chinese and Japanese are written without spaces: each character counts as a word.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['\u2019-]\w+)*"
+)
 
-# Settings of each rule: name -> (needed, possible).
+
+FORMATS: dict[str, Callable[[str], bool]] = {
+    "json": lambda answer: _is_json(answer),
+    "lowercase": lambda answer: answer == answer.lower(),
+    "uppercase": lambda answer: answer == answer.upper(),
+    "one_line": lambda answer: "\n" not in answer,
+    "no_comma": lambda answer: not any(comma in answer for comma in ",\u060c\u3001\uff0c"),
+}
+COUNTED: dict[str, Callable[[str], int]] = {
+    "words": lambda answer: len(_WORD.findall(answer)),
+    "characters": len,
+    "lines": lambda answer: sum(bool(line.strip()) for line in answer.splitlines()),
+    "sentences": lambda answer: sum(bool(part.strip()) for part in _SENTENCE_END.split(answer)),
+    "paragraphs": lambda answer: sum(bool(p.strip()) for p in _PARAGRAPH_BREAK.split(answer)),
+    "bullets": lambda answer: len(_BULLET.findall(answer)),
+}
+# The settings of each rule: those it needs, and those it may have; one at least.
 SETTINGS: dict[str, tuple[set[str], set[str]]] = {
     **{name: (set(), {"min", "max"}) for name in COUNTED},
     "count": ({"text"}, {"text", "min", "max"}),
@@ -40,14 +62,6 @@ SETTINGS: dict[str, tuple[set[str], set[str]]] = {
     "ends": ({"text"}, {"text"}),
     "format": ({"as"}, {"as"}),
 }
-# Latin, Greek, Arabic, Devanagari, Chinese and Japanese sentence ends; a run of them is one end.
-_SENTENCE_END = re.compile(r"[.!?\u037e\u061f\u0964\u3002\uff01\uff1f]+(?=\s|$|[^\x00-\x7f])")
-_BULLET = re.compile(r"^[^\S\n]*(?:[-*+\u2022]|\d{1,3}[.)])\s+\S", re.MULTILINE)
-_PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
-# Chinese and Japanese are written without spaces: each character counts as a word.
-_WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['\u2019-]\w+)*"
-)
 
 
 def check_instructions(problem: Problem, text: str) -> Verdict:
@@ -69,21 +83,21 @@ def holds(rule: Mapping[str, Any], answer: str) -> bool:
     folded = answer.casefold()
     match rule["rule"]:
         case "count":
-            return _within(rule, len(_find_all(rule["text"].casefold(), folded)))
+            return _within(rule, len(_ends_of(rule["text"], folded)))
         case "keywords":
-            return all(_find_all(word.casefold(), folded) for word in rule.get("all", [])) and not (
-                any(_find_all(word.casefold(), folded) for word in rule.get("none", []))
+            return all(_ends_of(word, folded) for word in rule.get("all", [])) and not any(
+                _ends_of(word, folded) for word in rule.get("none", [])
             )
         case "order":
-            return _in_order([text.casefold() for text in rule["texts"]], folded)
+            return _in_order(rule["texts"], folded)
         case "starts":
             return folded.startswith(rule["text"].casefold())
         case "ends":
             return folded.endswith(rule["text"].casefold())
         case "format":
-            return _has_format(rule["as"], answer)
+            return FORMATS[rule["as"]](answer)
         case counted:
-            return _within(rule, _count(counted, answer))
+            return _within(rule, COUNTED[counted](answer))
 
 
 def read_rules(value: Any) -> list[dict[str, Any]]:
@@ -98,13 +112,7 @@ def read_rules(value: Any) -> list[dict[str, Any]]:
             raise DataError(f"rules are not valid JSON ({error})") from error
     if not isinstance(value, list) or not value:
         raise DataError("rules must be a list of one rule or more")
-    for number, rule in enumerate(value, start=1):
-        try:
-            _check_rule(rule)
-        except DataError as error:
-            raise DataError(f"rule {number}: {error}") from error
-    # What a table's columns add to a rule that does not have them is left out.
-    return [{key: held for key, held in rule.items() if held is not None} for rule in value]
+    return [_read_rule(rule, f"rule {number}: ") for number, rule in enumerate(value, start=1)]
 
 
 def describe(rule: Mapping[str, Any]) -> str:
@@ -113,24 +121,25 @@ def describe(rule: Mapping[str, Any]) -> str:
     return f"{rule['rule']} ({settings})" if settings else rule["rule"]
 
 
-def _check_rule(rule: Any) -> None:
-    if not isinstance(rule, dict) or rule.get("rule") not in SETTINGS:
-        found = rule.get("rule") if isinstance(rule, dict) else rule
-        raise DataError(f"{str(found)[:60]!r} is none of {', '.join(SETTINGS)}")
-    name = rule["rule"]
+def _read_rule(rule: Any, where: str) -> dict[str, Any]:
+    """The rule without the empty columns that a table adds to it."""
+    name = rule.get("rule") if isinstance(rule, dict) else rule
+    if not isinstance(rule, dict) or name not in SETTINGS:
+        raise DataError(f"{where}{str(name)[:60]!r} is none of {', '.join(SETTINGS)}")
     needed, possible = SETTINGS[name]
-    given = {key for key, value in rule.items() if key != "rule" and value is not None}
-    if missing := needed - given:
-        raise DataError(f"{name} needs {', '.join(sorted(missing))}")
-    if unknown := given - possible:
-        raise DataError(f"{name} has no {', '.join(sorted(unknown))}")
-    if not given:
-        raise DataError(f"{name} needs {' or '.join(sorted(possible))}")
-    for key in given:
-        _check_setting(name, key, rule[key])
+    settings = {key: value for key, value in rule.items() if key != "rule" and value is not None}
+    if missing := needed - settings.keys():
+        raise DataError(f"{where}{name} needs {', '.join(sorted(missing))}")
+    if unknown := settings.keys() - possible:
+        raise DataError(f"{where}{name} has no {', '.join(sorted(unknown))}")
+    if not settings:
+        raise DataError(f"{where}{name} needs {' or '.join(sorted(possible))}")
+    for key, value in settings.items():
+        _check_setting(f"{where}{name}: {key}", key, value)
+    return {"rule": name, **settings}
 
 
-def _check_setting(name: str, key: str, value: Any) -> None:
+def _check_setting(where: str, key: str, value: Any) -> None:
     match key:
         case "min" | "max":
             is_right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
@@ -143,7 +152,7 @@ def _check_setting(name: str, key: str, value: Any) -> None:
             is_right = isinstance(value, list) and bool(value) and all(map(_is_text, value))
             wanted = "a list of texts"
     if not is_right:
-        raise DataError(f"{name}: {key} must be {wanted}, found {str(value)[:60]!r}")
+        raise DataError(f"{where} must be {wanted}, found {str(value)[:60]!r}")
 
 
 def _is_text(value: Any) -> bool:
@@ -154,30 +163,12 @@ def _within(rule: Mapping[str, Any], count: int) -> bool:
     return rule.get("min", 0) <= count <= rule.get("max", count)
 
 
-def _count(what: str, answer: str) -> int:
-    match what:
-        case "words":
-            return len(_WORD.findall(answer))
-        case "characters":
-            return len(answer)
-        case "lines":
-            return sum(bool(line.strip()) for line in answer.splitlines())
-        case "paragraphs":
-            return sum(bool(part.strip()) for part in _PARAGRAPH_BREAK.split(answer))
-        case "bullets":
-            return len(_BULLET.findall(answer))
-        case "sentences":
-            ends = [match.end() for match in _SENTENCE_END.finditer(answer)]
-            is_open = bool(answer[ends[-1] if ends else 0 :].strip())
-            return len(ends) + is_open
-    raise AssertionError(what)
-
-
-def _find_all(text: str, folded: str) -> list[int]:
-    """Where `text` stands in `folded`; a letter or digit at its end must end a word there."""
+def _ends_of(text: str, folded: str) -> list[int]:
+    """Where `text` ends in `folded`; a letter or digit at its edge must be the edge of a word."""
+    text = text.casefold()
     before = r"(?<![^\W_])" if _is_spaced(text[0]) else ""
     after = r"(?![^\W_])" if _is_spaced(text[-1]) else ""
-    return [match.start() for match in re.finditer(before + re.escape(text) + after, folded)]
+    return [match.end() for match in re.finditer(before + re.escape(text) + after, folded)]
 
 
 def _is_spaced(character: str) -> bool:
@@ -186,29 +177,13 @@ def _is_spaced(character: str) -> bool:
 
 
 def _in_order(texts: Sequence[str], folded: str) -> bool:
-    """Whether the texts occur one after the other, each behind the end of the one before."""
+    """Whether each text occurs behind the end of the one before."""
     position = 0
     for text in texts:
-        places = [place for place in _find_all(text, folded) if place >= position]
-        if not places:
+        ends = (end for end in _ends_of(text, folded) if end - len(text.casefold()) >= position)
+        if (position := next(ends, -1)) < 0:
             return False
-        position = places[0] + len(text)
     return True
-
-
-def _has_format(name: str, answer: str) -> bool:
-    match name:
-        case "json":
-            return _is_json(answer)
-        case "lowercase":
-            return answer == answer.lower()
-        case "uppercase":
-            return answer == answer.upper()
-        case "one_line":
-            return "\n" not in answer
-        case "no_comma":
-            return not any(comma in answer for comma in ",\u060c\u3001\uff0c")
-    raise AssertionError(name)
 
 
 def _is_json(answer: str) -> bool:

@@ -38,8 +38,7 @@ ORPHAN_SECONDS = 5.0
 # The worker's import path is the parent's, wherever that came from.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from vibelite.rewards.pool import serve; "
-    "serve(int(sys.argv[2]), allow_weak_sandbox='weak' in sys.argv[3:])"
+    "from vibelite.rewards.pool import serve; serve(int(sys.argv[2]))"
 )
 
 
@@ -59,16 +58,13 @@ class VerifierPool:
     ...     verdict = pool.submit(problem, completion).result()
     """
 
-    def __init__(
-        self, *, num_workers: int = 0, seconds: float = 10.0, allow_weak_sandbox: bool = False
-    ) -> None:
+    def __init__(self, *, num_workers: int = 0, seconds: float = 10.0) -> None:
         """`num_workers` 0 = one per processor, at most 8; `seconds` is the deadline of one
         completion, counted from when a worker takes it up; programs have the limits of their
-        tests. `allow_weak_sandbox`: see `Sandbox`, of which every worker has one.
+        tests.
         """
         self.num_workers = num_workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
         self._seconds = seconds
-        self._allow_weak_sandbox = allow_weak_sandbox
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
         self._is_closed = False
@@ -91,7 +87,7 @@ class VerifierPool:
         deadline = deadline_seconds(problem, self._seconds)
         self._tasks.put(_Task(problem, bare, deadline, future))
         if len(self._workers) < self.num_workers:
-            self._workers.append(_Worker(self._tasks, self._allow_weak_sandbox))
+            self._workers.append(_Worker(self._tasks))
         return future
 
     def close(self) -> None:
@@ -137,9 +133,8 @@ class _Task:
 class _Worker:
     """A thread that takes tasks and has them done by a process, which it kills and replaces."""
 
-    def __init__(self, tasks: queue.SimpleQueue[_Task | None], allow_weak_sandbox: bool) -> None:
+    def __init__(self, tasks: queue.SimpleQueue[_Task | None]) -> None:
         self._tasks = tasks
-        self._allow_weak_sandbox = allow_weak_sandbox
         self._process: _Process | None = None
         self._is_ending = False
         self._thread = threading.Thread(target=self._work, name="verifier", daemon=True)
@@ -180,7 +175,7 @@ class _Worker:
         """The process that works on the task from now on."""
         if self._process is not None and self._process.is_alive and self._process.begin(task):
             return self._process
-        process = _Process(self._allow_weak_sandbox)
+        process = _Process()
         self._process = process  # the last one was killed, or died while it was idle
         if self._is_ending:
             process.kill()
@@ -197,12 +192,11 @@ _NOTHING, _ENDED = object(), object()
 class _Process:
     """One worker process and the connection to it."""
 
-    def __init__(self, allow_weak_sandbox: bool) -> None:
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._popen = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())]
-                + ["weak"] * allow_weak_sandbox,
+                [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # standard output is for results
                 pass_fds=[theirs.fileno()],
@@ -218,7 +212,7 @@ class _Process:
         """Hands over a task and waits until the worker has imported what it needs for it; False if
         the process is no more.
 
-        Raises VibeLiteError if it cannot import that.
+        Raises the worker's VibeLiteError if it cannot import that.
         """
         try:
             self._connection.send((task.problem, task.completion, task.deadline))
@@ -232,7 +226,7 @@ class _Process:
             return False
         kind, value = message
         if kind == "unusable":
-            raise VibeLiteError(value)
+            raise value
         assert kind == "started", f"unexpected message {kind!r}"
         return True
 
@@ -258,11 +252,11 @@ class _Process:
                 self._popen.wait()
 
 
-def serve(descriptor: int, *, allow_weak_sandbox: bool) -> None:
+def serve(descriptor: int) -> None:
     """What a worker process does until the pool closes the connection. Every (problem, completion,
     seconds) is answered twice: ("started", None) once all is imported, then ("verdict", Verdict) or
-    ("exception", why). Where such a problem cannot be verified at all, ("unusable", why) comes
-    instead of both.
+    ("exception", why). Where such a problem cannot be verified at all, ("unusable", VibeLiteError)
+    comes instead of both.
     """
     connection = Connection(descriptor)
     sandbox = None
@@ -274,12 +268,12 @@ def serve(descriptor: int, *, allow_weak_sandbox: bool) -> None:
         try:
             prepare(problem)
             if problem.verifier == "code" and sandbox is None:
-                sandbox = Sandbox(allow_weak=allow_weak_sandbox)
+                sandbox = Sandbox()
         except VibeLiteError as error:
-            connection.send(("unusable", str(error)))
+            connection.send(("unusable", error))
             continue
         except ImportError as error:
-            connection.send(("unusable", f"{problem.verifier}: {describe(error)}"))
+            connection.send(("unusable", VibeLiteError(f"{problem.verifier}: {describe(error)}")))
             continue
         connection.send(("started", None))
         _limit_memory(MATH_MEMORY_BYTES if problem.verifier == "math" else None)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from vibelite.errors import SandboxError
-from vibelite.rewards.sandbox_slot import DEFAULT_LIMITS, Execution, Limits, Outcome, Slot
+from vibelite.rewards.sandbox_slot import Execution, Limits, Outcome, Slot
 
 __all__ = ["Execution", "Limits", "Outcome", "Sandbox", "describe_tier"]
 
@@ -27,7 +27,6 @@ TIERS: dict[str, tuple[str, ...]] = {
     "landlock": ("landlock", "seccomp"),
     "seccomp": ("seccomp",),
 }
-WEAK = "weak"
 
 # Hostile programs that a tier must withstand before it is used: attempts, not version numbers. Each
 # is one thing that a program must not be able to do.
@@ -78,95 +77,42 @@ _EXCESSES: dict[Outcome, str] = {
 }
 
 
-class Sandbox:
-    """Fork servers that run `num_slots` programs at once; `run` may be called from any thread.
+class Sandbox(Slot):
+    """A fork server in the strongest tier that holds on this machine.
 
-    >>> with Sandbox(num_slots=2) as sandbox:
+    >>> with Sandbox() as sandbox:
     ...     sandbox.run("print(int(input()) + 1)", stdin=b"41").stdout
     b'42\\n'
     """
 
-    def __init__(
-        self, *, num_slots: int = 1, allow_weak: bool = False, tiers: tuple[str, ...] = tuple(TIERS)
-    ) -> None:
-        """Starts the servers and tests them with hostile programs; `tiers` are the ones to try.
+    def __init__(self, tiers: Iterable[str] = tuple(TIERS)) -> None:
+        """Starts the server and tests it with hostile programs; `tiers` are the ones to try.
 
-        Raises SandboxError where no tier holds, unless `allow_weak`: then programs run with limits
-        of resources and little else, `tier` is "weak", and `weakness` says why.
+        Raises SandboxError where no tier holds.
         """
-        assert num_slots >= 1, f"num_slots {num_slots}"
-        self._slots: queue.LifoQueue[Slot] = queue.LifoQueue()
-        self._all: list[Slot] = []
-        self._is_closed = False
-        self.tier, self.weakness, first = _strongest(tiers, allow_weak=allow_weak)
-        self.layers = first.layers
-        for slot in (first, *(Slot(TIERS.get(self.tier, ())) for _ in range(num_slots - 1))):
-            self._all.append(slot)
-            self._slots.put(slot)
-
-    def run(
-        self,
-        source: str,
-        *,
-        stdin: bytes = b"",
-        function: str = "",
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> Execution:
-        """Runs a program, or one call of its `function`; waits for a free slot.
-
-        With `function`, `stdin` has one JSON argument a line; it may be a method of a class
-        Solution. Raises SandboxError only if the sandbox itself fails, twice.
-        """
-        assert not self._is_closed, "the sandbox is closed"
-        slot = self._slots.get()
-        try:
-            return slot.run(source, stdin, function, limits)
-        finally:
-            self._slots.put(slot)
-
-    def close(self) -> None:
-        """Ends all servers and what runs in them."""
-        self._is_closed = True
-        for slot in self._all:
-            slot.close()
-
-    def __enter__(self) -> Sandbox:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        reasons = []
+        for tier in tiers:
+            super().__init__(TIERS[tier])
+            self.tier = tier
+            try:
+                self.start()
+                broken = self_test(self)
+            except SandboxError as error:
+                broken = str(error)
+            if not broken:
+                return
+            self.close()
+            reasons.append(f"{tier}: {broken}")
+        raise SandboxError(
+            f"programs cannot be confined on this machine ({'; '.join(reasons)}); use a machine or "
+            "container that allows seccomp filters"
+        )
 
 
 def describe_tier() -> str:
     """One line on how programs are confined on this machine; SandboxError if they are not."""
     with Sandbox() as sandbox:
         return f"{sandbox.tier} ({', '.join(sandbox.layers)})"
-
-
-def _strongest(tiers: tuple[str, ...], *, allow_weak: bool) -> tuple[str, str, Slot]:
-    """The first tier that starts and passes the self-test, why none did or "", and a slot of it."""
-    reasons = []
-    for tier in tiers:
-        slot = Slot(TIERS[tier])
-        try:
-            slot.start()
-            broken = self_test(slot)
-        except SandboxError as error:
-            broken = str(error)
-        if not broken:
-            return tier, "", slot
-        slot.close()
-        reasons.append(f"{tier}: {broken}")
-    weakness = "; ".join(reasons)
-    if not allow_weak:
-        raise SandboxError(
-            f"programs cannot be confined on this machine ({weakness}); use a machine or container "
-            "that allows seccomp filters, or, where nothing on it matters, "
-            "verification.allow_weak_sandbox: true"
-        )
-    slot = Slot(())
-    slot.start()
-    return WEAK, weakness, slot
 
 
 def self_test(slot: Slot) -> str:
@@ -181,7 +127,7 @@ def _broken_walls(slot: Slot) -> str:
         secret.write_text("secret")
         os.chmod(secret, 0o666)
         head = f"SECRET, SCRATCH, PARENT = {str(secret)!r}, {directory!r} + '/new', {os.getpid()}\n"
-        execution = slot.run(head + _PROBES, b"", "probe", Limits())
+        execution = slot.run(head + _PROBES, function="probe")
         left = sorted(path.name for path in Path(directory).iterdir())
         if left != ["secret"] or secret.read_text() != "secret":
             return f"a program changed files: {left}"
@@ -196,7 +142,7 @@ def _broken_walls(slot: Slot) -> str:
 def _broken_limits(slot: Slot) -> str:
     for expected, source in _EXCESSES.items():
         limits = _LIMITS if expected == "time_limit" else replace(_LIMITS, seconds=10.0)
-        execution = slot.run(source, b"", "", limits)
+        execution = slot.run(source, limits=limits)
         is_late = expected != "time_limit" and execution.seconds >= limits.seconds
         if execution.outcome != expected or is_late:
             how = "only its time limit" if is_late else execution.outcome

@@ -23,7 +23,7 @@ _libc.syscall.restype = ctypes.c_long
 
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
-_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+_PR_SET_NO_NEW_PRIVS = 38
 # <linux/sched.h>: user, network, IPC, host name, process ids.
 _NEW_USER, _NEW_NAMESPACES = 0x10000000, 0x40000000 | 0x08000000 | 0x04000000 | 0x20000000
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -76,6 +76,9 @@ _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 # BPF: load word, jump if equal, jump if >=, and, return.
 _LOAD, _JEQ, _JGE, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+_Instruction = tuple[int, int, int, int]
+_ALLOWED = (_RETURN, 0, 0, _ALLOW)
+_DENIED = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
 _CLONE_THREAD = 0x00010000
 # What glibc and musl ask for when they start a thread; nothing that makes a namespace.
 _THREAD_FLAGS = 0x007D0F00
@@ -97,11 +100,6 @@ def _checked(result: int, wish: str) -> int:
 
 def _prctl(option: int, value: int) -> None:
     _checked(_libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))), f"prctl {option}")
-
-
-def become_subreaper() -> None:
-    """Makes orphaned descendants children of this process, so that it can end them."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(signal_number: int) -> None:
@@ -179,80 +177,68 @@ def landlock_restrict_self(ruleset: int) -> None:
     _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0), "to apply Landlock")
 
 
-class Filter:
-    """A seccomp filter of system calls: an allow-list, everything else fails with EPERM.
-
+def install_filter(*, allow_reading: bool) -> None:
+    """Binds this process, for good, to an allow-list of system calls; all others fail with EPERM.
     No process is ever started, so the death of the one process is the end of all.
+
+    `allow_reading`: files may be opened for reading; else no path reaches the kernel. Raises
+    OSError on a processor whose system calls are not listed here.
     """
-
-    def __init__(self, *, allow_reading: bool) -> None:
-        """`allow_reading`: files may be opened for reading; else no path reaches the kernel.
-
-        Raises OSError on a processor whose system calls are not listed here.
-        """
-        machine = platform.machine()
-        if machine not in _ARCHITECTURES:
-            raise OSError(errno.ENOSYS, f"no list of system calls for {machine}")
-        self._column, self._architecture = _ARCHITECTURES[machine]
-        self._allow_reading = allow_reading
-
-    def install(self) -> None:
-        """Binds this process, for good; its own id becomes part of the filter."""
-        program = self._program(os.getpid())
-        buffer = ctypes.create_string_buffer(program, len(program))
-        head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-        _checked(_libc.prctl(_PR_SET_SECCOMP, 2, head), "a seccomp filter")
-
-    def _program(self, pid: int) -> bytes:
-        instructions = [(_LOAD, 0, 0, _ARCHITECTURE), (_JEQ, 1, 0, self._architecture)]
-        instructions += [(_RETURN, 0, 0, _KILL_PROCESS), (_LOAD, 0, 0, _NUMBER)]
-        if self._column == 0:  # the x32 calls of x86-64
-            instructions += [(_JGE, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL_PROCESS)]
-        for numbers in (*_HARMLESS.values(), *(_FILES.values() if self._allow_reading else ())):
-            instructions += self._if_number(numbers, [(_RETURN, 0, 0, _ALLOW)])
-        thread = [*_require(0, ~_THREAD_FLAGS, 0), *_require(0, _CLONE_THREAD, _CLONE_THREAD)]
-        instructions += self._if_number(_CLONE, [*thread, (_RETURN, 0, 0, _ALLOW)])
-        instructions += self._if_number(_CLONE3, [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)])
-        instructions += self._if_number(_FCNTL, _one_of(1, _FCNTL_COMMANDS))
-        instructions += self._if_number(_IOCTL, _one_of(1, _IOCTL_REQUESTS))
-        instructions += self._if_number(_KILL, _one_of(0, (pid,)))
-        instructions += self._if_number(_TGKILL, _one_of(0, (pid,)))
-        instructions += self._if_number(_PRLIMIT64, _one_of(0, (0, pid)))
-        if self._allow_reading:
-            for numbers, argument in ((_OPEN, 1), (_OPENAT, 2)):
-                reading = [*_require(argument, _WRITING, 0), (_RETURN, 0, 0, _ALLOW)]
-                instructions += self._if_number(numbers, reading)
-        else:  # how glibc does fstat
-            by_descriptor = _require(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
-            body = [*by_descriptor, (_RETURN, 0, 0, _ALLOW)]
-            instructions += self._if_number(_NEWFSTATAT, body)
-        instructions.append((_RETURN, 0, 0, _ERRNO | errno.EPERM))
-        return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
-
-    def _if_number(
-        self, numbers: tuple[int | None, int | None], body: list[tuple[int, int, int, int]]
-    ) -> list[tuple[int, int, int, int]]:
-        """`body`, which returns, for the call of this number in the architecture's column."""
-        number = numbers[self._column]
-        return [] if number is None else [(_JEQ, 0, len(body), number), *body]
+    if platform.machine() not in _ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"no list of system calls for {platform.machine()}")
+    instructions = _instructions(*_ARCHITECTURES[platform.machine()], os.getpid(), allow_reading)
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+    _checked(_libc.prctl(_PR_SET_SECCOMP, 2, head), "a seccomp filter")
 
 
-def _require(argument: int, mask: int, value: int) -> list[tuple[int, int, int, int]]:
+def _instructions(
+    column: int, architecture: int, pid: int, allow_reading: bool
+) -> list[_Instruction]:
+    thread = [*_require(0, ~_THREAD_FLAGS, 0), *_require(0, _CLONE_THREAD, _CLONE_THREAD)]
+    rules = [
+        *((numbers, [_ALLOWED]) for numbers in _HARMLESS.values()),
+        (_CLONE, [*thread, _ALLOWED]),
+        (_CLONE3, [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]),
+        (_FCNTL, _one_of(1, _FCNTL_COMMANDS)),
+        (_IOCTL, _one_of(1, _IOCTL_REQUESTS)),
+        (_KILL, _one_of(0, (pid,))),
+        (_TGKILL, _one_of(0, (pid,))),
+        (_PRLIMIT64, _one_of(0, (0, pid))),
+    ]
+    if allow_reading:
+        rules += [(numbers, [_ALLOWED]) for numbers in _FILES.values()]
+        for numbers, argument in ((_OPEN, 1), (_OPENAT, 2)):
+            rules.append((numbers, [*_require(argument, _WRITING, 0), _ALLOWED]))
+    else:  # how glibc does fstat
+        rules.append((_NEWFSTATAT, [*_require(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH), _ALLOWED]))
+    instructions = [(_LOAD, 0, 0, _ARCHITECTURE), (_JEQ, 1, 0, architecture)]
+    instructions += [(_RETURN, 0, 0, _KILL_PROCESS), (_LOAD, 0, 0, _NUMBER)]
+    if column == 0:  # the x32 calls of x86-64
+        instructions += [(_JGE, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL_PROCESS)]
+    for numbers, body in rules:
+        if (number := numbers[column]) is not None:
+            instructions += [(_JEQ, 0, len(body), number), *body]
+    return [*instructions, _DENIED]
+
+
+def _require(argument: int, mask: int, value: int) -> list[_Instruction]:
     """Returns EPERM unless the argument's lower 32 bits, masked, equal `value`."""
     return [
         (_LOAD, 0, 0, _FIRST_ARGUMENT + 8 * argument),
         (_AND, 0, 0, mask & 0xFFFFFFFF),
         (_JEQ, 1, 0, value),
-        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+        _DENIED,
     ]
 
 
-def _one_of(argument: int, values: Iterable[int]) -> list[tuple[int, int, int, int]]:
+def _one_of(argument: int, values: Iterable[int]) -> list[_Instruction]:
     """Allows the call if the argument's lower 32 bits are one of the values, else returns EPERM."""
     body = [(_LOAD, 0, 0, _FIRST_ARGUMENT + 8 * argument)]
     for value in values:
-        body += [(_JEQ, 0, 1, value & 0xFFFFFFFF), (_RETURN, 0, 0, _ALLOW)]
-    return [*body, (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+        body += [(_JEQ, 0, 1, value & 0xFFFFFFFF), _ALLOWED]
+    return [*body, _DENIED]
 
 
 def limit_resources(

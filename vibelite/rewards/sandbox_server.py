@@ -81,14 +81,11 @@ class _Server:
         if "namespaces" in layers:
             confine.enter_namespaces()
             _continue_in_new_process_namespace()
-        confine.become_subreaper()
         confine.share_one_arena()
         _preload()
         library = os.path.dirname(os.__file__)
         self._ruleset = confine.landlock_ruleset(library) if "landlock" in layers else None
-        self._filter = (
-            confine.Filter(allow_reading=self._ruleset is not None) if "seccomp" in layers else None
-        )
+        self._has_filter = "seccomp" in layers
         self._user = _spare_user()
         self._root = ""
         if self._user is not None:
@@ -136,7 +133,6 @@ class _Server:
         if pid == 0:
             self._become(request, descriptors, report_write, max_processes)
         os.close(report_write)
-        started = time.monotonic()
         with open(report_read, "rb") as report:
             setup = report.read(4096)
         began = time.monotonic()
@@ -149,14 +145,12 @@ class _Server:
             os.kill(pid, signal.SIGKILL)
         _, status, usage = os.wait4(pid, 0)
         ended = time.monotonic()
-        self._end_descendants()
         if has_ended is None:
             return None
         return {
             "status": os.waitstatus_to_exitcode(status),
             "is_late": not has_ended,
             "seconds": ended - began,
-            "setup_seconds": began - started,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
         }
 
@@ -179,23 +173,6 @@ class _Server:
                     return None
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
-
-    def _end_descendants(self) -> None:
-        """Ends and reaps whatever the program left running; nothing where it could not fork."""
-        while True:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid != 0:
-                continue
-            if "namespaces" in self.layers:  # everything but this first process of its namespace
-                os.kill(-1, signal.SIGKILL)
-            else:
-                for child in Path("/proc/thread-self/children").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(child), signal.SIGKILL)
-            time.sleep(0.001)
 
     def _become(
         self, request: dict[str, Any], descriptors: list[int], report: int, max_processes: int
@@ -235,8 +212,8 @@ class _Server:
         if ruleset is not None:
             confine.landlock_restrict_self(ruleset)
             os.close(ruleset)
-        if self._filter is not None:
-            self._filter.install()
+        if self._has_filter:
+            confine.install_filter(allow_reading=ruleset is not None)
 
 
 def _arrange(descriptors: list[int], *, keeps_result: bool) -> tuple[int, int | None]:

@@ -11,10 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from vibelite.errors import DataError, SandboxError
 from vibelite.rewards.sandbox_program import EXIT_MEMORY
@@ -140,9 +139,8 @@ def _read(descriptor: int, num_bytes: int) -> bytes:
 
 
 class Slot:
-    """A fork server with the wanted layers, started again when it has failed.
-
-    `close` may come from another thread while `run` waits for a program.
+    """A fork server with the wanted layers, which runs one program at a time; started again when it
+    has failed.
     """
 
     def __init__(self, layers: tuple[str, ...]) -> None:
@@ -151,82 +149,70 @@ class Slot:
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._errors = -1
-        self._is_closed = False
-        self._running = threading.Lock()
-        self._ending = threading.Lock()
 
     def start(self) -> None:
         """Raises SandboxError if the server cannot be started, or a layer cannot be had."""
-        with self._running:
-            self._start()
-
-    def _start(self) -> None:
-        self._launch()
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._errors = os.memfd_create("stderr")
+        try:
+            self._server = _start_server(theirs.fileno(), self._errors, self._wanted)
+        except OSError as error:
+            raise SandboxError(f"the fork server does not start: {error}") from error
+        finally:
+            theirs.close()
         report = self._receive(_START_SECONDS)
         if report is not None and "ready" in report:
             self.layers = report["ready"]
             return
         reason = report["error"] if report is not None else self._last_words()
-        self._stop()
+        self.close()
         raise SandboxError(f"the fork server does not start: {reason}")
 
-    def run(self, source: str, stdin: bytes, function: str, limits: Limits) -> Execution:
-        """Runs a program; a failure of the server is not the program's: it gets a second one.
+    def run(
+        self,
+        source: str,
+        *,
+        stdin: bytes = b"",
+        function: str = "",
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Execution:
+        """Runs a program, or one call of its `function`, which may be a method of a class Solution;
+        its `stdin` has one JSON argument a line.
 
-        Raises SandboxError if that fails, too, or the slot is closed meanwhile.
+        Raises SandboxError only if the sandbox itself fails, twice.
         """
         reason = ""
-        with self._running:
-            for _ in range(2):
-                if self._connection is None:
-                    self._start()
-                contents = (source.encode(errors="replace"), stdin, b"", b"", b"")
-                descriptors = [_memory_file(content) for content in contents]
-                try:
-                    answer = self._ask(descriptors, function, limits)
-                    if answer is not None and "status" in answer:
-                        return judge(answer, descriptors[2:], limits)
-                finally:
-                    for descriptor in descriptors:
-                        os.close(descriptor)
-                reason = answer["setup"] if answer is not None else self._last_words()
-                self._stop()
+        for _ in range(2):
+            if self._server is None:
+                self.start()
+            contents = (source.encode(errors="replace"), stdin, b"", b"", b"")
+            descriptors = [_memory_file(content) for content in contents]
+            try:
+                answer = self._ask(descriptors, function, limits)
+                if answer is not None and "status" in answer:
+                    return judge(answer, descriptors[2:], limits)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            reason = answer["setup"] if answer is not None else self._last_words()
+            self.close()
         raise SandboxError(f"programs cannot be started in the sandbox: {reason}")
 
     def close(self) -> None:
-        """Ends the server, and with it the program that it runs, for good."""
-        with self._ending:
-            self._is_closed = True
-            if self._server is not None:
-                os.killpg(self._server.pid, signal.SIGKILL)
-        with self._running:
-            self._stop()
+        """Ends the server, and with it the program that it runs."""
+        if self._server is None or self._connection is None:
+            return
+        os.killpg(self._server.pid, signal.SIGKILL)
+        self._server.wait()
+        self._connection.close()
+        os.close(self._errors)
+        self._server = self._connection = None
 
-    def _launch(self) -> None:
-        with self._ending:
-            if self._is_closed:
-                raise SandboxError("the sandbox was closed")
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            errors = os.memfd_create("stderr")
-            try:
-                self._server = _start_server(theirs.fileno(), errors, self._wanted)
-            except OSError as error:
-                ours.close()
-                os.close(errors)
-                raise SandboxError(f"the fork server does not start: {error}") from error
-            finally:
-                theirs.close()
-            self._connection, self._errors = ours, errors
+    def __enter__(self) -> Self:
+        return self
 
-    def _stop(self) -> None:
-        with self._ending:
-            if self._server is None or self._connection is None:
-                return
-            os.killpg(self._server.pid, signal.SIGKILL)
-            self._server.wait()
-            self._connection.close()
-            os.close(self._errors)
-            self._server = self._connection = None
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _ask(self, descriptors: list[int], function: str, limits: Limits) -> dict[str, Any] | None:
         """The server's answer; None if it gives none."""

@@ -12,7 +12,7 @@ from typing import Literal
 from vibelite.data.decontaminate import evaluation_items
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.ranks.ranks import ONE_RANK, Ranks
-from vibelite.recipe.data_section import TraceFile
+from vibelite.recipe.data_section import TraceTable
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, Sampling
 from vibelite.rewards.pool import VerifierPool
@@ -75,7 +75,7 @@ class StageContext:
         source = self.recipe.data.traces.get(name)
         if source is None:
             path = self.run.find_stage(name).path.resolve() / DISTILLED
-            source = TraceFile(source="file", path=str(path), subdomain_column="subdomain")
+            source = TraceTable(source="file", path=str(path), subdomain_column="subdomain")
         rows = load_traces(
             source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )

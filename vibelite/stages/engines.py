@@ -18,10 +18,10 @@ from vibelite.data.chat import end_token_id
 from vibelite.errors import RecipeError
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
+from vibelite.planning.memory_model import chosen_sharding
 from vibelite.planning.optimizer_memory import UPDATE_BUFFER_BYTES, bytes_per_parameter
-from vibelite.planning.sharding import chosen_sharding
 from vibelite.ranks.full_sharding import FullyShardedPolicy, fully_sharded
-from vibelite.ranks.join import num_ranks_given
+from vibelite.ranks.ranks import num_ranks_given
 from vibelite.ranks.world import World
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import Optimizer, Sampling

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 from vibelite.errors import RunStopped
 from vibelite.recipe.stage_section import Sampling
-from vibelite.rewards.answer_key import answer_key, shown_letter
 from vibelite.rewards.failures import require_reliable
+from vibelite.rewards.verifier import answer_key, shown_letter
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import append_jsonl, drop_directory, read_jsonl, write_jsonl_atomic
 from vibelite.stages.context import StageContext, sampling_settings

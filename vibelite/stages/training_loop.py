@@ -14,8 +14,7 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
-from vibelite.training.checkpoint import TrainingStates, save_model
-from vibelite.training.checkpoint_interval import SaveSchedule
+from vibelite.training.checkpoint import SaveSchedule, TrainingStates, save_model
 from vibelite.training.optim import PolicyOptimizer
 
 
@@ -37,9 +36,9 @@ class TrainingLoop:
         self._policy = policy
         self._keep_every = keep_every
         self._states = TrainingStates(
-            context.stage_dir,
-            policy,
-            optimizer,
+            stage_dir=context.stage_dir,
+            policy=policy,
+            optimizer=optimizer,
             settings=context.recipe.checkpoint,
             schedule=SaveSchedule(
                 context.recipe.checkpoint, every=stage.checkpoint_every, num_steps=stage.num_steps

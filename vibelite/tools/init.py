@@ -212,9 +212,6 @@ def _reward(text: str, recipe: Path) -> dict[str, str] | None:
     file, _, function = text.partition(":")
     if not Path(file).is_file():
         raise RecipeError(f"--reward {text}: there is no file {file}; write FILE.py:FUNCTION")
-    from vibelite.rewards.custom import check_reward_file
-
-    check_reward_file(Path(file), function or "score")
     return {"file": _relative(Path(file), recipe), "function": function or "score"}
 
 
@@ -228,12 +225,11 @@ def _relative(path: Path, recipe: Path) -> str:
 
 
 def _summary(plan: Plan) -> str:
-    from vibelite.planning.text import time_text
+    from vibelite.units import duration
 
     usd = plan.usd(plan.seconds)
     cost = "" if usd is None else f", ${usd:.2f}"
     gib = plan.peak_bytes / 2**30
     return (
-        f"about {time_text(plan.seconds)}{cost} on {plan.machine.device.name}, "
-        f"{gib:.1f} GiB at most"
+        f"about {duration(plan.seconds)}{cost} on {plan.machine.device.name}, {gib:.1f} GiB at most"
     )

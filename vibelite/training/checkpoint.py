@@ -1,29 +1,31 @@
 """Models, and resumable training states: weights and optimizer at a step. Learning rate, random
-numbers and data order are functions of the seed and the step; what a probe found is in its stage.
+numbers and data order are functions of the seed and the step.
 
-Both are directories that appear under their final name, with checksums, only when they are complete
-and on the disk; a process killed at any moment leaves the one before. The newest whole state is
-resumed from.
+Both are directories that have their name, with checksums, only when they are complete and on the
+disk; a process killed at any moment leaves the one before. The newest whole state is resumed from.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from vibelite.errors import CheckpointError
 from vibelite.models.adapter import save_adapter
 from vibelite.models.policy import Policy
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.states import State, fill_state, load_whole, save_state
-from vibelite.recipe.checkpoint_section import Checkpoint
+from vibelite.recipe.run_section import Checkpoint
 from vibelite.run_dir import StageDir, drop_directory, new_directory
 from vibelite.storage import damage_of, free_bytes, require_free, storage_errors
-from vibelite.training.checkpoint_interval import SaveSchedule
 from vibelite.training.optim import PolicyOptimizer
 
 GIB = 2**30
@@ -32,64 +34,100 @@ HEADER_BYTES = 2**20
 # What DCP writes with each tensor at least: a zip archive of one entry, and its row of .metadata.
 TENSOR_HEADER_BYTES = 1600
 NO_SETTINGS = Checkpoint()
+# Between two failures of the machine, on average: a guess for one that may be taken away.
+SECONDS_BETWEEN_FAILURES = 24 * 3600.0
 
 
-class TrainingStates:
-    """The states of one training stage: when one is saved, and which one it resumes from."""
+def best_interval(save_seconds: float, mtbf_seconds: float) -> float:
+    """Seconds of training between two saves that lose least to saving and to redone work: Young's
+    sqrt(2 C M) for a save of C seconds and a mean time M between failures (CACM 17(9), 1974).
+    """
+    return math.sqrt(2 * save_seconds * mtbf_seconds)
+
+
+class SaveSchedule:
+    """Says after which steps of a stage its training state is saved."""
 
     def __init__(
         self,
-        stage_dir: StageDir,
-        policy: Policy,
-        optimizer: PolicyOptimizer,
-        *,
         settings: Checkpoint,
-        schedule: SaveSchedule,
-        world: Ranks = ONE_RANK,
+        *,
+        every: int,
+        num_steps: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`world`: the ranks that save and resume together."""
-        self._world = world
-        self._stage_dir = stage_dir
-        self._policy = policy
-        self._optimizer = optimizer
+        """`every`: steps between saves where they are counted; `clock` returns seconds."""
         self._settings = settings
-        self._schedule = schedule
+        self._every = every
+        self._num_steps = num_steps
+        self._clock = clock
+        self._seconds: list[float] = []
+        self._last_save = clock()
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after `step` finished steps; always after the last. By time, the first
+        step is saved too: it measures what a save takes.
+        """
+        if step == self._num_steps:
+            return True
+        if self._settings.by == "steps":
+            return step % self._every == 0
+        if not self._seconds:
+            return True
+        interval = best_interval(median(self._seconds), SECONDS_BETWEEN_FAILURES)
+        return self._clock() - self._last_save >= interval
+
+    def saved(self, seconds: float) -> None:
+        """Takes what the save that ends now took."""
+        self._seconds.append(seconds)
+        self._last_save = self._clock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStates:
+    """The states of one training stage: when one is saved, and which one it resumes from."""
+
+    stage_dir: StageDir
+    policy: Policy
+    optimizer: PolicyOptimizer
+    settings: Checkpoint
+    schedule: SaveSchedule
+    world: Ranks
+    """Those that save and resume together."""
 
     def load(self) -> int:
         """Loads the newest whole state in place and drops the records of later steps; the number
-        of finished steps, 0 if none was saved.
+        of finished steps.
         """
-        resume = self._stage_dir.resume
-        if self._world.is_leader:
-            for path in self._stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
+        resume = self.stage_dir.resume
+        if self.world.is_leader:
+            for path in self.stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
                 drop_directory(path)
-        step = load_training_state(resume, self._policy, self._optimizer, world=self._world)
-        if not self._world.is_leader:
+        step = load_training_state(resume, self.policy, self.optimizer, world=self.world)
+        if not self.world.is_leader:
             return step
-        num_recorded = self._stage_dir.truncate_after(step)
+        num_recorded = self.stage_dir.truncate_after(step)
         if num_recorded and not step:
             warn(
-                f"{self._stage_dir.resume}: holds no saved state, though {num_recorded} steps were "
+                f"{self.stage_dir.resume}: holds no saved state, though {num_recorded} steps were "
                 "recorded: the stage starts again from its first step"
             )
         return step
 
     def is_due(self, step: int) -> bool:
         """Whether to save after `step` finished steps."""
-        return self._world.from_leader(lambda: self._schedule.is_due(step))
+        return self.world.from_leader(lambda: self.schedule.is_due(step))
 
     def save(self, step: int) -> None:
-        """Saves the state after `step` finished steps; the records of those steps are on disk
-        before it is.
-        """
+        """Saves the state after `step` finished steps, whose records are on the disk before it."""
         start = time.monotonic()
-        if self._world.is_leader:
-            self._stage_dir.sync_records()
+        if self.world.is_leader:
+            self.stage_dir.sync_records()
         save_training_state(
-            self._stage_dir.resume, step, self._policy, self._optimizer,
-            settings=self._settings, world=self._world,
+            self.stage_dir.resume, step, self.policy, self.optimizer,
+            settings=self.settings, world=self.world,
         )  # fmt: skip
-        self._schedule.saved(time.monotonic() - start)
+        self.schedule.saved(time.monotonic() - start)
 
 
 def save_model(policy: Policy, directory: Path, *, settings: Checkpoint = NO_SETTINGS) -> None:
@@ -118,17 +156,16 @@ def save_training_state(
     settings: Checkpoint = NO_SETTINGS,
     world: Ranks = ONE_RANK,
 ) -> None:
-    """Saves the state after `step` finished steps under `root`, then removes what it supersedes.
-
-    Where it does not fit, superseded states go first, never the newest whole one; where even that
-    is not enough, DiskFull with nothing written. Called by all ranks of `world`.
+    """Saves the state after `step` finished steps under `root`, then removes what it supersedes;
+    where it does not fit, before, but never the newest whole one. DiskFull, with nothing written,
+    where that is not enough. Called by all ranks of `world`.
     """
     optimizer.finish()
     # Trainable parameters once each: a tied head is its embedding.
     weights = {name: parameter.detach() for name, parameter in trained(policy).items()}
     state: State = {"weights": weights, "optimizer": optimizer.state_dict()}
-    sizes = [tensor.nbytes + TENSOR_HEADER_BYTES for tensor in tensors_in(state)]
-    num_bytes = sum(sizes) + HEADER_BYTES
+    tensors = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
+    num_bytes = sum(t.nbytes + TENSOR_HEADER_BYTES for t in tensors) + HEADER_BYTES
     margin_bytes = int(settings.free_gib * GIB)
 
     def require_room() -> None:
@@ -158,20 +195,13 @@ def make_room(root: Path, num_bytes: int) -> None:
         drop_directory(path)
     if free_bytes(root) >= num_bytes:
         return
-    last = newest_whole(root)
+    whole = (s for s in reversed(saved_steps(root)) if not damage_of(state_directory(root, s)))
+    last = next(whole, None)
     for step in saved_steps(root):
         if free_bytes(root) >= num_bytes:
             return
         if step != last:
             drop_directory(state_directory(root, step))
-
-
-def newest_whole(root: Path) -> int | None:
-    """The last step whose state has all its bytes; None if there is none."""
-    for step in reversed(saved_steps(root)):
-        if not damage_of(state_directory(root, step)):
-            return step
-    return None
 
 
 def load_training_state(
@@ -187,10 +217,8 @@ def load_training_state(
 
 
 def step_to_resume(root: Path) -> int:
-    """The step of the newest whole state under `root`; 0 if none was saved.
-
-    A damaged one is skipped with a warning that names the file. CheckpointError if all are damaged:
-    starting over is for the user to decide.
+    """The step of the newest whole state; 0 if none was saved. Damaged ones are skipped with a
+    warning; CheckpointError if all are: starting over is for the user to decide.
     """
     steps = saved_steps(root)
     for step in reversed(steps):
@@ -242,15 +270,6 @@ def saved_steps(root: Path) -> list[int]:
     return sorted(
         int(path.name.removeprefix("step-")) for path in root.glob("step-[0-9]*") if path.is_dir()
     )
-
-
-def tensors_in(state: State) -> Iterator[torch.Tensor]:
-    """All tensors in nested dictionaries."""
-    for value in state.values():
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, dict):
-            yield from tensors_in(value)
 
 
 def warn(message: str) -> None:

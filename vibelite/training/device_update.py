@@ -1,9 +1,10 @@
-"""Updates on the device where the weights are: AdamW, Muon, and AdamW with 8-bit moments."""
+"""What every update does, and those on the device of the weights: AdamW, Muon, 8-bit AdamW."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,43 @@ from vibelite.training.precision import float32_master
 MUON_MOMENTUM = 0.95
 
 
+class Update(ABC):
+    """Where gradients are summed and weights updated, from float32 masters."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self.parameters = parameters
+
+    @abstractmethod
+    def gradients(self) -> list[torch.Tensor]:
+        """The step's gradients, complete, all on one device; of several ranks this one's rows."""
+
+    @abstractmethod
+    def drop_gradients(self) -> None: ...
+
+    @abstractmethod
+    def apply(self, gradient_factor: float, lr_scale: float) -> None:
+        """One update from the gradients times a factor, which are dropped. The weights are whole
+        again after `finish`.
+        """
+
+    def finish(self) -> None:  # noqa: B027 (most have nothing to do)
+        """Nothing is left to wait for where the device does things in order."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept of each parameter, by its place, and the masters of 16-bit ones."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a `state_dict`; the weights are in place already."""
+
+    def narrow(self) -> list[int]:
+        """Places of the 16-bit parameters, whose masters say more than they; a float32 one is its
+        own.
+        """
+        return [i for i, p in enumerate(self.parameters) if p.dtype != torch.float32]
+
+
 @dataclass(slots=True)
 class Part:
     """Some parameters and the optimizer that updates their float32 masters."""
@@ -24,20 +62,18 @@ class Part:
     parameters: list[torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
     peak_lr: float
-    masters: list[torch.Tensor] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.masters = [
-            master for group in self.optimizer.param_groups for master in group["params"]
-        ]
+    @property
+    def masters(self) -> list[torch.Tensor]:
+        return [master for group in self.optimizer.param_groups for master in group["params"]]
 
 
-class DeviceUpdate:
-    """Optimizers over float32 masters; 16-bit weights are rounded from theirs after each update."""
+class DeviceUpdate(Update):
+    """16-bit weights are rounded from their masters after each update."""
 
     def __init__(self, parts: list[Part], gradient_dtype: torch.dtype) -> None:
+        super().__init__([parameter for part in parts for parameter in part.parameters])
         self._parts = parts
-        self.parameters = [parameter for part in parts for parameter in part.parameters]
         for parameter in self.parameters:
             # Autograd casts what arrives and sums micro-batches in this type.
             parameter.grad_dtype = gradient_dtype
@@ -51,33 +87,28 @@ class DeviceUpdate:
 
     @torch.no_grad()
     def apply(self, gradient_factor: float, lr_scale: float) -> None:
-        """One update from the gradients times `gradient_factor`; drops them."""
         for part in self._parts:
             for group in part.optimizer.param_groups:
                 group["lr"] = part.peak_lr * lr_scale
+            pairs = list(zip(part.parameters, part.masters, strict=True))
             for bucket in buckets(parameter.numel() for parameter in part.parameters):
                 for index in bucket:
-                    _hand_gradient_over(
-                        part.parameters[index], part.masters[index], gradient_factor
-                    )
+                    _hand_gradient_over(*pairs[index], gradient_factor)
                 part.optimizer.step()
                 for index in bucket:
-                    parameter, master = part.parameters[index], part.masters[index]
+                    parameter, master = pairs[index]
                     master.grad = None
                     if parameter.dtype != torch.float32:
                         parameter.copy_(master)
 
-    def finish(self) -> None:
-        """Nothing is left to wait for: the device does things in order."""
-
     def state_dict(self) -> dict[str, Any]:
-        """What is kept of each parameter, by its place, and the masters of 16-bit ones."""
         state = {
             first + index: values
             for first, part in self._numbered_parts()
             for index, values in part.optimizer.state_dict()["state"].items()
         }
-        return {"state": state, "masters": self._own_masters()}
+        masters = self._masters()
+        return {"state": state, "masters": {index: masters[index] for index in self.narrow()}}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -85,11 +116,12 @@ class DeviceUpdate:
             places = range(first, first + len(part.parameters))
             own = {i - first: state["state"][i] for i in places if i in state["state"]}
             load_values(part.optimizer, own)
-            if is_paged(part.optimizer):
+            if getattr(part.optimizer, "is_paged", False):
                 page_state(part.optimizer)
-        for index, master in self._own_masters().items():
-            master.copy_(state["masters"][index])
-            self.parameters[index].copy_(master)
+        masters = self._masters()
+        for index in self.narrow():
+            masters[index].copy_(state["masters"][index])
+            self.parameters[index].copy_(masters[index])
 
     def _numbered_parts(self) -> Iterator[tuple[int, Part]]:
         """Each part with the place of its first parameter."""
@@ -98,10 +130,8 @@ class DeviceUpdate:
             yield first, part
             first += len(part.parameters)
 
-    def _own_masters(self) -> dict[int, torch.Tensor]:
-        """By place the masters of 16-bit parameters; a float32 one is its own."""
-        masters = [master for part in self._parts for master in part.masters]
-        return {i: masters[i] for i, p in enumerate(self.parameters) if p.dtype != torch.float32}
+    def _masters(self) -> list[torch.Tensor]:
+        return [master for part in self._parts for master in part.masters]
 
 
 def load_values(optimizer: torch.optim.Optimizer, state: dict[int, Any]) -> None:
@@ -121,16 +151,20 @@ def _hand_gradient_over(parameter: torch.nn.Parameter, master: torch.Tensor, fac
             master.grad.mul_(factor)
 
 
-def adamw(parameters: list[torch.nn.Parameter], config: Optimizer) -> Part:
-    """Torch's fused AdamW; float32 moments, 8 bytes a parameter."""
-    optimizer = torch.optim.AdamW(
-        [float32_master(parameter) for parameter in parameters],
+def fused_adamw(masters: list[torch.Tensor], config: Optimizer) -> torch.optim.AdamW:
+    """Torch's own; float32 moments, 8 bytes a parameter."""
+    return torch.optim.AdamW(
+        masters,
         lr=config.lr,
         betas=config.betas,
         weight_decay=config.weight_decay,
         fused=True,
     )
-    return Part(parameters, optimizer, config.lr)
+
+
+def adamw(parameters: list[torch.nn.Parameter], config: Optimizer) -> Part:
+    masters = [float32_master(parameter) for parameter in parameters]
+    return Part(parameters, fused_adamw(masters, config), config.lr)
 
 
 def muon(matrices: list[torch.nn.Parameter], config: Optimizer) -> Part:
@@ -145,11 +179,9 @@ def muon(matrices: list[torch.nn.Parameter], config: Optimizer) -> Part:
 
 
 def adamw_8bit(parameters: list[torch.nn.Parameter], config: Optimizer) -> Part:
-    """AdamW of bitsandbytes, moments in 8 bits with a float32 scale per 256 (arXiv 2110.02861);
-    tensors under 4096 entries keep float32 moments.
-
-    With kind adamw_8bit_paged the moments are in memory that CUDA moves to the host when the GPU
-    runs out. bitsandbytes 0.50 has the 8-bit update on a CPU too (slow), pages only on a GPU.
+    """AdamW of bitsandbytes, moments in 8 bits with a float32 scale per 256 (arXiv 2110.02861), in
+    float32 under 4096 entries; adamw_8bit_paged has them in memory that CUDA moves to the host when
+    the GPU runs out.
     """
     paged = config.kind == "adamw_8bit_paged"
     try:
@@ -172,10 +204,6 @@ def adamw_8bit(parameters: list[torch.nn.Parameter], config: Optimizer) -> Part:
         is_paged=paged,
     )
     return Part(parameters, optimizer, config.lr)
-
-
-def is_paged(optimizer: torch.optim.Optimizer) -> bool:
-    return getattr(optimizer, "is_paged", False)
 
 
 def page_state(optimizer: Any) -> None:

@@ -15,14 +15,14 @@ import torch
 
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.clip import buckets
-from vibelite.training.device_update import load_values
+from vibelite.training.device_update import Update, fused_adamw, load_values
 from vibelite.training.pinned_copies import Transfer
 from vibelite.training.precision import float32_master
 
 HOST = torch.device("cpu")
 
 
-class HostAdamW:
+class HostAdamW(Update):
     """AdamW whose state is on the host; the weights may be in any type, on any device."""
 
     def __init__(
@@ -31,20 +31,13 @@ class HostAdamW:
         config: Optimizer,
         gradient_dtype: torch.dtype,
     ) -> None:
-        self.parameters = parameters
+        super().__init__(parameters)
         self._peak_lr = config.lr
         self._gradient_dtype = gradient_dtype
         self._masters = [float32_master(parameter, HOST) for parameter in parameters]
-        self._optimizer = torch.optim.AdamW(
-            self._masters,
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self._optimizer = fused_adamw(self._masters, config)
         self._sums: list[torch.Tensor | None] = [None] * len(parameters)
-        # Where gradients of another type are widened: fresh pages for each would cost more than the
-        # update itself.
+        # Where 16-bit gradients are widened: fresh pages for each would cost more than the update.
         sizes = [parameter.numel() for parameter in parameters]
         largest = max(sum(sizes[index] for index in bucket) for bucket in buckets(sizes))
         self._widened = torch.empty(0 if gradient_dtype == torch.float32 else largest)
@@ -89,10 +82,6 @@ class HostAdamW:
             self._sums = [None] * len(self.parameters)
 
     def apply(self, gradient_factor: float, lr_scale: float) -> None:
-        """Starts one update from the gradients times `gradient_factor`, and drops them.
-
-        The weights are whole again after `finish`.
-        """
         for group in self._optimizer.param_groups:
             group["lr"] = self._peak_lr * lr_scale
         if self._transfer is None:
@@ -111,7 +100,7 @@ class HostAdamW:
 
     def state_dict(self) -> dict[str, Any]:
         self.finish()
-        masters = {index: self._masters[index] for index in self._own_masters()}
+        masters = {index: self._masters[index] for index in self.narrow()}
         return {"state": self._optimizer.state_dict()["state"], "masters": masters}
 
     @torch.no_grad()
@@ -120,13 +109,9 @@ class HostAdamW:
         load_values(self._optimizer, state["state"])
         for parameter, master in zip(self.parameters, self._masters, strict=True):
             master.copy_(parameter)  # a float32 weight, which was saved as such
-        for index in self._own_masters():
+        for index in self.narrow():
             self._masters[index].copy_(state["masters"][index])
             self.parameters[index].copy_(self._masters[index])
-
-    def _own_masters(self) -> list[int]:
-        """Which masters say more than the weights."""
-        return [i for i, p in enumerate(self.parameters) if p.dtype != torch.float32]
 
     @torch.no_grad()
     def _apply(self, factor: float) -> None:
@@ -156,11 +141,10 @@ class HostAdamW:
 
 def _collector(optimizer: HostAdamW, index: int):
     """A hook that hands a complete gradient over; it does not keep the optimizer alive."""
-    reference = weakref.ref(optimizer)
+    collect = weakref.WeakMethod(optimizer.collect)
 
     def hand_over(_: torch.Tensor) -> None:
-        alive = reference()
-        if alive is not None:
-            alive.collect(index)
+        if (alive := collect()) is not None:
+            alive(index)
 
     return hand_over

@@ -7,7 +7,8 @@ said in `precision.py`; how many bytes that is, in `planning/optimizer_memory.py
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from vibelite.ranks.world import World
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.clip import clip_factor, global_norm
-from vibelite.training.device_update import DeviceUpdate, adamw, adamw_8bit, muon
+from vibelite.training.device_update import DeviceUpdate, Update, adamw, adamw_8bit, muon
 from vibelite.training.host_adamw import HostAdamW
 from vibelite.training.precision import DTYPES, LossScale, check_weights
 from vibelite.training.shared_adamw import CutWeightsAdamW, WholeWeightsAdamW
@@ -38,26 +39,6 @@ def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * 0.5 * (
         1 + math.cos(math.pi * progress)
     )
-
-
-class Update(Protocol):
-    """Where gradients are summed and weights updated: on the device, or on its host."""
-
-    def gradients(self) -> list[torch.Tensor]:
-        """The step's gradients, complete, all on one device."""
-        ...
-
-    def drop_gradients(self) -> None: ...
-
-    def apply(self, gradient_factor: float, lr_scale: float) -> None:
-        """Updates from the gradients times a factor, then drops them."""
-        ...
-
-    def finish(self) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class PolicyOptimizer:
@@ -89,12 +70,11 @@ class PolicyOptimizer:
         return self._loss_scale.value if self._loss_scale is not None else 1.0
 
     def step(self, step: int) -> dict[str, float]:
-        """One update at the 0-based `step`, from the gradients in place, which are then dropped.
+        """One update at the 0-based `step` from the gradients, which are then dropped; the learning
+        rate and the gradient's norm before clipping.
 
-        Returns the learning rate and the gradient's norm before clipping. A gradient that is not
-        finite stops the run, except under a scaled loss: then the update is skipped, which the
-        count `optimizer/skipped_steps` shows, and the norm is missing. The new weights may be used
-        after `finish`.
+        A gradient that is not finite stops the run, except under a scaled loss: then the update is
+        skipped and counted, and the norm is missing. The weights may be used after `finish`.
         """
         loss_scale = self.loss_scale
         norm = self._world.norm(global_norm(self._update.gradients()).cpu()) / loss_scale
@@ -118,28 +98,18 @@ class PolicyOptimizer:
             )
         return metrics
 
-    def exchange_only(self) -> None:
-        """What several ranks send each other for an update, without updating; for measurements."""
-        assert isinstance(self._update, WholeWeightsAdamW), "a single process sends nothing"
-        self._update.exchange_only()
-
     def finish(self) -> None:
-        """Returns when the weights are whole again after `step`.
-
-        Call it before anything reads them: a forward pass, a copy to an engine, a file.
-        """
+        """Returns when the weights are whole after `step`; called before anything reads them."""
         self._update.finish()
 
     def state_dict(self) -> dict[str, Any]:
         state = {"kind": self._config.kind, **self._update.state_dict()}
         if self._loss_scale is not None:
-            state["loss_scale"] = self._loss_scale.state_dict()
+            state["loss_scale"] = asdict(self._loss_scale)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a `state_dict` of the same kind of optimizer over the same parameters, whose
-        saved values are in place already.
-        """
+        """Restores a `state_dict` over the same parameters, whose saved values are in place."""
         if state.get("kind") != self._config.kind:
             raise CheckpointError(
                 f"the saved state is that of optimizer.kind {state.get('kind')}, "
@@ -147,7 +117,7 @@ class PolicyOptimizer:
             )
         self._update.load_state_dict({"state": {}, "masters": {}} | state)
         if self._loss_scale is not None:
-            self._loss_scale.load_state_dict(state["loss_scale"])
+            self._loss_scale = LossScale(**state["loss_scale"])
 
 
 def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype, world: Ranks) -> Update:
@@ -160,7 +130,7 @@ def _update(policy: Policy, config: Optimizer, gradient_dtype: torch.dtype, worl
             )
         if isinstance(policy, FullyShardedPolicy):
             return CutWeightsAdamW(policy, config)
-        return WholeWeightsAdamW(parameters, config, gradient_dtype, world)
+        return WholeWeightsAdamW(policy, config, gradient_dtype, world)
     match config.kind:
         case "adamw":
             return DeviceUpdate([adamw(parameters, config)], gradient_dtype)

@@ -52,22 +52,19 @@ class Transfer:
         self._next_in = cycle(self._in_buffers)
 
     def add_to_host(self, source: torch.Tensor, total: torch.Tensor, *, overwrite: bool) -> None:
-        """Starts `total += source` (or `total = source`); `source` is free for reuse afterwards.
-
-        Called in the order of the device's work on `source`; waits only for a free buffer.
+        """Starts `total += source` (or `total = source`), in the order of the device's work on
+        `source`, which is then free for reuse.
         """
         flat, flat_total = source.reshape(-1), total.view(-1)
         self._outward.wait_stream(torch.cuda.current_stream(self._device))
         chunk = BUFFER_BYTES // flat.dtype.itemsize
-        for start in range(0, flat.numel(), chunk):
-            piece = flat[start : start + chunk]
+        for piece, target in zip(flat.split(chunk), flat_total.split(chunk), strict=True):
             buffer = next(self._next_out)
             buffer.wait()
             pinned = buffer.view(piece.numel(), piece.dtype)
             with torch.cuda.stream(self._outward):
                 pinned.copy_(piece, non_blocking=True)
                 buffer.copied.record()
-            target = flat_total[start : start + chunk]
             buffer.work = self.worker.submit(
                 _add_when_copied, buffer.copied, pinned, target, overwrite
             )
@@ -79,19 +76,16 @@ class Transfer:
             buffer.wait()
 
     def copy_to_device(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Starts `target[:] = source` in the type of `target`; `source` is free for reuse
-        afterwards.
-        """
+        """Starts `target[:] = source` in the type of `target`; `source` is then free for reuse."""
         flat, flat_target = source.view(-1), target.detach().view(-1)
         chunk = BUFFER_BYTES // flat_target.dtype.itemsize
-        for start in range(0, flat.numel(), chunk):
-            piece = flat[start : start + chunk]
+        for piece, place in zip(flat.split(chunk), flat_target.split(chunk), strict=True):
             buffer = next(self._next_in)
             buffer.wait()
             pinned = buffer.view(piece.numel(), flat_target.dtype)
             pinned.copy_(piece)
             with torch.cuda.stream(self._inward):
-                flat_target[start : start + chunk].copy_(pinned, non_blocking=True)
+                place.copy_(pinned, non_blocking=True)
                 buffer.copied.record()
 
     def let_device_write(self) -> None:

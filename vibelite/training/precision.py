@@ -10,14 +10,13 @@ Optimizer     weights that are updated are always float32: the weights themselve
 float16       the loss is scaled so that small gradients do not underflow (LossScale).
 
 No 16-bit weight is updated in place: at the learning rates of reinforcement learning (1e-6)
-rounding to nearest would drop about 98 % of the updates (tests/training/test_update_survival.py).
-Stochastic rounding is not offered.
+rounding to nearest would drop about 98 % of the updates. Stochastic rounding is not offered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -34,10 +33,8 @@ SMALLEST_SCALE = 1.0
 
 
 def check_weights(parameters: Iterable[torch.Tensor], training: Training) -> None:
-    """Raises RecipeError for weights that the policy does not cover.
-
-    Float32 ones always are, such as an adapter's beside a 16-bit model; others when
-    `training.dtype` names them.
+    """RecipeError unless all are float32, such as an adapter's beside a 16-bit model, or of
+    `training.dtype`.
     """
     for parameter in parameters:
         if parameter.dtype in (torch.float32, DTYPES[training.dtype]):
@@ -64,27 +61,25 @@ def float32_master(parameter: torch.Tensor, device: torch.device | None = None) 
     return parameter.detach().to(device or parameter.device, torch.float32)
 
 
+@dataclass
 class LossScale:
     """The factor on the loss of a float16 model: halved when gradients overflow, doubled after
-    GROWTH_INTERVAL steps without overflow (as in mixed-precision training, arXiv 1710.03740, 3.2).
-
-    Always a power of two, so that scaling and unscaling round nothing.
+    GROWTH_INTERVAL steps without overflow (arXiv 1710.03740, 3.2). A power of two, so that scaling
+    and unscaling round nothing.
     """
 
-    def __init__(self) -> None:
-        self.value = INITIAL_SCALE
-        self.num_skipped = 0
-        self._num_good_steps = 0
+    value: float = INITIAL_SCALE
+    num_skipped: int = 0
+    num_good_steps: int = 0
+    """Since the scale last changed."""
 
     def update(self, step: int, *, is_finite: bool) -> None:
-        """After the gradients of `step`: grows or backs off. VibeLiteError when they are not
-        finite and the scale cannot be the reason.
-        """
+        """Grows or backs off. VibeLiteError for an overflow of which it cannot be the reason."""
         if is_finite:
-            self._num_good_steps += 1
-            if self._num_good_steps == GROWTH_INTERVAL:
+            self.num_good_steps += 1
+            if self.num_good_steps == GROWTH_INTERVAL:
                 self.value *= 2
-                self._num_good_steps = 0
+                self.num_good_steps = 0
             return
         if self.value <= SMALLEST_SCALE:
             raise VibeLiteError(
@@ -95,16 +90,4 @@ class LossScale:
             )
         self.value /= 2
         self.num_skipped += 1
-        self._num_good_steps = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "value": self.value,
-            "num_skipped": self.num_skipped,
-            "num_good_steps": self._num_good_steps,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.value = state["value"]
-        self.num_skipped = state["num_skipped"]
-        self._num_good_steps = state["num_good_steps"]
+        self.num_good_steps = 0

@@ -13,46 +13,39 @@ Torch's ZeroRedundancyOptimizer shards states by whole parameters and keeps no f
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import torch
 
-from vibelite.ranks.cut import rows_of
+from vibelite.models.policy import Policy
 from vibelite.ranks.full_sharding import FullyShardedPolicy
-from vibelite.ranks.world import World
+from vibelite.ranks.world import World, rows_of
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.clip import buckets
+from vibelite.training.device_update import Update, fused_adamw
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class SharedAdamW(ABC):
+class SharedAdamW(Update):
     """AdamW over this rank's rows of the parameters."""
 
     def __init__(
         self,
+        policy: Policy,
         parameters: list[torch.nn.Parameter],
         masters: list[torch.Tensor],
-        own_masters: list[int],
         config: Optimizer,
         world: World,
     ) -> None:
-        """`masters`: float32 rows of the parameters; `own_masters`: which of them say more than
-        the weights, whose type is narrower.
-        """
-        self.parameters = parameters
+        """`masters`: float32 rows of the parameters."""
+        super().__init__(parameters)
+        self._policy = policy
         self._masters = masters
-        self._own_masters = own_masters
         self._world = world
         self._peak_lr = config.lr
-        self._optimizer = torch.optim.AdamW(
-            masters,
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self._optimizer = fused_adamw(masters, config)
         for master in masters:  # as torch's first step makes them, for a state to be read into
             self._optimizer.state[master] = {
                 "step": torch.zeros((), dtype=torch.float32, device=master.device),
@@ -60,26 +53,16 @@ class SharedAdamW(ABC):
             }
 
     @abstractmethod
-    def gradients(self) -> list[torch.Tensor]:
-        """This rank's rows of the gradients, summed over all ranks, float32."""
-
-    @abstractmethod
-    def drop_gradients(self) -> None: ...
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Returns when all ranks have the whole weights."""
-
-    @abstractmethod
     def _write_weights(self) -> None:
         """From the masters, at the latest in `finish`."""
 
-    @abstractmethod
-    def _whole_weights(self) -> list[torch.Tensor]: ...
+    def drop_gradients(self) -> None:
+        for parameter, master in zip(self.parameters, self._masters, strict=True):
+            parameter.grad = None
+            master.grad = None
 
     @torch.no_grad()
     def apply(self, gradient_factor: float, lr_scale: float) -> None:
-        """One update from the gradients in place times `gradient_factor`; drops them."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._peak_lr * lr_scale
         if gradient_factor != 1.0:
@@ -101,17 +84,15 @@ class SharedAdamW(ABC):
             }
             for index, master in enumerate(self._masters)
         }
-        masters = {index: self._cut(self._masters[index], index) for index in self._own_masters}
+        masters = {index: self._cut(self._masters[index], index) for index in self.narrow()}
         return {"state": state, "masters": masters}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes a `state_dict` of this optimizer that was filled in place, and the weights, which
-        are in place too.
-        """
-        whole = self._whole_weights()
+        """Takes a `state_dict` of this optimizer that was filled in place."""
+        own, whole = self.narrow(), list(self._policy.trainable_parameters())
         for index, master in enumerate(self._masters):
-            if index not in self._own_masters:
+            if index not in own:
                 master.copy_(rows_of(whole[index], self._world.num_ranks, self._world.rank))
         self._write_weights()
 
@@ -123,25 +104,21 @@ class WholeWeightsAdamW(SharedAdamW):
     """Each rank sums and updates its rows of parameters that all ranks have."""
 
     def __init__(
-        self,
-        parameters: list[torch.nn.Parameter],
-        config: Optimizer,
-        gradient_dtype: torch.dtype,
-        world: World,
+        self, policy: Policy, config: Optimizer, gradient_dtype: torch.dtype, world: World
     ) -> None:
+        parameters = list(policy.trainable_parameters())
         for parameter in parameters:
             # Autograd casts what arrives and sums micro-batches in this type.
             parameter.grad_dtype = gradient_dtype
         self._gradient_dtype = gradient_dtype
         rows = [rows_of(p.detach(), world.num_ranks, world.rank) for p in parameters]
         masters = [part.to(torch.float32, copy=True) for part in rows]
-        own_masters = [i for i, p in enumerate(parameters) if p.dtype != torch.float32]
-        super().__init__(parameters, masters, own_masters, config, world)
+        super().__init__(policy, parameters, masters, config, world)
 
     @torch.no_grad()
     def gradients(self) -> list[torch.Tensor]:
-        """As promised; takes the gradients. A parameter without one on any rank is left out; one
-        without one here counts as 0.
+        """Sums and takes them. A parameter without one on any rank is left out; one without one
+        here counts as 0.
         """
         self._world.barrier("the slowest rank's gradients")
         present = self._world.any_of([p.grad is not None for p in self.parameters])
@@ -162,20 +139,6 @@ class WholeWeightsAdamW(SharedAdamW):
             return parameter.grad
         return torch.zeros_like(parameter, dtype=self._gradient_dtype)
 
-    def drop_gradients(self) -> None:
-        for parameter, master in zip(self.parameters, self._masters, strict=True):
-            parameter.grad = None
-            master.grad = None
-
-    def finish(self) -> None:
-        """Nothing is left to wait for: the device does things in order."""
-
-    def exchange_only(self) -> None:
-        """What an update sends and receives, without updating; for measurements."""
-        self.gradients()
-        self.drop_gradients()
-        self._write_weights()
-
     @torch.no_grad()
     def _write_weights(self) -> None:
         """Every parameter from everyone's masters, rounded to its type."""
@@ -189,34 +152,27 @@ class WholeWeightsAdamW(SharedAdamW):
                     [self.parameters[index].detach() for index in chosen],
                 )
 
-    def _whole_weights(self) -> list[torch.Tensor]:
-        return [parameter.detach() for parameter in self.parameters]
-
 
 class CutWeightsAdamW(SharedAdamW):
-    """The masters are FSDP's pieces; the weights are whole again after `finish`."""
+    """The masters are FSDP's pieces."""
 
     def __init__(self, policy: FullyShardedPolicy, config: Optimizer) -> None:
-        self._policy = policy
+        self._sharded = policy
         masters = [master.to_local().detach() for master in policy.masters]
-        own_masters = list(range(len(masters))) if policy.head.weight.dtype != torch.float32 else []
-        super().__init__(list(policy.masters), masters, own_masters, config, policy.world)
+        super().__init__(policy, list(policy.masters), masters, config, policy.world)
+
+    def narrow(self) -> list[int]:
+        """By the type of the whole weights: the pieces are the masters."""
+        is_narrow = self._sharded.head.weight.dtype != torch.float32
+        return list(range(len(self._masters))) if is_narrow else []
 
     def gradients(self) -> list[torch.Tensor]:
-        for part, master in zip(self._masters, self._policy.masters, strict=True):
-            part.grad = None if master.grad is None else master.grad.to_local()
+        for part, master in zip(self._masters, self.parameters, strict=True):
+            part.grad = None if master.grad is None else master.grad.to_local()  # pyright: ignore
         return [part.grad for part in self._masters if part.grad is not None]
 
-    def drop_gradients(self) -> None:
-        for part, master in zip(self._masters, self._policy.masters, strict=True):
-            part.grad = None
-            master.grad = None
-
     def finish(self) -> None:
-        self._policy.gather()
+        self._sharded.gather()
 
     def _write_weights(self) -> None:
         """`finish` does: the pieces are the weights."""
-
-    def _whole_weights(self) -> list[torch.Tensor]:
-        return [weight.detach() for weight in self._policy.model.parameters()]
