@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -140,6 +140,13 @@ class Session:
     meter: Meter
     stop: StopRules
     world: Ranks
+    opened: list[Any] = field(default_factory=list)
+    """The engine that stages share; closed before all ranks train, and at the end."""
+
+    def close(self) -> None:
+        with self.meter.span("engine"):
+            while self.opened:
+                self.opened.pop().close()
 
     def context(self, name: str, stage_dir: StageDir, world: Ranks) -> StageContext:
         """The context of one stage that `world` runs."""
@@ -157,7 +164,7 @@ class Session:
         verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
         recipe_dir = self.recipe_path.resolve().parent
         return StageContext(
-            recipe, recipe_dir, run, name, stage_dir, meter, recorder, verifiers, world
+            recipe, recipe_dir, run, name, stage_dir, meter, recorder, verifiers, world, self.opened
         )
 
 
@@ -175,18 +182,21 @@ def run_stages(session: Session, until: str | None) -> None:
     run, world = session.run, session.world
     base = session.context("base", StageDir(run.path), world.leading)
     world.from_leader(partial(begin_run, base, session.recipe_path))
-    for index, stage in enumerate(session.recipe.stages):
-        stage_dir = run.stage(index, stage.name)
-        if not world.from_leader(stage_dir.status_path.exists):
-            ranks = world if stage.kind in TRAINED_BY_ALL else world.leading
-            context = session.context(stage.name, stage_dir, ranks)
-            world.from_leader(session.stop.check)
-            run_stage(stage, context, world)
-        world.barrier("the end of the stage")
-        if stage_dir.is_finished and world.is_leader:
-            drop_directory(stage_dir.resume)
-        if stage.name == until:
-            break
+    with closing(session):
+        for index, stage in enumerate(session.recipe.stages):
+            stage_dir = run.stage(index, stage.name)
+            if not world.from_leader(stage_dir.status_path.exists):
+                trains = stage.kind in TRAINED_BY_ALL
+                if trains:
+                    session.close()
+                context = session.context(stage.name, stage_dir, world if trains else world.leading)
+                world.from_leader(session.stop.check)
+                run_stage(stage, context, world)
+            world.barrier("the end of the stage")
+            if stage_dir.is_finished and world.is_leader:
+                drop_directory(stage_dir.resume)
+            if stage.name == until:
+                break
 
 
 def begin_run(base: StageContext, recipe_path: Path) -> None:

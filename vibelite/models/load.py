@@ -36,6 +36,7 @@ from vibelite.models.adapter import (
     starting_weights,
 )
 from vibelite.models.policy import Policy, TrainedAdapter
+from vibelite.models.tokenizer import load_tokenizer
 from vibelite.recipe.model_section import Adapter, Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import SFTStage
@@ -108,7 +109,7 @@ def load_policy(
     `dtype` None keeps the stored one. Raises RecipeError when there is no such model, and
     CheckpointError when a run made it and its bytes have changed since.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     from vibelite.models.attention import ATTENTION
@@ -126,7 +127,7 @@ def load_policy(
         )
     disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = load_tokenizer(path, revision)
         model = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=dtype or "auto", attn_implementation=ATTENTION
         )

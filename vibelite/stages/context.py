@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vibelite.data.decontaminate import evaluation_items
 from vibelite.data.sources import load_problems, load_traces
@@ -42,10 +42,18 @@ class StageContext:
     """Closed where the stage ends; it starts no process before one is needed."""
     world: Ranks = ONE_RANK
     """The processes of the run, seen from this one."""
+    opened: list[Any] = field(default_factory=list)
+    """The engine that sampled last (`engines.Opened`), which the run's stages share; or nothing."""
 
     def seed(self, *parts: str | int) -> int:
         """A seed for one purpose within this stage."""
         return derive_seed(self.recipe.seed, self.stage_name, *parts)
+
+    def close_engine(self) -> None:
+        """Closes this rank's part of what is open."""
+        with self.meter.span("engine"):
+            while self.opened:
+                self.opened.pop().close()
 
     def models_of(self, name: str) -> dict[str, Path]:
         """Every model that stage `name` made, the one that `start_from` means last; `base` is the

@@ -68,7 +68,9 @@ def write_directory(source: Path, target: Path) -> None:
     """The model as transformers loads it. Generation ends where a message does: base models name
     the end of documents alone, and would go on after their answer.
     """
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
+
+    from vibelite.models.tokenizer import load_tokenizer
 
     if is_adapter(source):
         from vibelite.models.load import load_policy
@@ -79,7 +81,7 @@ def write_directory(source: Path, target: Path) -> None:
         require_unchanged(source, remedy=REMAKE_MODEL)
         checksums = shutil.ignore_patterns(CHECKSUMS_NAME)
         shutil.copytree(source, target, dirs_exist_ok=True, ignore=checksums)
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    tokenizer = load_tokenizer(target)
     path = target / GENERATION
     settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known = settings.get("eos_token_id")
@@ -90,10 +92,9 @@ def write_directory(source: Path, target: Path) -> None:
 
 def convert(plain: Path, target: Path, form: Form) -> None:
     """Another form of the model in directory `plain`."""
-    from transformers import AutoTokenizer
-
     from vibelite.models.gguf_file import write_gguf
     from vibelite.models.quantised import write_quantised
+    from vibelite.models.tokenizer import load_tokenizer
 
     match form:
         case "bnb-4bit":
@@ -101,7 +102,7 @@ def convert(plain: Path, target: Path, form: Form) -> None:
         case "bnb-8bit":
             write_quantised(plain, target, bits=8)
         case "gguf" | "gguf-q8_0":
-            end = end_token_id(AutoTokenizer.from_pretrained(plain))
+            end = end_token_id(load_tokenizer(plain))
             quantisation = "q8_0" if form == "gguf-q8_0" else "none"
             write_gguf(plain, target / GGUF_NAME, quantisation=quantisation, end_token=end)
 

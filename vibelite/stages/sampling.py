@@ -25,7 +25,7 @@ from vibelite.rewards.verifier import answer_key, shown_letter
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import append_jsonl, drop_directory, read_jsonl, write_jsonl_atomic
 from vibelite.stages.context import StageContext, sampling_settings
-from vibelite.stages.engines import open_engine, opened
+from vibelite.stages.engines import open_engine
 from vibelite.stages.rollout import Drawn, Wanted, draw, verified_row
 from vibelite.types import Problem, Verdict
 
@@ -108,13 +108,13 @@ def draw_missing(
 def draw_rows(
     request: SampleRequest, done: set[tuple[int, int]], context: StageContext
 ) -> Generator[dict[str, Any], None, None]:
-    """Loads the model, and yields the rows of all samples but `done` as their verdicts come."""
+    """The rows of all samples but `done`, as their verdicts come."""
     policy, engine = open_engine(request.model, request.sampling, context)
     wanted = Wanted(request.problems, request.settings, request.seed, done)
     drawing = draw(wanted, engine, policy, context)
     verdicts: list[Verdict] = []
     waiting: deque[Drawn] = deque()
-    with opened(engine, context), closing(drawing):
+    with closing(drawing):
         for drawn in drawing:
             waiting.append(drawn)
             while waiting and waiting[0].verdict.done():
