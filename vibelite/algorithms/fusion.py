@@ -35,7 +35,7 @@ def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> 
     accumulate_dtype = torch.promote_types(first.dtype, torch.float32)
     total = torch.zeros_like(first, dtype=accumulate_dtype)
     for tensor, weight in zip(tensors, weights, strict=True):
-        total.add_(tensor.to(accumulate_dtype), alpha=weight)
+        total.add_(tensor, alpha=weight)
     return total.to(first.dtype)
 
 
@@ -47,8 +47,8 @@ def tensor_files(model_dir: Path) -> dict[str, str]:
     single = model_dir / "model.safetensors"
     if not single.exists():
         raise CheckpointError(
-            f"{model_dir}: no model.safetensors; fusion takes merged Hugging Face models, "
-            "not adapters"
+            f"{model_dir}: no model.safetensors; fusion takes whole models in safetensors files: "
+            "merge an adapter into its model, and save other formats by save_pretrained"
         )
     with safe_open(single, framework="pt") as file:
         return dict.fromkeys(file.keys(), single.name)  # noqa: SIM118 (safe_open is no mapping)
@@ -59,20 +59,15 @@ def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Pa
     first model.
 
     Weights are normalised to sum 1. Memory: one output file and one tensor of every model. Raises
-    CheckpointError when the models differ in tensor names or shapes. Tied embeddings are stored
-    once by safetensors, hence averaged once.
+    CheckpointError, with nothing written, when the models differ in tensor names or shapes, and
+    when a mean is not finite. Tied embeddings are stored, hence averaged, once.
     """
     total_weight = sum(weights)
     if len(model_dirs) != len(weights) or min(weights) < 0 or total_weight <= 0:
         raise ValueError(f"weights {list(weights)} for {len(model_dirs)} models, not all zero")
     normalised = [weight / total_weight for weight in weights]
+    require_same_tensors(model_dirs)
     layouts = [tensor_files(model_dir) for model_dir in model_dirs]
-    for model_dir, layout in zip(model_dirs[1:], layouts[1:], strict=True):
-        if layout.keys() != layouts[0].keys():
-            differing = sorted(layout.keys() ^ layouts[0].keys())
-            raise CheckpointError(
-                f"{model_dir} and {model_dirs[0]} have different tensors: {differing[:3]} ..."
-            )
     output.mkdir(parents=True, exist_ok=True)
     for path in model_dirs[0].iterdir():
         is_weights = path.suffix == ".safetensors"
@@ -82,6 +77,33 @@ def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Pa
         names = [name for name, file in layouts[0].items() if file == file_name]
         fused = {name: _fuse_tensor(name, model_dirs, layouts, normalised) for name in names}
         save_file(fused, output / file_name, metadata={"format": "pt"})
+
+
+def require_same_tensors(model_dirs: Sequence[Path]) -> None:
+    """CheckpointError unless the tensors of all models have the same names and shapes."""
+    first, *others = model_dirs
+    expected = tensor_shapes(first)
+    for other in others:
+        found = tensor_shapes(other)
+        if different := sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        ):
+            name = different[0]
+            raise CheckpointError(
+                f"{other}: {name} has shape {found.get(name)}, in {first} {expected.get(name)} "
+                f"(None = there is none; {len(different)} tensors differ); only models of one "
+                "shape can be fused"
+            )
+
+
+def tensor_shapes(model_dir: Path) -> dict[str, list[int]]:
+    """Tensor name -> shape, from the headers of the files."""
+    shapes = {}
+    for file_name in sorted(set(tensor_files(model_dir).values())):
+        with safe_open(model_dir / file_name, framework="pt") as file:
+            names = file.keys()
+            shapes |= {name: file.get_slice(name).get_shape() for name in names}
+    return shapes
 
 
 def _fuse_tensor(
@@ -94,9 +116,15 @@ def _fuse_tensor(
     for model_dir, layout in zip(model_dirs, layouts, strict=True):
         with safe_open(model_dir / layout[name], framework="pt") as file:
             tensors.append(file.get_tensor(name))
-        if tensors[-1].shape != tensors[0].shape:
-            raise CheckpointError(
-                f"{model_dir}: {name} has shape {list(tensors[-1].shape)}, "
-                f"in {model_dirs[0]} {list(tensors[0].shape)}"
-            )
-    return weighted_mean(tensors, weights)
+    fused = weighted_mean(tensors, weights)
+    if not fused.isfinite().all():
+        broken = [
+            str(model_dir)
+            for model_dir, tensor in zip(model_dirs, tensors, strict=True)
+            if not tensor.isfinite().all()
+        ]
+        raise CheckpointError(
+            f"the mean of {name} is not finite (nor is it in {', '.join(broken) or 'none alone'}); "
+            "nothing was written"
+        )
+    return fused

@@ -50,14 +50,19 @@ def kind_of(path: Path) -> dict[str, Any] | None:
                 tensors[name] = (tuple(part.get_shape()), part.get_dtype())
     kind: dict[str, Any] = {"tensors": tensors}
     for name in ("config.json", "generation_config.json"):
-        known = read_json(root / name) if (root / name).exists() else {}
-        kind[name] = {key: value for key, value in known.items() if key not in OF_THE_FILE}
+        kind[name] = configuration(root / name)
     path = root / "tokenizer_config.json"
     known = read_json(path) if path.exists() else {}
     kind["special tokens"] = {key: known.get(key) for key in SPECIAL_TOKENS}
     for name in TOKENIZER_FILES:
         kind[name] = (root / name).read_bytes() if (root / name).exists() else b""
     return kind
+
+
+def configuration(path: Path) -> dict[str, Any]:
+    """What a configuration file says of the model; {} without one."""
+    known = read_json(path) if path.exists() else {}
+    return {key: value for key, value in known.items() if key not in OF_THE_FILE}
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from vibelite.recipe.stage_section import ExportStage
 from vibelite.report.model_card import CARD_NAME, model_card
 from vibelite.run_dir import REMAKE_MODEL, new_directory
 from vibelite.stages.context import StageContext
-from vibelite.storage import CHECKSUMS_NAME, require_unchanged
+from vibelite.storage import CHECKSUMS_NAME, require_unchanged, sha256_of
 
 Form = Literal["hf", "bnb-4bit", "bnb-8bit", "gguf", "gguf-q8_0"]
 GGUF_NAME = "model.gguf"
@@ -116,10 +116,17 @@ def check_answer(source: Path, written: Path, form: Form) -> None:
     """
     from transformers import AutoTokenizer
 
-    is_gguf = form.startswith("gguf")
+    is_gguf, is_copy = form.startswith("gguf"), form == "hf" and not is_adapter(source)
     # Not of an adapter's directory, which has no tokenizer; a GGUF is made of an ordinary one.
     prompt = prompt_of(AutoTokenizer.from_pretrained(source if is_gguf else written))
-    answer = likeliest_tokens(written, prompt, **({"gguf_file": GGUF_NAME} if is_gguf else {}))
+    if is_copy:
+        for path in source.glob("*.safetensors"):
+            if sha256_of(path) != sha256_of(written / path.name):
+                raise CheckpointError(f"{path}: its copy differs; it was not written, try again")
+        likeliest_tokens(written, prompt, dtype="auto")  # equal weights: it has to load, no more
+        return
+    arguments: dict[str, Any] = {"gguf_file": GGUF_NAME} if is_gguf else {}
+    answer = likeliest_tokens(written, prompt, **arguments)
     if form in EXACT and answer != (expected := expected_answer(source, prompt)):
         raise CheckpointError(
             f"the exported model ({form}) answers {QUESTION!r} with tokens {answer}, the run's "
@@ -146,7 +153,8 @@ def likeliest_tokens(directory: Path, prompt: Sequence[int], **arguments: Any) -
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **arguments)
+    arguments = {"dtype": torch.float32} | arguments
+    model = AutoModelForCausalLM.from_pretrained(directory, **arguments)
     return likeliest(model, prompt)
 
 
