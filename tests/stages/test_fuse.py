@@ -9,7 +9,7 @@ import torch
 
 from tests.models.test_adapter import randomise
 from tests.policies import tiny_policy
-from vibelite.errors import CheckpointError, RecipeError
+from vibelite.errors import RecipeError
 from vibelite.models.adapter import merged_weights, save_adapter
 from vibelite.models.load import attach, load_policy
 from vibelite.pipeline import make_context
@@ -133,7 +133,7 @@ def test_other_configurations_and_other_token_ids_are_refused(pair) -> None:
     config = json.loads(whole)
     config["rope_parameters"]["rope_theta"] *= 2
     path.write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"second: its configuration differs .* rope_param"):
+    with pytest.raises(RecipeError, match=r"second: its configuration differs .* rope_param"):
         write_mean(pair)
     path.write_text(whole)
     path = pair[1] / "tokenizer.json"
@@ -141,6 +141,6 @@ def test_other_configurations_and_other_token_ids_are_refused(pair) -> None:
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     path.write_text(json.dumps(tokenizer))
-    with pytest.raises(CheckpointError, match="second: its tokenizer gives other ids to tokens"):
+    with pytest.raises(RecipeError, match="second: its tokenizer gives other ids to tokens"):
         write_mean(pair)
     assert not (pair[0].parent / "mean").exists()

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vibelite.errors import CheckpointError
+from vibelite.errors import RecipeError
 from vibelite.storage import CHECKSUMS_NAME
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -28,7 +28,7 @@ def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> 
     first = tensors[0]
     if not first.is_floating_point():
         if any(not torch.equal(first, tensor) for tensor in tensors[1:]):
-            raise CheckpointError(
+            raise RecipeError(
                 "a non-float tensor differs between the models; they are not of one training run"
             )
         return first.clone()
@@ -40,13 +40,13 @@ def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> 
 
 
 def tensor_files(model_dir: Path) -> dict[str, str]:
-    """Tensor name -> file name, for a directory of safetensors files; CheckpointError if none."""
+    """Tensor name -> file name, for a directory of safetensors files; RecipeError if none."""
     index = model_dir / INDEX_NAME
     if index.exists():
         return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     single = model_dir / "model.safetensors"
     if not single.exists():
-        raise CheckpointError(
+        raise RecipeError(
             f"{model_dir}: no model.safetensors; fusion takes whole models in safetensors files: "
             "merge an adapter into its model, and save other formats by save_pretrained"
         )
@@ -59,7 +59,7 @@ def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Pa
     first model.
 
     Weights are normalised to sum 1. Memory: one output file and one tensor of every model. Raises
-    CheckpointError, with nothing written, when the models differ in tensor names or shapes, and
+    RecipeError, with nothing written, when the models differ in tensor names or shapes, and
     when a mean is not finite. Tied embeddings are stored, hence averaged, once.
     """
     total_weight = sum(weights)
@@ -80,7 +80,7 @@ def fuse_models(model_dirs: Sequence[Path], weights: Sequence[float], output: Pa
 
 
 def require_same_tensors(model_dirs: Sequence[Path]) -> None:
-    """CheckpointError unless the tensors of all models have the same names and shapes."""
+    """RecipeError unless the tensors of all models have the same names and shapes."""
     first, *others = model_dirs
     expected = tensor_shapes(first)
     for other in others:
@@ -89,7 +89,7 @@ def require_same_tensors(model_dirs: Sequence[Path]) -> None:
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
         ):
             name = different[0]
-            raise CheckpointError(
+            raise RecipeError(
                 f"{other}: {name} has shape {found.get(name)}, in {first} {expected.get(name)} "
                 f"(None = there is none; {len(different)} tensors differ); only models of one "
                 "shape can be fused"
@@ -123,7 +123,7 @@ def _fuse_tensor(
             for model_dir, tensor in zip(model_dirs, tensors, strict=True)
             if not tensor.isfinite().all()
         ]
-        raise CheckpointError(
+        raise RecipeError(
             f"the mean of {name} is not finite (nor is it in {', '.join(broken) or 'none alone'}); "
             "nothing was written"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from vibelite.algorithms.fusion import fuse_models, require_same_tensors
-from vibelite.errors import CheckpointError, RecipeError
+from vibelite.errors import RecipeError
 from vibelite.models.adapter import is_adapter, mean_adapter, write_adapter
 from vibelite.models.exchange import configuration
 from vibelite.models.tokenizer import load_tokenizer
@@ -67,7 +67,7 @@ def write_fused(
     sources: Sequence[Path], names: Sequence[str], weights: Sequence[float], target: Path
 ) -> None:
     """The weighted mean of `sources` in `target`, whole or not at all, with what it was made of.
-    CheckpointError for models of which there is no mean.
+    RecipeError for models of which there is no mean.
 
     That of adapters on one model is an adapter too: the one that merges to the mean of their merged
     weights.
@@ -98,7 +98,7 @@ def write_fused(
 
 
 def require_alike(models: Sequence[Path]) -> None:
-    """CheckpointError where models have other configurations, types aside, or give other ids to
+    """RecipeError where models have other configurations, types aside, or give other ids to
     tokens: the mean of their weights would mean nothing. Warns of another chat template.
     """
     first, *others = models
@@ -109,7 +109,7 @@ def require_alike(models: Sequence[Path]) -> None:
         different = sorted(key for key in keys if expected.get(key) != found.get(key))
         if different:
             key = different[0]
-            raise CheckpointError(
+            raise RecipeError(
                 f"{other}: its configuration differs from that of {first} in "
                 f"{', '.join(different)} ({key}: {found.get(key)}, there {expected.get(key)}); "
                 "only models of one configuration can be fused"
@@ -117,7 +117,7 @@ def require_alike(models: Sequence[Path]) -> None:
         own = tokenizer_of(other)
         vocabularies = [known.get_vocab() if known else {} for known in (tokenizer, own)]
         if vocabularies[0] != vocabularies[1]:
-            raise CheckpointError(
+            raise RecipeError(
                 f"{other}: its tokenizer gives other ids to tokens than that of {first}; the mean "
                 "of their embeddings would mean nothing"
             )
