@@ -18,7 +18,7 @@ from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, EvaluateStage, MGPOStage
 from vibelite.run_dir import RunDir, read_json, read_jsonl, write_text_atomic
-from vibelite.telemetry.ledger import stage_cost
+from vibelite.telemetry.ledger import run_cost
 
 BENCHMARK = "held-out"
 Row = Mapping[str, Any]
@@ -190,7 +190,7 @@ def model_row(run: RunDir, model: Path) -> dict[str, Any]:
 
 def paid(run: RunDir, *stages: str) -> dict[str, float]:
     """Seconds and USD of these stages, lost time included."""
-    costs = [stage_cost(run.ledger_path, stage) for stage in stages]
+    costs = [run_cost(run.ledger_path, stage) for stage in stages]
     return {
         "seconds": sum(seconds for seconds, _ in costs),
         "usd": sum(usd for _, usd in costs if usd is not None),
@@ -199,42 +199,6 @@ def paid(run: RunDir, *stages: str) -> dict[str, float]:
 
 def added(first: Row, second: Row) -> dict[str, float]:
     return {key: first[key] + second[key] for key in ("seconds", "usd")}
-
-
-def sampled_entropy(model: Path, ablation: Ablation) -> float:
-    """Token entropy in nats where the model samples: the mean of -log p over the tokens of one
-    completion of every held-out problem. (A training step's entropy is over the tokens it trains,
-    which differ between variants.)
-    """
-    import torch
-
-    from vibelite.data.chat import end_token_id, prompt_ids
-    from vibelite.data.sources import load_problems
-    from vibelite.models.load import load_policy
-    from vibelite.rollout.engine import SamplingSettings, generate
-    from vibelite.rollout.transformers_engine import TransformersEngine
-
-    recipe, directory = ablation.recipe, ablation.task.recipe.parent
-    if recipe.num_threads:
-        torch.set_num_threads(recipe.num_threads)
-    source = recipe.data.problems[BENCHMARK]
-    problems = load_problems(source, recipe_dir=directory, seed=recipe.seed)
-    sampling = evaluation_of(recipe, [BASE]).sampling
-    policy = load_policy(model)
-    engine = TransformersEngine(
-        policy, stop_ids=[end_token_id(policy.tokenizer)], max_sequences=sampling.max_sequences
-    )
-    prompts = [
-        prompt_ids(policy.tokenizer, problem.messages, recipe.data.system_prompt)
-        for problem in problems
-    ]
-    groups = generate(engine, prompts, SamplingSettings(1, sampling.max_new_tokens), seed=0)
-    return -fmean(value for (completion,) in groups for value in completion.sampler_logprobs)
-
-
-def measured(ablation: Ablation, run: RunDir, model: Path) -> dict[str, Any]:
-    """What a row says of a model, apart from its name and its cost."""
-    return {"entropy": sampled_entropy(model, ablation), **model_row(run, model)}
 
 
 def run_shared(ablation: Ablation) -> list[dict[str, Any]]:
@@ -249,8 +213,7 @@ def run_shared(ablation: Ablation) -> list[dict[str, Any]]:
     if "tail-average" in fused:
         models["tail-average"] = (fused["tail-average"], paid(run, "sft"))
     return [
-        {"model": name, **cost, **measured(ablation, run, path)}
-        for name, (path, cost) in models.items()
+        {"model": name, **cost, **model_row(run, path)} for name, (path, cost) in models.items()
     ]
 
 
@@ -276,9 +239,9 @@ def run_variant(
     rows = []
     if starts_from_best:
         cost = paid(ablation.run_dir("shared"), "sft", "probe")
-        rows.append({"model": "best", **cost, **measured(ablation, run, run.base_model)})
+        rows.append({"model": "best", **cost, **model_row(run, run.base_model)})
     before = rows[0] if starts_from_best else known[variant.start]
-    return [*rows, trained_row(ablation, variant, recipe, run, before)]
+    return [*rows, trained_row(variant, recipe, run, before)]
 
 
 def same_but_probed(ablation: Ablation, row: Row, name: str) -> dict[str, Any]:
@@ -287,9 +250,7 @@ def same_but_probed(ablation: Ablation, row: Row, name: str) -> dict[str, Any]:
     return {**row, **cost, "model": name, "same_as": row["model"]}
 
 
-def trained_row(
-    ablation: Ablation, variant: Variant, recipe: Recipe, run: RunDir, before: Row
-) -> dict[str, Any]:
+def trained_row(variant: Variant, recipe: Recipe, run: RunDir, before: Row) -> dict[str, Any]:
     """The row of the model that a variant's MGPO stage made; `before`: that of its start."""
     mgpo = recipe.stages[0]
     assert isinstance(mgpo, MGPOStage)
@@ -302,5 +263,5 @@ def trained_row(
         **added(before, paid(run, mgpo.name)),
         "rl_completions": num_completions,
         "rl_tokens": round(fmean(lengths) * num_completions),
-        **measured(ablation, run, stage.models()[mgpo.name]),
+        **model_row(run, stage.models()[mgpo.name]),
     }

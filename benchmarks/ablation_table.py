@@ -2,7 +2,7 @@
 control, with intervals paired by seed and problem.
 
 A row of a model: seed, model, num_samples, and by problem `correct` (samples that are right) and
-`tokens` (of all its samples); seconds and usd from nothing to that model; entropy in nats a token.
+`tokens` (of all its samples); seconds and usd from nothing to that model.
 Not here: how the rows were made.
 
     python -m benchmarks.ablation_table benchmarks/results/ablations_quickstart.json
@@ -153,9 +153,9 @@ def verdict(gain: Difference) -> str:
 def model_table(rows: Sequence[Row], max_tokens: int) -> str:
     """Every model: means over seeds, and the cost of a point over the last SFT checkpoint."""
     lines = [
-        "| model | seeds | Pass@1 | by seed | Pass@8 | tokens | entropy | RL tokens "
+        "| model | seeds | Pass@1 | by seed | Pass@8 | tokens | RL tokens "
         "| USD | USD a point over `last` |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in MODELS:
         own = sorted((row for row in rows if row["model"] == name), key=lambda row: row["seed"])
@@ -177,7 +177,6 @@ def model_table(rows: Sequence[Row], max_tokens: int) -> str:
             ", ".join(f"{100 * value:.1f}" for value in means["pass_at_1"]),
             f"{100 * fmean(means['pass_at_8']):.1f}",
             f"{max_tokens * fmean(means['tokens']):.1f}",
-            f"{fmean(row['entropy'] for row in own):.3f}",
             f"{fmean(sampled):.0f}" if sampled else "-",
             f"{fmean(row['usd'] for row in own):.5f}",
             price,

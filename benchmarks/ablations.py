@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,6 @@ from benchmarks.ablation_runs import (
     VARIANTS,
     Ablation,
     Task,
-    Variant,
     evaluation_of,
     run_shared,
     run_variant,
@@ -82,56 +79,20 @@ def known_rows(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
     return report["rows"]
 
 
-def make_rows(
-    ablation: Ablation, variant: Variant | None, known: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The rows of one variant, or of what all of a seed start from."""
-    made = run_variant(ablation, variant, known) if variant else run_shared(ablation)
-    return [{"seed": ablation.recipe.seed, **row} for row in made]
-
-
-def missing_work(
-    ablations: Sequence[Ablation], rows: Sequence[Mapping[str, Any]], wave: int
-) -> list[tuple[Ablation, Variant | None, dict[str, Mapping[str, Any]]]]:
-    """Arguments of `make_rows` for what has no row yet. Wave 0 is what all variants start from, 2
-    what needs the rows of wave 1.
+def rows_of(ablation: Ablation, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Adds every missing row of a seed to `rows`, and yields them as they come: first what all
+    variants start from. A variant stands behind those whose rows it needs.
     """
-    work = []
-    for ablation in ablations:
-        known = {row["model"]: row for row in rows if row["seed"] == ablation.recipe.seed}
-        variants = [variant for variant in VARIANTS if variant.name in ablation.task.variants]
-        waves: list[list[Variant | None]] = [[None], [], []]
-        for variant in variants:
-            waves[2 if variant.start in ("full", "best") else 1].append(variant)
-        work += [
-            (ablation, variant, known)
-            for variant in waves[wave]
-            if (variant.name if variant else "fused") not in known
-        ]
-    return work
-
-
-def rows_of(
-    ablations: Sequence[Ablation], rows: list[dict[str, Any]], num_jobs: int
-) -> Iterator[list[dict[str, Any]]]:
-    """Adds every missing row to `rows`, and yields them as they come: seed by seed in this process,
-    or all seeds side by side in `num_jobs` processes.
-    """
-    if num_jobs == 1:
-        for ablation in ablations:
-            for wave in range(3):
-                for arguments in missing_work([ablation], rows, wave):
-                    made = make_rows(*arguments)
-                    rows += made
-                    yield made
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_jobs, mp_context=context) as pool:
-        for wave in range(3):
-            work = missing_work(ablations, rows, wave)
-            for future in as_completed([pool.submit(make_rows, *each) for each in work]):
-                rows += future.result()
-                yield future.result()
+    seed = ablation.recipe.seed
+    chosen = [variant for variant in VARIANTS if variant.name in ablation.task.variants]
+    for variant in (None, *chosen):
+        known = {row["model"]: row for row in rows if row["seed"] == seed}
+        if (variant.name if variant else "fused") in known:
+            continue
+        found = run_variant(ablation, variant, known) if variant else run_shared(ablation)
+        made = [{"seed": seed, **row} for row in found]
+        rows += made
+        yield made
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -140,7 +101,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--output", type=Path, help="default results/ablations_TASK.json")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each a process")
     parser.add_argument("--steps", type=int, help="MGPO steps of a variant")
     parser.add_argument("--second-steps", type=int, help="of a stage after the full one")
     parser.add_argument("--variants", nargs="+", choices=EVERY)
@@ -174,9 +134,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     max_tokens = evaluation_of(ablations[0].recipe, [BASE]).sampling.max_new_tokens
     head = {"settings": settings, "environment": environment(), "max_tokens": max_tokens}
     rows = known_rows(output, head)
-    for made in rows_of(ablations, rows, options.jobs):
-        write_report(output, head, sorted(rows, key=lambda row: row["seed"]))
-        print(f"seed {made[0]['seed']}: {', '.join(row['model'] for row in made)}", flush=True)
+    for ablation in ablations:
+        for made in rows_of(ablation, rows):
+            write_report(output, head, sorted(rows, key=lambda row: row["seed"]))
+            print(f"seed {made[0]['seed']}: {', '.join(row['model'] for row in made)}", flush=True)
     print(tables(rows, max_tokens=max_tokens))
 
 

@@ -13,25 +13,23 @@ A setting that does not fit is a row with `out_of_memory`.
 
 from __future__ import annotations
 
-import argparse
-import gc
+import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from benchmarks.memory_growth import peak_allocated_bytes
 from benchmarks.random_policy import random_batch, random_policy, train
-from benchmarks.row_report import SaveRows, forget, row_saver
+from benchmarks.row_report import COLUMNS, SaveRows, forget, release, rows_of, run_command
 from vibelite.models.activations import apply_activations
+from vibelite.models.load import default_device
 from vibelite.models.policy import Policy
 from vibelite.planning.activation_memory import Activations, activation_bytes, head_bytes
 from vibelite.planning.model_shape import shape_of_config
 from vibelite.recipe.model_section import Training
-from vibelite.tables import format_table
 from vibelite.types import TokenBatch
 
 QWEN_1_5B: Mapping[str, Any] = {
@@ -68,30 +66,34 @@ def measure(
     """One row per setting and number of tokens, `save` gets them after each; tiles are
     `tile_divisor` times smaller than those of SETTINGS.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows: list[dict[str, Any]] = []
-    for activations, tile in SETTINGS:
+    device = device or default_device()
+    kept: dict[tuple[int, int], float] = {}  # (tile, tokens) -> seconds of checkpoint
+
+    def row_maker(activations: Activations, tile: int) -> Callable[[], Iterator[dict[str, Any]]]:
         setting = {"activations": activations, "mlp_tile_tokens": tile // tile_divisor}
-        policy = random_policy(config, dtype=torch.bfloat16, device=device)
-        apply_activations(policy.model, Training.model_validate(setting))
-        train(policy, random_batch([16], config["vocab_size"], trained_share=1.0, device=device))
-        for count in tokens:
-            row = setting | {"tokens": count}
-            row["predicted_bytes"] = predicted_bytes(config, activations, count, row)
-            batch = random_batch([count], config["vocab_size"], trained_share=1.0, device=device)
-            try:
-                row |= measure_one(policy, batch)
-            except torch.OutOfMemoryError:
-                row["out_of_memory"] = True
-            if "seconds" in row and activations == "checkpoint_offload":
-                row["offload_overhead"] = row["seconds"] / seconds_kept(rows, row) - 1
-            rows.append(row)
-            print(table([row]).splitlines()[-1], flush=True)
-            save(rows)
-            release(device)
-        del policy
-        release(device)
-    return rows
+
+        def make_rows() -> Iterator[dict[str, Any]]:
+            policy = random_policy(config, dtype=torch.bfloat16, device=device)
+            apply_activations(policy.model, Training.model_validate(setting))
+            train(policy, random_batch([16], config["vocab_size"], device=device))
+            for count in tokens:
+                row = setting | {"tokens": count}
+                row["predicted_bytes"] = predicted_bytes(config, activations, count, row)
+                batch = random_batch([count], config["vocab_size"], device=device)
+                try:
+                    row |= measure_one(policy, batch)
+                except torch.OutOfMemoryError:
+                    row["out_of_memory"] = True
+                if activations == "checkpoint":
+                    kept[tile, count] = row.get("seconds", math.nan)
+                elif activations == "checkpoint_offload" and "seconds" in row:
+                    row["offload_overhead"] = row["seconds"] / kept[tile, count] - 1
+                yield row
+                release()
+
+        return make_rows
+
+    return rows_of([({}, row_maker(*one)) for one in SETTINGS], COLUMNS["activations"], save)
 
 
 def measure_one(policy: Policy, batch: TokenBatch) -> dict[str, Any]:
@@ -128,57 +130,7 @@ def predicted_bytes(
     return round(2 * 2 * shape.num_parameters + held + sum(parts.values()))
 
 
-def seconds_kept(rows: Sequence[Mapping[str, Any]], offloaded: Mapping[str, Any]) -> float:
-    """Seconds of the row that differs from an offloaded one in that alone; NaN if it did not
-    fit.
-    """
-    (row,) = [
-        row
-        for row in rows
-        if row["activations"] == "checkpoint"
-        and all(row[key] == offloaded[key] for key in ("tokens", "mlp_tile_tokens"))
-    ]
-    return row.get("seconds", float("nan"))
-
-
-def release(device: torch.device) -> None:
-    """Gives cached memory back, so that one setting's fragments are not the next one's peak."""
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows for reading: GB and seconds."""
-    cells = [
-        [
-            f"{row['activations']}, tile {row['mlp_tile_tokens']}",
-            str(row["tokens"]),
-            f"{row['peak_bytes'] / 1e9:.4g}" if "peak_bytes" in row else "does not fit",
-            f"{row['predicted_bytes'] / 1e9:.4g}",
-            f"{row['seconds']:.3f}" if "seconds" in row else "",
-            f"{100 * row['offload_overhead']:+.1f}" if "offload_overhead" in row else "",
-        ]
-        for row in rows
-    ]
-    header = ["activations", "tokens", "peak GB", "predicted", "seconds", "offload %"]
-    return format_table(header, cells)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Activations of a 1.5B model on a GPU.")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
-    arguments = parser.parse_args()
-    if arguments.tiny:
-        cpu = torch.device("cpu")
-        save = row_saver(arguments.out)
-        rows = measure(TINY, tokens=TINY_TOKENS, tile_divisor=128, device=cpu, save=save)
-    else:
-        rows = measure(tokens=arguments.tokens, save=row_saver(arguments.out))
-    print(table(rows))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(
+        "activations", measure, {"config": TINY, "tokens": TINY_TOKENS, "tile_divisor": 128}
+    )

@@ -12,29 +12,24 @@ the optimizer's state. A kind that cannot run here is a row that says why.
 
 from __future__ import annotations
 
-import argparse
-import gc
 import statistics
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from benchmarks.gpu_activations import QWEN_1_5B, TINY, release
-from benchmarks.gpu_mgpo import completion_batch, now, peaks, reset_peak
-from benchmarks.random_policy import random_policy
-from benchmarks.row_report import SaveRows, exit_code, failure_row, forget, row_saver
+from benchmarks.gpu_activations import QWEN_1_5B, TINY
+from benchmarks.gpu_mgpo import completion_batch, peaks, reset_peak
+from benchmarks.random_policy import bare_trainer, now, random_policy
+from benchmarks.row_report import COLUMNS, SaveRows, forget, rows_of, run_command
 from vibelite.data.batching import TrainingSequence
-from vibelite.errors import RecipeError
 from vibelite.models.activations import apply_activations
-from vibelite.models.load import attach, quantise
+from vibelite.models.load import attach, default_device, quantise
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
 from vibelite.stages import mgpo, sft
-from vibelite.tables import format_table
 from vibelite.training.optim import PolicyOptimizer
 
 TOKENS = (4096, 16384)
@@ -54,23 +49,13 @@ def measure(
     save: SaveRows = forget,
 ) -> list[dict[str, Any]]:
     """One row per kind of adapter, stage and number of tokens; `save` gets them after each."""
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows: list[dict[str, Any]] = []
-    for kind in KINDS:
-        adapter = cast(Any, Adapter)(kind=kind)
-        try:
-            for row in measure_kind(config, adapter, tokens, training, device):
-                rows.append(row)
-                print(table([row]).splitlines()[-1], flush=True)
-                save(rows)
-        except RecipeError as error:  # bitsandbytes is not there, or not for this machine
-            rows.append({"kind": kind, "left_out": str(error)})
-        except Exception as error:  # the other kind is worth having, and the exit code tells
-            rows.append({"kind": kind} | failure_row(error))
-        save(rows)
-        gc.collect()
-        release(device)
-    return rows
+    device = device or default_device()
+
+    def row_maker(kind: str) -> Callable[[], Iterator[dict[str, Any]]]:
+        adapter = Adapter.model_validate({"kind": kind})
+        return lambda: measure_kind(config, adapter, tokens, training, device)
+
+    return rows_of([({"kind": kind}, row_maker(kind)) for kind in KINDS], COLUMNS["lora"], save)
 
 
 def measure_kind(
@@ -84,7 +69,7 @@ def measure_kind(
     trainer = make_trainer(config, adapter, training, device)
     for stage in STAGES:
         for count in tokens:
-            row = {"kind": adapter.kind, "stage": stage, "tokens": count}
+            row = {"stage": stage, "tokens": count}
             yield row | measure_one(trainer, stage, config, count)
 
 
@@ -108,8 +93,7 @@ def trainer_of(policy: Policy, training: Training) -> mgpo.Trainer:
         kind="mgpo", num_steps=1, optimizer=optimizer, tokens_per_micro_batch=1 << 20,
         sampling=Sampling(max_new_tokens=16),
     )  # fmt: skip
-    nothing = cast(Any, None)
-    return mgpo.Trainer(stage, nothing, policy, None, nothing, updates)
+    return bare_trainer(stage, policy, updates)
 
 
 def measure_one(
@@ -118,7 +102,6 @@ def measure_one(
     """Bytes and seconds of one update on one sequence."""
     policy, device = trainer.policy, trainer.policy.device
     update(trainer, stage, config, tokens)
-    gc.collect()
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     reset_peak(device)
     seconds = [update(trainer, stage, config, tokens) for _ in range(REPEATS)]
@@ -162,44 +145,5 @@ def sft_stage(trainer: mgpo.Trainer) -> SFTStage:
     )  # fmt: skip
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows for reading: GB (1e9 bytes) and seconds."""
-    header = ["adapter", "stage", "tokens", "peak GB", "floor GB", "gradient s", "update s"]
-    return format_table(header, [table_row(row) for row in rows])
-
-
-def table_row(row: Mapping[str, Any]) -> list[str]:
-    if "left_out" in row or "failed" in row:
-        return [row["kind"], "left out" if "left_out" in row else "failed", "", "", "", "", ""]
-    peak = row.get("allocated_bytes", row["peak_bytes"])
-    return [
-        row["kind"],
-        row["stage"],
-        str(row["tokens"]),
-        f"{peak / 1e9:.2f}",
-        f"{row['floor_bytes'] / 1e9:.2f}",
-        f"{row['gradient_seconds']:.3f}",
-        f"{row['update_seconds']:.3f}",
-    ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
-    arguments = parser.parse_args()
-    if arguments.tiny:
-        cpu = torch.device("cpu")
-        rows = measure(TINY, tokens=TINY_TOKENS, device=cpu, save=row_saver(arguments.out))
-    else:
-        rows = measure(tokens=arguments.tokens, save=row_saver(arguments.out))
-    print(table(rows))
-    for row in rows:
-        if "left_out" in row:
-            print(f"left out: {row['kind']}: {row['left_out']}")
-    sys.exit(exit_code(rows))
-
-
 if __name__ == "__main__":
-    main()
+    run_command("lora", measure, {"config": TINY, "tokens": TINY_TOKENS})

@@ -13,36 +13,28 @@ case that fails is a row with `failed`.
 
 from __future__ import annotations
 
-import argparse
-import gc
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from benchmarks.gpu_activations import QWEN_1_5B, TINY, release
-from benchmarks.random_policy import random_policy
-from benchmarks.row_report import SaveRows, exit_code, failure_row, forget, row_saver
+from benchmarks.gpu_activations import QWEN_1_5B, TINY
+from benchmarks.random_policy import bare_trainer, now, random_policy
+from benchmarks.row_report import COLUMNS, SaveRows, forget, release, rows_of, run_command
 from vibelite.data.batching import TrainingSequence, pack
-from vibelite.errors import RecipeError
 from vibelite.models.activations import apply_activations
+from vibelite.models.load import default_device
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.stages import mgpo
-from vibelite.tables import format_table
 from vibelite.telemetry.memory import take_peak_bytes
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import TokenBatch
 
 TOKENS = (4096, 16384, 32768, 40960)
 PROMPT_TOKENS = 64
-EMPTY = {"left_out": "left out", "failed": "failed", "out_of_memory": "does not fit"}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +66,12 @@ def measure(
     save: SaveRows = forget,
 ) -> list[dict[str, Any]]:
     """One row per case and number of tokens; `save` gets them after each."""
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows: list[dict[str, Any]] = []
-    for case in cases:
-        try:
-            for row in measure_case(config, case, chosen_lengths(case, tokens), device):
-                rows.append(row)
-                print(table([row]).splitlines()[-1], flush=True)
-                save(rows)
-        except RecipeError as error:  # bitsandbytes is not there, or there is no GPU
-            rows.append(asdict(case) | {"left_out": str(error)})
-        except Exception as error:  # the other cases are worth having, and the exit code tells
-            rows.append(asdict(case) | failure_row(error))
-        save(rows)
-        gc.collect()
-        release(device)
+    device = device or default_device()
+
+    def row_maker(case: Case) -> Callable[[], Iterator[dict[str, Any]]]:
+        return lambda: measure_case(config, case, chosen_lengths(case, tokens), device)
+
+    rows = rows_of([(asdict(case), row_maker(case)) for case in cases], COLUMNS["mgpo"], save)
     set_cap(device, None)
     return rows
 
@@ -102,7 +85,7 @@ def measure_case(
     config: Mapping[str, Any], case: Case, tokens: Sequence[int], device: torch.device
 ) -> Iterator[dict[str, Any]]:
     """A row per number of tokens, until one does not fit."""
-    settings = asdict(case) | {"context_bytes": set_cap(device, case.cap_gb)}
+    settings = {"context_bytes": set_cap(device, case.cap_gb)}
     trainer = make_trainer(config, case, device)
     for update, count in enumerate((2 * PROMPT_TOKENS, *tokens)):
         batch = completion_batch(trainer.policy, config["vocab_size"], count, device)
@@ -118,7 +101,7 @@ def set_cap(device: torch.device, gigabytes: int | None) -> int:
     if device.type == "cpu":
         return 0
     torch.zeros(1, device=device)
-    release(device)
+    release()
     free, total = torch.cuda.mem_get_info(device)
     context_bytes = total - free - torch.cuda.memory_reserved(device)
     share = 1.0 if gigabytes is None else min(1.0, (gigabytes * 1e9 - context_bytes) / total)
@@ -141,11 +124,10 @@ def make_trainer(config: Mapping[str, Any], case: Case, device: torch.device) ->
         kind="mgpo", num_steps=1, optimizer=optimizer, tokens_per_micro_batch=1 << 20,
         sampling=Sampling(max_new_tokens=16),
     )  # fmt: skip
-    policy = random_policy(config, dtype=DTYPES[case.dtype], device=device)
+    policy = random_policy(config, dtype=getattr(torch, case.dtype), device=device)
     apply_activations(policy.model, training)
     updates = PolicyOptimizer(policy, optimizer, num_steps=1 + len(TOKENS), training=training)
-    nothing = cast(Any, None)
-    return mgpo.Trainer(stage, nothing, policy, None, nothing, updates)
+    return bare_trainer(stage, policy, updates)
 
 
 def measure_one(
@@ -200,47 +182,5 @@ def peaks(device: torch.device) -> dict[str, int]:
     return {"peak_bytes": take_peak_bytes()}
 
 
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows for reading: GB and seconds."""
-    cells = [
-        [
-            f"{row['cap_gb']} GB",
-            f"{row['optimizer']}, {row['dtype']}, gradients {row['gradient_dtype']}",
-            row["activations"],
-            str(row.get("tokens", "")),
-            f"{(row['peak_bytes'] + row['context_bytes']) / 1e9:.1f}" if "peak_bytes" in row
-            else next((word for key, word in EMPTY.items() if key in row), "?"),
-            f"{row['gradient_seconds']:.2f}" if "peak_bytes" in row else "",
-            f"{row['update_seconds']:.2f}" if "peak_bytes" in row else "",
-        ]
-        for row in rows
-    ]  # fmt: skip
-    header = ["cap", "optimizer", "activations", "tokens", "peak GB", "gradient s", "update s"]
-    return format_table(header, cells)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="MGPO updates of a 1.5B model under a cap.")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU")
-    arguments = parser.parse_args()
-    if arguments.tiny:
-        cpu = torch.device("cpu")
-        rows = measure(TINY, tokens=(64, 128), device=cpu, save=row_saver(arguments.out))
-    else:
-        rows = measure(save=row_saver(arguments.out))
-    print(table(rows))
-    for row in rows:
-        if "left_out" in row:
-            print(f"left out: {row['optimizer']}: {row['left_out']}")
-    sys.exit(exit_code(rows))
-
-
 if __name__ == "__main__":
-    main()
+    run_command("mgpo", measure, {"config": TINY, "tokens": (64, 128)})

@@ -1,6 +1,6 @@
 """Seconds and bytes of one optimizer step of a 1.5B model, for every way to update.
 
-    python -m benchmarks.gpu_optim [--out FILE.json] [--only adamw_cpu ...] [--tiny]
+    python -m benchmarks.gpu_optim [--out FILE.json] [--tiny]
 
 Random weights of the exact shapes of Qwen2.5-1.5B. In place of a backward pass every parameter is
 given a random gradient through autograd, last layer first, so hooks and streams run as in training
@@ -12,24 +12,27 @@ update must move in the memory where it happens, at that memory's measured copyi
 
 from __future__ import annotations
 
-import argparse
-import gc
 import statistics
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
 
-from benchmarks.row_report import SaveRows, forget, row_saver
-from vibelite.errors import RecipeError
-from vibelite.models.policy import Policy
+from benchmarks.gpu_activations import QWEN_1_5B, TINY
+from benchmarks.random_policy import now, random_policy
+from benchmarks.row_report import (
+    COLUMNS,
+    Row,
+    SaveRows,
+    forget,
+    release,
+    rows_of,
+    run_command,
+)
+from vibelite.models.load import default_device
 from vibelite.planning.optimizer_memory import bytes_per_parameter
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
-from vibelite.tables import format_table
 from vibelite.telemetry.hardware import resident_bytes
 from vibelite.training.optim import PolicyOptimizer
 
@@ -49,95 +52,53 @@ NUM_WARM_UPS = 1
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 28}
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A Qwen2 decoder with a tied head."""
-
-    num_layers: int
-    hidden: int
-    mlp: int
-    key_value: int
-    vocab: int
-
-
-QWEN_1_5B = Size(num_layers=28, hidden=1536, mlp=8960, key_value=256, vocab=151_936)
-TINY = Size(num_layers=2, hidden=64, mlp=128, key_value=32, vocab=512)
-
-
-def layer_shapes(size: Size) -> list[tuple[int, ...]]:
-    """The parameters of one layer, in the order of the model."""
-    h, m, kv = size.hidden, size.mlp, size.key_value
-    attention = [(h, h), (h,), (kv, h), (kv,), (kv, h), (kv,), (h, h)]
-    return [*attention, (m, h), (m, h), (h, m), (h,), (h,)]
-
-
-class Weights(torch.nn.Module):
-    """Parameters of a decoder, N(0, 0.02), without a forward pass."""
-
-    def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__()
-        layers = layer_shapes(size) * size.num_layers
-        shapes = [(size.vocab, size.hidden), *layers, (size.hidden,)]
-        self.values = torch.nn.ParameterList(
-            torch.nn.Parameter(torch.empty(shape, dtype=dtype, device=device).normal_(std=0.02))
-            for shape in shapes
-        )
-
-    def get_input_embeddings(self) -> Any:
-        return argparse.Namespace(weight=self.values[0])
-
-    get_output_embeddings = get_input_embeddings
-
-
 def measure(
-    size: Size = QWEN_1_5B,
+    config: Mapping[str, Any] = QWEN_1_5B,
     *,
     device: torch.device | None = None,
     repeats: int = 3,
-    only: Sequence[str] = (),
     save: SaveRows = forget,
 ) -> list[dict[str, Any]]:
-    """One row per configuration (of the kinds in `only`, if any), `save` gets them after each;
-    seconds are medians.
-    """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """One row per configuration, `save` gets them after each; seconds are medians."""
+    device = device or default_device()
     speeds = {name: copy_speed(torch.device(name)) for name in {device.type, "cpu"}}
-    rows = []
-    for kind, dtype, gradient_dtype in CONFIGURATIONS:
-        if only and kind not in only:
-            continue
-        row: dict[str, Any] = {"kind": kind, "dtype": dtype, "gradient_dtype": gradient_dtype}
-        training = cast(Any, Training)(dtype=dtype, gradient_dtype=gradient_dtype)
-        config = cast(Any, Optimizer)(kind=kind, lr=1e-6)
-        try:
-            row |= measure_one(config, training, size, device, repeats)
-        except RecipeError as error:  # bitsandbytes is not there, or there is no GPU
-            rows.append(row | {"left_out": str(error)})
-            save(rows)
-            continue
-        if kind == "adamw" or kind == "adamw_cpu":
-            memory = "cpu" if kind == "adamw_cpu" else device.type
-            row["floor_seconds"] = update_bytes(dtype, gradient_dtype) * row["num_parameters"]
-            row["floor_seconds"] /= speeds[memory]
-        rows.append(row)
-        print(table([row]).splitlines()[-1], flush=True)
-        save(rows)
-    return rows
+
+    def row_maker(kind: str, dtype: str, gradient_dtype: str) -> Callable[[], Iterator[Row]]:
+        def make_row() -> Iterator[Row]:
+            training = cast(Any, Training)(dtype=dtype, gradient_dtype=gradient_dtype)
+            optimizer = cast(Any, Optimizer)(kind=kind, lr=1e-6)
+            row = measure_one(config, optimizer, training, device, repeats)
+            if kind in ("adamw", "adamw_cpu"):
+                moved = update_bytes(dtype, gradient_dtype) * row["num_parameters"]
+                row["floor_seconds"] = moved / speeds["cpu" if "cpu" in kind else device.type]
+            yield row
+
+        return make_row
+
+    cases = [
+        (
+            {"kind": kind, "dtype": dtype, "gradient_dtype": gradients},
+            row_maker(kind, dtype, gradients),
+        )
+        for kind, dtype, gradients in CONFIGURATIONS
+    ]
+    return rows_of(cases, COLUMNS["optim"], save)
 
 
 def measure_one(
-    config: Optimizer, training: Training, size: Size, device: torch.device, repeats: int
+    config: Mapping[str, Any],
+    kind: Optimizer,
+    training: Training,
+    device: torch.device,
+    repeats: int,
 ) -> dict[str, Any]:
     """Seconds and bytes of one configuration, in memory that nothing else is left in."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    release()
     host_before = resident_bytes()
     held_before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-    weights = Weights(size, getattr(torch, training.dtype), device)
-    policy = Policy(cast(Any, weights), cast(Any, None))
-    optimizer = PolicyOptimizer(policy, config, num_steps=100, training=training)
-    parameters = list(weights.parameters())
+    policy = random_policy(config, dtype=getattr(torch, training.dtype), device=device)
+    optimizer = PolicyOptimizer(policy, kind, num_steps=100, training=training)
+    parameters = list(policy.model.parameters())
     largest = max(parameter.numel() for parameter in parameters)
     noise = torch.randn(largest, device=device, dtype=parameters[0].dtype)
     if device.type == "cuda":
@@ -152,7 +113,7 @@ def measure_one(
         gradient_seconds.append(middle - start)
         step_seconds.append(now(device) - middle)
     num_parameters = sum(parameter.numel() for parameter in parameters)
-    predicted = bytes_per_parameter(config.kind, training.dtype, training.gradient_dtype)
+    predicted = bytes_per_parameter(kind.kind, training.dtype, training.gradient_dtype)
     row: dict[str, Any] = {
         "num_parameters": num_parameters,
         "gradient_seconds": statistics.median(gradient_seconds[NUM_WARM_UPS:]),
@@ -192,51 +153,5 @@ def copy_speed(device: torch.device) -> float:
     return 2 * source.nbytes / min(seconds[1:])
 
 
-def now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done what it was asked."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as text; GB are 1e9 bytes."""
-    header = ["optimizer", "weights", "gradients", "hand-over s", "step s", "floor s",
-              "device GB", "predicted", "host GB"]  # fmt: skip
-    return format_table(header, [table_row(row) for row in rows])
-
-
-def table_row(row: dict[str, Any]) -> list[str]:
-    names = [row["kind"], row["dtype"], row["gradient_dtype"]]
-    if "left_out" in row:
-        return [*names, "left out", "", "", "", "", ""]
-    seconds = [row["gradient_seconds"], row["step_seconds"], row.get("floor_seconds")]
-    sizes = [row.get("device_bytes"), row["predicted_device_bytes"], row["host_bytes"]]
-    return [
-        *names,
-        *("-" if value is None else f"{value:.4f}" for value in seconds),
-        *("-" if value is None else f"{value / 1e9:.2f}" for value in sizes),
-    ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="a model of 0.1M parameters")
-    parser.add_argument("--only", nargs="+", default=[], help="kinds of optimizer")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    rows = measure(
-        TINY if arguments.tiny else QWEN_1_5B,
-        repeats=arguments.repeats,
-        only=arguments.only,
-        save=row_saver(arguments.out),
-    )
-    print(table(rows))
-    for row in rows:
-        if "left_out" in row:
-            print(f"left out: {row['kind']}: {row['left_out']}")
-
-
 if __name__ == "__main__":
-    main()
+    run_command("optim", measure, {"config": TINY, "repeats": 1})

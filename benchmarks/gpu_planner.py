@@ -12,7 +12,6 @@ with `failed`.
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +21,12 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks.gpu_activations import QWEN_1_5B, release
+from benchmarks.gpu_activations import QWEN_1_5B
 from benchmarks.gpu_activations import TINY as TINY_CONFIG
-from benchmarks.gpu_vllm_parts import NoText
 from benchmarks.planner_check import PROMPT_TOKENS, Case, compare, mgpo, report, sft
 from benchmarks.planner_steps import mgpo_steps, sft_steps
-from benchmarks.random_policy import random_policy
-from benchmarks.row_report import exit_code, failure_row, row_saver
+from benchmarks.random_policy import NoText, random_policy
+from benchmarks.row_report import exit_code, failure_row, release, row_saver
 from vibelite.models.activations import apply_activations
 from vibelite.models.load import attach, default_device, quantise
 from vibelite.models.policy import Policy
@@ -178,8 +176,7 @@ def rows_of(cases: Sequence[Case], gpu: str, tiny: bool) -> Iterator[dict[str, A
             row |= {key: found[key] for key in ("engine_start_seconds",) if key in found}
         except Exception as error:  # the others are worth having, and the exit code tells
             row = {"name": case.name} | failure_row(error)
-        gc.collect()
-        release(default_device())
+        release()
         yield row
 
 

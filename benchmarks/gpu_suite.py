@@ -44,17 +44,19 @@ class Measurement:
     tiny_arguments: tuple[str, ...] = ("--tiny",)
 
 
+def vllm(name: str, share: float, part: str, *arguments: str) -> Measurement:
+    module = "benchmarks.gpu_vllm_parts"
+    tiny = ("--part", "copy", "--tiny")
+    return Measurement(name, module, share, ("--part", part, *arguments), tiny)
+
+
 # In the order of what matters most to a user. Shares are about what each took on an H100.
 MEASUREMENTS = (
     Measurement("mgpo", "benchmarks.gpu_mgpo", 110.0),
-    Measurement(
-        "vllm", "benchmarks.gpu_vllm", 105.0,
-        ("--part", "alias", "--short"), ("--part", "copy", "--tiny"),
-    ),
+    vllm("vllm", 105.0, "alias", "--short"),
     Measurement("optim", "benchmarks.gpu_optim", 50.0),
     Measurement("activations", "benchmarks.gpu_activations", 35.0, ("--tokens", "16384")),
     Measurement("lora", "benchmarks.gpu_lora", 40.0, ("--tokens", "16384")),
-    Measurement("unsloth", "benchmarks.gpu_unsloth", 50.0),
     Measurement(
         "kernel", "benchmarks.linear_logprobs", 60.0,
         ("--shapes", "qwen2.5-1.5b", "--tokens", "8192", "--reps", "3",
@@ -62,6 +64,13 @@ MEASUREMENTS = (
         ("--shapes", "smollm2", "--tokens", "64", "--reps", "1"),
     ),
 )  # fmt: skip
+# Only where they are named.
+ON_REQUEST = (
+    vllm("vllm-alias", 180.0, "alias"),
+    vllm("vllm-alone", 150.0, "alone"),
+    vllm("vllm-copy", 100.0, "copy"),
+    vllm("vllm-alone-compiled", 200.0, "alone-compiled"),
+)
 
 
 def time_limit(shares: Sequence[float], index: int, *, seconds: float, left: float) -> float:
@@ -117,14 +126,14 @@ def is_left_out(result: Any) -> bool:
 
 
 def main() -> None:
-    names = [one.name for one in MEASUREMENTS]
+    known = {one.name: one for one in (*MEASUREMENTS, *ON_REQUEST)}
     parser = argparse.ArgumentParser(description="Every measurement that needs a GPU.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--only", nargs="+", choices=list(known))
     parser.add_argument("--seconds", type=float, default=450.0, help="for everything together")
     parser.add_argument("--tiny", action="store_true", help="small models, any processor")
     arguments = parser.parse_args()
-    chosen = [one for one in MEASUREMENTS if one.name in arguments.only]
+    chosen = [known[name] for name in arguments.only] if arguments.only else MEASUREMENTS
     out = arguments.out.resolve()
     report = run_all(chosen, seconds=arguments.seconds, out=out, tiny=arguments.tiny)
     print("\n" + suite_table(report))

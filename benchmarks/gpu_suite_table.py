@@ -5,27 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.row_report import COLUMNS, REASONS, Columns
 from vibelite.tables import format_table
-
-HEADER = ("part and case", "GB", "seconds", "note")
-# By part: what names a case, what its bytes are the sum of, and its seconds.
-COLUMNS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "mgpo": (
-        ("cap_gb", "optimizer", "dtype", "gradient_dtype", "tokens"),
-        ("peak_bytes", "context_bytes"), ("gradient_seconds", "update_seconds"),
-    ),
-    "optim": (("kind", "dtype", "gradient_dtype"), ("device_bytes",), ("step_seconds",)),
-    "activations": (
-        ("activations", "mlp_tile_tokens", "tokens"), ("peak_bytes",), ("seconds",)
-    ),
-    "lora": (
-        ("kind", "stage", "tokens"), ("allocated_bytes",), ("gradient_seconds", "update_seconds")
-    ),
-    "unsloth": (
-        ("kind", "stage", "tokens"), ("allocated_bytes",), ("gradient_seconds", "update_seconds")
-    ),
-}  # fmt: skip
-REASONS = {"out_of_memory": "does not fit", "left_out": "left out", "failed": "failed"}
 
 
 def suite_table(report: Mapping[str, Mapping[str, Any]]) -> str:
@@ -37,7 +18,7 @@ def suite_table(report: Mapping[str, Mapping[str, Any]]) -> str:
             [f"{name}: {part['state']}", "", seconds, limit],
             *case_lines(name, part.get("result")),
         ]
-    return "\n".join([format_table(HEADER, lines), *reasons(report)])
+    return "\n".join([format_table(Columns.HEADER, lines), *reasons(report)])
 
 
 def case_lines(name: str, result: Any) -> Iterator[Sequence[str]]:
@@ -46,25 +27,12 @@ def case_lines(name: str, result: Any) -> Iterator[Sequence[str]]:
         return
     if name in COLUMNS:
         for row in result["rows"]:
-            yield row_line(row, *COLUMNS[name])
-    elif name == "vllm":
+            case, *cells = COLUMNS[name].line(row)
+            yield ["  " + case, *cells]
+    elif name.startswith("vllm"):
         yield from vllm_lines(result)
     elif name == "kernel":
         yield from kernel_lines(result)
-
-
-def row_line(
-    row: Mapping[str, Any], names: Sequence[str], sizes: Sequence[str], times: Sequence[str]
-) -> Sequence[str]:
-    case = ", ".join(
-        f"{row[name]} GB" if name == "cap_gb" else str(row[name]) for name in names if name in row
-    )
-    size = f"{sum(row[key] for key in sizes) / 1e9:.2f}" if all(k in row for k in sizes) else ""
-    seconds = f"{sum(row[key] for key in times):.3f}" if all(k in row for k in times) else ""
-    note = next((word for key, word in REASONS.items() if key in row), "")
-    if "offload_overhead" in row:
-        note = f"offloading {row['offload_overhead']:+.3f} of the time"
-    return ["  " + case, size, seconds, note]
 
 
 def vllm_lines(result: Mapping[str, Any]) -> Iterator[Sequence[str]]:

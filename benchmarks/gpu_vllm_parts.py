@@ -1,31 +1,50 @@
-"""The parts of `gpu_vllm.py`, each for a process of its own: what is measured, and how."""
+"""vLLM in the trainer's process: how long it takes to start, sleep, wake and take over weights,
+what memory it leaves, whether its log-probs are the trainer's, and how fast it samples beside vLLM
+alone.
+
+    python -m benchmarks.gpu_suite --out gpu.json --only vllm vllm-alone vllm-copy ...
+    python -m benchmarks.gpu_vllm_parts --part alias --out FILE.json [--model DIRECTORY] [--tiny]
+
+Random weights of Qwen2.5-1.5B's exact dimensions in bfloat16, or the model in DIRECTORY. Each part
+is for a process of its own; it writes what it has after every measurement. `--tiny`: a tiny model,
+also on a CPU, where nothing really sleeps and memory is not told.
+
+Sampling: random prompts of 64 tokens, no stop tokens, P x 1 completions of exactly T tokens.
+`inside` is `LLM.generate` of the very same vLLM without log-probs, seeds and checks, taking turns
+with ours; the parts `alone` are vLLM by itself in a process without a trainer. `--short` leaves out
+the longest completions, which take most of the time.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from benchmarks.gpu_activations import QWEN_1_5B
-from benchmarks.gpu_mgpo import now
-from benchmarks.random_policy import random_policy
+from benchmarks.random_policy import NoText, now, random_policy, random_prompts
 from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
-from vibelite.models.load import load_policy
+from vibelite.models.load import default_device, load_policy
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.kv_memory import BatchSizes, engine_shape
 from vibelite.rollout.vllm_engine import VLLMEngine
-from vibelite.rollout.vllm_start import VLLMSettings
+from vibelite.rollout.vllm_start import VLLMSettings, is_vllm_installed
 from vibelite.run_dir import write_text_atomic
+from vibelite.telemetry.hardware import describe_hardware
 
 # Heads of 32 numbers are the smallest that vLLM's attention for the CPU takes.
 TINY: Mapping[str, Any] = {
@@ -44,16 +63,15 @@ class Part:
     name: str
     sync: str
     sleeps: bool
-    seconds: float
     speeds: bool = False
     cuda_graphs: str = "decode"
 
 
 PARTS = (
-    Part("alias", "alias", True, 180.0, speeds=True),
-    Part("alone", "", False, 150.0, speeds=True),
-    Part("copy", "copy", True, 100.0),
-    Part("alone-compiled", "", False, 200.0, speeds=True, cuda_graphs="full"),
+    Part("alias", "alias", True, speeds=True),
+    Part("alone", "", False, speeds=True),
+    Part("copy", "copy", True),
+    Part("alone-compiled", "", False, speeds=True, cuda_graphs="full"),
 )
 
 
@@ -69,13 +87,6 @@ class Sizes:
 BIG = Sizes(((64, 1024, 3), (16, 8192, 1)), 5, (16, 512))
 SHORT = replace(BIG, speeds=BIG.speeds[:1])
 SMALL = Sizes(((8, 32, 2),), 2, (4, 16))
-
-
-class NoText:
-    """Stands in for a tokenizer: random weights have no words."""
-
-    def batch_decode(self, rows: list[list[int]], **_: object) -> list[str]:
-        return [""] * len(rows)
 
 
 class Notes:
@@ -109,20 +120,22 @@ class Notes:
         return value
 
 
-def run_part(part: Part, path: Path, sizes: Sizes, *, model: str | None, tiny: bool) -> None:
+def run_part(
+    part: Part, path: Path, sizes: Sizes, *, model: str | None, tiny: bool
+) -> Mapping[str, Any]:
     """All measurements of one part in this process; `path` receives them."""
     notes = Notes(path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     policy = notes.measure("policy", lambda: make_policy(model, tiny, device), model_sizes)
     if policy is None:
-        return
+        return notes.results
     before = used_bytes(device)
     engine = notes.measure(
         "start", lambda: start(policy, part, sizes),
         lambda engine: memory(engine, policy, before=before),
     )  # fmt: skip
     if engine is None:
-        return
+        return notes.results
     if part.sync:
         notes.measure("mismatch", lambda: mismatch(policy, engine, sizes))
         notes.measure("cycles", lambda: cycles(policy, engine, sizes))
@@ -134,6 +147,7 @@ def run_part(part: Part, path: Path, sizes: Sizes, *, model: str | None, tiny: b
     if part.sync:
         notes.measure("close", engine.close, lambda _: {"used_bytes": used_bytes(device)})
         notes.measure("again", lambda: again(policy, part, sizes))
+    return notes.results
 
 
 def model_sizes(policy: Policy) -> dict[str, Any]:
@@ -142,6 +156,9 @@ def model_sizes(policy: Policy) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in parameters),
         "weight_bytes": sum(parameter.nbytes for parameter in parameters),
         "dtype": str(policy.head.weight.dtype),
+        "torch": torch.__version__,
+        "vllm": version("vllm"),
+        "hardware": describe_hardware(),
     }
 
 
@@ -197,9 +214,7 @@ def used_bytes(device: torch.device) -> int | None:
 
 
 def prompts_of(policy: Policy, count: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(0)
-    vocab = policy.model.config.vocab_size
-    return torch.randint(vocab, (count, PROMPT_TOKENS), generator=generator).tolist()
+    return random_prompts(policy.model.config.vocab_size, count, PROMPT_TOKENS)
 
 
 def mismatch(policy: Policy, engine: VLLMEngine, sizes: Sizes) -> dict[str, float]:
@@ -335,3 +350,28 @@ def again(policy: Policy, part: Part, sizes: Sizes) -> dict[str, Any]:
     result |= mismatch(policy, engine, sizes)
     engine.close()
     return result | {"used_bytes_closed": used_bytes(policy.device)}
+
+
+def main() -> None:
+    parts = {part.name: part for part in PARTS}
+    parser = argparse.ArgumentParser(description="vLLM in the trainer's process.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--part", choices=list(parts), required=True)
+    parser.add_argument("--model", help="a Hugging Face directory instead of random weights")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, also on a CPU")
+    parser.add_argument("--short", action="store_true", help="only the shortest timed completions")
+    arguments = parser.parse_args()
+    if not is_vllm_installed():
+        arguments.out.write_text(json.dumps({"left_out": "vLLM is not installed"}) + "\n")
+        return
+    # As the engine sets it; here already, so that nothing imported earlier decides otherwise.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    sizes = SMALL if arguments.tiny else SHORT if arguments.short else BIG
+    part = parts[arguments.part]
+    results = run_part(part, arguments.out, sizes, model=arguments.model, tiny=arguments.tiny)
+    sys.exit(any("failed" in row for row in results.values()))
+
+
+if __name__ == "__main__":
+    main()

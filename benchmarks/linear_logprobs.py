@@ -1,7 +1,7 @@
 """How fast is the fused head, how much memory does it need, and how far is it from the floor?
 
-    python benchmarks/linear_logprobs.py --device cuda --out benchmarks/results/linear_logprobs.json
-    python benchmarks/linear_logprobs.py --device cpu --shapes smollm2 --tokens 4096 --reps 3
+    python -m benchmarks.linear_logprobs --device cuda --out FILE.json
+    python -m benchmarks.linear_logprobs --device cpu --shapes smollm2 --tokens 4096 --reps 3
 
 Correctness comes first: every contender's log-probs, entropies and gradients against float64, and
 the run stops if one of ours is out of bounds. Then contenders are timed in turn, round by round, in
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
 import statistics
 import sys
 import time
@@ -25,8 +24,11 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from linear_logprobs_contenders import Contender, Inputs, all_contenders  # noqa: E402
+from benchmarks.linear_logprobs_contenders import Contender, Inputs, all_contenders
+from vibelite.run_dir import write_text_atomic
+from vibelite.tables import format_table
+from vibelite.telemetry.hardware import describe_hardware, resident_bytes
+from vibelite.telemetry.memory import take_peak_bytes
 
 SHAPES = {
     "qwen2.5-1.5b": (1536, 151936),
@@ -130,16 +132,11 @@ class Clock:
             torch.cuda.synchronize()
             peak = torch.cuda.max_memory_allocated()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident size
-            before = resident_bytes("VmRSS")
+            take_peak_bytes()
+            before = resident_bytes()
             result = call()
-            peak = resident_bytes("VmHWM")
+            peak = take_peak_bytes()
         return max(peak - before - tensor_bytes(result), 0)
-
-
-def resident_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def tensor_bytes(result: object) -> int:
@@ -205,25 +202,14 @@ def measure(
     return rows
 
 
-def environment(device: torch.device) -> dict[str, object]:
+def environment() -> dict[str, object]:
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    info: dict[str, object] = {
-        "python": platform.python_version(),
-        "versions": versions,
-        "threads": torch.get_num_threads(),
-    }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        info["gpu"] = properties.name
-        info["gpu_memory_gib"] = round(properties.total_memory / 2**30, 1)
-    else:
-        info["cpu"] = platform.processor() or platform.machine()
-    return info
+    return {"versions": versions, "threads": torch.get_num_threads()} | describe_hardware()
 
 
 def print_case(case: dict, floor: dict[str, float], rows: dict[str, dict]) -> None:
@@ -234,15 +220,15 @@ def print_case(case: dict, floor: dict[str, float], rows: dict[str, dict]) -> No
         f"floor (measured products): forward {floor['forward']:.2f} ms, "
         f"6 products {floor['six_products']:.2f}, 8 products {floor['eight_products']:.2f}\n"
     )
-    print("| head | gives | forward ms | fwd+bwd ms | / 8-product floor | workspace MiB |")
-    print("|---|---|---|---|---|---|")
+    header = ["head", "gives", "forward ms", "fwd+bwd ms", "/ 8-product floor", "workspace MiB"]
+    cells = []
     for name, row in rows.items():
         step = row.get("step_ms")
         ratio = f"{step / floor['eight_products']:.2f}" if step else "-"
-        cells = [name, row["outputs"], _number(row, "forward"), _number(row, "step"), ratio]
-        workspace = row.get("step_workspace_mib")
-        cells.append("-" if workspace is None else f"{workspace:.0f}")
-        print("| " + " | ".join(cells) + " |", flush=True)
+        size = f"{row['step_workspace_mib']:.0f}" if "step_workspace_mib" in row else "-"
+        times = _number(row, "forward"), _number(row, "step")
+        cells.append([name, row["outputs"], *times, ratio, size])
+    print(format_table(header, cells), flush=True)
 
 
 def _number(row: dict, kind: str) -> str:
@@ -254,9 +240,7 @@ def write_report(path: Path | None, report: dict[str, object]) -> None:
     """After every gate and every case, so that a run that is stopped leaves what it had."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(report, indent=1) + "\n")
-        part.replace(path)
+        write_text_atomic(path, json.dumps(report, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -277,7 +261,7 @@ def main() -> None:
     contenders, missing = all_contenders(device)
     if arguments.only:
         contenders = [one for one in contenders if any(part in one.name for part in arguments.only)]
-    report = {"environment": environment(device), "missing": missing, "gate": {}, "cases": []}
+    report = {"environment": environment(), "missing": missing, "gate": {}, "cases": []}
     clock = Clock(device)
     print(json.dumps(report["environment"]), "\nmissing:", missing)
     for shape in arguments.shapes:

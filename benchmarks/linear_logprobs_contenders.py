@@ -151,26 +151,13 @@ def torch_contenders(device: torch.device) -> list[Contender]:
 
 
 def liger_contenders() -> list[Contender]:
-    from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 
     def cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         arguments = (hidden, weight, inputs.targets, None, None, -100, 0.0, 0.0, "sum")
         return LigerFusedLinearCrossEntropyFunction.apply(*arguments)[0]
 
-    def grpo(hidden: torch.Tensor, weight: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-        """8 sequences of N / 8 tokens, every advantage -1, no reference model: ratio 1."""
-        loss = LigerFusedLinearGRPOLoss(beta=0.0, use_ref_model=False, loss_type="dapo")
-        shape = (8, hidden.shape[0] // 8)
-        mask = torch.ones(shape, device=hidden.device)
-        advantages = torch.full((8,), -1.0, device=hidden.device)
-        arguments = (hidden.view(*shape, -1), weight, inputs.targets.view(shape), mask, advantages)
-        return loss(*arguments)[0] * -hidden.shape[0]
-
-    return [
-        from_loss("liger fused linear CE", cross_entropy, negative_log_likelihood),
-        from_loss("liger fused linear GRPO", grpo, negative_log_likelihood),
-    ]
+    return [from_loss("liger fused linear CE", cross_entropy, negative_log_likelihood)]
 
 
 def liger_scaled_contenders() -> list[Contender]:

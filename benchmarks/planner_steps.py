@@ -5,9 +5,8 @@
 Reads {"recipe", "model", "prompt_tokens"} and prints one JSON object: `before_bytes`, what the
 process held beside the weights when the model was loaded (libraries, tokenizer); the peak of memory
 over all steps, as the pipeline records it; and for each step the rates of the machine at its start
-(on a CPU), and the peaks and seconds of its parts. A step is made of the stages' own functions in
-their order. Two things differ from a run: sequences are random tokens of exactly the planned
-lengths, and every second completion of a group is right.
+(on a CPU), and the peaks and seconds of its parts. Steps are those of `random_policy.py`, on random
+tokens of exactly the planned lengths.
 """
 
 from __future__ import annotations
@@ -23,20 +22,17 @@ from typing import Any, cast
 import torch
 
 from benchmarks.planner_rates import measure_rates
-from vibelite.algorithms.advantages import group_advantages, maxent_weight
+from benchmarks.random_policy import bare_trainer, mgpo_step, now, random_prompts, sft_step
 from vibelite.data.batching import TrainingSequence
 from vibelite.models.activations import apply_activations
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
-from vibelite.rollout.engine import RolloutEngine, generate
+from vibelite.rollout.engine import RolloutEngine
 from vibelite.rollout.transformers_engine import TransformersEngine
-from vibelite.stages import mgpo, sft
-from vibelite.stages.context import sampling_settings
 from vibelite.telemetry.memory import bytes_held, return_freed_tensors, take_peak_bytes
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.types import Group, Problem, Verdict
 
 
 class Watch:
@@ -47,11 +43,11 @@ class Watch:
     """
 
     def __init__(self, policy: Policy) -> None:
-        self._is_gpu = policy.device.type == "cuda"
+        self._device = policy.device
         self.steps: list[dict[str, Any]] = []
 
     def start_step(self) -> None:
-        rates = None if self._is_gpu else measure_rates()
+        rates = None if self._device.type == "cuda" else measure_rates()
         self.steps.append({"rates": rates, "seconds": {}, "peak_bytes": {}})
 
     @contextmanager
@@ -64,26 +60,18 @@ class Watch:
         step["peak_bytes"][name] = take_peak_bytes()
 
     def _now(self) -> float:
-        if not self._is_gpu:
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
+        return now(self._device) if self._device.type == "cuda" else time.process_time()
 
 
 def sft_steps(stage: SFTStage, policy: Policy, optimizer: PolicyOptimizer, prompt: int) -> Any:
-    """Runs one SFT step per iteration, on sequences of `stage.max_tokens`."""
-    sequences = [
-        TrainingSequence(tokens, prompt)
-        for tokens in random_tokens(policy, stage.sequences_per_step, stage.max_tokens)
-    ]
+    """What SFT steps on sequences of `stage.max_tokens` take."""
+    vocab_size = policy.head.weight.shape[0]
+    tokens = random_prompts(vocab_size, stage.sequences_per_step, stage.max_tokens)
+    sequences = [TrainingSequence(ids, prompt) for ids in tokens]
     watch = Watch(policy)
     for step in range(stage.num_steps):
         watch.start_step()
-        with watch.part("train"):
-            sft.accumulate_gradient(policy, sequences, stage, loss_scale=optimizer.loss_scale)
-        with watch.part("optimizer"):
-            optimizer.step(step)
-            optimizer.finish()
+        sft_step(policy, optimizer, sequences, stage, step, watch.part)
     return watch.steps
 
 
@@ -94,49 +82,18 @@ def mgpo_steps(
     prompt: int,
     engine: RolloutEngine | None = None,
 ) -> Any:
-    """Runs one MGPO step per iteration, sampling included; no completion ends early. `engine`
-    samples in place of the transformers engine.
+    """What MGPO steps take, sampling included. `engine` samples in place of the transformers
+    engine.
     """
     if engine is None:
         engine = TransformersEngine(policy, stop_ids=(), max_sequences=stage.sampling.max_sequences)
-    trainer = mgpo.Trainer(stage, cast(Any, None), policy, None, engine, optimizer)
-    prompts = random_tokens(policy, stage.problems_per_step, prompt)
-    settings = sampling_settings(stage.sampling, stage.group_size)
-    verdicts = tuple(
-        Verdict(index % 2, bool(index % 2)) for index in range(settings.num_completions)
-    )
-    problem = Problem("0", "all", ({"role": "user", "content": ""},), "", "exact")
+    trainer = bare_trainer(stage, policy, optimizer, engine)
+    prompts = random_prompts(policy.head.weight.shape[0], stage.problems_per_step, prompt)
     watch = Watch(policy)
     for step in range(stage.num_steps):
         watch.start_step()
-        with watch.part("generate"):
-            engine.wake()
-            sampled = generate(engine, prompts, settings, seed=step)
-            engine.sleep()
-        with watch.part("train"):
-            groups = [
-                Group(problem, tuple(tokens), tuple(completions), verdicts)
-                for tokens, completions in zip(prompts, sampled, strict=True)
-            ]
-            advantages = [
-                [maxent_weight(group.pass_rate, stage.maxent_lambda) * value for value in values]
-                for group in groups
-                for values in [group_advantages(group.rewards)]
-            ]
-            for batch in mgpo.training_batches(trainer, groups, advantages):
-                known = mgpo.frozen_logprobs(trainer, batch)
-                mgpo.accumulate_gradient(trainer, batch, *known)
-        with watch.part("optimizer"):
-            optimizer.step(step)
-            optimizer.finish()
-            engine.load_weights(step + 1)
+        mgpo_step(trainer, prompts, step, watch.part)
     return watch.steps
-
-
-def random_tokens(policy: Policy, num: int, length: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(0)
-    vocab_size = policy.head.weight.shape[0]
-    return torch.randint(vocab_size, (num, length), generator=generator).tolist()
 
 
 def main(path: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.child_process import run_child
 from benchmarks.rank_runs import RECIPE, kill_and_resume, run_curve
 from benchmarks.row_report import row_saver
 from vibelite.tables import format_table
 
-LAST_CHARACTERS = 1500
 START = (
     "from vibelite.ranks.launch import run_ranks; import sys; sys.exit(run_ranks({n}, {command!r}))"
 )
@@ -36,30 +35,17 @@ Row = dict[str, Any]
 
 def speeds(num_gpus: int, work: str, directory: Path, seconds: float) -> list[Row]:
     """The rows of one number of GPUs; a failure is a row too."""
-    out = directory / f"speeds-{num_gpus}.jsonl"
+    out = directory / f"speeds-{num_gpus}.json"
     module = [sys.executable, "-m", "benchmarks.scaling_rank", "--work", work, "--out", str(out)]
     command = [sys.executable, "-c", START.format(n=num_gpus, command=module)]
     if num_gpus == 1:
         command = module
-    started = time.monotonic()
-    rows: list[Row] = []
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
-    try:
-        text, _ = process.communicate(timeout=max(10.0, seconds))
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        time.sleep(1)
-        process.terminate()
-        text, _ = process.communicate()
-    if process.returncode:
-        failed = {"part": "failed", "num_gpus": num_gpus, "code": process.returncode}
-        failed |= {"seconds": time.monotonic() - started, "seconds_given": seconds}
-        rows.append(failed | {"text": text[-LAST_CHARACTERS:]})
-    if out.exists():
-        rows = [json.loads(line) for line in out.read_text().splitlines()] + rows
-    print(f"speeds on {num_gpus}: {time.monotonic() - started:.0f} s", flush=True)
+    outcome = run_child(command, out, seconds=max(10.0, seconds), is_quiet=True)
+    rows: list[Row] = outcome.result["rows"] if outcome.result else []
+    if outcome.failure:
+        failed = {"part": "failed", "num_gpus": num_gpus, "seconds": outcome.seconds}
+        rows.append(failed | {"text": outcome.failure})
+    print(f"speeds on {num_gpus}: {outcome.seconds:.0f} s", flush=True)
     return rows
 
 

@@ -1,15 +1,14 @@
 """One process of `benchmarks.scaling`: steps of SFT and MGPO on random weights by the stages' own
-functions, on however many ranks were started. The leader appends rows to `--out`.
+functions, on however many ranks were started. The leader writes rows to `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -18,7 +17,14 @@ from typing import Any, cast
 import torch
 
 from benchmarks.gpu_activations import QWEN_1_5B, TINY
-from benchmarks.random_policy import random_policy
+from benchmarks.random_policy import (
+    NoText,
+    bare_trainer,
+    half_right_groups,
+    random_policy,
+    random_prompts,
+)
+from benchmarks.row_report import row_saver
 from vibelite.algorithms.advantages import group_advantages
 from vibelite.data.batching import TrainingSequence
 from vibelite.models.activations import apply_activations
@@ -33,23 +39,15 @@ from vibelite.rollout.engine import RolloutEngine, SamplingSettings, generate
 from vibelite.rollout.shared_engine import SharedEngine
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.stages import mgpo, sft
-from vibelite.telemetry.meter import Meter
-from vibelite.telemetry.ranks import joint_lap, spread_of
+from vibelite.telemetry.meter import Meter, joint_lap
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.precision import DTYPES
 from vibelite.training.shared_adamw import WholeWeightsAdamW
-from vibelite.types import Completion, Group, Problem, Verdict
+from vibelite.types import Completion, Group
 
 OPTIMIZER = Optimizer(lr=1e-6, warmup_fraction=0)
 NUM_STEPS = 3
 """Of which the first warms up."""
-
-
-class WithoutText:
-    """In place of a tokenizer: random weights write nothing worth reading."""
-
-    def batch_decode(self, rows: list[Any], **_: Any) -> list[str]:
-        return [""] * len(rows)
 
 
 @dataclass(frozen=True)
@@ -102,9 +100,8 @@ class Bench:
             laps.append(self.world.gather(self.meter.lap()))
         walls = [joint_lap(step_laps).wall_seconds for step_laps in laps[1:]]
         chosen = laps[1:][walls.index(sorted(walls)[len(walls) // 2])]
-        spread = spread_of(chosen)
         seconds = median(walls)
-        mean = spread["seconds_mean"] if spread else chosen[0].seconds
+        waits = [lap.seconds.get("wait", 0.0) for lap in chosen]
         yield {
             "part": part,
             "num_gpus": self.world.num_ranks,
@@ -113,9 +110,8 @@ class Bench:
             "tokens": num_tokens,
             "tokens_per_second": num_tokens / seconds,
             "sent_bytes": sent_bytes(self.world),
-            "wait_share": mean.get("wait", 0.0) / joint_lap(chosen).wall_seconds,
+            "wait_share": sum(waits) / len(waits) / joint_lap(chosen).wall_seconds,
             "seconds_by_span": chosen[0].seconds,
-            **spread,
         }
 
 
@@ -129,7 +125,7 @@ def make_bench(work: Work, world: Ranks, meter: Meter, *, is_cut: bool) -> Bench
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, work.dtype)
     made = random_policy(work.config, dtype=dtype, device=device)
-    policy = Policy(made.model, cast(Any, WithoutText()))
+    policy = Policy(made.model, cast(Any, NoText()))
     sums = [float(parameter.double().sum()) for parameter in policy.trainable_parameters()]
     assert all(other == sums for other in world.gather(sums)), "ranks drew other weights"
     training = Training(dtype=cast(Any, work.dtype), activations="checkpoint")
@@ -143,15 +139,8 @@ def make_bench(work: Work, world: Ranks, meter: Meter, *, is_cut: bool) -> Bench
 
 def random_sequences(work: Work) -> list[TrainingSequence]:
     """Prompts with completions up to `sequence_tokens`."""
-    generator = torch.Generator().manual_seed(0)
-    length, prompt = work.sequence_tokens, work.prompt_tokens
-    return [
-        TrainingSequence(
-            torch.randint(work.config["vocab_size"], (length,), generator=generator).tolist(),
-            prompt,
-        )
-        for _ in range(work.num_sequences)
-    ]
+    size = (work.config["vocab_size"], work.num_sequences, work.sequence_tokens)
+    return [TrainingSequence(ids, work.prompt_tokens) for ids in random_prompts(*size)]
 
 
 def update(bench: Bench, step: int) -> None:
@@ -183,8 +172,8 @@ def mgpo_trainer(bench: Bench, engine: RolloutEngine) -> mgpo.Trainer:
         sampling=Sampling(max_new_tokens=work.new_tokens),
         tokens_per_micro_batch=work.micro_batch_tokens,
     )  # fmt: skip
-    no_context = cast(Any, None)
-    return mgpo.Trainer(stage, no_context, bench.policy, None, engine, bench.optimizer, bench.world)
+    trainer = bare_trainer(stage, bench.policy, bench.optimizer, engine)
+    return replace(trainer, world=bench.world)
 
 
 def train_on(bench: Bench, trainer: mgpo.Trainer, groups: list[Group], step: int) -> None:
@@ -198,28 +187,21 @@ def train_on(bench: Bench, trainer: mgpo.Trainer, groups: list[Group], step: int
     update(bench, step)
 
 
-def group_of(index: int, prompt: list[int], completions: list[Completion]) -> Group:
-    """Every second completion is right."""
-    verdicts = tuple(Verdict(place % 2, bool(place % 2)) for place in range(len(completions)))
-    problem = Problem(str(index), "all", (), "", "exact")
-    return Group(problem, tuple(prompt), tuple(completions), verdicts)
-
-
 def long_update_rows(bench: Bench) -> Iterator[dict[str, Any]]:
     """MGPO's update on responses of `sequence_tokens`."""
     work = bench.work
     trainer = mgpo_trainer(bench, cast(Any, None))
-    per_group = min(work.group_size, work.num_sequences)
-    sequences = random_sequences(work)
+    ids = [sequence.token_ids for sequence in random_sequences(work)]
     completions = [
-        Completion(tuple(ids), (-11.9,) * len(ids), "length", "")
-        for ids in (sequence.token_ids[work.prompt_tokens :] for sequence in sequences)
-    ]
-    groups = [
-        group_of(start, list(sequences[start].token_ids[: work.prompt_tokens]),
-                 completions[start : start + per_group])
-        for start in range(0, work.num_sequences, per_group)
+        Completion(tuple(one[work.prompt_tokens :]), (-11.9,) * (len(one) - work.prompt_tokens),
+                   "length", "")
+        for one in ids
     ]  # fmt: skip
+    starts = range(0, work.num_sequences, min(work.group_size, work.num_sequences))
+    groups = half_right_groups(
+        [ids[start][: work.prompt_tokens] for start in starts],
+        [completions[start : start + starts.step] for start in starts],
+    )
     tokens = work.num_sequences * work.sequence_tokens
     yield from bench.steps("mgpo update", tokens, partial(train_on, bench, trainer, groups))
 
@@ -227,9 +209,7 @@ def long_update_rows(bench: Bench) -> Iterator[dict[str, Any]]:
 def mgpo_rows(bench: Bench) -> Iterator[dict[str, Any]]:
     """Whole MGPO steps; what is sampled never ends early, so that all do the same work."""
     work, world, meter = bench.work, bench.world, bench.meter
-    generator = torch.Generator().manual_seed(1)
-    size = (work.num_prompts, work.prompt_tokens)
-    prompts = torch.randint(work.config["vocab_size"], size, generator=generator).tolist()
+    prompts = random_prompts(work.config["vocab_size"], work.num_prompts, work.prompt_tokens)
     own = TransformersEngine(bench.policy, stop_ids=[-1], max_sequences=work.rows_at_once)
     waiting = partial(meter.span, "wait")
     shared = None if world.is_one else SharedEngine(own, world, work.rows_at_once, waiting)
@@ -241,8 +221,7 @@ def mgpo_rows(bench: Bench) -> Iterator[dict[str, Any]]:
         settings = SamplingSettings(work.group_size, work.new_tokens)
         with meter.span("rollout"):
             sampled = generate(engine, prompts, settings, seed=step)
-        pairs = zip(prompts, sampled, strict=True)
-        return [group_of(index, *pair) for index, pair in enumerate(pairs)]
+        return half_right_groups(prompts, sampled)
 
     def help_with(task: Any) -> None:
         assert shared is not None
@@ -308,16 +287,16 @@ def main() -> None:
     parser.add_argument("--full-sharding", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    meter = Meter()
+    save, rows, meter = row_saver(arguments.out), [], Meter()
     with joined_world(600.0, partial(meter.span, "wait")) as world:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
         bench = make_bench(WORKS[arguments.work], world, meter, is_cut=arguments.full_sharding)
         for part in arguments.parts:
             for row in PARTS[part](bench):
+                rows.append(row)
                 if world.is_leader:
-                    with open(arguments.out, "a") as file:
-                        file.write(json.dumps(row) + "\n")
+                    save(rows)
                     print(f"{row['part']} on {row['num_gpus']}: {row['seconds']:.3f} s")
 
 

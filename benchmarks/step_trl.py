@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from step_turns import Turns, report_end
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import (  # pyright: ignore[reportMissingImports]
     GRPOConfig,
@@ -18,6 +17,8 @@ from trl import (  # pyright: ignore[reportMissingImports]
     SFTConfig,
     SFTTrainer,
 )
+
+from benchmarks.step_turns import Turns, report_end
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -1,20 +1,20 @@
 """VibeLite's side of `step_vs_trl.py`: the seconds and the memory of its SFT and MGPO steps.
 
-Reads the workload written by `step_vs_trl.py` and takes turns with the other side. A step is made
-of the stages' own functions in their order. Two things differ from a run: no completion ends early,
-and every second one of a group is right, so that both trainers do the same work.
+Reads the workload written by `step_vs_trl.py` and takes turns with the other side; steps are those
+of `random_policy.py`, so that both trainers do the same work.
 """
 
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from step_turns import Turns, report_end
 
-from vibelite.algorithms.advantages import group_advantages, maxent_weight
+from benchmarks.random_policy import bare_trainer, mgpo_step, sft_step
+from benchmarks.step_turns import Turns, report_end
 from vibelite.data.batching import TrainingSequence
 from vibelite.data.chat import prompt_ids, trace_ids
 from vibelite.models.activations import apply_activations
@@ -22,40 +22,31 @@ from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
-from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.transformers_engine import TransformersEngine
-from vibelite.stages import mgpo, sft
 from vibelite.telemetry.hardware import resident_bytes
 from vibelite.telemetry.memory import return_freed_tensors, take_peak_bytes
 from vibelite.training.optim import PolicyOptimizer
-from vibelite.types import Group, Problem, Verdict
 
 OPTIMIZER = Optimizer(lr=1e-5, warmup_fraction=0)
 
 
-def sft_steps(work: dict[str, Any], policy: Policy):
+def sft_steps(work: dict[str, Any], policy: Policy) -> Iterator[None]:
     """One SFT step per iteration."""
     stage = SFTStage(
         kind="sft", num_steps=work["num_steps"], checkpoint_every=1, optimizer=OPTIMIZER,
         tokens_per_micro_batch=work["ours"]["tokens_per_micro_batch"],
     )  # fmt: skip
     optimizer = PolicyOptimizer(policy, OPTIMIZER, num_steps=stage.num_steps)
-    sequences = [
-        TrainingSequence(*trace_ids(policy.tokenizer, messages(prompt, completion)))
-        for prompt, completion in work["traces"]
-    ]
-    sequences = [
-        replace(s, token_ids=s.token_ids[:limit])
-        for s in sequences
-        for limit in [work["max_tokens"]]
-    ]
+    sequences = []
+    for prompt, completion in work["traces"]:
+        ids, num_prompt = trace_ids(policy.tokenizer, messages(prompt, completion))
+        sequences.append(TrainingSequence(ids[: work["max_tokens"]], num_prompt))
     for step in range(stage.num_steps):
-        sft.accumulate_gradient(policy, sequences, stage)
-        optimizer.step(step)
+        sft_step(policy, optimizer, sequences, stage, step, lambda _: nullcontext())
         yield
 
 
-def mgpo_steps(work: dict[str, Any], policy: Policy):
+def mgpo_steps(work: dict[str, Any], policy: Policy) -> Iterator[None]:
     """One MGPO step per iteration, sampling included."""
     sampling = Sampling(max_new_tokens=work["max_new_tokens"])
     stage = MGPOStage(
@@ -65,28 +56,10 @@ def mgpo_steps(work: dict[str, Any], policy: Policy):
     )  # fmt: skip
     optimizer = PolicyOptimizer(policy, OPTIMIZER, num_steps=stage.num_steps)
     engine = TransformersEngine(policy, stop_ids=(), max_sequences=sampling.max_sequences)
-    trainer = mgpo.Trainer(stage, cast(Any, None), policy, None, engine, optimizer)
-    problems = [
-        Problem(str(index), "all", tuple(messages(prompt)), "", "exact")
-        for index, (prompt, _) in enumerate(work["traces"])
-    ]
-    prompts = [prompt_ids(policy.tokenizer, problem.messages) for problem in problems]
-    settings = SamplingSettings(stage.group_size, sampling.max_new_tokens)
-    verdicts = tuple(Verdict(index % 2, bool(index % 2)) for index in range(stage.group_size))
+    trainer = bare_trainer(stage, policy, optimizer, engine)
+    prompts = [prompt_ids(policy.tokenizer, messages(prompt)) for prompt, _ in work["traces"]]
     for step in range(stage.num_steps):
-        sampled = generate(engine, prompts, settings, seed=step)
-        groups = [
-            Group(problem, tuple(prompt), tuple(completions), verdicts)
-            for problem, prompt, completions in zip(problems, prompts, sampled, strict=True)
-        ]
-        advantages = [
-            [maxent_weight(group.pass_rate, stage.maxent_lambda) * value for value in values]
-            for group in groups
-            for values in [group_advantages(group.rewards)]
-        ]
-        for batch in mgpo.training_batches(trainer, groups, advantages):
-            mgpo.accumulate_gradient(trainer, batch, None, None)
-        optimizer.step(step)
+        mgpo_step(trainer, prompts, step, lambda _: nullcontext())
         yield
 
 

@@ -1,7 +1,7 @@
 """Seconds and memory of a training step beside TRL's, on SmolLM2-135M and a CPU.
 
     bash scripts/setup_trl.sh
-    python benchmarks/step_vs_trl.py --output benchmarks/results/step_vs_trl.json
+    python -m benchmarks.step_vs_trl --output benchmarks/results/step_vs_trl.json
 
 The same model, prompts, texts, global batch and completion lengths on both sides, transformers'
 generation on both; the two processes of a case alternate step by step, and the first step of each
@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_turns import MARK
 
+from benchmarks.step_turns import MARK
 from vibelite.data.generated import generate_problems
 from vibelite.data.worked import work_out
 from vibelite.models.smollm2 import smollm2_directory
 from vibelite.recipe.data_section import GeneratedProblems
 from vibelite.telemetry.hardware import cpu_name
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 TASK = {"sums": {"dataset": "chain_sum", "config": {"min_terms": 3, "max_terms": 6}}}
 CASES: dict[str, dict[str, Any]] = {
     # TRL's defaults: gradient checkpointing, micro-batches of 8 padded sequences.
@@ -87,8 +87,8 @@ class Side:
         self._log = path.with_name(f"{script}.log")
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [python, str(HERE / script), str(path)], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=log, text=True, cwd=HERE.parent,
+                [python, "-m", f"benchmarks.{script}", str(path)], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT,
             )  # fmt: skip
         self._read()  # the model is loaded
 
@@ -116,8 +116,8 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     sides: dict[str, Side] = {}
     steps: dict[str, list[dict[str, float]]] = {"trl": [], "vibelite": []}
     try:
-        sides["trl"] = Side(str(options.trl_python), "step_trl.py", path)
-        sides["vibelite"] = Side(sys.executable, "step_vibelite.py", path)
+        sides["trl"] = Side(str(options.trl_python), "step_trl", path)
+        sides["vibelite"] = Side(sys.executable, "step_vibelite", path)
         for _ in range(1 + options.rounds):
             for name, side in sides.items():
                 steps[name].append(side.turn())
@@ -155,7 +155,7 @@ def row_text(name: str, row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A training step beside TRL's.")
-    parser.add_argument("--trl-python", type=Path, default=HERE.parent / ".venv-trl/bin/python",
+    parser.add_argument("--trl-python", type=Path, default=ROOT / ".venv-trl/bin/python",
                         help="an interpreter that has TRL")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="counted steps of each side")
     parser.add_argument("--threads", type=int, default=1)

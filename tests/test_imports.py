@@ -41,7 +41,7 @@ ALLOWED = {
     "telemetry": DATA_MODEL | {"ranks"},
     "planning": DATA_MODEL | {"data"},
     # algorithms: the intervals of differences between runs.
-    "report": DATA_MODEL | {"telemetry", "algorithms"},
+    "report": DATA_MODEL | {"telemetry", "algorithms", "tables"},
     # report: an export brings its model card.
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"}

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from vibelite import __version__
+from vibelite.commands.chat import chat
 from vibelite.commands.compare import compare
 from vibelite.commands.doctor import doctor
 from vibelite.commands.eval import evaluate
@@ -53,6 +54,7 @@ COMMANDS = {
     "watch": watch,
     "report": report,
     "samples": samples,
+    "chat": chat,
     "compare": compare,
     "sweep": sweep,
     "replicate": replicate,

@@ -151,6 +151,7 @@ class Session:
     def context(self, name: str, stage_dir: StageDir, world: Ranks) -> StageContext:
         """The context of one stage that `world` runs."""
         recipe, run, meter = self.recipe, self.run, self.meter
+        settings = recipe.verification
         steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
         sinks = ()
         if world.is_leader:
@@ -160,7 +161,6 @@ class Session:
         recorder = Recorder(name, stage_dir, meter, self.stop, **shown)
         if world.watchdog is not None:
             world.watchdog.describe = recorder.describe
-        settings = recipe.verification
         verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
         recipe_dir = self.recipe_path.resolve().parent
         return StageContext(

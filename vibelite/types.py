@@ -134,12 +134,11 @@ class StepRecord:
 
     `seconds` by span, adding up to the step's wall time; `tokens` by use (generated, trained,
     prompt); `peak_bytes` by span, of the GPU where there is one, else resident; `counts` of
-    completions and `costs` as in `telemetry.unit_costs`. `joules` of the GPUs and USD are None
-    where unknown: the step's, the whole run's so far, and those projected to the end of the stage
-    with their 80% interval (`telemetry.spending.project`).
+    completions (`completion_counts`). `joules` of the GPUs and USD are None where unknown: the
+    step's, the whole run's so far, and those projected to the end of the stage with their 80%
+    interval (`telemetry.spending.project`).
 
-    On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest;
-    seconds_max, seconds_mean and peak_bytes_mean are over ranks, and empty for one.
+    On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest.
     """
 
     stage: str
@@ -153,7 +152,3 @@ class StepRecord:
     usd: float | None = None
     usd_so_far: float | None = None
     usd_at_end_of_stage: tuple[float, float, float] | None = None
-    costs: dict[str, float] = field(default_factory=dict)
-    seconds_max: dict[str, float] = field(default_factory=dict)
-    seconds_mean: dict[str, float] = field(default_factory=dict)
-    peak_bytes_mean: dict[str, float] = field(default_factory=dict)

@@ -27,6 +27,11 @@ def usd_text(amount: float | Decimal) -> str:
     return f"{amount:.2f}" if amount >= 1 else f"{float(amount):.2g}"
 
 
+def usd(amount: float | Decimal | None) -> str:
+    """Dollars with their sign; "-" where unknown."""
+    return "-" if amount is None else f"${usd_text(amount)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the one or two units that matter: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min.
 

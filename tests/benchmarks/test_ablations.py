@@ -21,7 +21,7 @@ MAX_TOKENS = 10
 
 def row(model: str, seed: int, correct: list[int], **more) -> dict:
     """Of 8 samples a problem, of 4 tokens each where nothing else is said."""
-    tokens = {"tokens": [32] * len(correct), "usd": 0.0, "entropy": 0.5, "seconds": 1.0}
+    tokens = {"tokens": [32] * len(correct), "usd": 0.0, "seconds": 1.0}
     return {"model": model, "seed": seed, "num_samples": 8, "correct": correct, **tokens, **more}
 
 
@@ -38,21 +38,13 @@ def test_variants_differ_from_the_full_one_in_their_changes_alone():
 
 def test_the_best_checkpoint_has_the_highest_mean_over_subdomains():
     def score(step: int, k: tuple[float, float], first: tuple[float, float]) -> dict:
-        names = ("a", "b")
-        return {
-            "step": step,
-            "path": f"step-{step}",
-            "pass_at_k": dict(zip(names, k, strict=True)),
-            "pass_at_1": dict(zip(names, first, strict=True)),
-        }
+        values = {"pass_at_k": dict(zip("ab", k, strict=True))}
+        values |= {"pass_at_1": dict(zip("ab", first, strict=True))}
+        return {"step": step, "path": f"step-{step}", **values}
 
     # The first has the best single sub-domain, the last two tie in Pass@K.
-    scores = [
-        score(1, (0.9, 0.1), (0.9, 0.1)),
-        score(2, (0.6, 0.6), (0.2, 0.3)),
-        score(3, (0.6, 0.6), (0.2, 0.2)),
-    ]
-    assert best_checkpoint(scores) == "step-2"
+    scores = [score(1, (0.9, 0.1), (0.9, 0.1)), score(2, (0.6, 0.6), (0.2, 0.3))]
+    assert best_checkpoint([*scores, score(3, (0.6, 0.6), (0.2, 0.2))]) == "step-2"
 
 
 def test_a_difference_is_over_the_pairs_of_problems_and_over_seeds():
@@ -77,22 +69,19 @@ def test_a_difference_is_over_the_pairs_of_problems_and_over_seeds():
 
 def test_the_bar_is_higher_over_seeds_than_over_problems():
     many = [4, 5] * 40
-    agreeing = [
-        each
-        for seed, gain in enumerate((2, 2, 3))
-        for each in (row("a", seed, [c + gain for c in many]), row("b", seed, many))
-    ]
-    pairs = ablation_table.paired_rows(agreeing, "a", "b")
-    found = ablation_table.difference(pairs, "pass_at_1", MAX_TOKENS)
-    assert ablation_table.verdict(found) == "yes"
-    # One seed gains 3 of 8, two lose or gain nothing: clear over 240 problems, not over 3 seeds.
-    mixed = [each | {"correct": many} if each["seed"] else each for each in agreeing]
-    found = ablation_table.difference(
-        ablation_table.paired_rows(mixed, "a", "b"), "pass_at_1", MAX_TOKENS
-    )
-    assert ablation_table.verdict(found) == "over problems, not over seeds"
-    found = ablation_table.difference(pairs[:1], "pass_at_1", MAX_TOKENS)
-    assert ablation_table.verdict(found) == "over problems, one seed"
+
+    def verdict(*gains: int) -> str:
+        """Of models that solve so many of 8 more, a number a seed."""
+        pairs = [
+            (row("a", seed, [count + gain for count in many]), row("b", seed, many))
+            for seed, gain in enumerate(gains)
+        ]
+        return ablation_table.verdict(ablation_table.difference(pairs, "pass_at_1", MAX_TOKENS))
+
+    assert verdict(2, 2, 3) == "yes"
+    # Clear over 240 problems, not over 3 seeds.
+    assert verdict(2, 0, 0) == "over problems, not over seeds"
+    assert verdict(2) == "over problems, one seed"
 
 
 def test_a_point_has_a_price_only_where_it_is_distinguishable():
@@ -122,20 +111,26 @@ def test_the_tables_say_whether_long2short_shortened_at_unchanged_pass_at_1():
     assert "GRPO" not in text, "a claim without rows"
 
 
+def nano_rows(directory: Path, variants: str, *arguments: str) -> dict[str, dict]:
+    """The rows of these variants of nano.yaml by the names of their models."""
+    out = directory / "out.json"
+    ablations.main(
+        ["--recipe", str(NANO), "--run-dir", str(directory / "runs"), "--output", str(out)]
+        + ["--set", "stages.evaluate.num_samples=8", "--variants", *variants.split(), *arguments]
+    )
+    return {made["model"]: made for made in json.loads(out.read_text())["rows"]}
+
+
 def test_nano_models_go_through_every_kind_of_start(tmp_path, monkeypatch, capsys):
-    arguments = ["--recipe", str(NANO), "--seeds", "3", "--steps", "2", "--second-steps", "1"]
-    arguments += ["--set", "stages.evaluate.num_samples=8", "--variants"]
-    arguments += ["full", "grpo", "no-probing", "best-single", "long2short"]
-    arguments += ["--run-dir", str(tmp_path / "runs"), "--output", str(tmp_path / "out.json")]
-    ablations.main(arguments)
-    report = json.loads((tmp_path / "out.json").read_text())
-    rows = {made["model"]: made for made in report["rows"]}
+    trained = ("full", "grpo", "no-probing", "best-single")
+    variants = " ".join([*trained, "long2short"])
+    arguments = (tmp_path, variants, "--seeds", "3", "--steps", "2", "--second-steps", "1")
+    rows = nano_rows(*arguments)
     assert list(rows) == [
         *("last", "fused", "tail-average", "full", "grpo", "no-probing"),
         *("best", "best-single", "long2short"),
     ]
-    assert {made["seed"] for made in report["rows"]} == {3}
-    trained = ("full", "grpo", "no-probing", "best-single")
+    assert {made["seed"] for made in rows.values()} == {3}
     assert {rows[name]["rl_completions"] for name in trained} == {2 * 4 * 4}
     assert rows["long2short"]["rl_completions"] == 1 * 4 * 4
     assert rows["long2short"]["seconds"] > rows["full"]["seconds"] > rows["fused"]["seconds"]
@@ -148,24 +143,19 @@ def test_nano_models_go_through_every_kind_of_start(tmp_path, monkeypatch, capsy
         raise AssertionError("ran what had a row")
 
     monkeypatch.setattr(ablation_runs, "run_pipeline", refuse)
-    ablations.main(arguments)
+    nano_rows(*arguments)
     assert capsys.readouterr().out in printed
     with pytest.raises(SystemExit, match="other settings"):
-        ablations.main([*arguments, "--steps", "1"])
+        nano_rows(*arguments, "--steps", "1")
 
 
 def test_the_best_checkpoint_is_evaluated_and_trained_where_it_is_not_the_last(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ablation_runs, "best_checkpoint", lambda _: "step-000002")
-    ablations.main(
-        ["--recipe", str(NANO), "--seeds", "0", "--steps", "1", "--variants", "best-single"]
-        + ["--set", "stages.evaluate.num_samples=8", "--run-dir", str(tmp_path / "runs")]
-        + ["--output", str(tmp_path / "out.json")]
-    )
-    rows = {made["model"]: made for made in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    rows = nano_rows(tmp_path, "best-single", "--seeds", "0", "--steps", "1")
     assert list(rows) == ["last", "fused", "tail-average", "best", "best-single"]
-    assert rows["best"]["entropy"] != rows["last"]["entropy"]
+    assert rows["best"]["tokens"] != rows["last"]["tokens"]
     start = (tmp_path / "runs" / "seed-0" / "best-single.yaml").read_text()
     assert "step-000002" in start and "step-000006" not in start
     assert rows["best-single"]["seconds"] > rows["best"]["seconds"] > rows["last"]["seconds"]

@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from benchmarks.child_process import ROOT, run_child
+from benchmarks.rank_runs import is_running
 
 # Writes a row with the id of a process of its own, and hangs.
 HANGS = """
@@ -24,14 +24,6 @@ from pathlib import Path
 from benchmarks.child_process import run_child
 run_child([sys.executable, "-c", sys.argv[2], sys.argv[1]], Path(sys.argv[1]), seconds=100)
 """
-
-
-def is_running(pid: int) -> bool:
-    """A process that nobody waits for may stay as a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def ended(pid: int) -> bool:

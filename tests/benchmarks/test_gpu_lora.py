@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from benchmarks.gpu_activations import TINY
-from benchmarks.gpu_lora import KINDS, STAGES, make_trainer, measure, table, update
-from benchmarks.gpu_suite import MEASUREMENTS
+from benchmarks.gpu_lora import KINDS, STAGES, make_trainer, measure, update
 from benchmarks.random_policy import random_batch, random_policy, train
 from vibelite.models.adapter import dequantised, merged_weights
-from vibelite.models.load import attach, quantise
+from vibelite.models.load import attach
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter, Training
 
@@ -30,7 +29,6 @@ def test_every_kind_and_stage_is_measured():
     keys = [(row["kind"], row["stage"], row["tokens"]) for row in rows]
     assert keys == [(k, s, t) for k in KINDS for s in STAGES for t in (32, 64)]
     assert all(row["gradient_seconds"] > 0 and row["num_trained"] > 0 for row in rows)
-    assert len(table(rows).splitlines()) == 2 + len(rows)
 
 
 def test_without_bitsandbytes_qlora_is_left_out_with_the_reason(monkeypatch):
@@ -38,7 +36,6 @@ def test_without_bitsandbytes_qlora_is_left_out_with_the_reason(monkeypatch):
     rows = measure(TINY, tokens=(32,), device=CPU)
     assert [row["kind"] for row in rows] == ["lora", "lora", "qlora"]
     assert "pip install 'vibelite[gpu]'" in rows[-1]["left_out"]
-    assert "left out" in table(rows)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -52,18 +49,12 @@ def test_an_update_changes_the_adapter_and_nothing_else(stage):
     assert changed == {name for name in before if ".lora_B." in name}
 
 
-def test_the_suite_runs_it():
-    assert any(one.module == "benchmarks.gpu_lora" for one in MEASUREMENTS)
-
-
 def held_bytes(kind: str) -> int:
-    torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     adapter = Adapter.model_validate({"kind": kind})
     trainer = make_trainer(WIDE, adapter, BFLOAT16, torch.device("cuda"))
-    held = torch.cuda.memory_allocated() - before
-    del trainer
-    return held
+    assert trainer.policy
+    return torch.cuda.memory_allocated() - before
 
 
 @pytest.mark.gpu
@@ -82,12 +73,12 @@ def gradients(policy: Policy) -> dict[str, torch.Tensor]:
     return {name: tensor.grad.double() for name, tensor in found if tensor.grad is not None}
 
 
-def qlora_policy(training: Training) -> Policy:
+def qlora_policy(training: Training, *, std: float = 0.02) -> Policy:
     """With factors that are not zero, so that every one has a gradient."""
     policy = make_trainer(WIDE, Adapter(kind="qlora"), training, torch.device("cuda")).policy
     with torch.no_grad():
         for parameter in policy.trainable_parameters():
-            parameter.normal_(std=0.02, generator=torch.Generator("cuda").manual_seed(0))
+            parameter.normal_(std=std, generator=torch.Generator("cuda").manual_seed(0))
     return policy
 
 
@@ -127,14 +118,8 @@ def test_gradients_of_qlora_on_a_gpu_do_not_depend_on_how_activations_are_kept(a
 @pytest.mark.gpu
 def test_the_merged_weights_of_qlora_on_a_gpu_compute_what_the_policy_does():
     pytest.importorskip("bitsandbytes")
-    device = torch.device("cuda")
-    policy = random_policy(WIDE, dtype=torch.bfloat16, device=device)
-    quantise(policy.model, device)
-    policy = attach(policy, Adapter(kind="qlora"), start=Path("random"), seed=0)
-    with torch.no_grad():
-        for parameter in policy.trainable_parameters():
-            parameter.normal_(std=0.01, generator=torch.Generator("cuda").manual_seed(0))
-    plain = random_policy(WIDE, dtype=torch.bfloat16, device=device)
+    policy = qlora_policy(Training(dtype="bfloat16"), std=0.01)
+    plain = random_policy(WIDE, dtype=torch.bfloat16, device="cuda")
     own = dict(plain.model.named_parameters())
     with torch.no_grad():
         for name, tensor in merged_weights(policy):

@@ -7,9 +7,8 @@ import pytest
 
 from benchmarks.gpu_step_vs_trl import make_model, summary
 from benchmarks.gpu_step_vs_trl import run_all as run_steps
-from benchmarks.gpu_vllm import has_failed, table
-from benchmarks.gpu_vllm import run_all as run_parts
-from benchmarks.gpu_vllm_parts import PARTS, Notes
+from benchmarks.gpu_suite import ON_REQUEST, run_one
+from benchmarks.gpu_vllm_parts import Notes
 
 
 def test_a_failed_measurement_is_noted_and_the_next_one_is_kept(tmp_path):
@@ -19,15 +18,6 @@ def test_a_failed_measurement_is_noted_and_the_next_one_is_kept(tmp_path):
     kept = json.loads((tmp_path / "part.json").read_text())
     assert kept["first"]["failed"] == "ZeroDivisionError: division by zero"
     assert kept["second"]["seconds"] == 1.5
-    assert has_failed({"alias": kept})
-    assert not has_failed({"alias": {"second": kept["second"]}})
-    assert "first" in table({"alias": kept}).splitlines()[-1]
-
-
-def test_no_part_starts_without_time(tmp_path):
-    options = argparse.Namespace(seconds=0.0, model=None, tiny=True, short=False)
-    results = run_parts(PARTS[:2], options, None)
-    assert results == {part.name: {"failed": "no time was left"} for part in PARTS[:2]}
 
 
 def test_the_warm_up_is_not_counted_and_short_completions_are_refused():
@@ -41,18 +31,12 @@ def test_the_warm_up_is_not_counted_and_short_completions_are_refused():
     assert summary(steps[:1], work) == {}
 
 
-def step_options(tmp_path, **changes):
-    defaults = {
-        "out": tmp_path / "steps.json", "cases": ["1024"], "sides": ["vibelite"], "rounds": 1,
-        "engine": "transformers", "seconds": 200.0, "each": 200.0, "tiny": True,
-        "trl_python": "no-such-python",
-    }  # fmt: skip
-    return argparse.Namespace(**(defaults | changes))
-
-
 def test_a_step_of_ours_is_measured_and_a_rival_that_cannot_start_is_a_row(tmp_path):
     make_model(tmp_path / "model", tiny=True)
-    options = step_options(tmp_path, sides=["vibelite", "trl-default"])
+    options = argparse.Namespace(
+        out=tmp_path / "steps.json", cases=["1024"], sides=["vibelite", "trl-default"], rounds=1,
+        engine="transformers", seconds=200.0, each=200.0, tiny=True, trl_python="no-such-python",
+    )  # fmt: skip
     rows = run_steps(tmp_path / "model", options, tmp_path)
     assert [row["side"] for row in rows] == ["vibelite", "trl-default"]
     assert rows[0]["tokens_per_second"] > 0 and "failed" not in rows[0]
@@ -62,11 +46,10 @@ def test_a_step_of_ours_is_measured_and_a_rival_that_cannot_start_is_a_row(tmp_p
 
 @pytest.mark.vllm
 def test_every_measurement_of_an_engine_with_its_own_weights_succeeds(tmp_path):
-    (part,) = [part for part in PARTS if part.name == "copy"]
-    options = argparse.Namespace(seconds=200.0, model=None, tiny=True, short=False)
-    results = run_parts([part], options, tmp_path / "out.json")
-    assert not has_failed(results)
-    measured = results["copy"]
+    (one,) = (one for one in ON_REQUEST if one.name == "vllm-copy")
+    row = run_one(one, 200.0, tmp_path / "out.json", tiny=True)
+    assert row["state"] == "done", row
+    measured = row["result"]
     assert measured["mismatch_after_updates"]["mismatch/max_abs"] < 1e-5
     assert "a sync was skipped" in measured["planted_fault"]["message"]
     assert measured["cycles"]["copied_bytes"] == measured["policy"]["weight_bytes"]

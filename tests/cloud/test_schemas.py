@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CLOUD = ROOT / "recipes" / "cloud"
 PYTHON = ROOT / ".venv-cloud" / "bin" / "python"
 
 READ_SKY = """
@@ -19,6 +21,7 @@ task = sky.Task.from_yaml(sys.argv[1])
 (resources, *_) = task.resources
 print(json.dumps({
     "run": task.run,
+    "nodes": task.num_nodes,
     "spot": all(one.use_spot for one in task.resources),
     "gpus": sorted(name for one in task.resources for name in one.accelerators),
     "recovery": resources.job_recovery,
@@ -49,10 +52,14 @@ def read(program: str, path: Path, home: Path) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-def test_skypilot_takes_the_managed_job(tmp_path):
-    result = read(READ_SKY, ROOT / "recipes" / "cloud" / "sky.yaml", tmp_path)
+def accepted(program: str, name: str, home: Path) -> dict[str, Any]:
+    result = read(program, CLOUD / name, home)
     assert result.returncode == 0, result.stderr
-    task = json.loads(result.stdout.splitlines()[-1])
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_skypilot_takes_the_managed_job_and_the_task_of_two_nodes(tmp_path):
+    task = accepted(READ_SKY, "sky.yaml", tmp_path)
     assert "vibelite run" in task["run"]
     assert task["spot"] and task["gpus"] == ["A100-80GB", "H100"]
     # The whole section: SkyPilot passes keys of it that it does not know to its plugins.
@@ -62,12 +69,12 @@ def test_skypilot_takes_the_managed_job(tmp_path):
         "recover_on_exit_codes": [75],
     }
     assert task["mounts"] == {"/runs": "MOUNT_CACHED"}
+    two = accepted(READ_SKY, "sky_2_nodes.yaml", tmp_path)
+    assert two["nodes"] == 2 and "-m torch.distributed.run --nnodes" in two["run"]
 
 
 def test_dstack_takes_the_task(tmp_path):
-    result = read(READ_DSTACK, ROOT / "recipes" / "cloud" / "dstack.yaml", tmp_path)
-    assert result.returncode == 0, result.stderr
-    task = json.loads(result.stdout.splitlines()[-1])
+    task = accepted(READ_DSTACK, "dstack.yaml", tmp_path)
     assert "vibelite run" in task["commands"][-1]
     assert task["retry"] == ["interruption", "no-capacity"]
     assert (task["spot"], task["mounts"]) == ("spot", ["/runs"])
@@ -77,28 +84,14 @@ def test_dstack_takes_the_task(tmp_path):
     ("program", "name", "right", "wrong"),
     [
         (READ_SKY, "sky.yaml", "use_spot:", "use_spots:"),
-        (READ_SKY, "sky.yaml", "disk_size:", "disk_sizes:"),
         (READ_DSTACK, "dstack.yaml", "on_events:", "on_event:"),
     ],
 )
 def test_a_key_that_does_not_exist_is_refused(program, name, right, wrong, tmp_path):
-    text = (ROOT / "recipes" / "cloud" / name).read_text()
+    text = (CLOUD / name).read_text()
     assert text.count(right) == 1
     path = tmp_path / name
     path.write_text(text.replace(right, wrong))
     result = read(program, path, tmp_path)
     assert result.returncode != 0
     assert wrong.rstrip(":") in result.stderr
-
-
-def test_skypilot_takes_the_task_of_two_nodes(tmp_path):
-    program = """
-import json, sys, sky
-task = sky.Task.from_yaml(sys.argv[1])
-print(json.dumps({"run": task.run, "nodes": task.num_nodes}))
-"""
-    result = read(program, ROOT / "recipes" / "cloud" / "sky_2_nodes.yaml", tmp_path)
-    assert result.returncode == 0, result.stderr
-    task = json.loads(result.stdout.splitlines()[-1])
-    assert task["nodes"] == 2
-    assert "-m torch.distributed.run --nnodes" in task["run"]

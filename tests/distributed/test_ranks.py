@@ -84,10 +84,7 @@ def test_all_ranks_are_in_the_records_and_paid_once(alone: Path, curves: Path) -
     for expected, shared in zip(one, four, strict=True):
         assert shared["tokens"] == expected["tokens"]
         assert shared["counts"] == expected["counts"]
-        assert shared["seconds_max"]["train"] >= shared["seconds_mean"]["train"] > 0
-        assert shared["seconds_mean"]["wait"] > 0
-        assert shared["peak_bytes"]["train"] >= shared["peak_bytes_mean"]["train"] > 0
-        assert expected["seconds_max"] == {}
+        assert shared["seconds"]["train"] > 0 and shared["peak_bytes"]["train"] > 0
     entries = read_ledger(curves / "curve-4" / "ledger")
     paid = [entry for entry in entries if entry.stage == "mgpo" and entry.step is not None]
     assert [entry.step for entry in paid] == list(range(1, 11))
@@ -136,7 +133,7 @@ def counted(num_ranks: int, out: Path, *arguments: str) -> dict[str, Any]:
     module += ["--out", str(out), *arguments]
     command = [sys.executable, "-c", START.format(n=num_ranks, command=module)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=200, capture_output=True)
-    return json.loads(out.read_text())
+    return json.loads(out.read_text())["rows"][0]
 
 
 def test_counted_bytes_are_those_of_the_plan(tmp_path: Path) -> None:

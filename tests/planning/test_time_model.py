@@ -182,3 +182,15 @@ def test_cut_weights_are_sent_in_every_pass():
     assert passes_of_a_rank(shared, cut) == 3
     assert passes_of_a_rank(replace(shared, num_micro_batches=2), cut) == 1
     assert stage_seconds(cut, shared, GPU).communicate == 2 * communicated_bytes(cut, 3)
+
+
+def test_what_is_around_the_steps_is_an_engine_s_start_and_models_on_their_way():
+    """PARAMETERS of 2 bytes, read three times and kept twice at 1e-9 GB a second."""
+    config = setting()
+    assumed = replace(config.assumed, engine_start_seconds=7.0, model_gb_per_second=1e-9)
+    config = replace(config, assumed=assumed)
+    work = replace(WORK, num_models=3, kept_models=2)
+    assert stage_seconds(config, work, GPU).around == pytest.approx(5 * 2 * PARAMETERS)
+    by_vllm = stage_seconds(config, replace(work, is_paged=True), GPU)
+    assert by_vllm.around == pytest.approx(7 + 5 * 2 * PARAMETERS)
+    assert by_vllm.total == by_vllm.steps + by_vllm.around

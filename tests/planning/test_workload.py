@@ -1,5 +1,6 @@
 """What a recipe asks for, counted by hand: problems, tokens, models and bytes on disk."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from vibelite.planning.model_shape import ModelShape
 from vibelite.planning.plan import disk_needs
 from vibelite.planning.workload import Assumptions, count_problems, stage_work
+from vibelite.recipe.load import load_recipe
 from vibelite.recipe.schema import Recipe
 
 HUB = {"source": "hub", "path": "owner/name"}
@@ -99,3 +101,11 @@ def test_the_disk_holds_the_states_that_are_kept_and_the_one_that_is_written(tmp
     assert need.models == 4 * 4 * shape.num_parameters
     kept = recipe.checkpoint.keep_last
     assert need.states == (kept + 1) * 12 * shape.num_parameters
+
+
+def test_every_model_that_a_stage_reads_is_counted():
+    path = Path(__file__).parents[1] / "integration" / "nano.yaml"
+    works = stage_work(load_recipe(path), path.parent, Assumptions())
+    models = {work.stage: work.num_models for work in works}
+    # Three checkpoints of fine-tuning; base, sft, probe, fuse and mgpo are evaluated.
+    assert models == {"sft": 1, "probe": 3, "fuse": 3, "mgpo": 1, "evaluate": 5, "export": 1}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.telemetry.ledgers import FakeClock
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import RunDir, StageDir, append_jsonl, write_json_atomic, write_text_atomic
 from vibelite.telemetry.meter import Meter
@@ -38,16 +39,6 @@ stages:
 - {{kind: mgpo, name: mgpo, num_steps: {mgpo_steps}}}
 - {{kind: evaluate, name: evaluate}}
 """
-
-
-class FakeClock:
-    """Nanoseconds that pass only when told to."""
-
-    def __init__(self):
-        self.now = 0
-
-    def __call__(self):
-        return self.now
 
 
 @dataclass

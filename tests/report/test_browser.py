@@ -58,15 +58,6 @@ def shown(tab):
     return tab.locator("details.sample:not([hidden])").count()
 
 
-def test_charts_have_a_point_per_step(tab, address, finished_run):
-    tab.goto(address)
-    chart = tab.locator("figure.chart", has_text="SFT loss").first
-    points = chart.locator("polyline.raw").get_attribute("points").split()
-    assert len(points) == finished_run.sft_steps
-    xs = [float(point.split(",")[0]) for point in points]
-    assert xs == sorted(xs) and chart.bounding_box()["width"] > 200
-
-
 def test_filters_show_what_they_say(tab, address):
     tab.goto(address)
     everything = shown(tab)

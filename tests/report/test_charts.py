@@ -5,13 +5,22 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vibelite.report import charts
 from vibelite.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    MAX_BARS,
+    MAX_POINTS,
+    RIGHT,
+    TOP,
+    WIDTH,
     Series,
     line_chart,
     make_axis,
     round_spacing,
     running_mean,
+    span_amounts,
+    spans_chart,
     tick_labels,
 )
 
@@ -29,8 +38,8 @@ def polylines(figure):
 
 def test_points_lie_where_their_values_are():
     figure = parse(line_chart("t", [Series("a", [(0, 0.0), (5, 0.5), (10, 1.0)])]))
-    left, right = charts.LEFT, charts.WIDTH - charts.RIGHT
-    top, bottom = charts.TOP, charts.HEIGHT - charts.BOTTOM
+    left, right = LEFT, WIDTH - RIGHT
+    top, bottom = TOP, HEIGHT - BOTTOM
     middle = ((left + right) / 2, (top + bottom) / 2)
     assert polylines(figure) == [[(left, bottom), middle, (right, top)]]
 
@@ -49,8 +58,8 @@ def test_every_point_is_in_the_line_and_many_noisy_ones_get_a_running_mean():
 def test_very_long_lines_are_thinned_and_keep_both_ends():
     points = [(float(step), 0.0) for step in range(5001)]
     (line,) = polylines(parse(line_chart("t", [Series("a", points)], is_noisy=False)))
-    assert len(line) == charts.MAX_POINTS
-    assert (line[0][0], line[-1][0]) == (charts.LEFT, charts.WIDTH - charts.RIGHT)
+    assert len(line) == MAX_POINTS
+    assert (line[0][0], line[-1][0]) == (LEFT, WIDTH - RIGHT)
 
 
 def test_one_point_is_a_dot_and_no_point_is_no_chart():
@@ -100,3 +109,46 @@ def test_tick_labels_differ_even_where_the_values_hardly_do():
     labels = tick_labels([0.04731, 0.04732, 0.04733])
     assert labels == ["0.04731", "0.04732", "0.04733"]
     assert not re.search("e", tick_labels([-0.1, -0.1 + 0.1, 0.1])[1])
+
+
+def line(step: int, usd: float | None = 4.0, **seconds: float):
+    return {"step": step, "usd": usd, "seconds": seconds}
+
+
+def bars(chart, color):
+    """(left, bottom, top, right) of every bar of one colour."""
+    (path,) = re.findall(rf'<path class="area c{color}" d="(.*?)"', str(chart))
+    return [tuple(map(float, bar)) for bar in re.findall(r"M(.*?) (.*?)V(.*?)H(.*?)V", path)]
+
+
+def test_money_is_divided_as_time_is():
+    assert span_amounts(line(1, rollout=3.0, train=1.0), True) == {"rollout": 3.0, "train": 1.0}
+    assert span_amounts(line(1, usd=8.0, rollout=3.0, train=1.0), True)["rollout"] == 6.0
+    assert span_amounts(line(1, usd=None, rollout=3.0, train=1.0), False)["train"] == 1.0
+
+
+def test_bars_stand_on_each_other_and_reach_the_step_s_sum():
+    chart = spans_chart([line(1, rollout=3.0, train=1.0), line(2, usd=2.0, rollout=1.0)])
+    rollout, train = bars(chart, 0), bars(chart, 1)
+    assert len(rollout) == 2 and len(train) == 1, "no bar where a span took no time"
+    left, bottom, top, right = rollout[0]
+    middle = LEFT + (WIDTH - RIGHT - LEFT) / 2
+    assert (left, bottom, right) == (LEFT, HEIGHT - BOTTOM, middle)
+    plot = HEIGHT - BOTTOM - TOP
+    assert bottom - top == pytest.approx(plot * 3 / 4)
+    assert train[0][1:3] == (top, TOP), "4 USD are the top of the axis"
+    assert bottom - rollout[1][2] == pytest.approx(plot * 2 / 4)
+    assert "step 1 (USD): rollout 3, train 1" in chart
+    assert "USD per step, by span" in chart
+
+
+def test_without_a_price_bars_are_seconds():
+    chart = spans_chart([line(1, usd=None, train=2.0), line(2, usd=None, train=1.0)])
+    assert "Seconds per step, by span" in chart and "step 2 (s): train 1" in chart
+
+
+def test_many_steps_share_bars_that_show_their_mean():
+    chart = spans_chart([line(step, usd=step % 2, train=1.0) for step in range(1, 501)])
+    assert len(bars(chart, 1)) == 100 <= MAX_BARS
+    assert "steps 1 to 5, mean (USD): train 0.6" in chart
+    assert len(chart) < 40_000

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from tests.telemetry.ledgers import make_entry
-from vibelite.report.cost import add_up, cumulative_usd, known_units, stage_costs
+from vibelite.report.cost import add_up, cumulative_usd, stage_costs
 from vibelite.telemetry.ledger import UNRECORDED
 
 
@@ -20,8 +20,7 @@ def test_a_stage_adds_up_its_spans_tokens_and_money():
     assert (mgpo.name, mgpo.seconds, mgpo.usd) == ("mgpo", 10.0, Decimal(10))
     assert mgpo.seconds_by_span == {"rollout": 5.0, "idle": 1.0, "train": 4.0}
     assert mgpo.tokens["generated"] == 2000
-    assert mgpo.units.usd_per_million_generated == 5000
-    assert mgpo.units.usd_per_million_trained is None
+    assert mgpo.units == {"1M generated": 5000}
     assert mgpo.prices == ["3600 USD per hour (no source)"]
     assert (sft.name, sft.seconds) == ("sft", 9.0)
 
@@ -35,7 +34,7 @@ def test_an_unpriced_entry_makes_the_sum_unknown():
     ledger = [make_entry(train=1), make_entry(train=1, price=None)]
     cost = add_up("x", ledger)
     assert cost.usd is None
-    assert cost.units.usd_per_million_generated is None
+    assert cost.units == {}
     assert cumulative_usd(ledger) == []
 
 
@@ -60,17 +59,9 @@ def test_what_is_not_written_down_is_lost_once_another_process_goes_on():
     assert add_up("all", ledger).lost_seconds == 7.0
 
 
-def test_units_that_no_stage_knows_have_no_column():
-    sft, mgpo = make_entry(stage="sft", train=1), make_entry(train=1)
-    counted = replace(mgpo, tokens={"generated": 1000}, counts={"num_correct": 3})
-    names = list(known_units(stage_costs([sft, counted])))
-    assert names == ["usd_per_million_generated", "usd_per_correct"]
-    assert known_units(stage_costs([replace(sft, price=None, tokens={})])) == {}
-
-
 def test_energy_is_known_only_where_all_of_it_is():
     kwh = 3_600_000_000
-    entries = [replace(make_entry(train=1), millijoules=energy) for energy in (kwh, 2 * kwh)]
+    entries = [replace(make_entry(train=1), gpu_millijoules=energy) for energy in (kwh, 2 * kwh)]
     assert add_up("x", entries).kwh == 3.0
     assert add_up("x", [*entries, make_entry(train=1)]).kwh is None
 

@@ -1,6 +1,5 @@
 """Which charts are drawn for which metrics."""
 
-from vibelite.report.charts import Series
 from vibelite.report.curves import FRACTION, PLANS, ChartPlan, chart_plans, fitting_range
 
 RECORDED = ["reward/mean", "reward/algebra", "reward/number", "groups/mixed", "new/metric"]
@@ -32,5 +31,5 @@ def test_no_metric_is_planned_twice():
 
 def test_a_fixed_range_gives_way_to_values_outside_it():
     plan = ChartPlan("reward", {"reward/mean": "reward"}, FRACTION)
-    assert fitting_range(plan, [Series("a", [(1, 0.0), (2, 1.0)])]) == FRACTION
-    assert fitting_range(plan, [Series("a", [(1, 0.5), (2, 1.5)])]) is None
+    assert fitting_range(plan, [0.0, 1.0]) == FRACTION
+    assert fitting_range(plan, [0.5, 1.5]) is None

@@ -1,7 +1,11 @@
 """The verifier pool: every completion gets a verdict in time, and failures have names."""
 
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -200,3 +204,25 @@ def test_a_worker_that_died_between_completions_is_replaced_silently(pool):
     process._popen.kill()
     process._popen.wait()
     assert judge(pool, "length_of_text", "x" * 10).correct
+
+
+def test_a_worker_whose_trainer_was_killed_ends_in_silence():
+    """It is in the middle of a completion, and finds nobody to tell its verdict to."""
+    program = "from vibelite.rewards.pool import serve; serve(int(input()))"
+    ours, theirs = socket.socketpair()
+    with theirs:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=[theirs.fileno()],
+        )
+        assert worker.stdin is not None
+        worker.stdin.write(f"{theirs.fileno()}\n")
+        worker.stdin.flush()
+    connection = Connection(ours.detach())
+    connection.send((problem("4", "exact"), completion("4"), 10.0))
+    connection.close()
+    assert worker.communicate(timeout=60)[1] == ""
+    assert worker.returncode == 0

@@ -20,7 +20,7 @@ SIZES = Sizes(((64, 512, 1),), 2, (8, 64))
 def test_a_sleeping_engine_gives_its_memory_back_and_wakes_with_the_trainers_weights(sync):
     device = torch.device("cuda")
     policy = make_policy(None, True, device)
-    engine = start(policy, Part(sync, sync, True, 0.0), SIZES)
+    engine = start(policy, Part(sync, sync, True), SIZES)
     try:
         awake = used_bytes(device)
         measured = cycles(policy, engine, SIZES)
@@ -39,7 +39,7 @@ def test_an_engine_that_is_closed_asleep_leaves_its_memory_to_the_next(sync):
     """Two stages of reinforcement in one process: the first one ends with its engine asleep."""
     policy = make_policy(None, True, torch.device("cuda"))
     for _ in range(2):
-        engine = start(policy, Part(sync, sync, True, 0.0), SIZES)
+        engine = start(policy, Part(sync, sync, True), SIZES)
         try:
             assert mismatch(policy, engine, SIZES)["mismatch/k3"] < 0.01
             engine.sleep()

@@ -38,6 +38,7 @@ stages:
     problems: own
     num_samples: 6
     min_tokens: 2
+    keep_from: 0
     sampling: {max_new_tokens: 12}
   - kind: sft
     name: second
@@ -83,6 +84,7 @@ def test_chosen_traces_are_verified_answers_and_the_next_stage_trains_on_them(ru
     assert report["num_samples"] == 72
     assert 0 < len(traces) == report["num_chosen"] < report["num_verified"]
     assert report["num_verified"] == report["num_chosen"] + sum(report["dropped"].values())
+    assert report["dropped"]["easy"] == 0, "keep_from: 0 drops none"
     accepted = {row["completion"] for row in read_jsonl(stage / "samples.jsonl") if row["correct"]}
     for trace in traces:
         assert [message["role"] for message in trace["messages"]] == ["user", "assistant"]

@@ -1,6 +1,5 @@
 """What tests of the ledger need: a clock that stands still, laps, and entries without files."""
 
-from datetime import datetime
 from decimal import Decimal
 
 from vibelite.telemetry.ledger import Entry
@@ -35,15 +34,14 @@ def make_entry(
 ) -> Entry:
     return Entry(
         segment=segment,
-        sequence=0,
-        ended=datetime.fromisoformat(ended),
+        utc=ended,
         stage=stage,
         step=step,
         what="step",
         nanoseconds={span: round(value * SECOND) for span, value in seconds.items()},
         tokens={"generated": 1000, "trained": 0},
         counts={},
-        millijoules=None,
+        gpu_millijoules=None,
         price=price,
         details={},
     )

@@ -44,9 +44,6 @@ class FakeDriver:
             raise NVMLError("not supported")
         return [int(handle in self.cut)] * 2
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        return uuid
-
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
         value = self.millijoules[handle]
         if value is None:

@@ -13,7 +13,7 @@ from vibelite.telemetry.price import Price
 
 
 def append(ledger, seconds=1.0, step: int | None = 1, stage="sft"):
-    ledger.append(make_lap(seconds), stage=stage, step=step, what="step", details={})
+    ledger.append(make_lap(seconds), stage=stage, step=step, what="step")
 
 
 def lines_of(directory):
@@ -25,9 +25,9 @@ def test_a_file_begins_with_the_first_entry_and_says_on_what_and_at_what_price(t
     price = Price(Decimal("2.1"), source="list")
     ledger = Ledger(tmp_path / "ledger", price, num_gpus=2)
     ledger.beat()
-    assert not ledger.is_open and not (tmp_path / "ledger").exists()
+    assert not (tmp_path / "ledger").exists()
     lap = Lap({"idle": 0, "train": 5}, {"trained": 7}, {}, {"num_correct": 3}, 12_000)
-    ledger.append(lap, stage="sft", step=3, what="step", details={"note": "x"})
+    ledger.append(lap, stage="sft", step=3, what="step", note="x")
     ledger.close("done", 0)
     first, paid, spent, last = lines_of(tmp_path / "ledger")
     assert (first["kind"], first["number"], first["num_gpus"]) == ("open", 1, 2)

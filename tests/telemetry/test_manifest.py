@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -25,9 +26,12 @@ def make_recipe(**changes):
     return Recipe.model_validate(fields | changes)
 
 
-def test_manifest_is_json_without_paths_of_this_machine():
+def test_manifest_is_json_without_names_and_paths_of_this_machine():
     written = environment_manifest(make_recipe(), data_hashes={"train": "ab" * 32})
     text = json.dumps(written, allow_nan=False)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert written["hardware"]["memory_bytes"] == physical
+    assert platform.node() not in json.dumps(written["hardware"]) or len(platform.node()) < 3
     assert written["seed"] == 5
     assert written["data_sha256"] == {"train": "ab" * 32}
     assert written["versions"]["torch"].startswith("2.")

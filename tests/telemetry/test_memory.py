@@ -84,20 +84,12 @@ def test_memory_that_settles_is_none(values):
     assert looks([round(GIB * value) for value in values]) is None
 
 
-def test_the_message_says_how_much_and_where():
-    remaining = iter([GIB, 2 * GIB, 3 * GIB, 4 * GIB])
-    watch = LeakWatch(held=lambda: next(remaining))
-    with pytest.raises(VibeLiteError, match=r"step 40: .* from 1.00 to 4.00 GiB in 30 steps"):
-        for step in range(1, 41):
-            watch.check(step)
-
-
 def test_a_run_whose_steps_keep_what_they_use_ends_after_its_40th_is_written(tmp_path):
     stop = StopRules(Budget(), Spending(Cost(), tmp_path / "ledger"))
     stage_dir = StageDir(tmp_path / "stages" / "00-mgpo")
     recorder = Recorder("mgpo", stage_dir, Meter(), stop)
     kept = []
-    with pytest.raises(VibeLiteError, match="step 40: memory held between steps grew"):
+    with pytest.raises(VibeLiteError, match=r"step 40: .* from \d.\d\d to \d.\d\d GiB in 30"):
         for step in range(1, 61):
             kept.append(bytearray(b"x") * round(bytes_held() * 0.02))
             recorder.record_step(step, {"reward/mean": 0.0})

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from vibelite.telemetry.unit_costs import completion_counts, unit_costs
+from vibelite.telemetry.unit_costs import completion_counts, unit_costs, zero_signal_share
 from vibelite.types import Completion, Group, Problem, Verdict
 
 
@@ -34,22 +34,16 @@ def test_useful_completions_are_those_in_groups_of_mixed_outcomes():
 def test_all_that_was_spent_is_divided_by_what_was_made():
     spans = {"rollout": 5, "verify": 1, "train": 4}
     counts = {"num_correct": 8, "num_useful": 3, "zero_signal_tokens": 30, "group_tokens": 40}
-    costs = unit_costs(Decimal(6), spans, {"generated": 3000, "trained": 1000}, counts)
-    assert costs.usd_per_million_generated == 2000
-    assert costs.usd_per_million_trained == 6000
-    assert (costs.usd_per_correct, costs.usd_per_useful) == (Decimal("0.75"), Decimal(2))
-    assert costs.zero_signal_share == pytest.approx(0.75 * 0.6)
+    assert unit_costs(Decimal(6), {"generated": 3000, "trained": 1000}, counts) == {
+        "1M generated": 2000,
+        "1M trained": 6000,
+        "correct": Decimal("0.75"),
+        "useful": 2,
+    }
+    assert zero_signal_share(spans, counts) == pytest.approx(0.75 * 0.6)
 
 
 def test_nothing_made_and_nothing_known_have_no_cost_per_unit():
-    made_nothing = unit_costs(Decimal(6), {"train": 1}, {"generated": 0}, {"num_correct": 0})
-    assert set(vars_of(made_nothing)) == {None}
-    no_price = unit_costs(
-        None, {"rollout": 1}, {"generated": 9}, {"zero_signal_tokens": 1, "group_tokens": 1}
-    )
-    assert no_price.usd_per_million_generated is None
-    assert no_price.zero_signal_share == 1.0
-
-
-def vars_of(costs):
-    return [getattr(costs, name) for name in costs.__slots__]
+    assert unit_costs(Decimal(6), {"generated": 0}, {"num_correct": 0}) == {}
+    assert unit_costs(None, {"generated": 9}, {"num_correct": 1}) == {}
+    assert zero_signal_share({"train": 1}, {}) is None

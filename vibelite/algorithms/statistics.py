@@ -9,6 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+NUM_BOOTSTRAP = 2000
+"""Resamples of an interval, where nothing asks for another number."""
 # Resampled indices held at once; bounds memory at 8 MB whatever the number of problems.
 CHUNK_SIZE = 1_000_000
 

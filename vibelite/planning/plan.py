@@ -64,7 +64,7 @@ class StagePlan:
     @property
     def seconds_per_step(self) -> float | None:
         """None for stages that have no steps."""
-        return self.seconds.total / self.work.num_steps if self.work.num_steps else None
+        return self.seconds.steps / self.work.num_steps if self.work.num_steps else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,9 @@ def _name_width(plan: Plan) -> int:
 
 
 def _cost_lines(plan: Plan) -> list[str]:
-    widths = f"{{:<{_name_width(plan)}}}{{:>7}}" + 5 * "{:>13}" + 2 * "{:>10}"
-    titles = ("stage", "steps", "generate", "train", "send", "together", "a step", "$ a step", "$")
+    widths = f"{{:<{_name_width(plan)}}}{{:>7}}" + 6 * "{:>13}" + 2 * "{:>10}"
+    titles = ("stage", "steps", "generate", "train", "send", "around", "together", "a step")
+    titles = (*titles, "$ a step", "$")
     lines = [widths.format(*titles)]
     for stage in plan.stages:
         seconds, per_step = stage.seconds, stage.seconds_per_step
@@ -71,13 +72,14 @@ def _cost_lines(plan: Plan) -> list[str]:
             _time(seconds.generate),
             _time(seconds.train + seconds.optimizer),
             _time(seconds.communicate),
+            _time(seconds.around),
             _time(seconds.total),
             _time(per_step),
             "" if per_step is None else _usd(plan.usd(per_step)),
             _usd(plan.usd(seconds.total)),
         ]
         lines.append(widths.format(*cells))
-    total = ["all", "", "", "", "", _time(plan.seconds), "", "", _usd(plan.usd(plan.seconds))]
+    total = ["all", "", "", "", "", "", _time(plan.seconds), "", "", _usd(plan.usd(plan.seconds))]
     return [*lines, widths.format(*total)]
 
 

@@ -29,16 +29,23 @@ CPU_TRAFFIC = 4.5
 
 @dataclass(frozen=True, slots=True)
 class StageSeconds:
-    """Expected seconds of one stage, by what is done."""
+    """Expected seconds of one stage, by what is done; `around` its steps an engine starts, and
+    models are read and written.
+    """
 
     generate: float
     train: float
     optimizer: float
     communicate: float = 0.0
+    around: float = 0.0
+
+    @property
+    def steps(self) -> float:
+        return self.generate + self.train + self.optimizer + self.communicate
 
     @property
     def total(self) -> float:
-        return self.generate + self.train + self.optimizer + self.communicate
+        return self.steps + self.around
 
 
 def stage_seconds(config: StageConfig, work: Work, device: Device) -> StageSeconds:
@@ -52,7 +59,18 @@ def stage_seconds(config: StageConfig, work: Work, device: Device) -> StageSecon
         train=training_seconds(config, work, device) / config.num_gpus,
         optimizer=work.num_updates * update_seconds(config, device),
         communicate=work.num_updates * sent / (config.assumed.link_gb_per_second * GIGA),
+        around=seconds_around(config, work),
     )
+
+
+def seconds_around(config: StageConfig, work: Work) -> float:
+    """Seconds of a stage in which no step is made: vLLM starts once, and each model that is read or
+    kept passes at the rate that was measured from file to ready weights.
+    """
+    num_bytes = config.shape.num_parameters * BYTES[config.training.dtype]
+    moved = (work.num_models + work.kept_models) * num_bytes
+    start = config.assumed.engine_start_seconds if work.is_paged else 0.0
+    return start + moved / (config.assumed.model_gb_per_second * GIGA)
 
 
 def product_rate(config: StageConfig, device: Device) -> float:

@@ -17,6 +17,7 @@ from vibelite.recipe.stage_section import (
     DistillStage,
     EvaluateStage,
     FilterStage,
+    FuseStage,
     MGPOStage,
     ProbeStage,
     Sampling,
@@ -54,6 +55,10 @@ class Assumptions:
     """Fixed time of one decoding step, beside reading weights and cache."""
     decode_row_seconds: float = 18e-6
     """What vLLM's scheduler adds to it for every sequence."""
+    engine_start_seconds: float = 12.0
+    """From nothing to a vLLM engine that samples."""
+    model_gb_per_second: float = 0.4
+    """Rate at which weights come from a file to where they are used, or go to one, sealed."""
     host_gb_per_second: float = 40.0
     """Rate at which the host's memory passes through adamw_cpu."""
     link_gb_per_second: float = 20.0
@@ -102,6 +107,8 @@ class Work:
     accumulates: bool = False
     """Whether a step can have several micro-batches of that size: gradients then exist while
     activations are largest."""
+    num_models: int = 1
+    """Models that are read from a file."""
     kept_models: int = 0
     """Model directories that stay on disk."""
     holds_reference: bool = False
@@ -137,16 +144,28 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumpt
         case MGPOStage():
             return _mgpo_work(stage, recipe, recipe_dir, assumed)
         case ProbeStage():
-            sft = recipe.stage_named(stage.start_from)
-            num_models = checkpoints_of(sft) if isinstance(sft, SFTStage) else 1
-            return _sampling_work(stage, num_models * count(stage.problems))
-        case DistillStage() | FilterStage():
+            num_models = _num_checkpoints(recipe, stage.start_from)
+            return _sampling_work(stage, count(stage.problems), num_models)
+        case DistillStage():  # the student is a second model, which samples nothing
+            return replace(_sampling_work(stage, count(stage.problems)), num_models=2)
+        case FilterStage():
             return _sampling_work(stage, count(stage.problems))
         case EvaluateStage():
             num_models = len(recipe.models_to_evaluate(stage))
-            return _sampling_work(stage, num_models * sum(map(count, stage.benchmarks)))
+            return _sampling_work(stage, sum(map(count, stage.benchmarks)), num_models)
+        case FuseStage():
+            probe = recipe.stage_named(stage.start_from)
+            assert isinstance(probe, ProbeStage), "a recipe is checked for it"
+            num_models = _num_checkpoints(recipe, probe.start_from)
+            return Work(stage.name, stage.kind, num_models=num_models, kept_models=1)
         case _:
             return Work(stage.name, stage.kind, kept_models=1)
+
+
+def _num_checkpoints(recipe: Recipe, name: str) -> int:
+    """Models that the stage of this name leaves to those after it."""
+    stage = recipe.stage_named(name)
+    return checkpoints_of(stage) if isinstance(stage, SFTStage) else 1
 
 
 def _sft_work(stage: SFTStage, assumed: Assumptions) -> Work:
@@ -226,8 +245,11 @@ def _prompts_at_once(sampling: Sampling, num_prompts: float, num_samples: int) -
 
 
 def _sampling_work(
-    stage: ProbeStage | DistillStage | FilterStage | EvaluateStage, num_prompts: float
+    stage: ProbeStage | DistillStage | FilterStage | EvaluateStage,
+    num_problems: float,
+    num_models: int = 1,
 ) -> Work:
+    num_prompts = num_models * num_problems
     at_once = _prompts_at_once(stage.sampling, num_prompts, stage.num_samples)
     return Work(
         stage.name,
@@ -237,6 +259,7 @@ def _sampling_work(
         max_new_tokens=stage.sampling.max_new_tokens,
         rows=at_once * stage.num_samples,
         prompts_at_once=at_once,
+        num_models=num_models,
     )
 
 

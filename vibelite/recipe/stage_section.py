@@ -169,6 +169,9 @@ class DistillStage(SolvingStage):
     num_samples: PositiveInt = 8
     min_tokens: NonNegativeInt = 16
     """Shorter answers are dropped."""
+    keep_from: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    """Share of each sub-domain's length bucket that the student finds easiest, and that is dropped;
+    high outliers are too. Report: "middle to high"; the number is ours."""
     max_per_problem: PositiveInt = 4
     tokens_per_micro_batch: PositiveInt = 8192
 

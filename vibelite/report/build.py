@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from markupsafe import Markup
 
 from vibelite.report.charts import Series, line_chart
 from vibelite.report.compare import HEADER, Difference, compare_runs, difference_cells
-from vibelite.report.cost import Cost, add_up, cumulative_usd, known_units, stage_costs
+from vibelite.report.cost import add_up, cumulative_usd, stage_costs
 from vibelite.report.curves import stage_charts
 from vibelite.report.run_data import RunData, StageData, load_run
 from vibelite.run_dir import write_text_atomic
-from vibelite.units import HOUR, duration, percent, short_number, usd_text
+from vibelite.units import HOUR, duration, percent, short_number, usd
 
 
 def write_report(run_dirs: Sequence[Path], output: Path) -> Path:
@@ -82,8 +81,6 @@ def render(
         charts=stage_charts(runs),
         stage_state=stage_state,
         expected_usd=expected_usd,
-        longest_stage=longest_stage,
-        known_units=known_units,
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -152,11 +149,6 @@ def spending_chart(run: RunData) -> Markup:
     return line_chart("USD so far", [Series(run.name, scaled)], x_label=unit, is_noisy=False)
 
 
-def longest_stage(costs: dict[str, list[Cost]]) -> float:
-    """Seconds of the longest stage of all runs: the full width of a bar."""
-    return max((cost.seconds for stages in costs.values() for cost in stages), default=0.0)
-
-
 def stage_state(stage: StageData) -> str:
     """How far a stage is, in words."""
     if stage.is_finished:
@@ -179,8 +171,3 @@ def expected_usd(run: RunData) -> str:
         return ""
     total, low, high = map(usd, expected)
     return f"expected after {begun[-1].name}: {total} ({low} to {high})"
-
-
-def usd(value: float | Decimal | None) -> str:
-    """Dollars, "-" where unknown."""
-    return "-" if value is None else f"${usd_text(value)}"

@@ -1,14 +1,17 @@
-"""Line charts as inline SVG: no library, no script, colours by the page's style sheet."""
+"""Charts as inline SVG: no library, no script, colours by the page's style sheet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from markupsafe import Markup
 
+from vibelite.report.cost import ordered_spans
 from vibelite.report.run_data import evenly_spaced
 from vibelite.units import short_number
 
@@ -18,6 +21,8 @@ NUM_TICKS = 4
 # More than the pixels of a chart show.
 MAX_POINTS = 1000
 MAX_TOOLTIPS = 120
+# More bars than these would be thinner than a few pixels.
+MAX_BARS = 120
 # Fewer points than this are shown as they are, without a running mean.
 MIN_POINTS_TO_SMOOTH = 30
 
@@ -29,7 +34,7 @@ class Series:
     """One line of a chart; `color` is an index into the page's palette."""
 
     label: str
-    points: list[Point]
+    points: Sequence[Point]
     color: int = 0
 
 
@@ -46,6 +51,10 @@ class Axis:
     def position(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
+
+    def labels(self) -> Iterator[tuple[float, str]]:
+        """(position, value) of every tick."""
+        return zip(map(self.position, self.ticks), tick_labels(self.ticks), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +93,81 @@ def line_chart(
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
     y_low, y_high = y_range or (min(ys), max(ys))
-    frame = Frame(
-        horizontal_axis(min(xs), max(xs), is_whole=x_label == "step"),
-        vertical_axis(y_low, y_high),
-        x_label,
-    )
+    frame = make_frame((min(xs), max(xs)), (y_low, y_high), x_label)
     parts = [draw_grid(frame)]
     parts += [draw_line(one, frame, is_noisy=is_noisy) for one in series]
     parts += [draw_tooltips(one, frame) for one in series]
     kind = "chart several" if len(series) > 1 else "chart"
     return figure(title, parts, draw_legend(series), kind=kind)
+
+
+def spans_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
+    """USD (without a price: seconds) of every step as a bar, stacked by span; of many steps the
+    means of neighbours. `steps`: lines of steps.jsonl. A step's money is divided as its time is.
+    """
+    is_priced = all(line["usd"] is not None for line in steps)
+    amounts = [(line["step"], span_amounts(line, is_priced)) for line in steps]
+    bars = mean_of_neighbours(amounts)
+    spans = ordered_spans({span: 1.0 for _, parts in bars for span in parts})
+    highest = max((sum(parts.values()) for _, parts in bars), default=0.0)
+    if not highest:
+        return Markup("")
+    frame = make_frame((bars[0][0][0], bars[-1][0][-1] + 1), (0.0, highest))
+    paths = {span: "" for span, _, _ in spans}
+    unit = "USD" if is_priced else "s"
+    tooltips = []
+    for numbers, parts in bars:
+        left, right = (frame.x_axis.position(x) for x in (numbers[0], numbers[-1] + 1))
+        height = 0.0
+        for span in paths:
+            if not parts.get(span):
+                continue
+            low, high = (frame.y_axis.position(y) for y in (height, height + parts[span]))
+            height += parts[span]
+            paths[span] += f"M{left:g} {low:g}V{high:g}H{right:g}V{low:g}z"
+        tooltips.append(bar_tooltip((left, right), numbers, parts, unit))
+    area = Markup('<path class="area c{}" d="{}"/>')
+    drawn = [area.format(color, paths[span]) for span, _, color in spans]
+    title = f"{'USD' if is_priced else 'Seconds'} per step, by span"
+    legend = legend_of([(span, color, "") for span, _, color in spans])
+    return figure(title, [draw_grid(frame), *drawn, *tooltips], legend)
+
+
+def span_amounts(line: Mapping[str, Any], is_priced: bool) -> dict[str, float]:
+    """A step's USD, or its seconds, by span."""
+    seconds = line["seconds"]
+    total = sum(seconds.values())
+    factor = line["usd"] / total if is_priced and total else 1.0
+    return {span: value * factor for span, value in seconds.items()}
+
+
+def mean_of_neighbours(
+    amounts: Sequence[tuple[int, dict[str, float]]],
+) -> list[tuple[list[int], dict[str, float]]]:
+    """(the steps' numbers, the mean of their amounts) for runs of neighbours, at most MAX_BARS."""
+    size = math.ceil(len(amounts) / MAX_BARS)
+    bars = []
+    for start in range(0, len(amounts), size or 1):
+        part = amounts[start : start + size]
+        total: Counter[str] = Counter()
+        for _, each in part:
+            total.update(each)
+        bars.append(([step for step, _ in part], {s: v / len(part) for s, v in total.items()}))
+    return bars
+
+
+def bar_tooltip(
+    ends: tuple[float, float], numbers: Sequence[int], parts: Mapping[str, float], unit: str
+) -> Markup:
+    """An invisible rectangle over a bar, from left to right, that tells its parts."""
+    steps = f"step {numbers[0]}"
+    if len(numbers) > 1:
+        steps = f"steps {numbers[0]} to {numbers[-1]}, mean"
+    told = ", ".join(f"{span} {short_number(value)}" for span, value in parts.items() if value)
+    width = max(ends[1] - ends[0], 0.5)
+    return Markup(
+        '<rect class="hit" x="{}" y="{}" width="{:.1f}" height="{}"><title>{}</title></rect>'
+    ).format(ends[0], TOP, width, HEIGHT - BOTTOM - TOP, f"{steps} ({unit}): {told}")
 
 
 def figure(title: str, parts: Sequence[Markup], legend: Markup, *, kind: str = "chart") -> Markup:
@@ -106,14 +180,11 @@ def figure(title: str, parts: Sequence[Markup], legend: Markup, *, kind: str = "
     )
 
 
-def horizontal_axis(low: float, high: float, *, is_whole: bool) -> Axis:
-    """The axis of steps, or of another quantity, as wide as the values."""
-    return make_axis(low, high, start=LEFT, end=WIDTH - RIGHT, is_loose=False, is_whole=is_whole)
-
-
-def vertical_axis(low: float, high: float) -> Axis:
-    """The axis of values, up to the ticks outside of them."""
-    return make_axis(low, high, start=HEIGHT - BOTTOM, end=TOP)
+def make_frame(xs: tuple[float, float], ys: tuple[float, float], x_label: str = "step") -> Frame:
+    """Axes as wide as the range `xs`, and from the tick below the range `ys` to that above it."""
+    ends = {"start": LEFT, "end": WIDTH - RIGHT}
+    x_axis = make_axis(*xs, **ends, is_loose=False, is_whole=x_label == "step")
+    return Frame(x_axis, make_axis(*ys, start=HEIGHT - BOTTOM, end=TOP), x_label)
 
 
 def make_axis(
@@ -171,22 +242,13 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 
 def draw_grid(frame: Frame) -> Markup:
     """Horizontal lines with their values, and values along the bottom."""
-    parts = []
-    for tick, label in zip(frame.y_axis.ticks, tick_labels(frame.y_axis.ticks), strict=True):
-        y = frame.y_axis.position(tick)
-        parts.append(
-            Markup(
-                '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-                '<text x="{}" y="{}" text-anchor="end">{}</text>'
-            ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 3.5, label)
-        )
-    for tick, label in zip(frame.x_axis.ticks, tick_labels(frame.x_axis.ticks), strict=True):
-        parts.append(
-            Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                frame.x_axis.position(tick), HEIGHT - 7, label
-            )
-        )
-    parts.append(Markup('<text x="0" y="{}">{}</text>').format(HEIGHT - 7, frame.x_label))
+    line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
+    text = Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>')
+    parts = [text.format(0, HEIGHT - 7, "start", frame.x_label)]
+    for y, label in frame.y_axis.labels():
+        parts.append(line.format(LEFT, WIDTH - RIGHT, y, y))
+        parts.append(text.format(LEFT - 6, y + 3.5, "end", label))
+    parts += [text.format(x, HEIGHT - 7, "middle", label) for x, label in frame.x_axis.labels()]
     return Markup("").join(parts)
 
 
@@ -197,21 +259,15 @@ def draw_line(series: Series, frame: Frame, *, is_noisy: bool) -> Markup:
         return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(
             color, *frame.place(series.points[0])
         )
-    lines = Markup('<polyline class="line {}" points="{}"/>')
-    if not is_noisy or len(series.points) < MIN_POINTS_TO_SMOOTH:
-        return lines.format(color, coordinates(series.points, frame))
-    raw = Markup('<polyline class="line raw {}" points="{}"/>').format(
-        color, coordinates(series.points, frame)
+    lines = [("", series.points)]
+    if is_noisy and len(series.points) >= MIN_POINTS_TO_SMOOTH:
+        lines = [("raw ", series.points), ("mean ", running_mean(series.points))]
+    return Markup("").join(
+        Markup('<polyline class="line {}{}" points="{}"/>').format(
+            kind, color, " ".join("{:g},{:g}".format(*frame.place(point)) for point in points)
+        )
+        for kind, points in lines
     )
-    mean = Markup('<polyline class="line mean {}" points="{}"/>').format(
-        color, coordinates(running_mean(series.points), frame)
-    )
-    return raw + mean
-
-
-def coordinates(points: Sequence[Point], frame: Frame) -> str:
-    """The value of a polyline's `points`."""
-    return " ".join("{:g},{:g}".format(*frame.place(point)) for point in points)
 
 
 def running_mean(points: Sequence[Point]) -> list[Point]:

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vibelite.algorithms.statistics import paired_difference
+from vibelite.algorithms.statistics import NUM_BOOTSTRAP, paired_difference
 from vibelite.report.run_data import model_keys
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import read_jsonl
-
-NUM_BOOTSTRAP = 5000
 
 # (model, benchmark) -> problem -> share of its samples that are correct.
 Shares = dict[tuple[str, str], dict[str, float]]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
+from itertools import accumulate
 
-from vibelite.report.charts import Point
 from vibelite.telemetry.ledger import UNRECORDED, Entry, lost_entries
 from vibelite.telemetry.price import known_sum
-from vibelite.telemetry.unit_costs import UnitCosts, unit_costs
+from vibelite.telemetry.unit_costs import unit_costs, zero_signal_share
 from vibelite.units import MILLIJOULES_PER_KWH, NANOSECONDS
 
 # The palette's indices of the spans that every run has; others take the last but one.
@@ -44,7 +45,9 @@ class Cost:
     lost_usd: Decimal | None
     prices: list[str]
     """Every price that was paid, in words."""
-    units: UnitCosts
+    units: dict[str, Decimal]
+    """USD by unit; see `unit_costs`."""
+    zero_signal_share: float | None
 
     @property
     def spans(self) -> list[tuple[str, float, int]]:
@@ -66,14 +69,11 @@ def ordered_spans(amounts: Mapping[str, float]) -> list[tuple[str, float, int]]:
 def stage_costs(ledger: Sequence[Entry]) -> list[Cost]:
     """One sum per stage, in the order in which they first ran."""
     lost = lost_so_far(ledger)
-    return [
-        sum_entries(
-            name,
-            [entry for entry in ledger if entry.stage == name],
-            [entry for entry in lost if entry.stage == name],
-        )
-        for name in dict.fromkeys(entry.stage for entry in ledger)
-    ]
+    stages: dict[str, tuple[list[Entry], list[Entry]]] = {entry.stage: ([], []) for entry in ledger}
+    for index, entries in enumerate((ledger, lost)):
+        for entry in entries:
+            stages[entry.stage][index].append(entry)
+    return [sum_entries(name, *both) for name, both in stages.items()]
 
 
 def add_up(name: str, ledger: Sequence[Entry]) -> Cost:
@@ -90,23 +90,6 @@ def lost_so_far(ledger: Sequence[Entry]) -> list[Entry]:
     return lost[:-1] if is_under_way else lost
 
 
-UNIT_COLUMNS = {
-    "usd_per_million_generated": "$ / 1M generated",
-    "usd_per_million_trained": "$ / 1M trained",
-    "usd_per_correct": "$ / correct",
-    "usd_per_useful": "$ / useful",
-}
-
-
-def known_units(costs: Sequence[Cost]) -> dict[str, str]:
-    """Those of UNIT_COLUMNS that one of `costs` knows."""
-    return {
-        name: header
-        for name, header in UNIT_COLUMNS.items()
-        if any(getattr(cost.units, name) is not None for cost in costs)
-    }
-
-
 def sum_entries(name: str, entries: Sequence[Entry], lost: Sequence[Entry]) -> Cost:
     """The sum of `entries`, of which `lost` came to nothing."""
     spans: Counter[str] = Counter()
@@ -117,7 +100,7 @@ def sum_entries(name: str, entries: Sequence[Entry], lost: Sequence[Entry]) -> C
         tokens.update(entry.tokens)
         counts.update(entry.counts)
     usd = known_sum(entry.usd for entry in entries)
-    energies = [entry.millijoules for entry in entries if entry.millijoules is not None]
+    energies = [entry.gpu_millijoules for entry in entries if entry.gpu_millijoules is not None]
     is_measured = bool(entries) and len(energies) == len(entries)
     return Cost(
         name=name,
@@ -129,26 +112,20 @@ def sum_entries(name: str, entries: Sequence[Entry], lost: Sequence[Entry]) -> C
         lost_seconds=sum(entry.wall_nanoseconds for entry in lost) / NANOSECONDS,
         lost_usd=known_sum(entry.usd for entry in lost),
         prices=[*dict.fromkeys(str(entry.price) for entry in entries if entry.price is not None)],
-        units=unit_costs(usd, spans, tokens, counts),
+        units=unit_costs(usd, tokens, counts),
+        zero_signal_share=zero_signal_share(spans, counts),
     )
 
 
-def cumulative_usd(ledger: Sequence[Entry]) -> list[Point]:
+def cumulative_usd(ledger: Sequence[Entry]) -> list[tuple[float, float]]:
     """(seconds since the first entry began, USD so far) per entry; [] where a price is unknown.
 
     The seconds are those of the clock on the wall: an interruption is a flat stretch.
     """
-    total = Decimal(0)
-    started = 0.0
-    points: list[Point] = []
-    for entry in ledger:
-        usd = entry.usd
-        if usd is None:
-            return []
-        ended = entry.ended.timestamp()
-        if not points:
-            started = ended - entry.wall_nanoseconds / NANOSECONDS
-            points.append((0.0, 0.0))
-        total += usd
-        points.append((ended - started, float(total)))
-    return points
+    amounts = [entry.usd for entry in ledger if entry.usd is not None]
+    if not ledger or len(amounts) < len(ledger):
+        return []
+    ends = [datetime.fromisoformat(entry.utc).timestamp() for entry in ledger]
+    started = ends[0] - ledger[0].wall_nanoseconds / NANOSECONDS
+    points = zip(ends, accumulate(amounts), strict=True)
+    return [(0.0, 0.0), *((ended - started, float(total)) for ended, total in points)]

@@ -5,10 +5,12 @@ the run directory alone; what is not known there is called unknown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from huggingface_hub import ModelCard, ModelCardData
 from ruamel.yaml import YAML
 
 from vibelite.report.cost import add_up, stage_costs
@@ -41,7 +43,6 @@ SHOWN_SETTINGS = (
     "num_samples",
 )
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-FRONT_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license:\s*(\S+)")
 
 
 def model_card(run_dir: Path, stage: str) -> str:
@@ -50,25 +51,38 @@ def model_card(run_dir: Path, stage: str) -> str:
     path = run_dir / "manifest.json"
     manifest = read_json(path) if path.exists() else {}
     base, licence = base_of(recipe["model"], run_dir)
-    parts = [
-        front_matter(recipe, base, licence),
-        f"# {recipe['name']}",
-        f"The model of stage `{stage}` of a run of VibeLite, which trains small reasoning models "
-        "by SFT with checkpoints, probing, expert fusion and MGPO (arXiv 2511.06221).",
-        "## Base\n\n"
-        f"{base}; licence: {licence}. What that licence asks of derived models holds for this one; "
-        "so do the licences of the data below, which this card does not know.",
-        usage(recipe),
-        "## Training",
-        table(("stage", "kind", "from", "settings"), stage_rows(recipe)),
-        "## Data",
-        table(("set", "for", "where", "SHA-256"), data_rows(recipe, manifest)),
-        decontamination(manifest),
-        cost_text(run_dir, manifest),
-        evaluation(run_dir, stage),
-        provenance(manifest),
-    ]
-    return "\n\n".join(parts) + "\n"
+    hardware = manifest.get("hardware", {})
+    gpus = ", ".join(gpu["name"] for gpu in hardware.get("gpus", []))
+    ledger = read_ledger(run_dir / "ledger")
+    total = add_up("all", ledger)
+    decontamination = manifest.get("decontamination") or {}
+    versions = manifest.get("versions", {})
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vibelite.report", "."), trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("model_card.md.j2").render(
+        recipe=recipe,
+        manifest=manifest,
+        stage=stage,
+        base=base,
+        licence=licence,
+        front_matter=front_matter(recipe["model"]["source"], base, licence),
+        stages=stage_rows(recipe),
+        data=data_rows(recipe, manifest),
+        dropped=[(n, row["num_rows"], row["num_dropped"]) for n, row in decontamination.items()],
+        costs=[
+            (
+                one.name,
+                f"{one.seconds / HOUR:.2f}",
+                UNKNOWN if one.usd is None else usd_text(one.usd),
+            )
+            for one in [*stage_costs(ledger), total]
+        ],
+        hardware=gpus or hardware.get("cpu") or "an unknown machine",
+        prices=total.prices,
+        results=result_rows(run_dir, stage),
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+    )
 
 
 def base_of(model: Mapping[str, Any], run_dir: Path) -> tuple[str, str]:
@@ -83,38 +97,19 @@ def base_of(model: Mapping[str, Any], run_dir: Path) -> tuple[str, str]:
     known = LICENCES.get(name) or LICENCES.get(name.removesuffix("-Instruct"))
     card = run_dir / Path(name).expanduser() / CARD_NAME
     if known is None and card.is_file():
-        found = FRONT_LICENCE.match(card.read_text(encoding="utf-8"))
-        known = found[1] if found else None
+        known = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
     return shown, known or UNKNOWN
 
 
-def front_matter(recipe: Mapping[str, Any], base: str, licence: str) -> str:
+def front_matter(source: str, base: str, licence: str) -> str:
     """What the hub reads."""
-    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [vibelite]"]
-    lines.insert(0, f"license: {licence if re.fullmatch('[a-z0-9.-]+', licence) else 'other'}")
-    if recipe["model"]["source"] != "tiny":
-        lines.append(f"base_model: {base.partition('@')[0]}")
-    return "\n".join(["---", *lines, "---"])
-
-
-def usage(recipe: Mapping[str, Any]) -> str:
-    """How to ask the model as it was trained."""
-    prompt = recipe["data"]["system_prompt"]
-    asked = f"with the system prompt {prompt!r}" if prompt else "without a system prompt"
-    return (
-        f"## Use\n\nIt was trained {asked}, through the chat template of its tokenizer; a message "
-        "ends at the end token in generation_config.json.\n\n"
-        "```python\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")\n'
-        'model = AutoModelForCausalLM.from_pretrained("DIRECTORY", dtype="auto")\n'
-        'messages = [{"role": "user", "content": "What is 1 + 1?"}]\n'
-        "inputs = tokenizer.apply_chat_template(\n"
-        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
-        ")\n"
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=512)[0]))\n"
-        "```"
-    )
+    return ModelCardData(
+        license=licence if re.fullmatch("[a-z0-9.-]+", licence) else "other",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["vibelite"],
+        base_model=None if source == "tiny" else base.partition("@")[0],
+    ).to_yaml()
 
 
 def stage_rows(recipe: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -172,72 +167,20 @@ def places(source: Mapping[str, Any]) -> Iterator[str]:
             yield f"{other}: {source.get('problems', '')}"
 
 
-def decontamination(manifest: Mapping[str, Any]) -> str:
-    """How many rows were kept out of training."""
-    found = manifest.get("decontamination")
-    if not found:
-        return "Nothing was decontaminated."
-    rows = [[name, str(row["num_rows"]), str(row["num_dropped"])] for name, row in found.items()]
-    return "Decontaminated by shared 10-grams:\n\n" + table(("set", "rows", "dropped"), rows)
-
-
-def cost_text(run_dir: Path, manifest: Mapping[str, Any]) -> str:
-    """Time and money by stage, up to where the card was written."""
-    ledger = read_ledger(run_dir / "ledger")
-    total = add_up("all", ledger)
-    rows = [
-        [
-            cost.name,
-            f"{cost.seconds / HOUR:.2f}",
-            UNKNOWN if cost.usd is None else usd_text(cost.usd),
-        ]
-        for cost in [*stage_costs(ledger), total]
-    ]
-    hardware = manifest.get("hardware", {})
-    gpus = ", ".join(gpu["name"] for gpu in hardware.get("gpus", []))
-    lines = [f"On {gpus or hardware.get('cpu') or 'an unknown machine'}."]
-    lines += [f"Price: {price}." for price in total.prices] or ["No price was given."]
-    return "## Cost\n\n" + table(("stage", "hours", "USD"), rows) + "\n\n" + "\n".join(lines)
-
-
-def evaluation(run_dir: Path, stage: str) -> str:
-    """Pass@1 and Pass@k of this model beside the base, with 95% intervals over problems."""
+def result_rows(run_dir: Path, stage: str) -> list[tuple[str, ...]]:
+    """Pass@1 and Pass@k of this model beside the base, with 95% intervals over problems; nothing
+    where it was not evaluated.
+    """
     rows = [row for row in collect_results(run_dir) if row["stage"] in ("base", stage)]
     if not any(row["stage"] == stage for row in rows):
-        return "## Evaluation\n\nThis model was not evaluated in its run."
-    cells = [
-        [
+        return []
+    return [
+        (
             row["benchmark"],
             "this model" if row["stage"] == stage else row["stage"],
             f"{row['num_problems']} x {row['num_samples']}",
             with_interval(row["pass_at_1"], row["pass_at_1_ci"]),
             ", ".join(f"@{k} {percent(value)}" for k, value in row["pass_at_k"].items()),
-        ]
+        )
         for row in rows
     ]
-    header = ("benchmark", "model", "problems x samples", "Pass@1 % [95%]", "Pass@k %")
-    return (
-        "## Evaluation\n\n"
-        + table(header, cells)
-        + "\n\nIntervals are of a bootstrap over problems."
-    )
-
-
-def provenance(manifest: Mapping[str, Any]) -> str:
-    """What another one needs to make the run again."""
-    git = manifest.get("git", {}).get("commit", UNKNOWN)
-    versions = ", ".join(f"{name} {v}" for name, v in manifest.get("versions", {}).items())
-    return (
-        "## Made with\n\n"
-        f"Commit {git}; recipe SHA-256 {manifest.get('recipe_sha256', UNKNOWN)}; seed "
-        f"{manifest.get('seed', UNKNOWN)}; {versions or 'versions unknown'}. "
-        "`vibelite replicate manifest.json` makes the run again."
-    )
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
-    lines = [list(header), *(list(row) for row in rows)]
-    texts = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    texts.insert(1, "|" + "---|" * len(lines[0]))
-    return "\n".join(texts)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from vibelite.run_dir import read_json, write_json_atomic
-from vibelite.units import percent
+from vibelite.tables import format_table
+from vibelite.units import duration, percent, usd
 
 # What every row has, in this order; other keys of results.json follow. Scripts of others rely on
 # the names.
@@ -52,82 +48,61 @@ def collect_results(run_dir: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
+def print_summary(summary: Mapping[str, Any]) -> None:
     """Prints a table per benchmark, the models with intervals and costs, and one of sub-domains
     where there are several.
-
-    Names are printed as plain text: rich markup in them does nothing.
     """
-    console = console or Console()
     results = summary["results"]
     if not results:
-        console.print("no evaluate stage has finished yet: nothing to tabulate")
-        return
+        print("no evaluate stage has finished yet: nothing to tabulate")
     for benchmark in dict.fromkeys(row["benchmark"] for row in results):
         rows = [row for row in results if row["benchmark"] == benchmark]
-        console.print(model_table(benchmark, rows))
-        names = {name for row in rows for name in row.get("subdomains", {})}
+        print(f"{model_table(benchmark, rows)}\n")
+        names = dict.fromkeys(name for row in rows for name in row.get("subdomains", {}))
         if len(names) > 1:  # of a single one the first table has told everything
-            console.print(subdomain_table(rows))
+            print(f"{subdomain_table(rows, list(names))}\n")
 
 
-def model_table(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def model_table(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line per model: Pass@1 with its interval, Pass@k, completions cut off by the token limit,
     time and money of the stage that made it.
     """
-    columns: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
-        ("Pass@1 % [95%]", lambda row: with_interval(row["pass_at_1"], row["pass_at_1_ci"])),
+    ks = dict.fromkeys(k for row in rows for k in row["pass_at_k"])
+    is_priced = any(row["usd"] is not None for row in rows)
+    header = ["model", "Pass@1 % [95%]", *(f"Pass@{k} %" for k in ks), "cut off %", "time"]
+    cells = [
+        [
+            row["stage"],
+            with_interval(row["pass_at_1"], row["pass_at_1_ci"]),
+            *(percent(row["pass_at_k"].get(k)) for k in ks),
+            percent(row.get("truncated")),
+            duration(row["seconds"]),
+            *([usd(row["usd"])] if is_priced else []),
+        ]
+        for row in rows
     ]
-    for k in dict.fromkeys(k for row in rows for k in row["pass_at_k"]):
-        columns.append((f"Pass@{k} %", lambda row, k=k: percent(row["pass_at_k"].get(k))))
-    columns.append(("cut off %", lambda row: percent(row.get("truncated"))))
-    columns.append(("s", lambda row: number(row["seconds"], ".1f")))
-    if any(row["usd"] is not None for row in rows):
-        columns.append(("$", lambda row: number(row["usd"], ".4f")))
     counts = f"{rows[0]['num_problems']} problems, {rows[0]['num_samples']} samples each"
     if data := rows[0].get("data"):
         counts += f", sha256 {data['sha256'][:12]}"
-    return make_table(rows, columns, title=f"{benchmark}: {counts}")
+    table = format_table([*header, *(["cost"] if is_priced else [])], cells)
+    return f"{benchmark}: {counts}\n{table}"
 
 
-def subdomain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def subdomain_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """One line per model, one column per sub-domain: Pass@1 / Pass@k in percent."""
-    names = dict.fromkeys(name for row in rows for name in row.get("subdomains", {}))
     ks = dict.fromkeys(k for row in rows for k in row["pass_at_k"])
-    title = " / ".join(["Pass@1", *(f"Pass@{k}" for k in ks)])
 
-    def cell(row: Mapping[str, Any], name: str) -> str:
-        scores = row.get("subdomains", {}).get(name)
+    def cell(scores: Mapping[str, Any] | None) -> str:
         if scores is None:
             return "-"
         values = [scores["pass_at_1"], *(scores["pass_at_k"].get(k) for k in ks)]
         return " / ".join(map(percent, values))
 
-    columns = [(name, lambda row, name=name: cell(row, name)) for name in names]
-    return make_table(rows, columns, title=f"{title} by sub-domain, %")
-
-
-def make_table(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]],
-    *,
-    title: str,
-) -> Table:
-    """A table with the model's name in the first column."""
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("model", no_wrap=True)
-    for header, _ in columns:
-        table.add_column(Text(header), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(Text(row["stage"]), *(Text(cell(row)) for _, cell in columns))
-    return table
+    cells = [[row["stage"], *(cell(row["subdomains"].get(name)) for name in names)] for row in rows]
+    title = " / ".join(["Pass@1", *(f"Pass@{k}" for k in ks)])
+    return f"{title} by sub-domain, %\n{format_table(['model', *names], cells)}"
 
 
 def with_interval(mean: float, interval: Sequence[float]) -> str:
     """Mean and both ends in percent."""
     return f"{percent(mean)} [{percent(interval[0])}, {percent(interval[1])}]"
-
-
-def number(value: float | None, form: str) -> str:
-    """`value` in the format `form`; "-" where unknown."""
-    return "-" if value is None else format(value, form)

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -256,15 +257,16 @@ def serve(descriptor: int) -> None:
     """What a worker process does until the pool closes the connection. Every (problem, completion,
     seconds) is answered twice: ("started", None) once all is imported, then ("verdict", Verdict) or
     ("exception", why). Where such a problem cannot be verified at all, ("unusable", VibeLiteError)
-    comes instead of both.
+    comes instead of both. Ends in silence when who asks is gone, however it ended.
     """
-    connection = Connection(descriptor)
+    with suppress(EOFError, ConnectionError):
+        _serve(Connection(descriptor))
+
+
+def _serve(connection: Connection) -> None:
     sandbox = None
     while True:
-        try:
-            problem, completion, seconds = connection.recv()
-        except EOFError:
-            return
+        problem, completion, seconds = connection.recv()
         try:
             prepare(problem)
             if problem.verifier == "code" and sandbox is None:

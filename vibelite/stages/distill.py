@@ -30,9 +30,6 @@ from vibelite.types import Message, Problem
 
 # Into which the traces of each sub-domain are sorted.
 NUM_LENGTH_BUCKETS = 4
-# This share of each bucket, the easiest traces, is dropped. Report: "middle to high"; the number is
-# ours.
-KEEP_FROM = 0.4
 
 
 def run(stage: DistillStage, context: StageContext) -> None:
@@ -58,7 +55,7 @@ def run(stage: DistillStage, context: StageContext) -> None:
         scored,
         min_tokens=stage.min_tokens,
         num_length_buckets=NUM_LENGTH_BUCKETS,
-        keep_from=KEEP_FROM,
+        keep_from=stage.keep_from,
         max_per_problem=stage.max_per_problem,
     )
     report = {

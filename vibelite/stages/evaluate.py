@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from vibelite.algorithms.pass_at_k import pass_at_k
-from vibelite.algorithms.statistics import mean_with_interval, sampling_error
+from vibelite.algorithms.statistics import NUM_BOOTSTRAP, mean_with_interval, sampling_error
 from vibelite.algorithms.votes import majority_vote
 from vibelite.data.benchmarks import describe_benchmark
 from vibelite.recipe.stage_section import EvaluateStage
@@ -18,17 +18,14 @@ from vibelite.rewards.choice import letter_shares
 from vibelite.run_dir import write_json_atomic
 from vibelite.stages.context import StageContext
 from vibelite.stages.sampling import SampleRequest, collect_samples, joined_parts, part_path
-from vibelite.telemetry.ledger import stage_cost
-
-# Resamples of an interval.
-NUM_BOOTSTRAP = 2000
+from vibelite.telemetry.ledger import run_cost
 
 
 def run(stage: EvaluateStage, context: StageContext) -> None:
     """Leaves results.json (one row per model and benchmark) and every sample in samples.jsonl."""
     rows = []
     for producer in context.recipe.models_to_evaluate(stage):
-        seconds, usd = stage_cost(context.run.ledger_path, producer)
+        seconds, usd = run_cost(context.run.ledger_path, producer)
         for name, path in context.models_of(producer).items():
             for benchmark in stage.benchmarks:
                 result = evaluate_once(stage, context, path, benchmark)

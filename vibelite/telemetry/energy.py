@@ -63,8 +63,8 @@ def is_torch_for_gpus() -> bool:
 
 def visible_handles() -> list[Any] | None:
     """NVML's handles of the GPUs that CUDA shows this process; None where NVML cannot tell: it or
-    its driver is missing, GPUs are cut into parts, or they differ and are named by number, of which
-    CUDA has an order of its own.
+    its driver is missing, GPUs are cut into parts (MIG), or they differ and are named by number, of
+    which CUDA has an order of its own.
     """
     try:
         import pynvml  # pyright: ignore[reportMissingImports]
@@ -86,7 +86,7 @@ def visible_handles() -> list[Any] | None:
 
 
 def is_cut(pynvml: Any, handle: Any) -> bool:
-    """Whether a GPU is cut into parts (MIG); only some kinds can be."""
+    """Whether a GPU is cut into parts; only some kinds can be."""
     try:
         return bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
     except pynvml.NVMLError:
@@ -119,24 +119,16 @@ def visible_places(chosen: str | None, uuids: Sequence[str]) -> list[int] | None
 
 def gpu_energy_reader() -> ReadEnergy:
     """A function that returns the millijoules that this process's GPUs have used since their driver
-    was loaded, or None: no GPU, no nvidia-ml-py, no driver, or a GPU without a counter (before
-    Volta, or a part of one).
+    was loaded, or None: no GPU, no nvidia-ml-py, no driver, GPUs that only torch can tell apart, or
+    one without a counter (before Volta, or a part of one).
 
     The counter (nvmlDeviceGetTotalEnergyConsumption) is renewed every 20 to 100 ms, so it is read
     once per step, not per span.
     """
-    if not num_gpus():
+    handles = visible_handles() if num_gpus() else None
+    if not handles:
         return no_energy
-    try:
-        import pynvml  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return no_energy
-    try:
-        handles = visible_handles()
-        if handles is None:
-            handles = handles_of_torch(pynvml)
-    except pynvml.NVMLError:
-        return no_energy
+    import pynvml  # pyright: ignore[reportMissingImports]
 
     def read() -> int | None:
         try:
@@ -145,15 +137,3 @@ def gpu_energy_reader() -> ReadEnergy:
             return None
 
     return read
-
-
-def handles_of_torch(pynvml: Any) -> list[Any]:
-    """NVML's handles of the GPUs that torch sees; NVMLError without a driver."""
-    import torch
-
-    pynvml.nvmlInit()
-    return [
-        # By identity: CUDA_VISIBLE_DEVICES renumbers GPUs for torch, and not for NVML.
-        pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(i).uuid}")
-        for i in range(torch.cuda.device_count())
-    ]

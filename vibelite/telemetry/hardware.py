@@ -19,21 +19,23 @@ def peak_resident_bytes() -> int:
     Linux: VmHWM, because ru_maxrss starts at the peak of the process that started this one.
     """
     if PROCESS_STATUS.exists():
-        return _status_bytes("VmHWM")
+        return int(field_of(PROCESS_STATUS, "VmHWM").split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now; where the system does not say, its peak."""
-    return _status_bytes("VmRSS") if PROCESS_STATUS.exists() else peak_resident_bytes()
+    """Resident memory of this process now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
-def _status_bytes(field: str) -> int:
-    for line in PROCESS_STATUS.read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{PROCESS_STATUS} has no {field}")
+def field_of(path: Path, field: str) -> str:
+    """The text behind `field` in a file of `field: text` lines; "" where it has no such line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return next((text.strip() for name, _, text in pairs if name.strip() == field), "")
 
 
 def describe_hardware() -> dict[str, Any]:
@@ -67,8 +69,5 @@ def num_usable_cpus() -> int:
 
 def cpu_name() -> str:
     """The processor's marketing name, or its architecture where that is all there is."""
-    if CPU_INFO.exists():
-        for line in CPU_INFO.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+    name = field_of(CPU_INFO, "model name") if CPU_INFO.exists() else ""
+    return name or platform.machine()

@@ -1,9 +1,9 @@
-"""The ledger: where every second of a run went, appended and never rewritten; its writer, and its
-reader, which finds what was paid for in the order in which it happened, whatever became of the
-files: copied twice, joined, cut off in their last line, or listed in any order.
+"""The ledger: where every second of a run went, appended and never rewritten. Its reader finds
+what was paid for in the order in which it happened, whatever became of the files: copied twice,
+joined, cut off in their last line, or listed in any order.
 
-A directory with one file per start of the run, so that nothing is ever appended to another
-process's file and files of several machines are merged by copying.
+A directory with one file per start of the run, so that files of several machines are merged by
+copying.
 
     ledger/0001-3f2a9c01d2e4.jsonl      lines of JSON, in the order of "seq"
       open    which start of the run this is, and on how many GPUs
@@ -19,12 +19,13 @@ is stored: money is computed from time and price by the reader.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -39,8 +40,7 @@ from vibelite.units import NANOSECONDS
 VERSION = 2
 # Before the first stage: what `boot` and the base model belong to.
 FIRST_STAGE = "base"
-# A killed process loses what it had not yet written down: at most half a percent of its time, and
-# at most 10 seconds of it.
+# What a killed process had not written down: at most half a percent of its time, and 10 seconds.
 BEAT_SHARE = 0.005
 SHORTEST_BEAT, LONGEST_BEAT = 0.05, 10.0
 
@@ -69,18 +69,12 @@ class Ledger:
         self._lock = threading.Lock()
 
     @property
-    def is_open(self) -> bool:
-        return self._path is not None
-
-    @property
     def unwritten_nanoseconds(self) -> int:
         """Since the last line of time."""
         return self._clock() - self._since
 
     def begin(self, unrecorded_nanoseconds: int) -> None:
-        """Opens the file for a process that has already lived for so long, which is known from now
-        on, whatever becomes of the process.
-        """
+        """Opens the file for a process that has already lived for so long."""
         self.open()
         self._since = self._clock() - unrecorded_nanoseconds
         self.beat()
@@ -97,15 +91,7 @@ class Ledger:
         price = None if self.price is None else self.price.as_json()
         self._write({"kind": "price", "price": price})
 
-    def append(
-        self,
-        lap: Lap,
-        *,
-        stage: str,
-        step: int | None,
-        what: str,
-        details: Mapping[str, Any] | None = None,
-    ) -> Entry:
+    def append(self, lap: Lap, *, stage: str, step: int | None, what: str, **details: Any) -> Entry:
         """Writes one line for `lap` and makes sure it is on disk; what a reader finds in it."""
         self.open()
         self._stage = stage
@@ -118,7 +104,7 @@ class Ledger:
             "gpu_millijoules": lap.gpu_millijoules,
             "tokens": lap.tokens,
             "counts": lap.counts,
-            "details": dict(details or {}),
+            "details": details,
         }
         written = self._write(line, is_synced=True)
         self._since = self._clock()
@@ -126,7 +112,7 @@ class Ledger:
 
     def beat(self) -> None:
         """Notes that the process lives, and for how long no time has been written down."""
-        if self.is_open:
+        if self._path is not None:
             nanoseconds = self.unwritten_nanoseconds
             self._write({"kind": "beat", "stage": self._stage, "nanoseconds": nanoseconds})
 
@@ -152,7 +138,7 @@ class Ledger:
 
     def close(self, reason: str, exit_code: int) -> None:
         """The last line: the process ended as it should; "done" or the reason it stopped."""
-        if self.is_open:
+        if self._path is not None:
             self._write({"kind": "close", "reason": reason, "exit_code": exit_code}, is_synced=True)
 
     def _write(self, line: dict[str, Any], *, is_synced: bool = False) -> dict[str, Any]:
@@ -174,8 +160,8 @@ def beat_seconds(age: float) -> float:
 
 def segment_number(path: Path) -> int:
     """The number in a file's name, 0 where there is none: files may have been renamed."""
-    number, dash, _ = path.name.partition("-")
-    return int(number) if dash and number.isdecimal() else 0
+    number = re.match(r"(\d+)-", path.name)
+    return int(number[1]) if number else 0
 
 
 # The span and the name of the time between a killed process's last line and its last beat.
@@ -184,11 +170,11 @@ UNRECORDED = "unrecorded"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stretch of time of one process, at one price."""
+    """One stretch of time of one process, at one price; its line of the ledger otherwise."""
 
     segment: str
-    sequence: int
-    ended: datetime
+    utc: str
+    """When it ended."""
     stage: str
     step: int | None
     """1-based; None for work that is no step."""
@@ -197,10 +183,10 @@ class Entry:
     """By span; the sum is wall time."""
     tokens: dict[str, int]
     counts: dict[str, int]
-    millijoules: int | None
-    """Of the GPUs; None = unknown."""
-    price: Price | None
+    gpu_millijoules: int | None
+    """None = unknown."""
     details: dict[str, Any]
+    price: Price | None
 
     @property
     def wall_nanoseconds(self) -> int:
@@ -216,10 +202,9 @@ def read_ledger(path: Path) -> list[Entry]:
     """All entries, oldest first. `path`: a ledger's directory, or one file with lines of any
     number of segments. Nothing there = no entries.
 
-    A line counts once however often it is found. Segments stand in the order of their numbers, and
-    of their first lines' clocks where two machines began with the same number. Raises
-    CheckpointError for a damaged line that is not a file's last, and for two different lines of the
-    same place.
+    A line counts once however often it is found. Segments stand in the order of their numbers, then
+    of their first lines' clocks. Raises CheckpointError for a damaged line that is not a file's
+    last, and for two different lines of the same place.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
     segments: dict[str, dict[int, dict[str, Any]]] = {}
@@ -231,7 +216,10 @@ def read_ledger(path: Path) -> list[Entry]:
                     f"{file}: line {line['seq']} of segment {line['segment']} differs from that "
                     "of another file; remove the file that was changed"
                 )
-    ordered = sorted(segments.values(), key=segment_order)
+    ordered = [[lines[place] for place in sorted(lines)] for lines in segments.values()]
+    ordered.sort(
+        key=lambda lines: (lines[0].get("number", 0), lines[0]["utc"], lines[0]["segment"])
+    )
     return [entry for lines in ordered for entry in segment_entries(lines)]
 
 
@@ -248,55 +236,25 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
             ) from error
 
 
-def segment_order(lines: Mapping[int, Mapping[str, Any]]) -> tuple[int, str, str]:
-    first = lines[min(lines)]
-    return first.get("number", 0), first["utc"], first["segment"]
-
-
-def segment_entries(lines: Mapping[int, dict[str, Any]]) -> Iterator[Entry]:
-    """The entries of one process."""
+def segment_entries(lines: Sequence[dict[str, Any]]) -> Iterator[Entry]:
+    """The entries of one process; where its last line is a beat, one up to that."""
     price: Price | None = None
-    last_beat: dict[str, Any] | None = None
-    for sequence in sorted(lines):
-        line = lines[sequence]
-        match line["kind"]:
-            case "price":
-                price = Price.from_json(line["price"])
-            case "time":
-                last_beat = None
-                yield make_entry(line, price)
-            case "beat":
-                last_beat = line
-            case "close":
-                last_beat = None
-    if last_beat is not None:
-        yield make_entry(unrecorded_time(last_beat), price)
-
-
-def unrecorded_time(beat: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of time for what a process did between its last line and `beat`, its last one."""
-    names = {name: beat[name] for name in ("segment", "seq", "utc", "stage")}
-    spans = {UNRECORDED: beat["nanoseconds"]}
-    empty = {"step": None, "gpu_millijoules": None, "tokens": {}, "counts": {}, "details": {}}
-    return {**names, **empty, "what": UNRECORDED, "nanoseconds": spans}
+    for line in lines:
+        if line["kind"] == "price":
+            price = Price.from_json(line["price"])
+        elif line["kind"] == "time":
+            yield make_entry(line, price)
+    if lines[-1]["kind"] == "beat":
+        spans = {UNRECORDED: lines[-1]["nanoseconds"]}
+        empty = {"step": None, "gpu_millijoules": None, "tokens": {}, "counts": {}, "details": {}}
+        unrecorded = {**lines[-1], **empty, "what": UNRECORDED, "nanoseconds": spans}
+        yield make_entry(unrecorded, price)
 
 
 def make_entry(line: Mapping[str, Any], price: Price | None) -> Entry:
     """The entry of a line of time."""
-    return Entry(
-        segment=line["segment"],
-        sequence=line["seq"],
-        ended=datetime.fromisoformat(line["utc"]),
-        stage=line["stage"],
-        step=line["step"],
-        what=line["what"],
-        nanoseconds=line["nanoseconds"],
-        tokens=line["tokens"],
-        counts=line["counts"],
-        millijoules=line["gpu_millijoules"],
-        price=price,
-        details=line["details"],
-    )
+    values = {field.name: line[field.name] for field in fields(Entry) if field.name != "price"}
+    return Entry(**values, price=price)
 
 
 def lost_entries(entries: Sequence[Entry]) -> list[Entry]:
@@ -314,17 +272,12 @@ def lost_entries(entries: Sequence[Entry]) -> list[Entry]:
     ]
 
 
-def run_cost(path: Path, stage: str | None = None) -> tuple[float, Decimal | None]:
+def run_cost(path: Path, stage: str | None = None) -> tuple[float, float | None]:
     """Seconds and USD of the whole ledger, or of one stage, lost time included.
 
     USD is None when there is no entry, or one whose price is unknown.
     """
     entries = [entry for entry in read_ledger(path) if stage is None or entry.stage == stage]
     nanoseconds = sum(entry.wall_nanoseconds for entry in entries)
-    return nanoseconds / NANOSECONDS, known_sum(entry.usd for entry in entries)
-
-
-def stage_cost(path: Path, stage: str) -> tuple[float, float | None]:
-    """Seconds and USD of one stage; see `run_cost`."""
-    seconds, usd = run_cost(path, stage)
-    return seconds, None if usd is None else float(usd)
+    usd = known_sum(entry.usd for entry in entries)
+    return nanoseconds / NANOSECONDS, None if usd is None else float(usd)

@@ -59,27 +59,20 @@ def environment_manifest(recipe: Recipe, *, data_hashes: Mapping[str, str]) -> d
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of the recipe with its defaults filled in, whatever its layout on disk was."""
+    """SHA-256 of the recipe with its defaults filled in."""
     text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def installed_versions() -> dict[str, str]:
     """Version by package, of those that are installed."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {package: list(metadata.distributions(name=package)) for package in PACKAGES}
+    return {package: each[0].version for package, each in found.items() if each}
 
 
 def git_state() -> dict[str, Any]:
-    """The commit of this program and whether tracked files were changed.
-
-    "unknown" when the program does not run from a checkout of its own: the repository around an
-    installed copy, for instance around a virtual environment, says nothing about it.
+    """The commit of this program and whether tracked files were changed; "unknown" for an installed
+    copy, about which the repository around it says nothing.
     """
     here = Path(__file__).resolve()
     if run_git(here.parent, "ls-files", "--error-unmatch", here.name) is None:

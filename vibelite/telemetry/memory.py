@@ -34,7 +34,7 @@ def take_peak_bytes() -> int:
 
     With a GPU in use: torch's peak of allocated bytes, plus what the driver counts beside torch's
     own (context, libraries, an engine's pool; other processes on that GPU too). Else this process's
-    resident memory. Neither imports torch nor waits for the GPU.
+    resident memory.
     """
     torch = _torch_on_gpu()
     if torch is not None:
@@ -61,11 +61,9 @@ def bytes_held() -> int:
 
 
 def return_freed_tensors() -> None:
-    """From now on a freed tensor's memory goes back to the system at once, not to the heap.
-
-    glibc raises the size from which it does so as large blocks are freed, and its heap then keeps
-    the holes between phases: between the steps of SmolLM2-135M 4.4 GB stayed resident, and 2.4 GB
-    with this, at the same speed. No effect with another C library.
+    """From now on a freed tensor's memory goes back to the system at once, not to glibc's heap,
+    which keeps the holes between phases: between the steps of SmolLM2-135M 4.4 GB stayed resident,
+    and 2.4 GB with this, at the same speed. No effect with another C library.
     """
     _call_glibc("mallopt", M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 

@@ -3,19 +3,18 @@ needed, energy, and counts of tokens and completions.
 
 The spans: boot (the process starts and loads libraries), load, rollout (sampling), verify, train,
 optimizer, sync (weights to the engine), wait (for other ranks), checkpoint, eval (sampling of an
-evaluation), fuse, export, report, and idle: what no span claims.
-
-Time is kept in integer nanoseconds, so that nothing is lost in sums. The meter does not wait for a
-GPU: work that was only queued counts for the span in which the program waits for it.
+evaluation), fuse, export, report, and idle: what no span claims. Work that a GPU was only given
+counts for the span in which the program waits for it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vibelite.telemetry.energy import ReadEnergy, no_energy
@@ -25,7 +24,6 @@ from vibelite.units import NANOSECONDS
 PROCESS_STAT = Path("/proc/self/stat")
 
 BOOT = "boot"
-# What no span claims.
 IDLE = "idle"
 
 
@@ -40,21 +38,17 @@ class Lap:
     peak_bytes: dict[str, int]
     """By span, the most memory in use while it ran."""
     counts: dict[str, int] = field(default_factory=dict)
-    """What was made, such as completions; see `Meter.add_counts`."""
+    """What was made, such as completions."""
     gpu_millijoules: int | None = None
-    """Energy of the GPUs; None = unknown."""
-
-    @property
-    def wall_nanoseconds(self) -> int:
-        return sum(self.nanoseconds.values())
+    """None = unknown."""
 
     @property
     def wall_seconds(self) -> float:
-        return self.wall_nanoseconds / NANOSECONDS
+        return sum(self.nanoseconds.values()) / NANOSECONDS
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By span; rounded once per span, so their sum is the wall time up to a rounding error."""
+        """By span."""
         return {span: value / NANOSECONDS for span, value in self.nanoseconds.items()}
 
 
@@ -115,20 +109,16 @@ class Meter:
         self._tokens["trained"] += trained
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
-        """Adds to the lap's counts: num_completions, num_correct, num_useful, zero_signal_tokens
-        (`telemetry.unit_costs`).
-        """
-        for name, count in counts.items():
-            self._counts[name] = self._counts.get(name, 0) + count
+        """Adds to the lap's counts, such as those of `completion_counts`."""
+        self._counts.update(counts)
 
     def lap(self) -> Lap:
         """Everything since the last lap, or since the meter was made; spans that are open go on."""
         self._settle()
         before, self._energy_before = self._energy_before, self._read_energy()
-        energy = None
-        if before is not None and self._energy_before is not None:
-            energy = self._energy_before - before
-        lap = Lap(self._nanoseconds, self._tokens, self._peak_bytes, self._counts, energy)
+        now = self._energy_before
+        energy = None if before is None or now is None else now - before
+        lap = Lap(self._nanoseconds, self._tokens, self._peak_bytes, dict(self._counts), energy)
         self._reset()
         return lap
 
@@ -154,7 +144,18 @@ class Meter:
         self._nanoseconds: dict[str, int] = {IDLE: 0}
         self._peak_bytes: dict[str, int] = {}
         self._tokens = {"prompt": 0, "generated": 0, "trained": 0}
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+
+
+def joint_lap(laps: Sequence[Lap]) -> Lap:
+    """The laps of several ranks as one: the leader's, whose time is paid for once, with the tokens
+    of all ranks and the most memory that one of them used.
+    """
+    leader = laps[0]
+    tokens = {use: sum(lap.tokens[use] for lap in laps) for use in leader.tokens}
+    spans = dict.fromkeys(span for lap in laps for span in lap.peak_bytes)
+    peaks = {span: max(lap.peak_bytes.get(span, 0) for lap in laps) for span in spans}
+    return replace(leader, tokens=tokens, peak_bytes=peaks)
 
 
 def process_nanoseconds() -> int:

@@ -62,9 +62,6 @@ def price_of(cost: Cost, num_gpus: int) -> Price | None:
 
 def known_sum(amounts: Iterable[Decimal | None]) -> Decimal | None:
     """The sum; None of none, and where a part is unknown: then so is the sum."""
-    total: Decimal | None = None
-    for amount in amounts:
-        if amount is None:
-            return None
-        total = amount if total is None else total + amount
-    return total
+    parts = list(amounts)
+    known = [amount for amount in parts if amount is not None]
+    return sum(known, Decimal(0)) if parts and len(known) == len(parts) else None

@@ -8,6 +8,7 @@ import atexit
 import sys
 import time
 from collections import deque
+from statistics import fmean
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -63,9 +64,8 @@ class ProgressLine:
             self.close()
         else:
             self._draw("", at_once=True)
-        left = self._seconds_left()
-        ending = [f"{duration(round(left))} left"] if left else []
-        print("  ".join([*step_parts(record, seconds), *money, *ending]), file=sys.stderr)
+        parts = [*step_parts(record, seconds), *money, self._time_left()]
+        print("  ".join(filter(None, parts)), file=sys.stderr)
 
     def work(self, label: str, seconds: float, usd_so_far: float | None) -> None:
         """The line of work that is no step, such as loading; no bar is left under it."""
@@ -86,13 +86,14 @@ class ProgressLine:
         if self._num_steps is None and self._sampled < self._expected:
             elapsed = time.monotonic() - self._began
             left = elapsed * (self._expected - self._sampled) / self._sampled
-            parts.append(f"{duration(round(left))} left")  # or more: short ones end first
+            parts.append(f"{duration(left)} left")  # or more: short ones end first
         self._draw("  ".join(parts), at_once=False)
 
-    def _seconds_left(self) -> float | None:
+    def _time_left(self) -> str:
+        """At the pace of the last steps; "" where unknown."""
         if not self._num_steps or len(self._seconds) < MIN_STEPS or self._done >= self._num_steps:
-            return None
-        return (self._num_steps - self._done) * sum(self._seconds) / len(self._seconds)
+            return ""
+        return f"{duration((self._num_steps - self._done) * fmean(self._seconds))} left"
 
     def close(self) -> None:
         """Takes the bar away."""
@@ -107,8 +108,7 @@ class ProgressLine:
         ):
             return
         self._drawn = now
-        left = self._seconds_left()
-        parts = [what, f"{duration(round(left))} left" if left else "", self._money]
+        parts = [what, self._time_left(), self._money]
         if self._bar is None:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
@@ -128,16 +128,13 @@ class ProgressLine:
 
 def step_parts(record: StepRecord, seconds: float) -> list[str]:
     """What a step's line says of its metrics, its time and its own cost."""
+    metrics = record.metrics
     parts = [f"{record.stage} {record.step}"]
     parts += [
-        f"{name} {record.metrics[key]:.4g}"
-        for key, name in CONSOLE_METRICS.items()
-        if key in record.metrics
+        f"{name} {metrics[key]:.4g}" for key, name in CONSOLE_METRICS.items() if key in metrics
     ]
     parts += [
-        f"{name} {record.metrics[key]:.0f}"
-        for key, name in CONSOLE_COUNTS.items()
-        if record.metrics.get(key)
+        f"{name} {metrics[key]:.0f}" for key, name in CONSOLE_COUNTS.items() if metrics.get(key)
     ]
     parts.append(f"{seconds:.2f} s")
     if tokens := record.tokens["generated"] or record.tokens["trained"]:

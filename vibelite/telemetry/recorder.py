@@ -13,13 +13,11 @@ from vibelite.errors import RunStopped, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.run_dir import StageDir, append_jsonl
 from vibelite.telemetry.memory import LeakWatch
-from vibelite.telemetry.meter import Lap, Meter
+from vibelite.telemetry.meter import Lap, Meter, joint_lap
 from vibelite.telemetry.progress import ProgressLine
-from vibelite.telemetry.ranks import joint_lap, spread_of
 from vibelite.telemetry.sinks import Sink, numbers_of
 from vibelite.telemetry.spending import project
 from vibelite.telemetry.stop import StopRules
-from vibelite.telemetry.unit_costs import unit_costs
 from vibelite.types import StepRecord
 from vibelite.units import NANOSECONDS
 
@@ -38,9 +36,7 @@ class Recorder:
         ranks: Ranks = ONE_RANK,
         sinks: Sequence[Sink] = (),
     ) -> None:
-        """`num_steps` of the whole stage, for the projection; None = it has no steps. `ranks`: the
-        processes that train together, of which the leader writes. `sinks` are shown every step.
-        """
+        """`num_steps` of the whole stage; None = it has none. Of `ranks` the leader writes."""
         self._ranks = ranks
         self._num_recorded = 0
         self._stage = stage
@@ -55,25 +51,22 @@ class Recorder:
         self._console = ProgressLine(stage, num_steps)
         # USD of each step with the work since the step before it, such as checkpoints.
         self._step_usd: list[float] = []
-        self._usd_at_last_step = stop.spending.usd
+        self._usd_at_last_step = self._usd_so_far()
 
-    def record_step(self, step: int, metrics: Mapping[str, float]) -> StepRecord:
+    def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Closes step `step` (1-based): one line in steps.jsonl, one in the ledger, one on stderr.
 
         Raises VibeLiteError when a metric is not finite, before anything is written.
         """
         self._require_finite(step, metrics)
         self._num_recorded = step
-        laps = self._ranks.gather(self._meter.lap())
-        if not self._ranks.is_leader:
-            self._leak_watch.check(step)
-            own = laps[-1]
-            return StepRecord(
-                self._stage, step, dict(metrics), own.seconds, own.tokens, own.peak_bytes
-            )
-        lap = joint_lap(laps)
+        lap = joint_lap(self._ranks.gather(self._meter.lap()))
+        if self._ranks.is_leader:
+            self._write_step(step, metrics, lap)
+        self._leak_watch.check(step)
+
+    def _write_step(self, step: int, metrics: Mapping[str, float], lap: Lap) -> None:
         usd = self._spending.record(lap, stage=self._stage, step=step)
-        costs = unit_costs(usd, lap.nanoseconds, lap.tokens, lap.counts)
         record = StepRecord(
             stage=self._stage,
             step=step,
@@ -86,17 +79,11 @@ class Recorder:
             usd=None if usd is None else float(usd),
             usd_so_far=self._usd_so_far(),
             usd_at_end_of_stage=self._project(step),
-            costs={
-                name: float(value) for name, value in asdict(costs).items() if value is not None
-            },
-            **spread_of(laps),
         )
         append_jsonl(self._stage_dir.steps_path, [asdict(record)])
         for sink in self._sinks:
             sink.log(step, numbers_of(record))
         self._console.step(record, lap.wall_seconds)
-        self._leak_watch.check(step)
-        return record
 
     def describe(self) -> str:
         """Where this process is in the run."""
@@ -113,7 +100,7 @@ class Recorder:
         lap = self._meter.lap()
         if not self._ranks.is_leader:
             return lap
-        self._spending.record(lap, stage=self._stage, what=what, details=details)
+        self._spending.record(lap, stage=self._stage, what=what, **details)
         label = " ".join([self._stage, what, *(f"{key}={value}" for key, value in details.items())])
         self._console.work(label, lap.wall_seconds, self._usd_so_far())
         return lap
@@ -141,21 +128,21 @@ class Recorder:
         """USD of the run at the end of this stage, and the ends of its interval; None where the
         price is unknown or too few steps are done to say.
         """
-        before, self._usd_at_last_step = self._usd_at_last_step, self._spending.usd
-        if before is None or self._usd_at_last_step is None or self._num_steps is None:
+        spent, before = self._usd_so_far(), self._usd_at_last_step
+        if before is None or spent is None or self._num_steps is None:
             return None
-        self._step_usd.append(float(self._usd_at_last_step - before))
+        self._usd_at_last_step = spent
+        self._step_usd.append(spent - before)
         # The first step of a process also paid for loading.
         ahead = project(self._step_usd[1:], self._num_steps - step)
         if ahead is None:
             return None
-        spent = float(self._usd_at_last_step)
         middle, low, high = (spent + amount for amount in ahead)
         return middle, low, high
 
     def _usd_so_far(self) -> float | None:
         usd = self._spending.usd
-        return None if usd is None or self._spending.ledger.price is None else float(usd)
+        return None if usd is None else float(usd)
 
     def _require_finite(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

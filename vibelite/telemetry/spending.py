@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -33,10 +33,9 @@ class Spending:
         self.num_earlier = len(self.entries)
         """Entries of earlier processes, which come first."""
         self.nanoseconds = sum(entry.wall_nanoseconds for entry in self.entries)
-        self.usd: Decimal | None = Decimal(0)
-        """What all entries cost; None = unknown."""
-        if self.entries:
-            self.usd = known_sum(entry.usd for entry in self.entries)
+        start = None if self.ledger.price is None else Decimal(0)
+        self.usd = known_sum([start, *(entry.usd for entry in self.entries)])
+        """What all entries cost; None = unknown, or the price of those to come is."""
 
     def record(
         self,
@@ -45,12 +44,12 @@ class Spending:
         stage: str,
         step: int | None = None,
         what: str = "step",
-        details: Mapping[str, Any] | None = None,
+        **details: Any,
     ) -> Decimal | None:
         """Writes what a step (or, without `step`, another piece of work) took into the ledger; what
         it cost in USD, None = unknown.
         """
-        entry = self.ledger.append(lap, stage=stage, step=step, what=what, details=details)
+        entry = self.ledger.append(lap, stage=stage, step=step, what=what, **details)
         self.entries.append(entry)
         self.nanoseconds += entry.wall_nanoseconds
         self.usd = known_sum([self.usd, entry.usd])

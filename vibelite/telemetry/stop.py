@@ -28,7 +28,7 @@ class StopRules:
 
     def __init__(self, budget: Budget, spending: Spending) -> None:
         """RecipeError where a limit in USD could not be kept, because what was spent is unknown."""
-        if budget.usd is not None and (spending.usd is None or spending.ledger.price is None):
+        if budget.usd is not None and spending.usd is None:
             raise RecipeError(
                 "budget.usd: what this run has spent is unknown, because a part of its ledger has "
                 "no price in USD; limit budget.hours instead, or begin a new run"
@@ -41,6 +41,7 @@ class StopRules:
         self._works: list[float] = []
         self._checkpoints: list[float] = []
         self._loads: list[float] = []
+        # Of the slowest ending, summary and report:
         self._ending = 0.0
         self._num_seen = 0
 
@@ -48,11 +49,8 @@ class StopRules:
         """Steps of another stage say nothing about this one's; those of an earlier process do."""
         self._look()
         earlier = self.spending.entries[: self.spending.num_earlier]
-        self._steps = [
-            without_checkpoint(entry)
-            for entry in earlier
-            if entry.stage == stage and entry.step is not None
-        ]
+        ours = [entry for entry in earlier if entry.stage == stage and entry.step is not None]
+        self._steps = [without_checkpoint(entry) for entry in ours]
 
     def reason_to_stop(self) -> RunStopped | None:
         """Asked before another step begins: why it must not, if so."""
@@ -64,30 +62,29 @@ class StopRules:
         raises the reason to stop, if there is one.
         """
         self._look()
-        ahead = percentile_95(self._works) + self._ending_seconds()
+        ahead = percentile_95(self._works) + (self._ending or ENDING_SECONDS)
         if self._steps:  # of the stage that begins, by an earlier process
             ahead = max(self._loads, default=0.0) + percentile_95(self._steps) + self._reserve()
-        raise_if(self._reason(ahead))
+        if reason := self._reason(ahead):
+            raise reason
 
     def check_deadline(self) -> None:
         """Asked within a step, such as between completions: Interrupted after a signal, and
-        BudgetReached once what is left would no longer pay for a checkpoint. The step is lost; what
-        was trained before it is not.
+        BudgetReached once what is left would no longer pay for a checkpoint.
         """
         self._look()
         unwritten = self.spending.ledger.unwritten_nanoseconds / NANOSECONDS
-        raise_if(self._reason(unwritten + percentile_95(self._checkpoints)))
+        if reason := self._reason(unwritten + percentile_95(self._checkpoints)):
+            raise reason
 
     def _look(self) -> None:
         """Takes in the entries that have been recorded since the last look."""
         entries, num_earlier = self.spending.entries, self.spending.num_earlier
         for index in range(self._num_seen, len(entries)):
             entry, is_earlier = entries[index], index < num_earlier
-            saving, loading = (seconds_of(entry, span) for span in ("checkpoint", "load"))
-            if saving:
-                self._checkpoints.append(saving)
-            if loading:
-                self._loads.append(loading)
+            for kept, span in ((self._checkpoints, "checkpoint"), (self._loads, "load")):
+                if seconds := seconds_of(entry, span):
+                    kept.append(seconds)
             if entry.what == "report":
                 self._ending = max(self._ending, entry.wall_nanoseconds / NANOSECONDS)
             if is_earlier:
@@ -98,15 +95,12 @@ class StopRules:
                 self._works.append(without_checkpoint(entry))
         self._num_seen = len(entries)
 
-    def _ending_seconds(self) -> float:
-        return self._ending or ENDING_SECONDS
-
     def _reserve(self) -> float:
-        """Seconds that ending the run takes: a checkpoint and the report. Until one was saved, a
-        checkpoint is taken to be as slow as the slowest loading.
+        """Seconds that ending the run takes: a checkpoint, which until one was saved is taken to be
+        as slow as the slowest loading, and the report.
         """
         saving = percentile_95(self._checkpoints) or max(self._loads, default=0.0)
-        return saving + self._ending_seconds()
+        return saving + (self._ending or ENDING_SECONDS)
 
     def _reason(self, seconds_ahead: float) -> RunStopped | None:
         """A signal, or the limit that spending `seconds_ahead` more would reach."""
@@ -146,11 +140,6 @@ class StopRules:
         self._signal = signal.Signals(number)
         message = b"\nstopping at the next safe place; once more stops at once\n"
         os.write(2, message)  # print() is not safe inside a signal handler
-
-
-def raise_if(reason: RunStopped | None) -> None:
-    if reason is not None:
-        raise reason
 
 
 def seconds_of(entry: Entry, span: str) -> float:
