@@ -36,7 +36,12 @@ from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext
 from vibelite.stages.decontaminate import dropped_counts
 from vibelite.storage import require_writable, storage_errors
-from vibelite.telemetry.energy import gpu_energy_reader, no_energy, num_gpus, require_known_gpus
+from vibelite.telemetry.energy import (
+    gpu_energy_reader,
+    gpu_use_reader,
+    num_gpus,
+    require_known_gpus,
+)
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
@@ -68,8 +73,10 @@ def run_pipeline(
     # First of all, as importing is paid for too.
     own_gpus = num_gpus()
     gpus = num_gpus_of(own_gpus)
-    reader = gpu_energy_reader() if gpus == own_gpus else no_energy  # others' is unknown
-    meter = Meter(read_energy=reader, boot_nanoseconds=boot_nanoseconds)
+    readers = {}
+    if gpus == own_gpus:  # else what others' do is unknown
+        readers = {"read_energy": gpu_energy_reader(), "read_use": gpu_use_reader()}
+    meter = Meter(boot_nanoseconds=boot_nanoseconds, **readers)
     return_freed_tensors()
     if is_follower():
         follow_run(recipe, recipe_path, RunDir(run_dir.resolve()), until, meter)
@@ -88,8 +95,9 @@ def run_pipeline(
                 run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
             except RunStopped as stopped:  # what was paid for is shown all the same
                 reason = stopped
-            summary = write_summary(run.path)
-            report = write_report([run.path], run.path / "report.html")
+            with meter.span("report"):
+                summary = write_summary(run.path)
+                report = write_report([run.path], run.path / "report.html")
             print_summary(summary)
             print(f"report: {report}")
             if reason is not None:

@@ -69,7 +69,7 @@ class StageContext:
 
     def problems(self, name: str) -> list[Problem]:
         """The problem set called `name`, decontaminated if a stage trains on it."""
-        with self.world.leader_first():
+        with self.meter.span("data"), self.world.leader_first():
             return self._trainable(self.all_problems(name), "problems", name)
 
     def all_problems(self, name: str) -> list[Problem]:
@@ -84,11 +84,12 @@ class StageContext:
         if source is None:
             path = self.run.find_stage(name).path.resolve() / DISTILLED
             source = TraceTable(source="file", path=str(path), subdomain_column="subdomain")
-        rows = load_traces(
-            source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
-        )
-        with self.world.leader_first():
-            return self._trainable(rows, "traces", name)
+        with self.meter.span("data"):
+            rows = load_traces(
+                source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
+            )
+            with self.world.leader_first():
+                return self._trainable(rows, "traces", name)
 
     def _trainable(
         self, rows: list[Row], kind: Literal["problems", "traces"], name: str

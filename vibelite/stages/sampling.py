@@ -71,11 +71,13 @@ def collect_samples(
     done = {(places[row["problem_id"]], row["sample"]) for row in read_jsonl(path)}
     if len(done) < len(request.problems) * request.num_samples:
         draw_missing(request, done, path, context, labels)
-    if done or request.problems:
-        sort_rows(path, places)
-    return [
-        {key: value for key, value in row.items() if key not in TEXTS} for row in read_jsonl(path)
-    ]
+    with context.meter.span("results"):
+        if done or request.problems:
+            sort_rows(path, places)
+        return [
+            {key: value for key, value in row.items() if key not in TEXTS}
+            for row in read_jsonl(path)
+        ]
 
 
 def draw_missing(
