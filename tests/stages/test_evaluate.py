@@ -192,6 +192,7 @@ def test_a_request_to_stop_keeps_what_has_ended(
     request_: SampleRequest, context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reasons = iter([None, None, Interrupted("stopped")])
+    monkeypatch.setattr(vibelite.stages.sampling, "SECONDS_PER_QUESTION", 0)
     monkeypatch.setattr(context.recorder, "reason_to_stop", lambda: next(reasons))
     path = tmp_path / "samples.jsonl"
     with pytest.raises(Interrupted):
