@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from tests.recipes.public_rows import PROGRAM, write_all
 from tests.scripted_model import ScriptedModel
 from vibelite import cli
-from vibelite.pipeline import run_pipeline, what_matters, without_paths
+from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.schema import Recipe
+from vibelite.resume import what_matters, without_paths
 from vibelite.run_dir import read_json, read_jsonl
 
 pytestmark = pytest.mark.usefixtures("one_thread")

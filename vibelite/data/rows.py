@@ -18,6 +18,7 @@ from typing import Any
 from vibelite.data.code_rows import function_named, own_form
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemTable, TraceTable
+from vibelite.rewards.answer_text import final_gold
 from vibelite.rewards.choice import LETTERS, check_question, question_text
 from vibelite.rewards.code_problem import (
     LIMITS,
@@ -127,6 +128,8 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
         content = f"{messages[-1]['content']}\n\n{source.instruction}"
         messages = _with_content(messages, content)
     with located(f"{where}: {columns.answer}"):
+        if source.verifier == "math":
+            answer = final_gold(answer)
         _check_answer(source.verifier, messages, answer)
     subdomain = source.subdomain
     if columns.subdomain is not None:
