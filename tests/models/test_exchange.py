@@ -77,7 +77,7 @@ def test_damaged_or_broken_weights_are_refused(models: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight is not finite"):
         take_weights(policy, models / "second")
-    seal_directory(models / "second")
+    seal_directory(models / "second", {})
     with open(path, "r+b") as file:
         file.seek(-1, 2)
         file.write(b"!")
