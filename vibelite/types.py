@@ -153,9 +153,9 @@ class StepRecord:
 
     `seconds` by span, adding up to the step's wall time; `tokens` by use (generated, trained,
     prompt); `peak_bytes` by span, of the GPU where there is one, else resident; `counts` of
-    completions (`completion_counts`). `joules` of the GPUs and USD are None where unknown: the
-    step's, the whole run's so far, and those projected to the end of the stage with their 80%
-    interval (`telemetry.spending.project`).
+    completions (`completion_counts`). `joules` of the GPUs, the share of the time in which they
+    worked, and USD are None where unknown: USD of the step, of the whole run so far, and projected
+    to the end of the stage with their 80% interval (`telemetry.spending.project`).
 
     `health`: what is wrong, cause -> sentence (`telemetry.health`).
 
@@ -170,6 +170,7 @@ class StepRecord:
     peak_bytes: dict[str, int]
     counts: dict[str, int] = field(default_factory=dict)
     joules: float | None = None
+    gpu_use: float | None = None
     usd: float | None = None
     usd_so_far: float | None = None
     usd_at_end_of_stage: tuple[float, float, float] | None = None

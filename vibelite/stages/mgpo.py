@@ -102,8 +102,9 @@ def open_trainer(stage: MGPOStage, context: StageContext, engines: ExitStack) ->
     policy = load_for_training(start_from, recipe, seed=context.seed("adapter"))
     policy = share_weights(policy, context)
     reference = reference_of(policy, start_from, recipe) if stage.kl_coef else None
-    engine = build_engine(recipe, policy, stage.sampling, stage.optimizer)
-    engine = share_engine(engine, stage.sampling, context)
+    with context.meter.span("engine"):
+        engine = build_engine(recipe, policy, stage.sampling, stage.optimizer)
+        engine = share_engine(engine, stage.sampling, context)
     engines.callback(engine.close)
     optimizer = PolicyOptimizer(
         policy,
