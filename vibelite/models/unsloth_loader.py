@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vibelite.errors import RecipeError
+from vibelite.hints import install
 
 if TYPE_CHECKING:
     from vibelite.models.policy import Policy
@@ -30,7 +31,7 @@ def import_unsloth() -> Any:
     """The module unsloth; RecipeError without it or without a GPU."""
     missing = []
     if importlib.util.find_spec("unsloth") is None:
-        missing.append("the package (pip install 'vibelite[unsloth]')")
+        missing.append(f"the package ({install('vibelite[unsloth]')})")
     if not torch.cuda.is_available():
         missing.append("an NVIDIA GPU with a torch built for it")
     if missing:
@@ -43,8 +44,8 @@ def import_unsloth() -> Any:
         import unsloth  # pyright: ignore[reportMissingImports]
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise RecipeError(
-            f"model.loader: unsloth cannot be imported ({error}); pip install 'vibelite[unsloth]' "
-            "with constraints/gpu.txt, or use loader: transformers"
+            f"model.loader: unsloth cannot be imported ({error}); use loader: transformers, or run "
+            + install("vibelite[unsloth]")
         ) from error
     return unsloth
 
