@@ -75,47 +75,6 @@ def test_a_wrong_recipe_ends_with_code_2_and_one_message_on_stderr(tmp_path):
     )
 
 
-WRONG_ARGUMENTS = {
-    "no such stage": (
-        ["run", "recipe.yaml", "--until", "mpgo"],
-        "--until mpgo: no such stage; did you mean 'mgpo'?",
-    ),
-    "no such recipe": (["run", "none.yaml"], "none.yaml: no such recipe"),
-    "no such model": (["eval", "none", "--bench", "gcd"], "none: no such model directory"),
-    "no model in a directory": (
-        ["probe", "empty", "--problems", "gcd"],
-        "empty: not a Hugging Face model directory (no config.json)",
-    ),
-    "weights that are no numbers": (
-        ["fuse", "empty", "--weights", "a", "-o", "out"],
-        "--weights a: must be numbers such as 0.5,0.5",
-    ),
-    "no run": (["report", "empty"], "empty: not a run directory (no recipe.resolved.yaml)"),
-    "nothing to export": (
-        ["export", "empty", "--to", "out"],
-        "empty: not a run directory (no recipe.resolved.yaml)",
-    ),
-    "a column of no meaning": (
-        ["eval", "model", "--bench", "gcd", "--columns", "promt=question"],
-        "--columns promt=question: 'promt=question' is not NAME=COLUMN; did you mean 'prompt'?",
-    ),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
-def test_wrong_arguments_are_one_line_and_code_2(arguments, message, tmp_path, monkeypatch, capsys):
-    write_recipe(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["vibelite", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == f"{message}\n"
-
-
 @pytest.fixture
 def finished_run(tmp_path):
     """A run with a finished stage that has two models, one that has none, and an export."""

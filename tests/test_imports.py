@@ -14,7 +14,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 # What everything may import: values, errors, the layout of a run, and what disks do to it.
-BASE_LAYER = {"errors", "types", "units", "storage", "run_dir"}
+BASE_LAYER = {"errors", "hints", "types", "units", "storage", "run_dir"}
 DATA_MODEL = BASE_LAYER | {"recipe"}
 # Area (a directory or module right under vibelite) -> the areas that it may import beside itself.
 ALLOWED = {
@@ -22,6 +22,7 @@ ALLOWED = {
     "api": {"errors", "run_dir"},
     "__main__": {"cli"},
     "errors": set(),
+    "hints": set(),
     "types": set(),
     "units": set(),
     "storage": {"errors"},
@@ -38,7 +39,7 @@ ALLOWED = {
     "ranks": BASE_LAYER | {"models", "kernels"},
     "rollout": BASE_LAYER | {"models", "ranks"},
     "training": DATA_MODEL | {"models", "kernels", "ranks"},
-    "telemetry": DATA_MODEL | {"ranks"},
+    "telemetry": DATA_MODEL | {"ranks", "run_lock"},
     "planning": DATA_MODEL | {"data"},
     # algorithms: the intervals of differences between runs.
     "report": DATA_MODEL | {"telemetry", "algorithms", "tables"},
@@ -46,9 +47,11 @@ ALLOWED = {
     "stages": DATA_MODEL
     | {"training", "rollout", "planning", "models", "algorithms", "rewards", "data", "telemetry"}
     | {"report", "ranks"},
+    "resume": DATA_MODEL,
     # rewards: the verifiers' processes live as long as a stage.
     "pipeline": DATA_MODEL
     | {
+        "resume",
         "run_lock",
         "ranks",
         "stages",
@@ -63,7 +66,7 @@ ALLOWED = {
     # that a run imports. run_lock: one evaluation at a time in its directory.
     "commands": DATA_MODEL
     | {"planning", "data", "report", "rewards", "tables", "pipeline", "telemetry", "stages"}
-    | {"ranks", "models", "run_lock"},
+    | {"__init__", "ranks", "models", "run_lock"},
     # The list of commands and tools.
     "cli": {"__init__", "errors", "commands", "tools"},
 }

@@ -114,6 +114,10 @@ def test_the_version_is_written_once_and_again_the_same() -> None:
     assert project()["version"] == __version__
 
 
+# What .ci/run asks make for, in this order.
+PARTS = ("test", "resolve", "docs", "test-slow", "test-vllm")
+
+
 def run_ci_script(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script in a directory of its own, with a make that says how it was called and fails for
     the target of FAILS.
@@ -137,15 +141,15 @@ def calls_of(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stdout.splitlines() if not line.startswith("==")]
 
 
-def test_the_ci_script_runs_the_three_parts_of_the_tests_and_ends_with_the_first_failure(
+def test_the_ci_script_runs_the_four_parts_and_ends_with_the_first_failure(
     tmp_path: Path,
 ) -> None:
     whole = run_ci_script(tmp_path / "checkout")
     assert whole.returncode == 0
-    assert calls_of(whole) == ["test data=", "test-slow data=", "test-vllm data="]
+    assert calls_of(whole) == [f"{name} data=" for name in PARTS]
     failed = run_ci_script(tmp_path / "checkout", FAILS="test-slow")
     assert failed.returncode != 0
-    assert calls_of(failed) == ["test data=", "test-slow data="]
+    assert calls_of(failed) == [f"{name} data=" for name in PARTS[:4]]
     assert run_ci_script(tmp_path / "checkout", FAILS="test-vllm").returncode != 0
 
 
@@ -153,7 +157,7 @@ def test_the_ci_script_finds_benchmark_files_beside_the_checkout(tmp_path: Path)
     data = tmp_path / "shared" / "data"
     data.mkdir(parents=True)
     found = run_ci_script(tmp_path / "checkout")
-    assert calls_of(found) == [f"{name} data={data}" for name in ("test", "test-slow", "test-vllm")]
+    assert calls_of(found) == [f"{name} data={data}" for name in PARTS]
     named = run_ci_script(tmp_path / "checkout", VIBELITE_BENCHMARK_DATA="/elsewhere")
     assert calls_of(named)[0] == "test data=/elsewhere"
 
@@ -198,3 +202,32 @@ def test_set_up_says_what_is_missing_when_there_is_no_python(tmp_path: Path) -> 
     assert result.stderr == (
         "setup: Python 3.11 or 3.12 is needed, and none of python3, python3.12, python3.11 is one\n"
     )
+
+
+def test_an_installed_package_holds_the_recipes(tmp_path: Path) -> None:
+    """The wheel's files, laid out as pyproject.toml says, used from outside the repository."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    for source, target in wheel["targets"]["wheel"]["force-include"].items():
+        shutil.copytree(ROOT / "vibelite", tmp_path / "site" / "vibelite")
+        shutil.copytree(ROOT / source, tmp_path / "site" / target)
+    (tmp_path / "work").mkdir()
+
+    def vibelite(*arguments: str) -> str:
+        command = [sys.executable, "-m", "vibelite", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=tmp_path / "work",
+            env=environment,
+        ).stdout  # fmt: skip
+
+    assert vibelite("plan", "quickstart").startswith("quickstart: ")
+    vibelite("init", "mine.yaml", "--from", "vibethinker_1p5b_1x80gb")
+    written = (tmp_path / "work" / "mine.yaml").read_text()
+    shipped = (ROOT / "recipes" / "vibethinker_1p5b_1x80gb.yaml").read_text()
+    assert written == shipped.replace("name: vibethinker_1p5b_1x80gb", "name: mine")
+
+
+def test_the_licence_is_that_of_the_project() -> None:
+    assert project()["license"] == "Apache-2.0"
+    assert [(ROOT / name).exists() for name in project()["license-files"]] == [True]
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -48,11 +48,11 @@ FAULTS = [flip_a_byte, truncate, Path.unlink]
 def test_a_damaged_state_costs_one_step_and_a_warning(run_dir, capsys, whole, fault):
     resume = run_dir / "stages" / "03-mgpo" / "resume"
     assert sorted(path.name for path in resume.iterdir()) == ["step-000002", "step-000003"]
-    fault(resume / "step-000003" / "__0_0.distcp")
+    fault(resume / "step-000003" / "__0_0_0.distcp")
     ended = run_command(capsys, run_dir, *EVERY_STEP)
     assert ended.exit_code == 0
     (warning,) = [line for line in ended.stderr.splitlines() if line.startswith("warning")]
-    assert "mgpo/resume/step-000003/__0_0.distcp: is " in warning
+    assert "mgpo/resume/step-000003/__0_0_0.distcp: is " in warning
     assert "the state after step 3 is skipped" in warning
     assert outcome(run_dir) == whole
 

@@ -10,12 +10,15 @@ from vibelite.units import duration, gib_text, percent, short_number, usd_text
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.0042, "0.00 s"),
-        (0.42, "0.42 s"),
-        (12.34, "12.3 s"),
-        (42, "42 s"),
+        (0.0042, "0.0042 s"),
+        (2.345, "2.3 s"),
+        (12.34, "12 s"),
+        (59.7, "1 min 00 s"),
         (245, "4 min 05 s"),
+        (1530, "25 min"),
         (11_220, "3 h 07 min"),
+        (100_000, "1 day 3 h"),
+        (1_300_000, "15 days"),
     ],
 )
 def test_durations_have_the_two_units_that_matter(seconds, text):
@@ -24,7 +27,14 @@ def test_durations_have_the_two_units_that_matter(seconds, text):
 
 @pytest.mark.parametrize(
     ("amount", "text"),
-    [(1234.5, "1234.50"), (Decimal(1), "1.00"), (Decimal("0.0123"), "0.012"), (0.0, "0")],
+    [
+        (1234.5, "1,234.50"),
+        (Decimal(1), "1.00"),
+        (0.17, "0.17"),
+        (Decimal("0.0123"), "0.012"),
+        (0.0000123, "0.000012"),
+        (0.0, "0.00"),
+    ],
 )
 def test_dollars_are_cents_and_below_one_two_digits(amount, text):
     assert usd_text(amount) == text

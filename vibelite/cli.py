@@ -11,9 +11,11 @@ import atexit
 import gc
 import os
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from vibelite import __version__
 from vibelite.commands.chat import chat
@@ -22,6 +24,7 @@ from vibelite.commands.doctor import doctor
 from vibelite.commands.eval import evaluate
 from vibelite.commands.export import export
 from vibelite.commands.fuse import fuse
+from vibelite.commands.options import print_json
 from vibelite.commands.plan import plan
 from vibelite.commands.probe import probe
 from vibelite.commands.report import report
@@ -68,6 +71,8 @@ COMMANDS = {
     "doctor": doctor,
     "schema": schema,
 }
+# Of the library's messages about values.
+WORDS = {"Value error, ": "", "Input should be": "must be"}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 
@@ -78,12 +83,25 @@ def main() -> None:
     # any ledger; with nothing to look through it ends in 0.15 s.
     atexit.register(gc.freeze)
     try:
-        app(prog_name="vibelite")
+        code = app(prog_name="vibelite", standalone_mode=False)
     except VibeLiteError as error:
         if error.printed_by_leader:
             sys.exit(0)  # the leader says it, and ends with its exit code
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = _told(str(error), error.exit_code)
+    except TyperException as error:
+        for technical, plain in WORDS.items():
+            error.message = error.message.replace(technical, plain)
+        getattr(error, "show", partial(print, error, file=sys.stderr))()
+        code = _told(error.format_message(), error.exit_code)
+    sys.exit(code or 0)
+
+
+def _told(message: str, code: int) -> int:
+    """Prints a message once more where stdout was to hold a JSON object."""
+    if "--json" in sys.argv:
+        print_json({"error": message, "exit_code": code})
+    return code
 
 
 def _print_version(wanted: bool) -> None:

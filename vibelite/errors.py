@@ -35,6 +35,12 @@ class BudgetReached(RunStopped):
     exit_code = 10
 
 
+class NothingLearned(RunStopped):
+    """Too many steps in a row had no gradient; a setting has to change before the run goes on."""
+
+    exit_code = 1
+
+
 class Interrupted(RunStopped):
     """Somebody asked for it; 75 tells a job scheduler to start the run again."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,15 +13,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from vibelite.errors import RecipeError, RunStopped
+from vibelite.errors import RecipeError, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.data_section import has_programs
 from vibelite.recipe.load import dump_resolved
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import AnyStage
+from vibelite.resume import file_hashes, is_changed, require_same_run
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rewards.sandbox import Sandbox
 from vibelite.run_dir import (
@@ -41,9 +41,11 @@ from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
+from vibelite.telemetry.run_state import write_end, write_state
 from vibelite.telemetry.sinks import open_sinks
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
+from vibelite.types import Problem, Trace
 
 # Stages in which all ranks compute; others are the leader's, but for the sampling in them.
 TRAINED_BY_ALL = ("sft", "mgpo")
@@ -79,21 +81,37 @@ def run_pipeline(
         run = open_run(recipe, recipe_path, run_dir)
         spending = Spending(recipe.cost.times(num_nodes()), run.ledger_path, num_gpus=gpus)
         stop = StopRules(recipe.budget, spending)
-        with stop.listen(), spending.paying(meter), torch_and_ranks(recipe, run, meter) as world:
-            from vibelite.report.build import write_report
-            from vibelite.report.summary import print_summary, write_summary
-
-            reason = None
+        with stop.listen(), spending.paying(meter):
+            write_state(run.path, "running")
+            failure = None
             try:
-                run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
-            except RunStopped as stopped:  # what was paid for is shown all the same
-                reason = stopped
-            summary = write_summary(run.path)
-            report = write_report([run.path], run.path / "report.html")
-            print_summary(summary)
-            print(f"report: {report}")
-            if reason is not None:
-                raise reason
+                with storage_errors(run.path), torch_and_ranks(recipe, run, meter) as world:
+                    run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
+            except Exception as error:  # what was paid for is shown all the same
+                failure = error
+            conclude(recipe, run, failure)
+            if failure is not None:
+                raise failure
+
+
+def conclude(recipe: Recipe, run: RunDir, failure: Exception | None) -> None:
+    """Keeps what became of the run, and shows what it did."""
+    from vibelite.report.build import write_report
+    from vibelite.report.summary import print_summary, write_summary
+
+    try:
+        finished = {path.parent.name[3:] for path in run.path.glob("stages/*/status.json")}
+        names = [stage.name for stage in recipe.stages]
+        write_end(run.path, failure, [name for name in names if name not in finished])
+        summary = write_summary(run.path)
+        report = write_report([run.path], run.path / "report.html")
+    except (OSError, VibeLiteError) as error:
+        if failure is None:
+            raise
+        print(f"warning: the report could not be written: {error}", file=sys.stderr)
+        return
+    print_summary(summary)
+    print(f"report: {report}")
 
 
 def follow_run(
@@ -191,9 +209,10 @@ def run_stages(session: Session, until: str | None) -> None:
 
 def begin_run(base: StageContext, recipe_path: Path) -> None:
     """What comes before the first stage."""
-    if saved_recipe(base.run) != what_matters(dump_resolved(base.recipe)):  # it moved
+    if is_changed(base.recipe, base.run):
         require_same_data(base)
         save_recipe(base.recipe, recipe_path, base.run)
+    tell_changed_files(base)
     base.recorder.record_work("boot")
     prepare_base_model(base)
 
@@ -203,11 +222,7 @@ def open_run(recipe: Recipe, recipe_path: Path, run_dir: Path) -> RunDir:
     if not run.resolved_recipe_path.exists():
         save_recipe(recipe, recipe_path, run)
         return run
-    if without_paths(saved_recipe(run)) != without_paths(what_matters(dump_resolved(recipe))):
-        raise RecipeError(
-            f"{run_dir}: holds a run of a different recipe (compare {run.resolved_recipe_path}); "
-            "use --run-dir for another directory, or remove this one"
-        )
+    require_same_run(recipe, run_dir, run)
     return run
 
 
@@ -215,38 +230,6 @@ def save_recipe(recipe: Recipe, recipe_path: Path, run: RunDir) -> None:
     """Keeps the recipe as it was written, then with everything filled in, which makes the run."""
     write_text_atomic(run.path / "recipe.yaml", recipe_path.read_text(encoding="utf-8"))
     write_text_atomic(run.resolved_recipe_path, dump_resolved(recipe))
-
-
-def saved_recipe(run: RunDir) -> dict[str, Any]:
-    return what_matters(run.resolved_recipe_path.read_text(encoding="utf-8"))
-
-
-def what_matters(resolved: str) -> dict[str, Any]:
-    """A resolved recipe without what may change while a run goes on: its budget, its price, how it
-    is saved, where it is shown, and on how many GPUs it runs.
-    """
-    values = YAML(typ="safe").load(resolved)
-    values["rollout"].pop("tensor_parallel", None)
-    free_to_change = ("budget", "cost", "checkpoint", "num_gpus", "parallel", "tracking")
-    return {key: value for key, value in values.items() if key not in free_to_change}
-
-
-def without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without where its model and its data are, which another machine may keep
-    elsewhere.
-    """
-    return values | {key: without_places(values[key]) for key in ("data", "model")}
-
-
-def without_places(value: Any) -> Any:
-    """Nested values without the keys that name a place."""
-    match value:
-        case dict():
-            kept = {key: item for key, item in value.items() if key not in ("path", "local")}
-            return {key: without_places(item) for key, item in kept.items()}
-        case list():
-            return [without_places(item) for item in value]
-    return value
 
 
 def require_same_data(context: StageContext) -> None:
@@ -264,6 +247,20 @@ def require_same_data(context: StageContext) -> None:
         )
 
 
+def tell_changed_files(context: StageContext) -> None:
+    """Warns of local files that changed since the run began: what is left of it reads the new."""
+    path = context.run.path / "manifest.json"
+    known = read_json(path).get("files_sha256", {}) if path.exists() else {}
+    found = file_hashes(context.recipe, context.recipe_dir)
+    for key in known:
+        if found.get(key, known[key]) != known[key]:
+            print(
+                f"warning: {key}: the file has changed since the run began; stages that are not "
+                "finished use it as it is now",
+                file=sys.stderr,
+            )
+
+
 def prepare_base_model(context: StageContext) -> None:
     """Loads or makes the model that the run starts with, and writes the manifest."""
     run, recipe = context.run, context.recipe
@@ -271,18 +268,21 @@ def prepare_base_model(context: StageContext) -> None:
         return
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import require_window, write_base_model
+    from vibelite.stages.dry_pass import dry_pass, texts_of, tokenizer_of
     from vibelite.stages.window import check_prompts
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):
-        traces = [trace for name in recipe.data.traces for trace in context.traces(name)]
-        texts = [message["content"] for trace in traces for message in trace.messages]
+        problem_sets, trace_sets = data_sets(context)
+        tokenizer = tokenizer_of(recipe, context.recipe_dir, trace_sets)
+        lines = dry_pass(recipe, problem_sets, trace_sets, tokenizer)
+        print("\n".join(lines), file=sys.stderr)
         with new_directory(run.base_model) as temporary:
             write_base_model(
                 recipe.model,
                 temporary,
                 recipe_dir=context.recipe_dir,
-                texts=texts,
+                texts=texts_of(trace_sets),
                 seed=context.seed("weights"),
                 dtype=recipe.training.dtype,
             )
@@ -290,8 +290,9 @@ def prepare_base_model(context: StageContext) -> None:
             check_prompts(context, temporary)
             write_json_atomic(
                 run.path / "manifest.json",
-                environment_manifest(recipe, data_hashes=data_hashes(context))
-                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox},
+                environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))
+                | {"decontamination": dropped_counts(run.path), "sandbox": sandbox}
+                | {"files_sha256": file_hashes(recipe, context.recipe_dir)},
             )
     context.recorder.record_work("load")
 
@@ -307,12 +308,24 @@ def describe_sandbox(recipe: Recipe) -> dict[str, Any] | None:
         return {"tier": sandbox.tier, "layers": sandbox.layers}
 
 
+def data_sets(context: StageContext) -> tuple[dict[str, list[Problem]], dict[str, list[Trace]]]:
+    """Every problem set and every set of traces."""
+    data = context.recipe.data
+    return (
+        {name: context.problems(name) for name in data.problems},
+        {name: context.traces(name) for name in data.traces},
+    )
+
+
 def data_hashes(context: StageContext) -> dict[str, str]:
     """SHA-256 over the content of every problem set and every set of traces."""
-    problem_sets = {name: context.problems(name) for name in context.recipe.data.problems}
-    trace_sets = {name: context.traces(name) for name in context.recipe.data.traces}
+    problem_sets, trace_sets = data_sets(context)
+    return hashes_of(problem_sets | trace_sets)
+
+
+def hashes_of(sets: Mapping[str, Sequence[Problem] | Sequence[Trace]]) -> dict[str, str]:
     hashes = {}
-    for name, rows in (problem_sets | trace_sets).items():
+    for name, rows in sets.items():
         digest = hashlib.sha256()
         for place, row in enumerate(rows):  # tests of programs are large
             digest.update(("\n" * (place > 0) + repr(row)).encode())

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 from vibelite.errors import CheckpointError
 from vibelite.storage import seal_directory, sync_file
 
+NO_HASHES: Mapping[str, str] = {}
 REMAKE_MODEL = (
     "restore it from a copy, or remove the directory of the stage that made it and run the same "
     "command, which makes it again"
@@ -107,11 +108,11 @@ def append_text(path: Path, text: str, *, is_synced: bool = False) -> None:
             os.fsync(file.fileno())
 
 
-def replace_directory(source: Path, target: Path) -> None:
+def replace_directory(source: Path, target: Path, hashes: Mapping[str, str] = NO_HASHES) -> None:
     """Seals a completely written directory and moves it to its final name, whole on the disk when
-    this returns; an older one of that name is dropped.
+    this returns; an older one of that name is dropped. `hashes` as for `seal_directory`.
     """
-    seal_directory(source)
+    seal_directory(source, hashes)
     aside = target.with_name(f".{target.name}.old")
     drop_directory(aside)
     if target.exists():
@@ -126,12 +127,28 @@ def new_directory(target: Path) -> Iterator[Path]:
     """An empty directory that becomes `target` where the block ends, and is dropped where it fails;
     as is first what a killed process left of an earlier attempt.
     """
-    temporary = target.with_name(f".{target.name}.tmp")
-    drop_directory(temporary)
-    temporary.mkdir(parents=True)
-    try:
+    temporary = begin_directory(target)
+    with dropped_on_failure(temporary):
         yield temporary
         replace_directory(temporary, target)
+
+
+def begin_directory(target: Path) -> Path:
+    """The empty directory to write in what shall be `target`."""
+    temporary = temporary_of(target)
+    drop_directory(temporary)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def temporary_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp")
+
+
+@contextmanager
+def dropped_on_failure(temporary: Path) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # the first error is the one to report
         raise

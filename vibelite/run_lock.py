@@ -110,6 +110,19 @@ def is_alive(holder: Holder, path: Path, wait: Callable[[float], None]) -> bool:
     return read_holder(path) != holder
 
 
+def is_in_use(run_dir: Path) -> bool:
+    """Whether a process holds the run's lock, to all appearance: nobody is waited for, so another
+    machine's counts as alive until its record has stood still for SECONDS_TO_STALE.
+    """
+    path, me = run_dir / LOCK_NAME, this_process()
+    holder = read_holder(path)
+    if holder is None:
+        return False
+    if holder.host == me.host:
+        return holder.boot == me.boot and start_of(holder.pid) == holder.started
+    return time.time() - path.stat().st_mtime < SECONDS_TO_STALE
+
+
 def this_process() -> Holder:
     pid, boot = os.getpid(), Path("/proc/sys/kernel/random/boot_id")
     boot_id = boot.read_text(encoding="utf-8").strip() if boot.exists() else ""

@@ -138,6 +138,8 @@ class StepRecord:
     step's, the whole run's so far, and those projected to the end of the stage with their 80%
     interval (`telemetry.spending.project`).
 
+    `health`: what is wrong, cause -> sentence (`telemetry.health`).
+
     On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest.
     """
 
@@ -152,3 +154,4 @@ class StepRecord:
     usd: float | None = None
     usd_so_far: float | None = None
     usd_at_end_of_stage: tuple[float, float, float] | None = None
+    health: dict[str, str] = field(default_factory=dict)

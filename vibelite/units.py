@@ -19,12 +19,14 @@ def gib_text(size: float) -> str:
 
 
 def usd_text(amount: float | Decimal) -> str:
-    """Dollars without the sign: cents, and below one dollar two significant digits.
+    """Dollars without the sign: cents, and below ten cents two significant digits.
 
-    >>> usd_text(12.345), usd_text(0.01234)
-    ('12.35', '0.012')
+    >>> usd_text(1234.5), usd_text(0.1), usd_text(0.01234)
+    ('1,234.50', '0.10', '0.012')
     """
-    return f"{amount:.2f}" if amount >= 1 else f"{float(amount):.2g}"
+    if amount >= 0.1 or not amount:
+        return f"{amount:,.2f}"
+    return f"{Decimal(f'{amount:.2g}'):f}"
 
 
 def usd(amount: float | Decimal | None) -> str:
@@ -33,17 +35,26 @@ def usd(amount: float | Decimal | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the one or two units that matter: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min.
+    """Seconds in the one or two units that matter.
 
-    >>> duration(12.34), duration(245)
-    ('12.3 s', '4 min 05 s')
+    >>> [duration(seconds) for seconds in (0.42, 12.34, 245, 1530, 11_220, 180_000, 1_300_000)]
+    ['0.42 s', '12 s', '4 min 05 s', '25 min', '3 h 07 min', '2 days 2 h', '15 days']
     """
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // HOUR, whole // (24 * HOUR)
+    if minutes < 10:
+        return f"{minutes} min {whole % 60:02d} s"
+    if hours < 1:
+        return f"{minutes} min"
+    if days < 1:
+        return f"{hours} h {minutes % 60:02d} min"
+    if days < 10:
+        return f"{days} {'day' if days == 1 else 'days'} {hours % 24} h"
+    return f"{days} days"
 
 
 def percent(fraction: float | None) -> str:

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from vibelite.commands import doctor
-from vibelite.commands.doctor import Finding, examine, findings_as_json
+from vibelite import __version__, hints
+from vibelite.commands import doctor, machine
+from vibelite.commands.doctor import findings_as_json
+from vibelite.commands.machine import Finding, examine
+from vibelite.commands.options import shipped_recipes
+from vibelite.planning import devices
+from vibelite.recipe.load import load_recipe
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -21,9 +26,9 @@ def packages(monkeypatch):
 
     def install(versions: dict[str, str], requires: dict[str, list[str]]) -> None:
         def version(name: str) -> str:
-            if name not in versions:
+            if name not in {"vibelite": OWN, **versions}:
                 raise metadata.PackageNotFoundError(name)
-            return versions[name]
+            return versions.get(name, "0")
 
         monkeypatch.setattr(metadata, "version", version)
         monkeypatch.setattr(metadata, "requires", lambda name: requires.get(name))
@@ -37,16 +42,16 @@ OWN = ["torch==2.13.*", 'vllm<0.33,>=0.30; extra == "gpu"', 'pytest>=9; extra ==
 def test_a_package_built_for_another_torch_is_found_before_it_is_used(packages):
     needs = {"vibelite": OWN, "vllm": ["torch==2.11.0", 'ray>=2; extra == "ray"', "numpy"]}
     packages({"torch": "2.13.0", "vllm": "0.26.0", "numpy": "2.4.6"}, needs)
-    (finding,) = doctor._conflicts()
+    (finding,) = machine._conflicts()
     assert (finding.status, finding.subject) == ("warn", "vllm and torch")
     assert finding.detail == "vllm 0.26.0 needs torch==2.11.0, not 2.13.0"
-    assert "pip install -c constraints/gpu.txt vllm" in finding.fix
+    assert "constraints/gpu.txt vllm" in finding.fix
 
 
 def test_a_conflict_of_a_package_that_every_run_needs_fails(packages):
     needs = {"vibelite": ["transformers>=5.16"], "transformers": ["tokenizers<0.24,>=0.23"]}
     packages({"transformers": "5.17.0", "tokenizers": "0.24.1"}, needs)
-    (finding,) = doctor._conflicts()
+    (finding,) = machine._conflicts()
     assert finding.status == "fail"
     assert not findings_as_json([finding])["ok"]
 
@@ -54,26 +59,27 @@ def test_a_conflict_of_a_package_that_every_run_needs_fails(packages):
 def test_packages_that_agree_and_those_that_are_missing_are_no_conflict(packages):
     needs = {"vibelite": OWN, "vllm": ["torch==2.13.0", "flashinfer==1"]}
     packages({"torch": "2.13.0", "vllm": "0.32.0"}, needs)
-    assert list(doctor._conflicts()) == []
+    assert list(machine._conflicts()) == []
 
 
 def test_extras_are_reported_where_they_are_installed(packages):
     torch = Finding("ok", "torch", "2.13.0")
     packages({"torch": "2.13.0", "vllm": "0.32.1", "pytest": "9.0"}, {"vibelite": OWN})
-    assert list(doctor._packages()) == [torch, Finding("ok", "vllm (for gpu)", "0.32.1")]
+    assert list(machine._packages()) == [torch, Finding("ok", "vllm (for gpu)", "0.32.1")]
     packages({"torch": "2.13.0", "vllm": "0.20.0"}, {"vibelite": OWN})
-    _, finding = doctor._packages()
+    _, finding = machine._packages()
     assert (finding.status, finding.detail) == ("warn", "0.20.0, tested with <0.33,>=0.30")
     assert "vllm<0.33,>=0.30" in finding.fix
     packages({"torch": "2.13.0"}, {"vibelite": OWN})
-    assert list(doctor._packages()) == [torch]
+    assert list(machine._packages()) == [torch]
 
 
 def test_a_missing_and_a_wrong_requirement_fail(packages):
     packages({"torch": "2.11.0"}, {"vibelite": [*OWN, "numpy>=2"]})
-    torch, numpy = doctor._packages()
+    torch, numpy = machine._packages()
     assert (torch.status, torch.detail) == ("fail", "2.11.0, needs ==2.13.*")
-    assert (numpy.status, numpy.detail, numpy.fix) == ("fail", "not installed", "make setup")
+    assert (numpy.status, numpy.detail) == ("fail", "not installed")
+    assert "-m pip install" in numpy.fix and "'numpy>=2'" in numpy.fix
 
 
 class NVMLError(Exception):
@@ -122,19 +128,19 @@ class FakeDriver:
 )
 def test_the_driver_must_know_the_cuda_of_torch(monkeypatch, driver, expected):
     monkeypatch.setitem(sys.modules, "pynvml", driver)
-    findings = list(doctor._driver("13.0"))
+    findings = list(machine._driver("13.0"))
     assert {finding.subject: finding.status for finding in findings} == expected
     assert all((finding.status == "ok") == (finding.fix == "") for finding in findings)
 
 
 def test_small_shared_memory_and_disks_are_warned_of(monkeypatch):
     usage = Usage(0, 0, 64 << 20)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(doctor, "SHARED_MEMORY", Path("/"))
-    (finding,) = doctor._shared_memory()
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(machine, "SHARED_MEMORY", Path("/"))
+    (finding,) = machine._shared_memory()
     assert (finding.status, finding.detail) == ("warn", "0.1 GiB free in /")
     assert "--shm-size" in finding.fix
-    assert doctor._disk("cache", Path("/nowhere/at/all")).status == "warn"
+    assert machine._disk("cache", Path("/nowhere/at/all")).status == "warn"
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -163,16 +169,16 @@ def hub(monkeypatch):
 
 def test_the_hub_answers_or_the_reason_is_told(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub)
-    assert doctor._hub() == Finding("ok", "hub", f"{hub} answers")
+    assert machine._hub() == Finding("ok", "hub", f"{hub} answers")
     monkeypatch.setenv("HF_ENDPOINT", f"{hub}/down")
-    assert "status 503" in doctor._hub().detail
+    assert "status 503" in machine._hub().detail
     for address in ("http://127.0.0.1:1", "no address"):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        finding = doctor._hub()
+        finding = machine._hub()
         assert finding.status == "warn" and "cannot be reached" in finding.detail
         assert "path:" in finding.fix
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert doctor._hub().detail == "not asked: HF_HUB_OFFLINE is set"
+    assert machine._hub().detail == "not asked: HF_HUB_OFFLINE is set"
 
 
 def test_warnings_leave_a_machine_ready_and_failures_do_not():
@@ -188,3 +194,41 @@ def test_this_machine_is_ready_and_every_line_that_is_not_ok_says_what_to_do():
         "GPU" if finding.subject.startswith("GPU") else finding.subject for finding in findings
     }
     assert all((finding.status == "ok") == (finding.fix == "") for finding in findings)
+
+
+def test_a_checkout_that_is_not_installed_is_examined_by_its_project(monkeypatch):
+    version = metadata.version
+
+    def not_installed(name):
+        if name == "vibelite":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", not_installed)
+    assert machine._itself().detail.startswith(f"{__version__}, not installed, run from /")
+    found = {finding.subject: finding.status for finding in machine._packages()}
+    assert found["torch"] == found["gguf (for smollm)"] == "ok"
+    assert hints.install("vibelite[gpu]").endswith("'.[gpu]'")
+
+
+def test_what_a_recipe_lacks_on_this_machine_is_told(monkeypatch):
+    settings = ["adapter=null", "model.loader=unsloth", "stages.sft.optimizer.kind=adamw_8bit"]
+    recipe = load_recipe(shipped_recipes()["vibethinker_1p5b_qlora_24gb"], settings)
+    installed = {"bitsandbytes"}
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(devices, "_driver_says", lambda: "NVIDIA L4, 2000")
+    weak = Finding("warn", "sandbox", "nothing confines", "none needed")
+    findings = list(doctor.needs_of_recipe(recipe, Path(), [weak]))
+    told = {finding.subject: finding for finding in findings}
+    assert told["stages.sft.optimizer.kind"].status == "ok"
+    failed = {subject for subject, finding in told.items() if finding.status == "fail"}
+    expected = {"rollout.engine", "model.loader", "code problems", "memory of the recipe"}
+    assert expected <= failed
+    assert "which is too much" in told["memory of the recipe"].detail
+    engine = [finding.fix for finding in findings if finding.subject == "rollout.engine"]
+    assert "'vibelite[gpu]'" in engine[0] and "rollout.engine=transformers" in engine[1]
+
+
+def test_the_quickstart_lacks_nothing():
+    recipe = load_recipe(shipped_recipes()["quickstart"])
+    assert {one.status for one in doctor.needs_of_recipe(recipe, Path(), [])} == {"ok"}

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from vibelite.cli import app
 from vibelite.commands.plan import EXIT_DOES_NOT_FIT
 from vibelite.errors import RecipeError
+from vibelite.planning import devices
 from vibelite.units import GIB
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -20,7 +21,8 @@ TOO_SMALL = ("--assume", "memory_gib=2")
 
 
 def plan(*arguments):
-    result = CliRunner().invoke(app, ["plan", *map(str, arguments)])
+    """On an h100-80gb where no --gpu follows."""
+    result = CliRunner().invoke(app, ["plan", "--gpu", "h100-80gb", *map(str, arguments)])
     if isinstance(result.exception, RecipeError):
         raise result.exception
     return result.exit_code, result.output
@@ -158,6 +160,40 @@ def test_traces_and_completions_have_lengths_of_their_own():
 def test_what_cannot_be_planned_is_one_message(arguments, message):
     with pytest.raises(RecipeError, match=message):
         plan(QUICKSTART, *arguments)
+
+
+GPU_LINES = {
+    "NVIDIA H100 80GB HBM3, 81559": ("h100-80gb", 81559),
+    "NVIDIA A100-SXM4-40GB, 40960\nNVIDIA A100-SXM4-80GB, 81920": ("a100-40gb", 40960),
+    "NVIDIA A100 80GB PCIe, 81920": ("a100-80gb", 81920),
+    "NVIDIA A10G, 23028": ("a10-24gb", 23028),
+    "NVIDIA GeForce RTX 4090, 24000": ("rtx4090-24gb", 24000),
+    "NVIDIA RTX A6000, 49140": ("rtxa6000-48gb", 49140),
+    "": ("cpu", None),
+}
+
+
+@pytest.mark.parametrize("line", GPU_LINES)
+def test_without_a_gpu_the_recipes_is_planned_for_or_this_machines(line, monkeypatch):
+    monkeypatch.setattr(devices, "_driver_says", lambda: line)
+
+    def planned(recipe):
+        result = CliRunner().invoke(app, ["plan", str(recipe), "--json"])
+        return json.loads(result.stdout)["device"]
+
+    name, mebibytes = GPU_LINES[line]
+    device = planned(QUICKSTART)
+    assert device["name"] == name
+    assert mebibytes in (None, device["memory_bytes"] >> 20)
+    assert planned(BIG)["name"] == "h100-80gb"
+
+
+def test_a_gpu_that_is_not_listed_is_named_and_what_to_do(monkeypatch):
+    monkeypatch.setattr(devices, "_driver_says", lambda: "Tesla T4, 15360")
+    with pytest.raises(RecipeError, match="this machine's Tesla T4 is not listed.*memory_gib=15"):
+        plan(QUICKSTART, "--gpu", "")
+    with pytest.raises(RecipeError, match="cost.gpu h100: not listed; did you mean 'h100-80gb'"):
+        plan(QUICKSTART, "--gpu", "", "--set", "cost.gpu=h100")
 
 
 def test_a_processor_is_planned_at_its_own_rates():

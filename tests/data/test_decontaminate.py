@@ -5,6 +5,7 @@ import string
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings, strategies
 
 from tests.benchmark_files import NUM_PROBLEMS, benchmark_file, needs_benchmark_files
 from vibelite.data.decontaminate import (
@@ -138,6 +139,52 @@ def test_a_short_problem_must_be_the_whole_text(text: str, is_found: bool) -> No
     assert (match is not None) == is_found
     if match is not None:
         assert (match.rule, match.item) == ("whole_text", "1")
+
+
+def test_frames_are_cut_of_rows_as_of_items() -> None:
+    frame = "Work it out and write the result in a box, please."
+    index = index_of(*(f"{frame} {n} times {n} is what?" for n in range(2, 8)))
+    assert index.num_short == {"eval": 6}
+    for row in ("3 times 3 is what?", f"{frame.upper()} 3 TIMES 3 IS WHAT"):
+        match = index.find(row)
+        assert match is not None and (match.rule, match.item) == ("whole_text", "1")
+    assert index.find(f"{frame} 8 times 8 is what?") is None
+    assert index.find(frame) is None and index.find("3") is None
+
+
+WORDS = [
+    "find",
+    "the",
+    "sum",
+    "of",
+    "two",
+    "Numbers.",
+    "x",
+    "1",
+    "\\boxed{}",
+    "step by step",
+    "=",
+    "≥",
+]
+PIECES = strategies.lists(strategies.sampled_from(WORDS), max_size=14).map(" ".join)
+FRAMED = strategies.builds("{} {} {}".format, PIECES, strategies.text(max_size=30), PIECES)
+
+
+@given(strategies.lists(FRAMED | strategies.text(max_size=60), max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_every_item_of_any_set_finds_itself(texts) -> None:
+    index = index_of(*texts)
+    for text in texts:
+        assert (index.find(text) is not None) is bool(text.strip())
+
+
+@given(strategies.lists(PIECES, min_size=3, max_size=8), PIECES, PIECES)
+@settings(max_examples=200, deadline=None)
+def test_so_does_every_item_of_a_set_in_one_frame(texts, beginning, ending) -> None:
+    framed = [f"{beginning} {text} {ending}" for text in texts]
+    index = index_of(*framed)
+    for text in filter(str.strip, framed):
+        assert index.find(text) is not None and index.find(text.upper()) is not None
 
 
 def test_lists_of_symbols_are_no_evidence() -> None:

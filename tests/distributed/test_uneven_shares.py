@@ -27,6 +27,21 @@ with joined_world(timeout_seconds=60) as world:
 """
 
 
+FAILING = """
+from vibelite.ranks.join import joined_world
+with joined_world(timeout_seconds=60) as world:
+    world.watchdog.note("p-3, sample 1")
+    if world.rank == 1:
+        raise ValueError("bad")
+    world.barrier("the other")
+"""
+
+
+def test_what_failed_on_another_rank_is_said_with_its_place(capfd) -> None:
+    assert run_ranks(2, [sys.executable, "-c", FAILING]) == 1
+    assert "rank 1, start, p-3, sample 1: ValueError: bad; the same" in capfd.readouterr().err
+
+
 def test_200_steps_of_uneven_shares_train_as_one_process_does(tmp_path: Path) -> None:
     module = [sys.executable, "-m", "tests.distributed.uneven_shares", str(tmp_path / "far")]
     assert run_ranks(3, module) == 0

@@ -1,13 +1,13 @@
 """Packed attention: no leak between sequences, and the gradient of the unpacked computation."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from tests.policies import random_sequences, tiny_policy
 from vibelite.data.batching import pack
-from vibelite.errors import VibeLiteError
 from vibelite.models import attention
 from vibelite.models.attention import attention_forward, packed_layout, runs_varlen
 
@@ -33,24 +33,38 @@ def random_heads(
     return (query, key, value), boundaries, draw(1, num, 6, head_size)
 
 
-def attend(states: States, boundaries: torch.Tensor, scaling: float) -> torch.Tensor:
-    module = torch.nn.Module()
-    output, _ = attention_forward(
-        module, *states, None, packed_layout(boundaries), scaling=scaling, sliding_window=None
-    )
-    return output
+def attend(
+    states: States, boundaries: torch.Tensor, scaling: float, **options: Any
+) -> torch.Tensor:
+    module, layout = torch.nn.Module(), packed_layout(boundaries)
+    return attention_forward(module, *states, None, layout, scaling=scaling, **options)[0]
 
 
-def plain_attention(states: States, lengths: list[int], scaling: float) -> torch.Tensor:
+def plain_attention(
+    states: States,
+    lengths: list[int],
+    scaling: float,
+    *,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+) -> torch.Tensor:
     """One sequence after the other, by the definition."""
     query, key, value = states
     outputs, start = [], 0
     for length in lengths:
         q, k, v = (x[0, :, start : start + length] for x in (query, key, value))
         k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], 0) for x in (k, v))
-        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-        scores = (q @ k.transpose(1, 2) * scaling).masked_fill(later, -torch.inf)
-        outputs.append((scores.softmax(-1) @ v).transpose(0, 1))
+        back = torch.arange(length)[:, None] - torch.arange(length)
+        unseen = (back < 0) | (back >= (sliding_window or length))
+        scores = q @ k.transpose(1, 2) * scaling
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        weights = scores.exp().masked_fill(unseen.to(q.device), 0)
+        total = weights.sum(-1, keepdim=True)
+        if s_aux is not None:
+            total = total + s_aux.exp()[:, None, None]
+        outputs.append((weights / total @ v).transpose(0, 1))
         start += length
     return torch.cat(outputs)[None]
 
@@ -71,12 +85,24 @@ def test_buckets_hold_every_token_once_and_waste_less_than_half():
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 2e-6)], ids=["f64", "f32"]
 )
-def test_packed_attention_and_its_gradients_are_those_of_the_definition(dtype, tolerance):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sliding_window": 7},
+        {"sliding_window": 1000},
+        {"softcap": 0.7},
+        {"softcap": 0.7, "sliding_window": 2},
+        {"s_aux": torch.linspace(-1, 2, 6).double(), "sliding_window": 7},
+    ],
+    ids=str,
+)
+def test_packed_attention_and_its_gradients_are_those_of_the_definition(dtype, tolerance, options):
     states, boundaries, upstream = random_heads(LENGTHS, dtype=dtype)
     query, key, value = (state.detach().double().requires_grad_() for state in states)
     exact = query, key, value
-    output = attend(states, boundaries, 0.3)
-    expected = plain_attention(exact, LENGTHS, 0.3)
+    output = attend(states, boundaries, 0.3, **options)
+    expected = plain_attention(exact, LENGTHS, 0.3, **options)
     pairs = [(output, expected)]
     gradients = torch.autograd.grad(output, states, upstream)
     pairs += zip(gradients, torch.autograd.grad(expected, exact, upstream.double()), strict=True)
@@ -114,14 +140,6 @@ def test_changing_a_sequence_changes_no_bit_of_another(perturbed):
             assert torch.equal(before[start:end], after[start:end]) == (index != perturbed)
 
 
-def test_a_sequence_longer_than_a_sliding_window_is_refused():
-    states, boundaries, _ = random_heads([9, 33], dtype=torch.float32)
-    layout = packed_layout(boundaries)
-    attention_forward(torch.nn.Module(), *states, None, layout, sliding_window=33)
-    with pytest.raises(VibeLiteError, match="last 32 tokens only, and a sequence has 33"):
-        attention_forward(torch.nn.Module(), *states, None, layout, sliding_window=32)
-
-
 def test_a_cpu_never_takes_the_gpu_path():
     states, boundaries, _ = random_heads([9, 33], dtype=torch.bfloat16)
     assert not runs_varlen(states[0])
@@ -131,7 +149,8 @@ def test_a_cpu_never_takes_the_gpu_path():
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("head_size", [64, 128])
-def test_flash_attention_is_as_exact_as_the_buckets(dtype, head_size, monkeypatch):
+@pytest.mark.parametrize("window", [None, 40])
+def test_flash_attention_is_as_exact_as_the_buckets(dtype, head_size, window, monkeypatch):
     """Outputs and gradients against float64, and nothing from other sequences."""
     lengths = [*LENGTHS, 1000, 513]
     states, boundaries, upstream = random_heads(
@@ -139,14 +158,14 @@ def test_flash_attention_is_as_exact_as_the_buckets(dtype, head_size, monkeypatc
     )
     query, key, value = (state.detach().double().requires_grad_() for state in states)
     exact = query, key, value
-    wanted = [plain_attention(exact, lengths, 0.1)]
+    wanted = [plain_attention(exact, lengths, 0.1, sliding_window=window)]
     wanted += torch.autograd.grad(wanted[0], exact, upstream.double())
     assert runs_varlen(states[0][0].transpose(0, 1))
     errors = []
     for path in ("varlen", "buckets"):
         if path == "buckets":
             monkeypatch.setattr(attention, "runs_varlen", lambda query: False)
-        found = [attend(states, boundaries, 0.1)]
+        found = [attend(states, boundaries, 0.1, sliding_window=window)]
         found += torch.autograd.grad(found[0], states, upstream)
         errors.append(
             [

@@ -12,12 +12,13 @@ import pytest
 
 from tests.recipe.texts import write_recipe
 from vibelite.errors import RecipeError
-from vibelite.pipeline import torch_and_ranks, what_matters
+from vibelite.pipeline import torch_and_ranks
 from vibelite.ranks import join, launch
 from vibelite.ranks.launch import run_ranks
 from vibelite.ranks.ranks import Ranks, is_follower, num_gpus_of, num_nodes
 from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.run_section import Cost
+from vibelite.resume import what_matters
 from vibelite.run_dir import RunDir
 from vibelite.telemetry.meter import Meter
 

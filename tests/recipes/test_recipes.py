@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from tests.recipes.public_rows import PROGRAM, write_all
 from tests.scripted_model import ScriptedModel
 from vibelite import cli
-from vibelite.pipeline import run_pipeline, what_matters, without_paths
+from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.schema import Recipe
+from vibelite.resume import what_matters, without_paths
 from vibelite.run_dir import read_json, read_jsonl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -78,7 +79,7 @@ def test_a_recipe_validates_under_its_own_name(name: str) -> None:
     assert load_recipe(RECIPES / f"{name}.yaml").name == name
 
 
-@pytest.mark.parametrize("name", [*REPLICATIONS, "qwen2p5_0p5b"])
+@pytest.mark.parametrize("name", [*REPLICATIONS, "qwen2p5_0p5b", "speedrun_0p5b"])
 def test_the_plan_is_the_one_in_the_comment(name: str) -> None:
     """Within a tenth, so that a better planner need not rewrite them each time."""
     text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")

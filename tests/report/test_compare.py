@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from statistics import fmean
 
 import pytest
@@ -7,7 +8,7 @@ from typer.testing import CliRunner
 
 from tests.report.conftest import result_row
 from vibelite import cli
-from vibelite.report.compare import compare_runs, solved_shares
+from vibelite.report.compare import compare_runs, gain, solved_counts, verdicts_of
 from vibelite.report.curves import running_total
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import append_jsonl, write_json_atomic, write_text_atomic
@@ -46,24 +47,24 @@ def some_shares(seed, shift, num_problems=60):
     }
 
 
-def test_shares_are_those_of_each_problem(make_run):
+def test_counts_are_those_of_each_problem(make_run):
     path = evaluated(make_run(), {"a": 0.25, "b": 1.0})
-    assert solved_shares(path) == {("mgpo", "held-out"): {"a": 0.25, "b": 1.0}}
+    assert solved_counts(path) == {("mgpo", "held-out"): {"a": [2, 8], "b": [8, 8]}}
 
 
 def test_models_are_found_by_their_directories_and_may_have_two_names(finished_run, make_run):
-    shares = solved_shares(finished_run.run.path)
-    models = {model for model, _ in shares}
+    counts = solved_counts(finished_run.run.path)
+    models = {model for model, _ in counts}
     assert models == {row["stage"] for row in collect_results(finished_run.run.path)}
-    assert all(shares.values())
-    assert shares["probe-algebra", "held-out"] == shares["sft", "held-out"]
+    assert all(counts.values())
+    assert counts["probe-algebra", "held-out"] == counts["sft", "held-out"]
 
 
 def test_the_last_evaluation_of_a_model_counts(make_run):
     builder = make_run()
     evaluated(builder, {"a": 0.25}, index=4, name="early")
     path = evaluated(builder, {"a": 0.75}, index=5, name="late")
-    assert solved_shares(path) == {("mgpo", "held-out"): {"a": 0.75}}
+    assert solved_counts(path) == {("mgpo", "held-out"): {"a": [6, 8]}}
 
 
 def test_a_shift_of_every_problem_is_found_although_problems_differ_widely(make_run):
@@ -138,3 +139,17 @@ def test_runs_side_by_side_have_charts_at_equal_tokens_and_cost(make_run, tmp_pa
     page = page_of([builder.run.path for builder in builders])
     assert "Reward, mean, at equal tokens" in page and "Reward, mean, at equal cost" in page
     assert "at equal tokens" not in page_of([builders[0].run.path])
+
+
+def test_the_verdict_tells_gains_from_noise(finished_run):
+    path = finished_run.run.path
+    (said,) = verdicts_of(path, collect_results(path))
+    assert said == (
+        "mgpo on held-out: +0.0 points of Pass@1 (within noise) over fuse; +0.0 points of Pass@8 "
+        "(within noise); +0.0 points of Pass@1 (within noise) over base"
+    )
+    better = {f"p{index}": [6, 8] for index in range(20)}
+    worse = {f"p{index}": [index % 4, 8] for index in range(20)}
+    assert re.fullmatch(
+        r"\+56\.2 points of Pass@1 \(95%: \+5\d\.\d to \+6\d\.\d\)", gain(better, worse, 1)
+    )

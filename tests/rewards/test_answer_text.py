@@ -22,6 +22,12 @@ from vibelite.rewards.answer_text import (
         ("\\fbox{7}", "7"),
         ("\\boxed{1} \\boxed{\\boxed{7}}", "7"),
         ("boxed{7}", None),
+        ("$\\boxed 7$", "7"),
+        ("is \\boxed 7.", "7"),
+        ("\\(\\boxed -1.25\\)", "-1.25"),
+        ("$\\boxed 7 + 1$", None),
+        ("\\boxed{1} and $\\boxed 2$", "2"),
+        ("$\\boxed 2$ \\boxed{3}", "3"),
         ("\\boxed{7", None),
     ],
 )

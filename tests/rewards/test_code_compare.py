@@ -65,6 +65,51 @@ def test_values_and_what_is_said_of_them(expected: str, actual: bytes, differenc
 
 
 @pytest.mark.parametrize(
+    ("expected", "actual", "tolerance", "is_equal"),
+    [
+        ("0.6", "0.59999999", 1e-6, True),
+        ("0.6", "0.5999", 1e-6, False),
+        ("2000000", "2000001", 1e-6, True),
+        ("2000000", "2000003", 1e-6, False),
+        ("1e-9", "0", 1e-6, True),
+        ("answer 0.25", "answer 0.2500001", 1e-6, True),
+        ("answer 0.25", "Answer 0.25", 1e-6, False),
+        ("0.25", "0.25 0.25", 1e-6, False),
+        ("1", "nan", 0.5, False),
+        ("inf", "5", 0.5, False),
+        ("5", "inf", 0.5, False),
+        ("5", "5x", 0.5, False),
+    ],
+)
+def test_numbers_within_the_tolerance_of_a_test_are_equal(
+    expected: str, actual: str, tolerance: float, is_equal: bool
+) -> None:
+    assert (output_difference(f"x\n{expected}", f"x\n{actual}", tolerance) == "") is is_equal
+    assert output_difference(expected, actual) != ""
+
+
+def test_the_tolerance_holds_inside_values_and_not_for_their_shape() -> None:
+    expected = '{"a": [1, 0.5], "b": "0.5"}'
+    for actual, is_equal in [
+        (b'{"a": [1.0000001, 0.5], "b": "0.5"}', True),
+        (b'{"a": [1, 0.501], "b": "0.5"}', False),
+        (b'{"a": [1, 0.5, 0.5], "b": "0.5"}', False),
+        (b'{"a": [1, 0.5], "b": "0.5000001"}', False),
+        (b'{"a": [1, 0.5]}', False),
+        (b'{"a": [1, "0.5"], "b": "0.5"}', False),
+    ]:
+        assert (value_difference(expected, actual, 1e-6) == "") is is_equal, actual
+
+
+@pytest.mark.parametrize("num_digits", [4_301, 50_000])
+def test_integers_of_many_digits_are_values(num_digits: int) -> None:
+    digits = "7" * num_digits
+    assert value_difference(f"[{digits}]", f"[{digits}]".encode()) == ""
+    assert value_difference(f"[{digits}]", f"[{digits[1:]}8]".encode()).endswith("...'")
+    assert value_difference("1", b"7" * 50_001).startswith("not a value in JSON")
+
+
+@pytest.mark.parametrize(
     "actual",
     ["1e999999999", "9" * 1_000_000, "1 " * 500_000, "1e-999999999 " * 10_000, "\n" * 2_000_000],
     ids=["exponent", "digits", "words", "exponents", "lines"],

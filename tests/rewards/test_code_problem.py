@@ -81,6 +81,8 @@ def test_the_value_of_a_function_may_be_given_as_it_is() -> None:
         ([{**FUNCTION, "fn_name": "a.b"}], r"fn_name is str 'a.b'"),
         ([{**FUNCTION, "input": "1\nx"}], r"tests\[0\]: line 2 of input: not valid JSON"),
         ([{**FUNCTION, "output": "x"}], r"tests\[0\]: output: not valid JSON"),
+        ([{**STDIN, "tolerance": "1"}], r"tests\[0\]: tolerance must be a number from 0 to 1: '1'"),
+        ([STDIN, {**STDIN, "tolerance": -1e-9}], r"tests\[1\]: tolerance must be a number"),
     ],
 )
 def test_tests_that_cannot_be_run_are_named(tests: Any, message: str) -> None:

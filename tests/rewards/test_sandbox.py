@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vibelite.commands import doctor
+from vibelite.commands import machine
 from vibelite.errors import SandboxError
 from vibelite.rewards import sandbox as sandbox_module
 from vibelite.rewards.sandbox import Limits, Sandbox, self_test
@@ -207,9 +207,9 @@ def test_programs_end_with_the_process_that_runs_them():
 def test_doctor_says_what_is_missing_and_what_to_do(monkeypatch):
     with Sandbox() as sandbox:
         detail = f"{sandbox.tier} ({', '.join(sandbox.layers)})"
-    assert doctor._sandbox() == doctor.Finding("ok", "sandbox", detail)
+    assert machine._sandbox() == machine.Finding("ok", "sandbox", detail)
     monkeypatch.setattr("vibelite.rewards.sandbox.self_test", lambda _: "a file could be read")
-    finding = doctor._sandbox()
+    finding = machine._sandbox()
     assert finding.status == "warn"
     assert "namespaces: a file could be read; landlock: a file could be read" in finding.detail
     assert "seccomp" in finding.fix

@@ -1,6 +1,8 @@
 """What an MGPO step reports of its groups, by hand."""
 
 import math
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,14 @@ from pydantic import ValidationError
 from vibelite.algorithms.advantages import LengthShaping
 from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.errors import EngineError
+from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
-from vibelite.stages.mgpo_metrics import require_agreement, rollout_metrics, shaping_metrics
+from vibelite.stages.mgpo_metrics import (
+    possible_cause,
+    require_agreement,
+    rollout_metrics,
+    shaping_metrics,
+)
 from vibelite.types import Completion, Group, Problem, Verdict
 
 
@@ -77,12 +85,39 @@ def test_a_margin_longer_than_the_completions_is_refused() -> None:
         )
 
 
+def recipe(limit: float = 0.05, **changes: Any) -> Recipe:
+    rollout = {"max_mismatch_kl": limit, **changes.pop("rollout", {})}
+    model = {"source": "pretrained", "path": "x"}
+    stages = [{"kind": "export", "start_from": "base"}]
+    values = {"name": "r", "model": model, "data": {}, "stages": stages, "rollout": rollout}
+    return Recipe.model_validate(values | changes)
+
+
 def test_a_mismatch_at_the_limit_passes():
     metrics = mismatch_metrics(torch.tensor([0.1, -0.1, 0.2]))
-    require_agreement(metrics, limit=metrics["mismatch/k3"])
+    require_agreement(metrics, recipe(metrics["mismatch/k3"]))
 
 
 @pytest.mark.parametrize("log_ratios", [[1.0, -1.0], [math.nan, 0.0], [math.inf, 0.0]])
 def test_a_mismatch_above_the_limit_or_without_a_number_stops_the_run(log_ratios):
     with pytest.raises(EngineError, match=r"max_mismatch_kl is 0\.05; no update was made"):
-        require_agreement(mismatch_metrics(torch.tensor(log_ratios)), limit=0.05)
+        require_agreement(mismatch_metrics(torch.tensor(log_ratios)), recipe())
+
+
+VLLM = {"engine": "vllm"}
+
+
+@pytest.mark.parametrize(
+    ("rollout", "dtype", "named", "absent"),
+    [
+        ({}, "float32", "from its cache", "vLLM|float16"),
+        ({}, "bfloat16", "train in float16 or float32", "vLLM|cache"),
+        ({}, "float16", "train in float32", "vLLM|cache"),
+        (VLLM, "float32", "vLLM computes this family", "round to|one type"),
+        (VLLM, "bfloat16", "float16 or float32; if it stays, vLLM", "one type"),
+        (VLLM | {"vllm": {"dtype": "bfloat16"}}, "float32", "use one type", "round to"),
+    ],
+)
+def test_only_causes_that_are_possible_in_the_run_are_named(rollout, dtype, named, absent):
+    cause = possible_cause(recipe(rollout=rollout, training={"dtype": dtype}))
+    assert re.search(named, cause) and not re.search(absent, cause), cause

@@ -30,9 +30,7 @@ def test_without_a_terminal_nothing_but_lines_is_written(capsys):
     shown.step(step_record(1, usd=1.0), 4.0)
     shown.work("mgpo load", 2.0, 1.5)
     assert written(console) == ""
-    lines = (
-        "mgpo 1  reward 0.5  4.00 s  50 tokens/s  $1.00 so far\nmgpo load  2.00 s  $1.50 so far\n"
-    )
+    lines = "mgpo 1  reward 0.5  4 s  50 tokens/s  $1.00 so far\nmgpo load  2 s  $1.50 so far\n"
     assert capsys.readouterr() == ("", lines)
 
 

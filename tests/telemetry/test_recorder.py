@@ -53,7 +53,7 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     assert row["tokens"] == {"prompt": 0, "generated": 100, "trained": 0}
     assert (row["stage"], row["step"], row["usd"], row["joules"]) == ("mgpo", 1, 0.004, None)
     assert run_cost(ledger_path, "mgpo") == (4.0, 0.004)
-    line = "mgpo 1  reward 0.25  loss -0.5  4.00 s  25 tokens/s  $0.004  $0.004 so far\n"
+    line = "mgpo 1  reward 0.25  loss -0.5  4 s  25 tokens/s  $0.004  $0.004 so far\n"
     assert capsys.readouterr().err == line
 
 
@@ -73,7 +73,7 @@ def test_money_so_far_goes_on_after_a_restart(make_recorder, clock, capsys):
     recorder, meter, _, _ = make_recorder("mgpo")
     spend(meter, clock, "train", 1000)
     recorder.record_step(1, {})
-    assert capsys.readouterr().err.endswith("1000.00 s  $1.00  $2.00 so far\n")
+    assert capsys.readouterr().err.endswith("16 min  $1.00  $2.00 so far\n")
 
 
 def test_no_price_no_money_on_the_console(make_recorder, clock, capsys):
@@ -134,7 +134,7 @@ def test_the_projection_has_the_work_between_steps_in_it_and_not_what_came_befor
     assert projected[:10] == [None] * 10
     spent = 500 + 12 * 2 + 11 * 1
     assert projected[-1] == pytest.approx([spent + 8 * 3] * 3)
-    line = "mgpo 12  2.00 s  $2.00  $535.00 so far  $559.00 (559.00 to 559.00) after mgpo"
+    line = "mgpo 12  2 s  $2.00  $535.00 so far  $559.00 (559.00 to 559.00) after mgpo"
     assert f"{line}  16 s left\n" in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow
 import pytest
 from pyarrow import parquet
+from typer.testing import CliRunner
 
 from tests.benchmark_files import NUM_PROBLEMS, benchmark_file, needs_benchmark_files
 from vibelite import cli
@@ -78,6 +79,29 @@ def test_answers_are_looked_through_and_loops_in_them_dropped(tmp_path, exam):
     reasons = [(row["row"], row["rule"]) for row in judge.tally.dropped]
     assert reasons == [(1, "repetition"), (2, "ngram"), (3, "repetition")]
     assert judge.tally.dropped[0]["repeated_share"] > 0.8
+
+
+def test_a_file_against_itself_keeps_nothing_and_says_how_many_items_are_short(tmp_path, capsys):
+    """Short questions in one frame, and some of two turns."""
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"Give one number and no words. What is {n} + {n}?", "answer": str(2 * n)}
+        for n in range(40)
+    ]
+    rows += [
+        {"prompt": [{"role": "user", "content": f"{n}?"}, {"role": "user", "content": "Again!"}]}
+        for n in range(20)
+    ]
+    source = tmp_path / "all.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = cleaner(source)
+    clean_file(source, tmp_path / "none.jsonl", judge)
+    assert judge.tally.as_json()["num_kept"] == 0
+    (tmp_path / "train.jsonl").write_text('{"prompt": "Give one number and no words. 7?"}\n')
+    arguments = [str(tmp_path / "train.jsonl"), "--against", str(source)]
+    CliRunner().invoke(cli.app, ["decontaminate", *arguments, "-o", str(tmp_path / "clean.jsonl")])
+    report = json.loads((tmp_path / "clean.jsonl.report.json").read_text())
+    assert report["num_kept"] == 1
+    assert report["against"][0]["num_short"] == 60
 
 
 def test_only_the_named_columns_are_looked_at(tmp_path, exam):

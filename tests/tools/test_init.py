@@ -1,11 +1,13 @@
 import json
 import re
+import subprocess
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from vibelite import cli
+from vibelite.commands.options import shipped_recipes
 from vibelite.recipe.load import load_recipe
 
 H100 = ["--gpu", "h100-80gb", "--usd-per-gpu-hour", "2"]
@@ -14,7 +16,10 @@ QWEN = ["--model", "Qwen/Qwen2.5-1.5B-Instruct"]
 
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
-    rows = [{"question": f"What is {i} + {i}?", "result": str(2 * i)} for i in range(50)]
+    rows = [
+        {"question": f"What is {i} + {i}?", "result": str(2 * i), "topic": "sums"}
+        for i in range(50)
+    ]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     messages = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "2"}]
     (tmp_path / "traces.jsonl").write_text(json.dumps({"messages": messages}))
@@ -103,12 +108,44 @@ def test_settings_of_one_stage_leave_the_others_as_they_are(directory):
     assert done.exit_code == 0 and json.loads(done.stdout)["fits"] is True
 
 
-def test_commands_in_the_recipe_work_from_where_it_was_made(directory):
+def test_every_hint_is_a_command_that_works_as_it_is_printed(directory):
     (directory / "my recipes").mkdir()
-    assert init("my recipes/mine.yaml", *OWN).exit_code == 0
+    done = init("my recipes/mine.yaml", *OWN)
+    printed = [line.partition(": ")[2] for line in done.output.splitlines()[1:]]
     text = (directory / "my recipes" / "mine.yaml").read_text()
-    assert "vibelite plan 'my recipes/mine.yaml' --gpu cpu" in text
-    assert "vibelite run 'my recipes/mine.yaml'" in text
+    written = [line.partition(":  ")[2] for line in text.splitlines() if line.startswith("# ")]
+    plan, doctor, run = printed
+    assert {plan, run} <= set(written)
+    assert subprocess.run(plan, shell=True).returncode == 0
+    report = subprocess.run(f"{doctor} --json", shell=True, capture_output=True, text=True)
+    subjects = {one["subject"]: one["status"] for one in json.loads(report.stdout)["findings"]}
+    assert subjects["memory of the recipe"] == "ok"
+    checked = subprocess.run(f"{run} --until none", shell=True, capture_output=True, text=True)
+    assert "--until none: no such stage" in checked.stderr
+
+
+def test_what_was_planned_for_stands_in_the_recipe(directory):
+    assert made(directory / "gpu.yaml", *QWEN, *OWN, *H100).cost.gpu == "h100-80gb"
+    done = CliRunner().invoke(cli.app, ["plan", "gpu.yaml", "--json"])
+    assert json.loads(done.stdout)["device"]["name"] == "h100-80gb"
+    assert made(directory / "here.yaml", *OWN).cost.gpu == "cpu"
+
+
+def test_settings_and_sub_domains_of_the_command_line_are_written(directory):
+    settings = ("--set", "seed=4", "--set", "stages.mgpo.optimizer.lr=3e-6")
+    recipe = made(directory / "set.yaml", *OWN, "--subdomain", "topic", *settings)
+    assert (recipe.seed, recipe.stage_named("mgpo").optimizer.lr) == (4, 3e-6)
+    assert recipe.data.problems["train"].columns.subdomain == "topic"
+    assert (directory / "set.yaml").read_text().count("#") > 8
+
+
+def test_a_shipped_recipe_is_copied_with_its_comments_and_changed(directory):
+    arguments = ("--from", "vibethinker_1p5b_1x24gb", "--set", "seed=7")
+    recipe = made(directory / "big.yaml", *arguments)
+    shipped = shipped_recipes()["vibethinker_1p5b_1x24gb"]
+    assert recipe == load_recipe(shipped, ["seed=7", "name=big"])
+    copied = (directory / "big.yaml").read_text()
+    assert copied.count("#") == shipped.read_text().count("#")
 
 
 def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
@@ -118,7 +155,7 @@ def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
     half = float(re.findall(r"\$([\d.]+)", done.output)[0])
     assert 0.35 * full < half <= 0.8 * full / 2 + 0.01
     recipe = load_recipe(directory / "half.yaml")
-    assert recipe.budget.usd == pytest.approx(full / 2) and recipe.cost.usd_per_hour == 2
+    assert recipe.budget.usd == pytest.approx(full / 2) and recipe.cost.usd_per_gpu_hour == 2
 
 
 @pytest.mark.parametrize(
@@ -130,7 +167,11 @@ def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
         (["mine.yaml", "--problems", "none"], "neither a .jsonl"),
         (["mine.yaml", "--problems", "own.jsonl"], r"own.jsonl:1: .*no column 'prompt'"),
         (["mine.yaml", *OWN, "--reward", "none.py"], "no file none.py"),
-        (["mine.yaml", "--reward", "judge.py"], "needs --problems"),
+        (["mine.yaml", "--reward", "judge.py"], "--reward: needs --problems"),
+        (["mine.yaml", "--subdomain", "topic"], "--subdomain: needs --problems"),
+        (["mine.yaml", "--set", "sed=1"], "--set sed=1: unknown key; did you mean 'seed'"),
+        (["mine.yaml", "--from", "quickstrt"], "did you mean 'quickstart'"),
+        (["mine.yaml", "--from", "quickstart", *OWN], "--from: copies a recipe as it is"),
         (["mine.yaml", "--gpu", "rtx4091-24gb"], "rtx4090-24gb"),
         (["mine.yaml", "--budget-usd", "3"], "needs --usd-per-gpu-hour"),
         (["mine.yaml", *OWN, *QWEN, *H100, "--max-new-tokens", "9000000"], "no setting makes"),

@@ -1,17 +1,24 @@
 """A resumed run goes on bit for bit; what a killed process left behind is never used."""
 
+import errno
 import math
+import os
 import shutil
+import subprocess
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystem
 
 import vibelite.storage
 import vibelite.training.checkpoint
 from tests.policies import tiny_policy
 from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.errors import CheckpointError, DiskFull
+from vibelite.ranks.ranks import ONE_RANK
+from vibelite.ranks.states import StateWriter
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.run_section import Checkpoint
 from vibelite.recipe.stage_section import Optimizer
@@ -19,17 +26,18 @@ from vibelite.storage import CHECKSUMS_NAME
 from vibelite.training import checkpoint
 from vibelite.training.checkpoint import (
     HEADER_BYTES,
+    ModelWriter,
     SaveSchedule,
     best_interval,
     load_training_state,
-    save_model,
     save_training_state,
     saved_steps,
+    start_saving,
 )
 from vibelite.training.optim import PolicyOptimizer
 
 CONFIG = Optimizer(kind="muon", lr=1e-3)
-PARTS_NAME, METADATA_NAME = "__0_0.distcp", ".metadata"  # DCP's
+PARTS_NAME, METADATA_NAME = "__0_0_0.distcp", ".metadata"  # DCP's
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -223,7 +231,7 @@ def test_what_does_not_fit_is_not_begun_and_superseded_states_go_first(tmp_path,
     assert saved_steps(tmp_path) == [3], "the last one stays"
     assert load_training_state(tmp_path, policy, optimizer) == 3
     with pytest.raises(DiskFull, match="no room for a model"):
-        save_model(policy, tmp_path / "model", settings=Checkpoint(free_gib=1))
+        ModelWriter(policy, Checkpoint(free_gib=1)).save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -240,9 +248,9 @@ def test_the_last_whole_state_stays_when_a_newer_one_is_damaged(tmp_path, free):
     assert saved_steps(tmp_path) == [2]
 
 
-@pytest.mark.parametrize("save", [save_model, save_training_state])
+@pytest.mark.parametrize("what", ["a model", "a training state"])
 def test_the_prediction_is_at_least_what_is_written_and_little_more(
-    tmp_path, free, save, monkeypatch
+    tmp_path, free, what, monkeypatch
 ):
     policy = tiny_policy()
     optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
@@ -251,12 +259,84 @@ def test_the_prediction_is_at_least_what_is_written_and_little_more(
     monkeypatch.setattr(
         vibelite.training.checkpoint, "require_free", lambda _, size, **__: predicted.append(size)
     )
-    if save is save_model:
-        save_model(policy, tmp_path / "model")
+    if what == "a model":
+        writer = ModelWriter(policy, Checkpoint())
+        writer.save(tmp_path / "model")
+        writer.wait()
     else:
         save_training_state(tmp_path, 1, policy, optimizer)
     written = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert written <= predicted[0] <= written + HEADER_BYTES
+
+
+def start_of_saving(tmp_path, policy, optimizer, writer, *, step, first):
+    """Starts a save that goes on in the background."""
+    directory = tmp_path / f"step-{step:06d}"
+    start_saving(writer, directory, policy, optimizer, Checkpoint(free_gib=0), first)
+
+
+def test_a_state_is_that_of_its_step_though_training_goes_on_before_it_is_written(tmp_path):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    train(policy, optimizer, range(4))
+    may_end, writer = Event(), StateWriter(ONE_RANK)
+    start_of_saving(tmp_path, policy, optimizer, writer, step=4, first=may_end.wait)
+    train(policy, optimizer, range(4, 8))
+    assert saved_steps(tmp_path) == [], "it is not whole"
+    may_end.set()
+    writer.wait()
+    resumed = tiny_policy(seed=9)
+    again = PolicyOptimizer(resumed, CONFIG, num_steps=10)
+    assert load_training_state(tmp_path, resumed, again) == 4
+    train(resumed, again, range(4, 8))
+    assert all(map(torch.equal, weights_of(policy), weights_of(resumed)))
+
+
+def test_one_state_is_written_at_a_time_and_none_without_what_belongs_before_it(tmp_path):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    writer, seen = StateWriter(ONE_RANK), []
+
+    def fail():
+        raise DiskFull("the model of this step")
+
+    def look():
+        seen.append(saved_steps(tmp_path))
+
+    start_of_saving(tmp_path, policy, optimizer, writer, step=1, first=look)
+    start_of_saving(tmp_path, policy, optimizer, writer, step=2, first=look)
+    start_of_saving(tmp_path, policy, optimizer, writer, step=3, first=fail)
+    with pytest.raises(DiskFull, match="the model of this step"):
+        writer.wait()
+    assert seen == [[], [1]], "each began after the one before it had ended"
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000001", "step-000002"]
+
+
+def test_files_are_hashed_on_their_way_to_the_disk(tmp_path, monkeypatch):
+    policy = tiny_policy()
+    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(vibelite.storage, "sha256_of", lambda path: pytest.fail(f"{path} is read"))
+        save_training_state(tmp_path, 1, policy, optimizer)
+    directory = tmp_path / "step-000001"
+    assert len(list(directory.glob("*.distcp"))) == 4, "for as many threads"
+    subprocess.run(["sha256sum", "--check", "--quiet", CHECKSUMS_NAME], cwd=directory, check=True)
+
+
+def test_an_error_of_any_of_the_threads_that_write_is_raised(tmp_path, monkeypatch):
+    """The last file alone does not fit."""
+    create = FileSystem.create_stream
+
+    def refuse(self, path, mode):
+        if str(path).endswith("__0_3_0.distcp"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return create(self, path, mode)
+
+    monkeypatch.setattr(FileSystem, "create_stream", refuse)
+    policy = tiny_policy()
+    with pytest.raises(DiskFull, match="No space left on device"):
+        save_training_state(tmp_path, 1, policy, PolicyOptimizer(policy, CONFIG, num_steps=10))
+    assert list(tmp_path.iterdir()) == []
 
 
 def expected_overhead(interval, save, mtbf):

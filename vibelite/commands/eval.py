@@ -33,7 +33,7 @@ NUM_BOOTSTRAP = 10_000
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A Hugging Face model directory.")],
+    model: Annotated[Path, typer.Argument(help="A Hugging Face directory, or owner/name.")],
     bench: Annotated[
         str, typer.Option(help="aime25, ..., a file, owner/name on the hub, or a generator.")
     ],

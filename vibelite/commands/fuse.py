@@ -10,7 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from vibelite.commands.options import AsJson, Models, print_json, require_models
+from vibelite.commands.options import (
+    AsJson,
+    Models,
+    model_directory,
+    print_json,
+    require_models,
+)
 from vibelite.errors import RecipeError
 
 
@@ -53,7 +59,8 @@ def fuse_directories(
         raise RecipeError(f"--weights: {list(weights)}: none may be negative, nor all 0")
     if output.exists():
         raise RecipeError(f"{output}: exists already; name a new directory")
-    write_fused([model.resolve() for model in models], [str(m) for m in models], weights, output)
+    paths = [model_directory(model).resolve() for model in models]
+    write_fused(paths, [str(model) for model in models], weights, output)
     total = sum(weights)
     sources = [
         {"model": str(model), "weight": weight / total}

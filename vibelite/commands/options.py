@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vibelite.errors import Interrupted, RecipeError
+from vibelite.hints import CHECKOUT
 
 if TYPE_CHECKING:
     from vibelite.recipe.data_section import Columns
@@ -19,8 +21,36 @@ if TYPE_CHECKING:
 # Of the fields of Columns, those that `--columns` can set.
 COLUMN_NAMES = ("prompt", "answer", "tests", "rules", "subdomain", "id")
 TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the program, by their names: inside an installed package, or
+    beside it in a checkout.
+    """
+    inside = Path(__file__).parents[1] / "recipes"
+    directory = inside if inside.is_dir() else CHECKOUT / "recipes"
+    return {path.stem: path for path in sorted(directory.glob("*.yaml"))}
+
+
+def recipe_path(path: Path) -> Path:
+    """The file that is meant: one of the shell's, or a shipped recipe by its name alone."""
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a directory; name the YAML file of a recipe")
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    known = shipped_recipes()
+    if str(path) not in known:
+        from vibelite.recipe.suggest import did_you_mean
+
+        hint = did_you_mean(str(path), known)
+        raise RecipeError(f"{path}: no such file, and no recipe that comes with vibelite{hint}")
+    return known[str(path)]
+
+
+RecipePath = Annotated[
+    Path, typer.Argument(help="A YAML file, or the name of a shipped one.", callback=recipe_path)
+]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
 ]
@@ -33,7 +63,7 @@ RunDirs = Annotated[
     list[Path], typer.Argument(help="Run directories; several are compared with the first.")
 ]
 ReportPath = Annotated[Path | None, typer.Option("--output", "-o", help="The report's file.")]
-Models = Annotated[list[Path], typer.Argument(help="Hugging Face model directories.")]
+Models = Annotated[list[Path], typer.Argument(help="Hugging Face directories, or owner/name.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N problems.")]
 Verifier = Annotated[
     Literal["math", "exact", "choice", "code"],
@@ -71,16 +101,47 @@ def table_kind(text: str) -> Literal["file", "hub"] | None:
         if not path.exists():
             raise RecipeError(f"{text}: no such file")
         return "file"
-    return "hub" if text.count("/") == 1 else None
+    return "hub" if HUB_NAME.fullmatch(text) and not path.exists() else None
 
 
 def require_models(paths: Sequence[Path]) -> None:
-    """RecipeError unless every path is a model directory."""
+    """RecipeError unless every path is a model directory, or may be the name of a hub's model."""
     for path in paths:
-        if not path.is_dir():
-            raise RecipeError(f"{path}: no such model directory")
-        if not (path / "config.json").is_file():
-            raise RecipeError(f"{path}: not a Hugging Face model directory (no config.json)")
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise RecipeError(f"{path}: not a Hugging Face model directory (no config.json)")
+        elif path.exists() or not HUB_NAME.fullmatch(str(path)):
+            raise RecipeError(f"{path}: no such model directory, nor owner/name of a hub's model")
+
+
+def model_directory(model: Path) -> Path:
+    """The directory of a model: itself, or where the cache has the hub's model of this name, which
+    is fetched if it is not there. RecipeError where it cannot be had.
+    """
+    if model.is_dir():
+        return model
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from vibelite.planning.model_shape import config_of_hub
+
+    name = str(model)
+    config, reason = config_of_hub(name, "main")
+    if config is not None:
+        try:
+            cached = Path(snapshot_download(name, local_files_only=True))
+            if any(cached.glob("*.safetensors")) or any(cached.glob("*.bin")):
+                return cached
+        except LocalEntryNotFoundError:
+            pass  # only a name until now
+        try:
+            return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.pth", "original/*"]))
+        except OSError as error:
+            reason = str(error)
+    raise RecipeError(
+        f"{model}: no such model directory, and the hub's model of this name cannot be had "
+        f"({reason}); name a directory"
+    )
 
 
 def require_runs(paths: Sequence[Path]) -> None:

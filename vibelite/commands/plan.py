@@ -30,8 +30,11 @@ def plan(
     recipe: RecipePath,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     gpu: Annotated[
-        str, typer.Option(help="A listed GPU, such as rtx4090-24gb; cpu = this machine without.")
-    ] = "h100-80gb",
+        str,
+        typer.Option(
+            help="Such as rtx4090-24gb, or cpu; default: the recipe's, or this machine's."
+        ),
+    ] = "",
     num_gpus: NumGpus = None,
     usd_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, help="Default: what the recipe's cost says, if anything.")
@@ -52,30 +55,34 @@ def plan(
     from vibelite.planning.plan import Machine, machine_price, make_plan, plan_as_json
     from vibelite.planning.text import plan_text
     from vibelite.recipe.load import load_recipe
+    from vibelite.stages.dry_pass import local_dry_pass
 
     loaded = load_recipe(recipe, overrides)
     directory = recipe.resolve().parent
-    num_gpus = num_gpus or (1 if gpu == "cpu" else loaded.num_gpus)
-    _require_possible(loaded, gpu, num_gpus)
+    named = device_named(gpu) if gpu else device_named(loaded.cost.gpu, "cost.gpu")
+    device, assumptions = assumed(named, assume)
+    num_gpus = num_gpus or (1 if device.is_cpu else loaded.num_gpus)
+    _require_possible(loaded, device, num_gpus)
     price = machine_price(loaded.cost, usd_per_gpu_hour, num_gpus)
-    device, assumptions = assumed(device_named(gpu), assume)
     machine = Machine(device, num_gpus, *price)
+    tried = local_dry_pass(loaded, directory)
     shape = shape_of(loaded.model, directory)
     made = make_plan(loaded, directory, shape, machine, assumptions)
     changes, longest = changes_to_fit(made), longest_responses(made)
     free = _free_space(made, loaded.name)
     if as_json:
         report = plan_as_json(made) | {"suggestions": changes, "longest_response": longest}
+        report["tried"] = tried
         report["free_bytes"] = {place: free_bytes for place, (_, free_bytes) in free.items()}
         print_json(report)
     else:
-        print(plan_text(made, changes, longest, free))
+        print("\n".join([*tried, plan_text(made, changes, longest, free)]))
     if not made.fits:
         raise typer.Exit(EXIT_DOES_NOT_FIT)
 
 
-def _require_possible(recipe: Recipe, gpu: str, num_gpus: int) -> None:
-    if gpu == "cpu" and num_gpus > 1:
+def _require_possible(recipe: Recipe, device: Device, num_gpus: int) -> None:
+    if device.is_cpu and num_gpus > 1:
         raise RecipeError(f"--num-gpus {num_gpus}: a CPU is planned alone; leave it out")
     if num_gpus % recipe.rollout.tensor_parallel:
         raise RecipeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from vibelite.commands.options import ReportPath, RunDirs, require_runs
 
 
@@ -12,5 +14,8 @@ def report(run_dirs: RunDirs, output: ReportPath = None) -> None:
     """
     require_runs(run_dirs)
     from vibelite.report.build import write_report
+    from vibelite.report.headline import headline
 
+    for run_dir in run_dirs:
+        print(f"{run_dir}: {headline(run_dir)}", file=sys.stderr)
     print(write_report(run_dirs, output or run_dirs[0] / "report.html"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,10 +35,14 @@ def samples(
     vibelite samples runs/quickstart --stage mgpo --step 10 --only wrong
     """
     from vibelite.recipe.suggest import did_you_mean
+    from vibelite.report.headline import headline
     from vibelite.report.run_data import load_stages, model_keys
     from vibelite.run_dir import read_jsonl
 
     require_runs([run_dir])
+    state = headline(run_dir)
+    if not as_json:
+        print(f"{state}\n")
     recipe = (run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
     stages = {one.name: one for one in load_stages(run_dir, recipe)}
     with_samples = [name for name, one in stages.items() if one.num_samples]
@@ -59,7 +64,7 @@ def samples(
     wanted = {k: v for k, v in (wanted | {"subdomain": subdomain or None}).items() if v is not None}
     rows = islice(matching(read_jsonl(path), wanted, only), limit)
     if as_json:
-        print_json({"stage": chosen.name, "samples": list(rows)})
+        print_json({"state": asdict(state.state), "stage": chosen.name, "samples": list(rows)})
         return
     shown = 0
     for row in rows:
@@ -94,6 +99,8 @@ def describe(row: dict[str, Any]) -> str:
     facts.append(f"{row['num_tokens']} tokens, {row['finish_reason']}")
     rule = "-" * 80
     parts = [rule, " | ".join(facts), rule, row["prompt"], "", row["completion"]]
+    if row.get("expected"):
+        parts += ["", f"expected: {row['expected']}"]
     if row.get("detail"):
         parts += ["", f"verifier: {row['detail']}"]
     return "\n".join(printable(part) for part in parts) + "\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vibelite.commands.options import table_kind
+from vibelite.commands.options import model_directory, table_kind
 from vibelite.data.benchmarks import BENCHMARKS, content_hash
 from vibelite.data.sources import load_problems
 from vibelite.errors import RecipeError
@@ -91,13 +91,15 @@ def evaluated(
     """Every sample of one model, drawn where `out` does not have it yet; the context, in which more
     can be sampled, and the lock of the directory live as long as the block.
 
-    `out` None = beside the model, in a directory named after benchmark and settings. All models get
-    the same random numbers. RecipeError for a directory of other settings.
+    `model` is a directory or a hub's name. `out` None = beside the model, or under evaluations/ for
+    one of the hub, in a directory named after benchmark and settings. All models get the same
+    random numbers. RecipeError for a directory of other settings.
     """
+    path = model_directory(model)
     problems = load_problems(source, recipe_dir=Path.cwd(), seed=0)
     settings = {
         "data_sha256": content_hash(problems),
-        "model": fingerprint(model),
+        "model": fingerprint(path),
         "num_samples": stage.num_samples,
         "sampling": stage.sampling.model_dump(mode="json"),
         "seed": 0,
@@ -106,7 +108,7 @@ def evaluated(
     _require_same(settings, directory)
     with locked(directory), stage_context(stage) as context:
         seed = context.seed("eval")
-        request = SampleRequest(model, problems, stage.sampling, stage.num_samples, seed)
+        request = SampleRequest(path, problems, stage.sampling, stage.num_samples, seed)
         samples = collect_samples(request, directory / "samples.jsonl", context, {})
         yield Evaluation(directory, problems, request, context, samples)
 
@@ -131,7 +133,7 @@ def stage_context(stage: EvaluateStage, seed: int = 0) -> Iterator[StageContext]
 
 
 def default_directory(model: Path, source: ProblemSource, settings: dict[str, Any]) -> Path:
-    """Beside the model: `<model>-eval/<benchmark>-<hash of the settings>`."""
+    """`<model>-eval/<benchmark>-<hash of the settings>`, beside a model's directory."""
     match source.source:
         case "benchmark":
             name = source.name
@@ -141,6 +143,8 @@ def default_directory(model: Path, source: ProblemSource, settings: dict[str, An
             name = next(iter(source.tasks))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     path = model.resolve()
+    if not model.is_dir():
+        path = Path("evaluations") / str(model).replace("/", "--")
     return path.with_name(f"{path.name}-eval") / f"{name}-{digest[:8]}"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vibelite.errors import DataError, RecipeError
+from vibelite.errors import DataError, RecipeError, VibeLiteError
 
 if TYPE_CHECKING:
     from vibelite.rewards.pool import PendingVerdict, VerifierPool
@@ -75,8 +75,10 @@ def verify(
     or, in place of "code", its last block of Python.
 
     Tests: {"type": "stdin", "input", "output"} or {"type": "functional", "fn_name", "input": one
-    JSON value a line, "output": JSON}. Limits of a test: {"seconds", "memory_bytes",
-    "output_bytes"}, and "total_seconds" of all.
+    JSON value a line, "output": JSON}, with "tolerance" for numbers that need not be exact. Limits
+    of a test: {"seconds", "memory_bytes", "output_bytes"}, and "total_seconds" of all.
+
+    Exit code 1 where a verifier failed: it crashed, raised or took too long.
     """
     from vibelite.rewards.pool import VerifierPool
 
@@ -91,6 +93,13 @@ def verify(
                 print(json.dumps(as_line(result)), flush=True)
     if not as_json:
         print(summary(file, judged, time.perf_counter() - started))
+    if failures := [one for one in judged if one.verdict.failure is not None]:
+        # A model's text must not steer the terminal.
+        detail = ascii(failures[0].verdict.detail)[1:-1]
+        raise VibeLiteError(
+            f"the verifier failed on {len(failures)} of {len(judged)} rows; the first is "
+            f"{failures[0].row.where}: {detail}"
+        )
 
 
 def read_rows_to_verify(path: Path, custom: str) -> list[Row]:
@@ -127,6 +136,8 @@ def as_line(judged: Judged) -> dict[str, Any]:
     line: dict[str, Any] = {"correct": verdict.correct, "reason": verdict.detail}
     if judged.row.problem.verifier == "code" and verdict.failure is None:
         line["reason"] = judged.outcome
+        if not verdict.correct:
+            line["detail"] = verdict.detail
     if judged.row.problem.verifier == "custom":
         line["reward"] = verdict.reward
     return {**line, "seconds": round(judged.seconds, 6)}
@@ -177,7 +188,7 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
         return _make_row(
             where, "custom", _text(row, "prediction", where), answer, reward | {"row": row}
         )
-    from vibelite.data.rows import gold_in
+    from vibelite.rewards.answer_text import final_gold
 
     kind = row.get("verifier")
     if kind not in KINDS:
@@ -191,7 +202,7 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
         raise DataError(f"{where}: answer is {answer!r}; it must be a text or a number")
     answer = str(answer).strip()
     try:
-        answer = gold_in(answer) if kind == "math" else answer
+        answer = final_gold(answer) if kind == "math" else answer
         _check_answer(kind, answer)
     except DataError as error:
         raise DataError(f"{where}: answer: {error}") from error

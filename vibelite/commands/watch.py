@@ -22,8 +22,11 @@ def watch(
     From another machine: ssh -L 8700:127.0.0.1:8700 HOST, then open http://127.0.0.1:8700/
     """
     require_runs(run_dirs)
+    from vibelite.report.headline import headline
     from vibelite.report.server import HOST, LiveReport, make_server
 
+    for run_dir in run_dirs:
+        print(f"{run_dir}: {headline(run_dir)}")
     with make_server(LiveReport(run_dirs), port) as server:
         print(f"http://{HOST}:{server.server_address[1]}/  (Ctrl-C ends it)", flush=True)
         try:

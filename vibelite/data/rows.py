@@ -17,7 +17,7 @@ from vibelite.data.code_rows import function_named, own_form
 from vibelite.data.tables import Rows, cell, kind
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemTable, TraceTable
-from vibelite.rewards.answer_text import last_box
+from vibelite.rewards.answer_text import final_gold
 from vibelite.rewards.choice import LETTERS, check_question, question_text
 from vibelite.rewards.code_problem import (
     LIMITS,
@@ -33,11 +33,6 @@ from vibelite.types import Message, Problem, Trace
 ROLES = ("system", "user", "assistant", "tool")
 # ShareGPT's names for two of them.
 SPEAKERS = {"human": "user", "gpt": "assistant"}
-# What tables have where there is no answer.
-NO_GOLDS = {"nan", "none", "null", "n/a", "proof", "see solution", "not found", "unknown", "-"}
-# Longer golds without a box are sentences, of which no completion has the same.
-MAX_GOLD_WORDS = 20
-_WORD = re.compile(r"(?<![\\\w])[A-Za-z]{2,}")
 # How a text begins that holds messages.
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
 
@@ -64,9 +59,6 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
             metadata = {RULES: read_rules(cell(row, columns.rules, where))}
     else:
         answer = _answer(row, columns.answer, where)
-    if source.verifier == "math":
-        with located(f"{where}: {columns.answer}"):
-            answer = gold_in(answer)
     if columns.incorrect:
         incorrect = [_answer(row, name, where) for name in columns.incorrect]
         content = question_text(messages[-1]["content"], [answer, *incorrect])
@@ -75,6 +67,8 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
         content = f"{messages[-1]['content']}\n\n{source.instruction}"
         messages = _with_content(messages, content)
     with located(f"{where}: {columns.answer}"):
+        if source.verifier == "math":
+            answer = final_gold(answer)
         _check_answer(source.verifier, messages, answer)
     subdomain = source.subdomain
     if columns.subdomain is not None:
@@ -225,31 +219,6 @@ def _answer(row: Any, column: str, where: str) -> str:
             f"{where}: {column}: expected an answer as text or number, found {kind(value)}"
         )
     return require_characters(str(value), f"{where}: {column}").strip()
-
-
-def gold_in(answer: str) -> str:
-    r"""The gold of a mathematical answer: of a worked solution its last \boxed{}, or what follows
-    the last "####" as in GSM8K. DataError for one that has neither, and for what stands for no
-    answer at all: nothing could equal them.
-
-    >>> gold_in("6 * 7 = <<6*7=42>>42\n#### 42")
-    '42'
-    >>> gold_in(r"So it is $2 + 3 = \boxed{5}$.")
-    '5'
-    """
-    if answer.casefold().strip(" .") in NO_GOLDS:
-        raise DataError(f"{answer!r} is no answer that a completion could equal")
-    before, mark, after = answer.rpartition("####")
-    if mark and after.strip():
-        return after.strip()
-    if (boxed := last_box(answer)) is not None:
-        return boxed
-    if len(_WORD.findall(answer)) > MAX_GOLD_WORDS:
-        raise DataError(
-            f"{answer[:60]!r}... is a whole solution, without a \\boxed{{}} or #### that says "
-            "which part of it is the answer"
-        )
-    return answer
 
 
 def _subdomain(row: Any, column: str, where: str) -> str:

@@ -2,8 +2,8 @@
 
 Training passes a `PackedLayout`: each sequence attends to itself alone, by flash attention over
 variable lengths where a GPU has it (`runs_varlen`), else by scaled dot-product attention over
-buckets of similar lengths. Neither holds anything of size T x T. Without a layout (decoding with a
-cache) it is scaled dot-product attention with the mask that the caller built.
+buckets of similar lengths. Neither holds anything of size T x T, but for softcapped scores and
+sinks, and for windows in buckets. Without a layout (decoding with a cache) the mask is given.
 """
 
 from __future__ import annotations
@@ -16,16 +16,11 @@ from typing import Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-from vibelite.errors import VibeLiteError
 
 ATTENTION = "vibelite"
 # Flash attention's limits: compute capability, and heads of a multiple of 8 up to 256 numbers.
 VARLEN_CAPABILITY = (8, 0)
 VARLEN_HEAD_MULTIPLE, VARLEN_HEAD_SIZE = 8, 256
-# Every query sees all earlier keys of its sequence, and none later.
-CAUSAL_WINDOW = (-1, 0)
 # torch 2.12 and later want to be told that key-value heads are shared; 2.11 takes them untold.
 VARLEN_HAS_GQA_FLAG = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
@@ -100,6 +95,30 @@ def _bucket(spans: list[tuple[int, int]], device: torch.device) -> Bucket:
     return Bucket(token_index.to(device), len(spans), width)
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a layer makes of query-key products before the softmax: their scale; how many tokens a
+    query sees, itself and those before it; c tanh(r / c) for a `softcap` c; one more score per head
+    [heads], a sink that holds no value.
+    """
+
+    scale: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether scaled dot-product attention computes them, given a mask for the window."""
+        return self.softcap is None and self.sinks is None
+
+    def mask(self, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
+        """Which keys each query sees [T, S]; the queries are the last T of the S tokens."""
+        shape = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+        seen = shape.tril(num_keys - num_queries)
+        return seen if self.window is None else seen.triu(num_keys - num_queries + 1 - self.window)
+
+
 def attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -112,23 +131,15 @@ def attention_forward(
     """transformers' attention function: query [B, heads, T, D] -> [B, T, heads, D]; B = 1 when
     packed.
     """
-    scaling = kwargs.get("scaling")
-    if packed_layout is None and query.shape[2] == 1:
-        return _decode_attention(query, key, value, attention_mask, scaling), None
+    scores = Scores(*map(kwargs.get, ("scaling", "sliding_window", "softcap", "s_aux")))
     if packed_layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    window = kwargs.get("sliding_window")
-    if window is not None and packed_layout.longest > window:
-        raise VibeLiteError(
-            f"the model attends to the last {window} tokens only, and a sequence has "
-            f"{packed_layout.longest}: training with sliding windows is not built; use shorter "
-            "sequences or a model without"
-        )
+        return _attend_rows(query, key, value, attention_mask, scores).transpose(1, 2), None
     query, key, value = (
         states[0].transpose(0, 1) for states in (query, key, value)
     )  # [N, heads, D]
-    attend = _attend_varlen if runs_varlen(query) else _attend_in_buckets
-    return attend(query, key, value, packed_layout, scaling).unsqueeze(0), None
+    is_fast = scores.are_plain and runs_varlen(query) and value.shape[-1] == query.shape[-1]
+    attend = _attend_varlen if is_fast else _attend_in_buckets
+    return attend(query, key, value, packed_layout, scores).unsqueeze(0), None
 
 
 def runs_varlen(query: torch.Tensor) -> bool:
@@ -149,15 +160,17 @@ def _attend_varlen(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: PackedLayout,
-    scaling: float | None,
+    scores: Scores,
 ) -> torch.Tensor:
     """Queries [N, heads, D], keys and values [N, kv heads, D] -> [N, heads, D], no padding."""
     shares_keys = key.shape[1] != query.shape[1]
     grouping: dict[str, Any] = {"enable_gqa": shares_keys} if VARLEN_HAS_GQA_FLAG else {}
     boundaries, longest = layout.cu_seqlens, layout.longest
+    # Tokens seen before and after the query's own; -1 = all.
+    window = (-1 if scores.window is None else scores.window - 1, 0)
     attended = varlen_attn(
         query, key, value, boundaries, boundaries, longest, longest,
-        scale=scaling, window_size=CAUSAL_WINDOW, **grouping,
+        scale=scores.scale, window_size=window, **grouping,
     )  # fmt: skip
     assert isinstance(attended, torch.Tensor), "no auxiliary output was asked for"
     return attended
@@ -168,31 +181,78 @@ def _attend_in_buckets(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: PackedLayout,
-    scaling: float | None,
+    scores: Scores,
 ) -> torch.Tensor:
     """As `_attend_varlen`, on any device in any dtype.
 
-    Causal attention with the padding behind each row needs no mask: no real token sees a later
-    slot.
+    Causal attention with the padding behind each row needs no mask for it: no real token sees a
+    later slot.
     """
-    sharing = query.shape[1] // key.shape[1]
     outputs = []
     for bucket in layout.buckets:
-        keys, values = _pad(key, bucket), _pad(value, bucket)
-        if sharing > 1 and query.device.type == "cuda":
-            # Flash attention alone shares heads on a GPU; without it torch would fall back to the
-            # T x T matrix.
-            keys, values = (states.repeat_interleave(sharing, 1) for states in (keys, values))
-        attended = _attend(
-            _pad(query, bucket),
-            keys,
-            values,
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=keys.shape[1] != query.shape[1],
-        )
+        states = (_pad(part, bucket) for part in (query, key, value))
+        attended = _attend_rows(*states, None, scores)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.slots)
+
+
+def _attend_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scores: Scores,
+) -> torch.Tensor:
+    """Queries [B, heads, T, D] of the last T of S tokens, keys and values [B, kv heads, S, D] ->
+    [B, heads, T, D]. `mask` [B, 1, T, S] says which keys are seen; None = all up to the query.
+    """
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    if num_queries == 1 and scores.window is not None:
+        key, value = key[:, :, -scores.window :], value[:, :, -scores.window :]
+        mask = None if mask is None else mask[..., -scores.window :]
+    elif mask is None and num_queries > 1:
+        is_limited = scores.window is not None and num_keys > scores.window
+        if is_limited or num_keys > num_queries or not scores.are_plain:
+            mask = scores.mask(num_queries, num_keys, query.device)
+    elif mask is not None and scores.window is not None:
+        mask = mask & scores.mask(num_queries, num_keys, query.device)
+    if not scores.are_plain:
+        return _attend_by_definition(query, key, value, mask, scores)
+    if num_queries == 1:
+        return _decode_attention(query, key, value, mask, scores.scale)
+    sharing = query.shape[1] // key.shape[1]
+    if sharing > 1 and (mask is not None or query.device.type == "cuda"):
+        # Flash attention alone shares heads on a GPU; without it torch would fall back to the
+        # T x T matrix.
+        key, value = (states.repeat_interleave(sharing, 1) for states in (key, value))
+    return _attend(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scores.scale,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )  # fmt: skip
+
+
+def _attend_by_definition(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scores: Scores,
+) -> torch.Tensor:
+    """As `_attend_rows`, for scores that no fused attention computes; holds all of them."""
+    sharing = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(sharing, 1) for states in (key, value))
+    scale = query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
+    found = query @ key.transpose(2, 3) * scale  # [B, heads, T, S]
+    if scores.softcap is not None:
+        found = scores.softcap * torch.tanh(found / scores.softcap)
+    if mask is not None:
+        found = found.masked_fill(~mask, -torch.inf)
+    if scores.sinks is not None:
+        sinks = scores.sinks.to(found.dtype).view(1, -1, 1, 1).expand(*found.shape[:3], 1)
+        found = torch.cat([found, sinks], -1)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    weights = found.softmax(-1, dtype=dtype)[..., : key.shape[2]]
+    return weights.to(query.dtype) @ value
 
 
 def _attend(
@@ -220,7 +280,7 @@ def _decode_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None,
 ) -> torch.Tensor:
-    """One query token per row, [B, heads, 1, D] -> [B, 1, heads, D], over keys [B, kv heads, T, D].
+    """One query token per row, [B, heads, 1, D] -> the same, over keys [B, kv heads, S, D].
 
     The query heads that share a key-value head stand in for query positions, so that keys and
     values are read once and never repeated: at 9 heads on 3 that is two thirds of the traffic.
@@ -228,7 +288,7 @@ def _decode_attention(
     num_rows, num_heads, _, head_size = query.shape
     grouped = query.view(num_rows, key.shape[1], num_heads // key.shape[1], head_size)
     attended = _attend(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return attended.reshape(num_rows, 1, num_heads, head_size)
+    return attended.reshape(num_rows, num_heads, 1, -1)
 
 
 def _pad(states: torch.Tensor, bucket: Bucket) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 
 from vibelite.errors import RecipeError
+from vibelite.hints import install
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ def write_gguf(source: Path, target: Path, *, quantisation: Quantisation, end_to
         import gguf
     except ImportError as error:
         raise RecipeError(
-            f"--format gguf needs the package gguf ({error}); pip install 'gguf>=0.19'"
+            f"--format gguf needs the package gguf ({error}); run " + install("gguf>=0.19")
         ) from error
     from transformers import AutoConfig, AutoTokenizer
 

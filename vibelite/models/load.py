@@ -7,8 +7,9 @@ would throw away what the adapters learned, so they stay next to the 4-bit weigh
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vibelite.errors import RecipeError
+from vibelite.hints import install
 from vibelite.models.activations import apply_activations
 from vibelite.models.adapter import (
     CONFIG_NAME,
@@ -35,6 +37,8 @@ from vibelite.models.adapter import (
     read_adapter,
     starting_weights,
 )
+from vibelite.models.agreement import agreeing
+from vibelite.models.attention import ATTENTION
 from vibelite.models.policy import Policy, TrainedAdapter
 from vibelite.recipe.model_section import Adapter, Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
@@ -71,6 +75,12 @@ def load_for_training(path: Path, recipe: Recipe, *, seed: int) -> Policy:
     if settings is not None:
         policy = attach(policy, settings, start=path, frozen=adapters, seed=seed)
     apply_activations(policy.model, training)
+    if not policy.packs:
+        print(
+            f"{type(policy.model).__name__}: its layers would let one packed sequence see another, "
+            "so it is trained one sequence at a time",
+            file=sys.stderr,
+        )
     return policy
 
 
@@ -89,7 +99,7 @@ def reference_of(policy: Policy, path: Path, recipe: Recipe) -> Policy:
     model in `path` once more.
     """
     if policy.adapter is not None:
-        return StartingPolicy(policy.model, policy.tokenizer, policy.adapter)
+        return StartingPolicy(policy.model, policy.tokenizer, policy.adapter, policy.packs)
     reference = load_policy(path, dtype=recipe.training.dtype)
     apply_activations(reference.model, recipe.training)
     return reference
@@ -105,13 +115,12 @@ def load_policy(
     """The model at `path` (a directory or a hub name), on the GPU where there is one, ready to
     train; of an adapter's directory, the model that it makes, merged.
 
-    `dtype` None keeps the stored one. Raises RecipeError when there is no such model, and
+    `dtype` None keeps the stored one. Raises RecipeError when there is no such model, one with
+    weights that are missing or not finite, or one that would not be trained as it is; and
     CheckpointError when a run made it and its bytes have changed since.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
-
-    from vibelite.models.attention import ATTENTION
 
     require_unchanged(Path(path), remedy=REMAKE_MODEL)
     if is_adapter(path):
@@ -127,18 +136,53 @@ def load_policy(
     disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=dtype or "auto", attn_implementation=ATTENTION
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=dtype or "auto",
+            attn_implementation=ATTENTION,
+            ignore_mismatched_sizes=True,  # they are refused below
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
+        if isinstance(error, KeyError):
+            reason = "its attention cannot be replaced by one for packed sequences"
         raise RecipeError(
             f"{path}: no model could be loaded ({reason}); "
             "give a Hugging Face directory, or a hub name and a network"
         ) from error
+    require_whole(path, model, tokenizer, report)
     torch.nn.Module.to(model, device or default_device())
     model.eval()  # no dropout anywhere: training and sampling compute the same function
-    return Policy(model, tokenizer)
+    return agreeing(Policy(model, tokenizer))
+
+
+def require_whole(path: Path | str, model: Any, tokenizer: Any, report: Mapping[str, Any]) -> None:
+    """RecipeError for a model whose files, by transformers' `report`, lack a tensor or have one of
+    another shape, that has a weight that is not finite, or fewer embeddings than tokens.
+    """
+    broken = {"missing in its files": sorted(report["missing_keys"])}
+    broken["of another shape there"] = sorted(str(key[0]) for key in report["mismatched_keys"])
+    broken["not finite"] = [
+        name
+        for name, parameter in model.named_parameters()
+        if not parameter.detach().sum(dtype=torch.float32).isfinite()
+    ]
+    for what, names in broken.items():
+        if names:
+            others = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise RecipeError(
+                f"{path}: {len(names)} tensors are {what}: {', '.join(names[:3])}{others}; what "
+                "would be trained is not this model: get its files again, or repair them"
+            )
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise RecipeError(
+            f"{path}: the tokenizer has ids up to {largest}, the embedding {rows} rows; call "
+            "model.resize_token_embeddings(len(tokenizer)) and save both, or remove added tokens"
+        )
 
 
 def default_device() -> torch.device:
@@ -292,7 +336,7 @@ def require_bitsandbytes(device: torch.device, asked_by: str = "adapter.kind: ql
     except (ImportError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise RecipeError(
             f"{asked_by} needs a bitsandbytes that can quantise on {device} ({error}); "
-            "pip install 'vibelite[gpu]', or do without 4 and 8 bits (adapter.kind: lora)"
+            "do without 4 and 8 bits (adapter.kind: lora), or run " + install("vibelite[gpu]")
         ) from error
     return bitsandbytes
 

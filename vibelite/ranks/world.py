@@ -35,6 +35,8 @@ class World(Ranks):
 
     objects: Any = None
     """The process group for Python objects, on the CPU."""
+    states: Any = None
+    """That of the threads that write saved states, which the watchdog does not follow."""
     mesh: DeviceMesh | None = None
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext
     """Around every wait for other ranks (`Meter.span`)."""

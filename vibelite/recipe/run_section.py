@@ -101,13 +101,19 @@ class Budget(Section):
     """Needs a price in cost."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Of the machine, from the start of each process to its end."""
+    steps_without_signal: NonNegativeInt = 10
+    """After so many steps of MGPO in a row in which no group's rewards differ the run ends with
+    exit code 1: it would go on learning nothing. 0 = no such limit."""
 
 
 class Cost(Section):
-    """What the machine costs; without a price time, tokens and energy are reported, and no money.
-    May be changed between runs: what has passed keeps its price.
+    """What the machine is and costs; without a price time, tokens and energy are reported, and no
+    money. May be changed between runs: what has passed keeps its price.
     """
 
+    gpu: str = ""
+    """The GPU that `vibelite plan` plans for, one of those that it lists; cpu = none, "" = what the
+    machine has on which it plans."""
     usd_per_hour: Annotated[float, Field(gt=0)] | None = None
     """Price of the whole machine per hour."""
     usd_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None

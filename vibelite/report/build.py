@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import jinja2
 from markupsafe import Markup
 
 from vibelite.report.charts import Series, line_chart
-from vibelite.report.compare import HEADER, Difference, compare_runs, difference_cells
+from vibelite.report.compare import HEADER, Difference, compare_runs, difference_cells, verdicts_of
 from vibelite.report.cost import add_up, cumulative_usd, stage_costs
 from vibelite.report.curves import stage_charts
 from vibelite.report.run_data import RunData, StageData, load_run
 from vibelite.run_dir import write_text_atomic
+from vibelite.telemetry.run_state import ago
 from vibelite.units import HOUR, duration, percent, short_number, usd
 
 
@@ -36,7 +37,10 @@ def page_of(run_dirs: Sequence[Path], *, is_live: bool = False) -> str:
     names = unique_names([path.resolve().name for path in run_dirs])
     runs = [load_run(path, name) for path, name in zip(run_dirs, names, strict=True)]
     differences = compare_runs(dict(zip(names, run_dirs, strict=True)))
-    return render(runs, differences, is_live=is_live)
+    said = {
+        run.name: verdicts_of(path, run.results) for run, path in zip(runs, run_dirs, strict=True)
+    }
+    return render(runs, said, differences, is_live=is_live)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -50,9 +54,13 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def render(
-    runs: Sequence[RunData], differences: Sequence[Difference] = (), *, is_live: bool = False
+    runs: Sequence[RunData],
+    verdicts: Mapping[str, Sequence[str]],
+    differences: Sequence[Difference],
+    *,
+    is_live: bool,
 ) -> str:
-    """The page as text."""
+    """The page as text; `verdicts`: of each run by its name."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vibelite.report", "."),
         autoescape=True,
@@ -65,12 +73,15 @@ def render(
         "short": lambda value: "-" if value is None else short_number(float(value)),
         "duration": lambda value: "-" if value is None else duration(value),
         "usd": usd,
+        "ago": ago,
+        "sentence": lambda text: text[:1].upper() + text[1:],
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     }
     style, script = (read_asset(environment, name) for name in ("report.css", "report.js"))
     return environment.get_template("template.html.j2").render(
         title=" vs ".join(run.name for run in runs),
         runs=runs,
+        verdicts=verdicts,
         is_live=is_live,
         costs={run.name: stage_costs(run.ledger) for run in runs},
         totals={run.name: add_up("all", run.ledger) for run in runs},

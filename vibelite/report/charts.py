@@ -77,8 +77,10 @@ def line_chart(
     x_label: str = "step",
     y_range: tuple[float, float] | None = None,
     is_noisy: bool = True,
+    hint: str = "",
 ) -> Markup:
     """A figure with title, legend, axes and one line per series; "" when no series has a point.
+    `hint` says what is good.
 
     Of a noisy quantity with 30 points or more the line is thin, with its running mean over it.
     `y_range` fixes the ends of the y axis; otherwise they follow the values.
@@ -98,7 +100,7 @@ def line_chart(
     parts += [draw_line(one, frame, is_noisy=is_noisy) for one in series]
     parts += [draw_tooltips(one, frame) for one in series]
     kind = "chart several" if len(series) > 1 else "chart"
-    return figure(title, parts, draw_legend(series), kind=kind)
+    return figure(title, parts, draw_legend(series), kind=kind, hint=hint)
 
 
 def spans_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
@@ -170,13 +172,19 @@ def bar_tooltip(
     ).format(ends[0], TOP, width, HEIGHT - BOTTOM - TOP, f"{steps} ({unit}): {told}")
 
 
-def figure(title: str, parts: Sequence[Markup], legend: Markup, *, kind: str = "chart") -> Markup:
-    """The parts of a chart under its title and legend."""
+def figure(
+    title: str, parts: Sequence[Markup], legend: Markup, *, kind: str = "chart", hint: str = ""
+) -> Markup:
+    """The parts of a chart under its title and legend, and over its hint."""
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, title, Markup("").join(parts)
     )
-    return Markup('<figure class="{}"><figcaption><b>{}</b>{}</figcaption>{}</figure>').format(
-        kind, title, legend, svg
+    return Markup('<figure class="{}"><figcaption><b>{}</b>{}</figcaption>{}{}</figure>').format(
+        kind,
+        title,
+        legend,
+        svg,
+        Markup('<p class="hint">Good: {}</p>').format(hint) if hint else "",
     )
 
 

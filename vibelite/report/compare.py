@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from vibelite.algorithms.pass_at_k import pass_at_k
 from vibelite.algorithms.statistics import NUM_BOOTSTRAP, paired_difference
 from vibelite.report.run_data import model_keys
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import read_jsonl
 
-# (model, benchmark) -> problem -> share of its samples that are correct.
-Shares = dict[tuple[str, str], dict[str, float]]
+# (model, benchmark) -> problem -> [samples that are correct, samples].
+Counts = dict[tuple[str, str], dict[str, list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +46,63 @@ def compare_runs(run_dirs: Mapping[str, Path]) -> list[Difference]:
     Models are paired by the name of the stage that made them; those that only one of the two
     evaluated, or on other problems, are left out.
     """
-    (baseline, first), *others = [(name, solved_shares(path)) for name, path in run_dirs.items()]
+    (baseline, first), *others = [(name, solved_counts(path)) for name, path in run_dirs.items()]
     differences = []
     for (model, benchmark), ours in first.items():
-        for run, shares in others:
-            theirs = shares.get((model, benchmark), {})
-            common = [problem for problem in ours if problem in theirs]
-            if not common:
+        for run, counts in others:
+            theirs = counts.get((model, benchmark), {})
+            num_common = len(ours.keys() & theirs.keys())
+            if not num_common:
                 continue
-            difference, low, high = paired_difference(
-                [theirs[problem] for problem in common],
-                [ours[problem] for problem in common],
-                num_bootstrap=NUM_BOOTSTRAP,
-                seed=0,
-            )
-            num_problems = len({*ours, *theirs})
-            names = (benchmark, model, run, baseline)
+            difference, *interval = pass_difference(theirs, ours, k=1)
+            names, num_problems = (benchmark, model, run, baseline), len({*ours, *theirs})
             differences.append(
-                Difference(*names, len(common), num_problems, difference, (low, high))
+                Difference(*names, num_common, num_problems, difference, (interval[0], interval[1]))
             )
     return differences
 
 
-def solved_shares(run_dir: Path) -> Shares:
+def pass_difference(
+    a: Mapping[str, Sequence[int]], b: Mapping[str, Sequence[int]], *, k: int
+) -> tuple[float, float, float]:
+    """Pass@k of `a` minus that of `b` on the problems that both have, with its paired interval."""
+    common = [problem for problem in b if problem in a]
+    values = [
+        [pass_at_k(counts[problem][1], counts[problem][0], k) for problem in common]
+        for counts in (a, b)
+    ]
+    return paired_difference(*values, num_bootstrap=NUM_BOOTSTRAP, seed=0)
+
+
+def verdicts_of(run_dir: Path, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each benchmark: what the last model that was tested gained over the one before
+    it, and over the first.
+    """
+    counts = solved_counts(run_dir)
+    said = []
+    for benchmark in dict.fromkeys(row["benchmark"] for row in results):
+        rows = [row for row in results if row["benchmark"] == benchmark]
+        found = [(row["stage"], counts.get((row["stage"], benchmark), {})) for row in rows]
+        last, *earlier = [one for one in reversed(found) if one[1]] or [("", {})]
+        if not earlier:
+            continue
+        (before, first), ks = (earlier[0], earlier[-1]), list(rows[-1]["pass_at_k"])
+        parts = [f"{last[0]} on {benchmark}: {gain(last[1], before[1], 1)} over {before[0]}"]
+        parts += [gain(last[1], before[1], int(k)) for k in ks[-1:]]
+        if first[0] != before[0]:
+            parts.append(f"{gain(last[1], first[1], 1)} over {first[0]}")
+        said.append("; ".join(parts))
+    return said
+
+
+def gain(a: Mapping[str, Sequence[int]], b: Mapping[str, Sequence[int]], k: int) -> str:
+    """The difference of Pass@k in points, and whether it may be chance."""
+    difference, low, high = (100 * value for value in pass_difference(a, b, k=k))
+    told = "within noise" if low <= 0 <= high else f"95%: {low:+.1f} to {high:+.1f}"
+    return f"{difference:+.1f} points of Pass@{k} ({told})"
+
+
+def solved_counts(run_dir: Path) -> Counts:
     """What the finished evaluate stages of a run found, problem by problem.
 
     A sample counts for every row of results whose model lies in the directory of its key.
@@ -88,12 +124,7 @@ def solved_shares(run_dir: Path) -> Shares:
                 count[0] += sample["correct"] is True
                 count[1] += 1
         counts |= fresh  # as in the results, the last evaluation of a model is the one that counts
-    return {
-        (row["stage"], row["benchmark"]): {
-            problem: right / total for problem, (right, total) in counts.get(key, {}).items()
-        }
-        for row, key in rows
-    }
+    return {(row["stage"], row["benchmark"]): counts.get(key, {}) for row, key in rows}
 
 
 def difference_cells(differences: Sequence[Difference]) -> list[list[str]]:

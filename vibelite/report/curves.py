@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal, get_args
 
 from markupsafe import Markup
 
@@ -19,6 +19,9 @@ Line = Mapping[str, Any]
 """A line of steps.jsonl."""
 
 
+Group = Literal["Learning", "Health", "Speed and money", "More"]
+
+
 @dataclass(frozen=True, slots=True)
 class ChartPlan:
     """One chart: number -> label. With several runs, each number gets a chart of its own."""
@@ -27,6 +30,9 @@ class ChartPlan:
     metrics: dict[str, str]
     y_range: tuple[float, float | None] | None = None
     """The ends of the axis; None = those of the values."""
+    group: Group = "More"
+    hint: str = ""
+    """What is good, in a few words."""
     is_noisy: bool = True
     is_shown_at_zero: bool = True
     """Whether the chart is of interest where all its values are 0."""
@@ -35,21 +41,51 @@ class ChartPlan:
 
 
 PLANS = (
-    ChartPlan("SFT loss, nats per token", {"sft/loss": "loss"}),
-    ChartPlan("Reward, mean", {"reward/mean": "reward"}, FRACTION),
+    ChartPlan("SFT loss, nats per token", {"sft/loss": "loss"}, group="Learning", hint="falls"),
     ChartPlan(
-        "Groups by outcome (only mixed ones have a gradient)",
+        "Reward, mean",
+        {"reward/mean": "reward"},
+        FRACTION,
+        group="Learning",
+        hint="rises; noisy from step to step, so look at the running mean",
+    ),
+    ChartPlan(
+        "Groups by outcome",
         {
             "groups/mixed": "mixed",
             "groups/all_correct": "all correct",
             "groups/all_wrong": "all wrong",
         },
         FRACTION,
+        group="Learning",
+        hint="many mixed: only they have a gradient",
     ),
-    ChartPlan("MaxEnt weight of mixed groups, mean", {"maxent/weight_mean": "weight"}, FRACTION),
-    ChartPlan("Policy entropy, nats per token", {"policy/entropy": "entropy"}),
-    ChartPlan("Completion length, tokens", {"completion/mean_tokens": "tokens"}),
-    ChartPlan("Completions cut off", {"completion/truncated": "share"}, FRACTION),
+    ChartPlan(
+        "Completion length, tokens",
+        {"completion/mean_tokens": "tokens"},
+        group="Learning",
+        hint="steady, or growing with the reward",
+    ),
+    ChartPlan(
+        "Groups whose rewards differ",
+        {"groups/signal": "share"},
+        FRACTION,
+        group="Health",
+        hint="well above 0: the others teach nothing",
+    ),
+    ChartPlan(
+        "Policy entropy, nats per token",
+        {"policy/entropy": "entropy"},
+        group="Health",
+        hint="falls slowly; near 0 the completions of a problem are alike",
+    ),
+    ChartPlan(
+        "Completions cut off",
+        {"completion/truncated": "share"},
+        FRACTION,
+        group="Health",
+        hint="near 0: what is cut off counts as wrong",
+    ),
     ChartPlan(
         "Completions without a verdict, by what kept the verifier from it",
         {
@@ -58,26 +94,60 @@ PLANS = (
             "verify/failures_exception": "exception",
             "verify/unverifiable": "unverifiable",
         },
+        group="Health",
+        hint="none",
         is_noisy=False,
         is_shown_at_zero=False,
     ),
+    ChartPlan(
+        "Gradient norm before clipping",
+        {"optimizer/grad_norm": "norm"},
+        group="Health",
+        hint="no spikes of ten times the usual",
+    ),
+    ChartPlan(
+        "Trainer - sampler, k3 estimate of KL",
+        {"mismatch/k3": "k3"},
+        group="Health",
+        hint="below 0.01: the sampler is the policy that is trained",
+    ),
+    ChartPlan(
+        "Tokens generated per second",
+        {"rollout/tokens_per_second": "tokens"},
+        group="Speed and money",
+    ),
+    ChartPlan(
+        "Tokens trained per second",
+        {"step/trained_per_second": "tokens"},
+        FROM_ZERO,
+        group="Speed and money",
+    ),
+    ChartPlan(
+        "Seconds per step",
+        {"step/seconds": "s"},
+        FROM_ZERO,
+        group="Speed and money",
+        is_shown_alone=False,
+    ),
+    ChartPlan(
+        "USD per step",
+        {"step/usd": "USD"},
+        FROM_ZERO,
+        group="Speed and money",
+        is_shown_alone=False,
+    ),
+    ChartPlan("Peak memory, GiB", {"step/peak_gib": "GiB"}, FROM_ZERO, group="Speed and money"),
+    ChartPlan("MaxEnt weight of mixed groups, mean", {"maxent/weight_mean": "weight"}, FRACTION),
     ChartPlan("Policy loss", {"policy/loss": "loss"}),
     ChartPlan("Tokens clipped", {"policy/clip_fraction": "share"}),
     ChartPlan("KL to the reference, nats per token", {"policy/kl": "kl"}),
     ChartPlan("Trainer - sampler log-prob, mean |nats|", {"mismatch/mean_abs": "mean"}),
     ChartPlan("Trainer - sampler log-prob, max |nats|", {"mismatch/max_abs": "max"}),
-    ChartPlan("Trainer - sampler, k3 estimate of KL", {"mismatch/k3": "k3"}),
     ChartPlan(
         "Effective share of the samples", {"mismatch/effective_sample_share": "share"}, FRACTION
     ),
-    ChartPlan("Gradient norm before clipping", {"optimizer/grad_norm": "norm"}),
     ChartPlan("Learning rate", {"optimizer/lr": "lr"}, is_noisy=False),
     ChartPlan("Tokens of a step", {"sft/tokens": "tokens"}),
-    ChartPlan("Tokens generated per second", {"rollout/tokens_per_second": "tokens"}),
-    ChartPlan("Tokens trained per second", {"step/trained_per_second": "tokens"}, FROM_ZERO),
-    ChartPlan("Seconds per step", {"step/seconds": "s"}, FROM_ZERO, is_shown_alone=False),
-    ChartPlan("USD per step", {"step/usd": "USD"}, FROM_ZERO, is_shown_alone=False),
-    ChartPlan("Peak memory, GiB", {"step/peak_gib": "GiB"}, FROM_ZERO),
 )
 
 # What runs are compared by when they are to have used as much: the first that a stage records.
@@ -96,8 +166,10 @@ def numbers_of(line: Line) -> dict[str, float]:
     return line["metrics"] | {name: value for name, value in facts.items() if value}
 
 
-def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, list[Markup]]]:
-    """(stage, its charts) for every stage with steps; the runs' stages of one name share charts."""
+def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, dict[Group, list[Markup]]]]:
+    """(stage, its charts by group) for every stage with steps; the runs' stages of one name share
+    charts.
+    """
     names = dict.fromkeys(stage.name for run in runs for stage in run.stages if stage.steps)
     charts = []
     for name in names:
@@ -105,18 +177,25 @@ def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, list[Markup]]]:
             run.name: stage.steps for run in runs for stage in run.stages if stage.name == name
         }
         drawn = draw_stage(steps)
-        drawn += draw_equal_cost(steps) if len(runs) > 1 else [spans_chart(steps[runs[0].name])]
-        charts.append((name, [chart for chart in drawn if chart]))
+        if len(runs) > 1:
+            drawn["Learning"] += draw_equal_cost(steps)
+        else:
+            drawn["Speed and money"].insert(0, spans_chart(steps[runs[0].name]))
+        shown = {group: [one for one in figures if one] for group, figures in drawn.items()}
+        charts.append((name, {group: figures for group, figures in shown.items() if figures}))
     return charts
 
 
-def draw_stage(steps: Mapping[str, Sequence[Line]]) -> list[Markup]:
+def draw_stage(steps: Mapping[str, Sequence[Line]]) -> dict[Group, list[Markup]]:
     """Charts of one stage; `steps`: run -> its lines. "" for a number that is not there."""
     numbers = {
         run: [(line["step"], numbers_of(line)) for line in lines] for run, lines in steps.items()
     }
     recorded = dict.fromkeys(key for lines in numbers.values() for _, line in lines for key in line)
-    return [draw_plan(plan, numbers) for plan in chart_plans(list(recorded), len(steps))]
+    drawn: dict[Group, list[Markup]] = {group: [] for group in get_args(Group)}
+    for plan in chart_plans(list(recorded), len(steps)):
+        drawn[plan.group].append(draw_plan(plan, numbers))
+    return drawn
 
 
 def draw_equal_cost(steps: Mapping[str, Sequence[Line]]) -> list[Markup]:
@@ -165,7 +244,7 @@ def chart_plans(recorded: Sequence[str], num_runs: int) -> list[ChartPlan]:
     plans = list(PLANS)
     if subdomains:
         labels = {key: key.removeprefix("reward/") for key in subdomains}
-        plans.insert(2, ChartPlan("Reward by sub-domain", labels, FRACTION))
+        plans.insert(2, ChartPlan("Reward by sub-domain", labels, FRACTION, group="Learning"))
     named = {key for plan in plans for key in plan.metrics}
     plans += [ChartPlan(key, {key: key}) for key in recorded if key not in named]
     if num_runs == 1:
@@ -194,7 +273,7 @@ def draw_plan(
     if not plan.is_shown_at_zero and not any(values):
         return Markup("")
     y_range = fitting_range(plan, values)
-    return line_chart(plan.title, series, y_range=y_range, is_noisy=plan.is_noisy)
+    return line_chart(plan.title, series, y_range=y_range, is_noisy=plan.is_noisy, hint=plan.hint)
 
 
 def fitting_range(plan: ChartPlan, values: Sequence[float]) -> tuple[float, float] | None:

@@ -84,5 +84,17 @@ async function follow(version) {
   setTimeout(follow, ASK_EVERY_MS, version);
 }
 
+const UNITS = [[86400, "days"], [3600, "h"], [60, "min"], [1, "s"]];
+
+function tellTimes() {
+  for (const time of document.querySelectorAll("time")) {
+    const seconds = Math.max(0, (Date.now() - Date.parse(time.dateTime)) / 1000);
+    const [size, unit] = UNITS.find(([size]) => seconds >= 2 * size) ?? [1, "s"];
+    time.textContent = `${Math.floor(seconds / size)} ${unit} ago`;
+  }
+}
+
+tellTimes();
+setInterval(tellTimes, 1000);
 prepareFilters();
 if ("live" in document.body.dataset) follow("");

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.stage_section import BASE
+from vibelite.report.headline import Finding, Headline, find_problems, headline
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import read_json, read_jsonl
 from vibelite.telemetry.ledger import Entry, read_ledger
@@ -53,10 +54,8 @@ class RunData:
     ledger: list[Entry]
     manifest: dict[str, Any] | None
     recipe_text: str | None
-
-    @property
-    def is_finished(self) -> bool:
-        return bool(self.stages) and all(stage.is_finished for stage in self.stages)
+    headline: Headline
+    problems: list[Finding]
 
 
 def load_run(run_dir: Path, name: str) -> RunData:
@@ -69,13 +68,17 @@ def load_run(run_dir: Path, name: str) -> RunData:
     resolved = run_dir / "recipe.resolved.yaml"
     recipe_text = resolved.read_text(encoding="utf-8") if resolved.exists() else None
     manifest = run_dir / "manifest.json"
+    ledger = read_ledger(run_dir / "ledger")
+    results = collect_results(run_dir)
     return RunData(
         name=name,
         stages=load_stages(run_dir, recipe_text),
-        results=collect_results(run_dir),
-        ledger=read_ledger(run_dir / "ledger"),
+        results=results,
+        ledger=ledger,
         manifest=read_json(manifest) if manifest.exists() else None,
         recipe_text=recipe_text,
+        headline=headline(run_dir, ledger),
+        problems=find_problems(run_dir, results),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vibelite.errors import VibeLiteError
 from vibelite.report.build import page_of
+from vibelite.telemetry.run_state import read_state
 
 HOST = "127.0.0.1"
 # What a page is made of; models and training state are not read. The ledger changes while nothing
@@ -44,6 +45,7 @@ class LiveReport:
             for path in sorted(path for glob in WATCHED for path in run_dir.glob(glob)):
                 status = path.stat()
                 digest.update(f"{path}\0{status.st_mtime_ns}\0{status.st_size}\0".encode())
+            digest.update(read_state(run_dir).state.encode())
         return digest.hexdigest()
 
     def page(self) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vibelite.report.headline import find_problems
 from vibelite.run_dir import read_json, write_json_atomic
 from vibelite.tables import format_table
+from vibelite.telemetry.run_state import read_state
 from vibelite.units import duration, percent, usd
 
 # What every row has, in this order; other keys of results.json follow. Scripts of others rely on
@@ -26,8 +29,15 @@ ROW_KEYS = (
 
 
 def write_summary(run_dir: Path) -> dict[str, Any]:
-    """Gathers the results of all finished evaluate stages into `summary.json`; what it holds."""
-    summary = {"results": collect_results(run_dir)}
+    """Gathers what became of the run, what was wrong with it and the results of all finished
+    evaluate stages into `summary.json`; what it holds.
+    """
+    results = collect_results(run_dir)
+    summary = {
+        "state": asdict(read_state(run_dir)),
+        "health": [asdict(finding) for finding in find_problems(run_dir, results)],
+        "results": results,
+    }
     write_json_atomic(run_dir / "summary.json", summary)
     return summary
 

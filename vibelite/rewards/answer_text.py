@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from vibelite.errors import DataError
 from vibelite.types import Verdict
 
 # A box stands at the end of an answer; a 64K-token chain of thought before it need not be scanned.
@@ -16,7 +17,13 @@ TAIL_CHARS = 50_000
 # More digits than any real answer has; bounds the cost of exact arithmetic.
 MAX_DIGITS = 400
 NO_BOX = "no boxed answer"
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+# With braces; or without them, one sign as TeX reads it, or a number that ends its formula.
+_BOX = re.compile(
+    r"\\(?:boxed|fbox)(?:\s*\{|\s+(?:([0-9A-Z])(?=[.;]?\s*\Z|\.\s)"
+    r"|([+-]?[0-9]{1,400}(?:\.[0-9]{1,400})?|[A-Z])(?=\s*(?:\$|\\[)\]]))))"
+)
+_GSM8K = re.compile(r"####[ \t]*(\S[^\n]*)\s*\Z")
+_UNUSABLE = ("nan", "none", "null", "n/a", "proof", "see solution")
 # What stands between two boxes that are one answer: "\boxed{1} and $x = \boxed{2}".
 _GAP = r"(?:[\s$~]|\\(?:quad|qquad|[,;: ()]))*"
 _JOINT = re.compile(
@@ -102,6 +109,22 @@ def _as_text(answer: str) -> str:
     return " ".join(answer.split())
 
 
+def final_gold(answer: str) -> str:
+    r"""The answer at the end of a gold: of a worked solution its last box, or what follows "####".
+
+    "so $x=\\boxed{7}$." -> "7", "6*7=42\\n#### 42" -> "42". Raises DataError for a gold that no
+    answer can equal, such as NaN or "proof".
+    """
+    gold = answer.strip()
+    if match := _GSM8K.search(gold):
+        gold = match[1].strip()
+    elif "\\boxed" in gold or "\\fbox" in gold:
+        gold = last_box(gold) or ""
+    if (answer.strip() and not gold) or gold.rstrip(".").casefold() in _UNUSABLE:
+        raise DataError(f"the answer {answer[:80]!r} is none that a completion can equal")
+    return gold
+
+
 def after_thinking(text: str) -> str | None:
     """The text after the last </think>; None if a <think> is still open."""
     _, separator, tail = text.rpartition("</think>")
@@ -120,13 +143,15 @@ def last_box(text: str) -> str | None:
     openings = list(_BOX.finditer(tail))
     if not openings:
         return None
+    if bare := openings[-1][1] or openings[-1][2]:
+        return bare
     end = _closing(tail, openings[-1].end())
     if end is None:
         return None
     contents = [tail[openings[-1].end() : end].strip()]
     start = openings[-1].start()
     for opening in reversed(openings[:-1]):
-        end = _closing(tail, opening.end(), start)
+        end = None if opening[1] or opening[2] else _closing(tail, opening.end(), start)
         if end is None or not _is_joint(tail[end + 1 : start]):
             break
         contents.append(tail[opening.end() : end].strip())

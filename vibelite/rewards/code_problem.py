@@ -11,6 +11,7 @@ import pickletools
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from io import BytesIO
 from typing import Any
 
@@ -28,6 +29,7 @@ PUBLIC_TESTS, PRIVATE_TESTS, FUNCTION = "public_test_cases", "private_test_cases
 # Tests of one problem; a small file can decompress to any size.
 MAX_TESTS_BYTES = 512 << 20
 MAX_TOTAL_SECONDS = 3600.0
+MAX_DIGITS, PYTHON_DIGITS = 50_000, 4_300
 _STDIN, _FUNCTIONAL = "stdin", "functional"
 # The opcodes of a pickled text; none of them calls or imports anything.
 _TEXT_OPCODES = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -43,6 +45,8 @@ class CodeTest:
     input: str
     output: str
     function: str = ""
+    tolerance: float = 0.0
+    """By how much a number may differ from the expected one, absolutely or relatively to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,9 @@ def read_tests(problem: Problem) -> CodeTests:
     limits, total_seconds = limits_of(metadata)
     if TESTS in metadata:
         tests = tuple(
-            CodeTest(test["input"], test["output"], test.get("fn_name", ""))
+            CodeTest(
+                test["input"], test["output"], test.get("fn_name", ""), test.get("tolerance", 0.0)
+            )
             for test in metadata[TESTS]
         )
         return CodeTests(tests, limits, total_seconds, has_imports=False)
@@ -183,7 +189,7 @@ def _lcb_list(tests: Any, name: str, function: str) -> list[CodeTest]:
     return checked
 
 
-def _checked(test: Any, where: str) -> dict[str, str]:
+def _checked(test: Any, where: str) -> dict[str, Any]:
     """The test with no keys but its own. Raises DataError for one that cannot be run."""
     if not isinstance(test, dict):
         raise DataError(f"{where}: expected an object, found {_shown(test)}")
@@ -195,7 +201,12 @@ def _checked(test: Any, where: str) -> dict[str, str]:
     for key in ("input", "output"):
         if not isinstance(test.get(key), str):
             raise DataError(f"{where}: {key} is {_shown(test.get(key))}; it must be a text")
-    checked = {"type": kind, "input": test["input"], "output": test["output"]}
+    checked: dict[str, Any] = {"type": kind, "input": test["input"], "output": test["output"]}
+    if (tolerance := test.get("tolerance")) is not None:
+        is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+        if not is_number or not 0 <= tolerance < 1:
+            raise DataError(f"{where}: tolerance must be a number from 0 to 1: {tolerance!r}")
+        checked["tolerance"] = float(tolerance)
     if kind == _STDIN:
         return checked
     name = test.get("fn_name")
@@ -206,6 +217,21 @@ def _checked(test: Any, where: str) -> dict[str, str]:
             _parse(line, f"{where}: line {number} of input")
     _parse(test["output"], f"{where}: output")
     return {**checked, "fn_name": name}
+
+
+def parse_json_value(text: str | bytes) -> Any:
+    """The value that JSON stands for, its whole numbers of up to MAX_DIGITS digits, as in
+    LiveCodeBench's harness; Python alone reads 4,300. ValueError for a longer one.
+    """
+    return json.loads(text, parse_int=_read_integer)
+
+
+def _read_integer(digits: str) -> int | Decimal:
+    if len(digits) <= PYTHON_DIGITS:
+        return int(digits)
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return Decimal(digits)  # equal to the int, without its limit on reading
 
 
 def _as_json(value: Any) -> str:
@@ -235,7 +261,7 @@ def _parse(text: Any, where: str) -> Any:
     if not isinstance(text, str):
         raise DataError(f"{where}: expected a text, found {_shown(text)}")
     try:
-        return json.loads(text)
+        return parse_json_value(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error})") from error
 

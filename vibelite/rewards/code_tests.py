@@ -2,20 +2,21 @@
 
 What is expected never enters that process: outputs are compared here, and a program that knows how
 it is judged, ends early or writes its own verdict has gained nothing. They are compared by
-LiveCodeBench's rules: numbers have no tolerance, 1.0 is 1.00, and 0.3333333 is not 0.3333334.
+LiveCodeBench's rules: 1.0 is 1.00, and numbers have no tolerance unless a row's test gives one.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import time
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from vibelite.rewards.answer_text import after_thinking
-from vibelite.rewards.code_problem import CodeTest, read_tests
+from vibelite.rewards.code_problem import CodeTest, parse_json_value, read_tests
 from vibelite.rewards.sandbox import Execution, Sandbox
 from vibelite.types import Problem, Verdict
 
@@ -142,9 +143,10 @@ def _outcome(execution: Execution, test: CodeTest) -> tuple[str, str]:
         lines = execution.detail.strip().splitlines() or ["no message"]
         return execution.outcome, lines[-1].strip()[:_DETAIL_CHARS]
     if test.function:
-        difference = value_difference(test.output, execution.result)
+        difference = value_difference(test.output, execution.result, test.tolerance)
     else:
-        difference = output_difference(test.output, execution.stdout.decode(errors="replace"))
+        printed = execution.stdout.decode(errors="replace")
+        difference = output_difference(test.output, printed, test.tolerance)
     return ("wrong_answer", difference) if difference else (PASS, "")
 
 
@@ -152,7 +154,7 @@ def _wrong(reason: str, detail: str) -> Verdict:
     return Verdict(0.0, False, f"{reason}: {detail}")
 
 
-def output_difference(expected: str, actual: str) -> str:
+def output_difference(expected: str, actual: str, tolerance: float = 0.0) -> str:
     """Where two outputs differ, "" where they are equal (LiveCodeBench, `grade_stdio`).
 
     White space around the output and around each line does not count. Lines are equal as text, or
@@ -162,12 +164,12 @@ def output_difference(expected: str, actual: str) -> str:
     if len(wanted) != len(found):
         return f"{_count(len(found), 'line')} instead of {len(wanted)}"
     for number, (line, other) in enumerate(zip(wanted, found, strict=True), start=1):
-        if line != other and not _are_equal_numbers(line, other):
+        if line != other and not _are_equal_numbers(line, other, tolerance):
             return f"line {number} is {_shown(other)} instead of {_shown(line)}"
     return ""
 
 
-def value_difference(expected: str, actual: bytes) -> str:
+def value_difference(expected: str, actual: bytes, tolerance: float = 0.0) -> str:
     """Where two values in JSON differ, "" where they are equal as Python's values: 5.0 is 5, and
     true is 1 (LiveCodeBench, `grade_call_based`).
 
@@ -176,11 +178,11 @@ def value_difference(expected: str, actual: bytes) -> str:
     if not actual:
         return "ended without a value"
     try:
-        value: Any = json.loads(actual)
+        value: Any = parse_json_value(actual)
     except (ValueError, RecursionError):
         return f"not a value in JSON: {_shown(actual[:200].decode(errors='replace'))}"
     try:
-        are_equal = value == json.loads(expected)
+        are_equal = _are_equal_values(value, parse_json_value(expected), tolerance)
     except RecursionError:
         are_equal = False
     if are_equal:
@@ -192,11 +194,40 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.strip().split("\n")]
 
 
-def _are_equal_numbers(line: str, other: str) -> bool:
+def _are_equal_numbers(line: str, other: str, tolerance: float) -> bool:
+    wanted, found = line.split(), other.split()
+    with suppress(InvalidOperation):  # not a number, or a signalling NaN
+        if list(map(Decimal, wanted)) == list(map(Decimal, found)):
+            return True
+    return bool(tolerance and len(wanted) == len(found)) and all(
+        word == it or _is_close(word, it, tolerance) for word, it in zip(wanted, found, strict=True)
+    )
+
+
+def _are_equal_values(value: Any, expected: Any, tolerance: float) -> bool:
+    if value == expected or not tolerance:
+        return value == expected
+    if isinstance(value, list) and isinstance(expected, list):
+        return len(value) == len(expected) and all(
+            _are_equal_values(a, b, tolerance) for a, b in zip(value, expected, strict=True)
+        )
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return value.keys() == expected.keys() and all(
+            _are_equal_values(value[key], expected[key], tolerance) for key in value
+        )
+    are_numbers = isinstance(value, int | float) and isinstance(expected, int | float)
+    return are_numbers and _is_close(expected, value, tolerance)
+
+
+def _is_close(expected: Any, actual: Any, tolerance: float) -> bool:
+    """Whether two numbers, or texts of numbers, differ by at most the tolerance, taken absolutely
+    or of the expected one.
+    """
     try:
-        return list(map(Decimal, line.split())) == list(map(Decimal, other.split()))
-    except InvalidOperation:  # not a number, or a signalling NaN
+        wanted, found = float(expected), float(actual)
+    except (ValueError, OverflowError):
         return False
+    return math.isfinite(wanted) and abs(wanted - found) <= tolerance * max(1.0, abs(wanted))
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import numbers
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,27 @@ def check_custom(problem: Problem, text: str) -> Verdict:
     reward = _number(result.reward if is_verdict else result)
     if reward is None:
         shown = f"{type(result).__name__} {str(result)[:60]!r}"
-        raise TypeError(f"{name} returned {shown}; {SIGNATURE}")
+        raise TypeError(f"{name} returned {shown}; {SIGNATURE}{_advice(result)}")
     if not 0 <= reward <= 1:  # nor is NaN
-        raise ValueError(f"{name} returned the reward {reward}; it must be in [0, 1]")
+        scale = "; for one from -1 to 1 return (reward + 1) / 2" if -1 <= reward < 0 else ""
+        raise ValueError(f"{name} returned the reward {reward}; it must be in [0, 1]{scale}")
     if is_verdict:
         return replace(result, reward=reward)
     return Verdict(reward, reward == 1.0, "correct" if reward == 1.0 else f"reward {reward}")
+
+
+def _advice(result: Any) -> str:
+    """What to return in place of what other libraries' rewards return."""
+    match result:
+        case None:
+            return "; return 0.0 for a wrong completion"
+        case dict():
+            return "; return one number, or Verdict(reward, correct, detail) of vibelite.types"
+        case str():
+            return "; return float(...) of it"
+        case _ if isinstance(result, Iterable):
+            return "; one completion is judged at a time: return its number alone"
+    return ""
 
 
 def _number(value: Any) -> float | None:
@@ -91,7 +106,13 @@ def _load(file: str, function: str) -> Callable[[Problem, str], Any]:
     if inspect.iscoroutinefunction(loaded):
         raise DataError(f"{path}: {function} is async; {SIGNATURE}")
     try:
-        inspect.signature(loaded).bind(None, "")
+        signature = inspect.signature(loaded)
+        if "completions" in signature.parameters:
+            raise DataError(
+                f"{path}: {function} has the signature of TRL's rewards, which judge a list of "
+                f"completions; here {SIGNATURE}, called once for each completion"
+            )
+        signature.bind(None, "")
     except (TypeError, ValueError) as error:  # ValueError: of some functions in C none is known
         raise DataError(
             f"{path}: {function} cannot be called with two arguments ({error}); {SIGNATURE}"

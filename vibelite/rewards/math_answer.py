@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
 from vibelite.errors import DataError, VibeLiteError
-from vibelite.rewards.answer_text import boxed_answer, judge, parse_rational
+from vibelite.rewards.answer_text import boxed_answer, final_gold, judge, parse_rational
 from vibelite.rewards.math_forms import (
+    as_assigned,
+    as_tuple,
     as_union,
+    before_approximation,
+    defined_name,
     equal_congruences,
     equal_ratios,
     equal_words,
@@ -24,7 +28,9 @@ from vibelite.rewards.math_forms import (
     is_ratio,
     is_words,
     option_letter,
+    without_base,
     without_modulus,
+    without_names,
 )
 from vibelite.rewards.math_guard import MAX_CHARS, too_expensive
 from vibelite.rewards.math_notation import (
@@ -33,6 +39,7 @@ from vibelite.rewards.math_notation import (
     split_equation,
     split_list,
     split_top,
+    unit_size,
     units_differ,
 )
 from vibelite.types import Verdict
@@ -50,15 +57,10 @@ _KNOWN = (
 Outcome = bool | str | None
 Leaf = Callable[[str, str], Outcome]
 
-_VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\s*\([A-Za-z, ]{1,20}\))?'?")
-# What a point or a set is called: "P", "(x, y)".
-_NAMES = re.compile(r"\\?[A-Za-z]+'?|\([A-Za-z](?:_\{?\w\}?)?(?:\s*,\s*[A-Za-z](?:_\{?\w\}?)?)+\)")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|ne|neq)(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])\s*")
 _MINUS_PLUS = re.compile(r"\\mp(?![A-Za-z])\s*")
-# "204_8": a number in another base, which is no other number of the same digits.
-_BASE = re.compile(r"\(?([0-9A-Fa-f]+)\)?\s*_\s*\{?\s*\(?([0-9]{1,2})\)?\s*\}?")
 _SUBSCRIPTED = re.compile(r"^[0-9]+\s*_")
 _DOTS = re.compile(r"\\(?:l|c)?dots(?![A-Za-z])|\.\.\.")
 _INTEGER = re.compile("-?[0-9]+")
@@ -101,7 +103,7 @@ def check_gold(answer: str) -> None:
     """Raises DataError for a gold that no answer could be compared with."""
     from vibelite.rewards.symbolic import can_parse
 
-    gold = read_notation(answer)
+    gold = read_notation(final_gold(answer))
     _, items, _ = split_list(gold.body)
     if (union := as_union(gold.body)) != [gold.body]:
         items = [item for part in union for item in split_list(part)[1]]
@@ -110,7 +112,7 @@ def check_gold(answer: str) -> None:
             continue
         if too_expensive(item, item):
             continue  # equal texts are equal; all else is unverifiable
-        if item and is_congruence(item):
+        if item and (is_congruence(item) or _DOTS.fullmatch(item)):
             continue
         if not item or not can_parse(_strip_assignment(item)):
             raise DataError(f"the answer {answer!r} cannot be read as mathematics")
@@ -145,8 +147,10 @@ def compare(boxed: str, answer: str, leaf: Leaf) -> Outcome:
         return f"longer than {MAX_CHARS} characters"
     given = Notation(plain) if _INTEGER.fullmatch(plain) else read_notation(boxed)
     gold, expected = _read_gold(answer)
-    if not given.body or units_differ(given.unit, gold.unit):
+    if not given.body:
         return False
+    if units_differ(given.unit, gold.unit):
+        return _equal_quantities(given, gold)
     if given.is_percent != gold.is_percent:
         return _equal_percents(given, gold, leaf)
     if given.body == gold.body:
@@ -170,6 +174,15 @@ def compare(boxed: str, answer: str, leaf: Leaf) -> Outcome:
     return outcome
 
 
+def _equal_quantities(given: Notation, gold: Notation) -> bool:
+    """5 m is 500 cm; only of plain numbers and units whose ratio is exact."""
+    value, expected = _value(given.body), _value(gold.body)
+    size, its_size = unit_size(gold.unit), unit_size(given.unit)
+    if value is None or expected is None or size is None or its_size is None:
+        return False
+    return value * its_size == expected * size
+
+
 def _in_radians(angle: Notation, other: str) -> Notation:
     """Degrees as a multiple of pi, if the other angle is one."""
     if angle.unit != "degree" or "\\pi" not in other:
@@ -180,7 +193,7 @@ def _in_radians(angle: Notation, other: str) -> Notation:
 @functools.lru_cache(maxsize=4096)
 def _read_gold(answer: str) -> tuple[Notation, Fraction | None]:
     """The gold in plain form, and its value if it is a number."""
-    gold = read_notation(answer)
+    gold = read_notation(final_gold(answer))
     return gold, None if gold.is_text else _value(gold.body)
 
 
@@ -199,8 +212,11 @@ def _equal_percents(given: Notation, gold: Notation, leaf: Leaf) -> Outcome:
 
 def _compare_lists(given: str, gold: str, leaf: Leaf) -> Outcome:
     """Sets and bare lists in any order, tuples and intervals in theirs; unions of intervals in any
-    order. A bare list may stand for a set or a tuple, on either side.
+    order. A bare list may stand for a set or a tuple, on either side, and a tuple for a vector.
     """
+    given, gold = as_assigned(given, gold)
+    if split_list(given)[0] or split_list(gold)[0]:
+        given, gold = as_tuple(given), as_tuple(gold)
     union, gold_union = as_union(given), as_union(gold)
     if union and gold_union and (union != [given] or gold_union != [gold]):
         return _match(union, gold_union, lambda a, b: _compare_brackets(a, b, leaf))
@@ -208,7 +224,7 @@ def _compare_lists(given: str, gold: str, leaf: Leaf) -> Outcome:
 
 
 def _compare_brackets(given: str, gold: str, leaf: Leaf) -> Outcome:
-    given, gold = _unnamed_brackets(given, gold)
+    given, gold = without_names(given, gold)
     opening, items, closing = split_list(given)
     gold_opening, gold_items, gold_closing = split_list(gold)
     if opening == "{" and gold_opening == "(" and len(items) == 1:  # the set of all solutions
@@ -226,26 +242,13 @@ def _compare_brackets(given: str, gold: str, leaf: Leaf) -> Outcome:
     return _all(_compare_one(a, b, leaf) for a, b in zip(items, gold_items, strict=True))
 
 
-def _unnamed_brackets(given: str, gold: str) -> tuple[str, str]:
-    """ "(x,y) = (1,2)" is (1,2) and "P = (1,2)" too, unless the two have different names."""
-    names, contents = [], []
-    for text in (given, gold):
-        parts = split_equation(text)
-        is_named = len(parts) == 2 and _NAMES.fullmatch(parts[0]) and split_list(parts[1])[0]
-        names.append(re.sub(r"\s", "", parts[0]) if is_named else "")
-        contents.append(parts[1] if is_named else text)
-    if all(names) and names[0] != names[1]:
-        return given, gold
-    return contents[0], contents[1]
-
-
 def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
     """Two elements: numbers exactly, equations by their parts, everything else by `leaf`."""
-    if given == gold:
+    if given == gold or (_DOTS.fullmatch(given) and _DOTS.fullmatch(gold)):
         return True
     if split_list(gold)[0] or split_list(given)[0]:  # a tuple in a list
         return _compare_brackets(given, gold, leaf)
-    given = _before_approximation(given)
+    given = before_approximation(given)
     parts, gold_parts = split_equation(given), split_equation(gold)
     if len(parts) > 1 or len(gold_parts) > 1:
         return _compare_equations(parts, gold_parts, leaf)
@@ -256,7 +259,7 @@ def _compare_one(given: str, gold: str, leaf: Leaf) -> Outcome:
     if is_congruence(gold):
         return equal_congruences(given, gold)
     given = without_modulus(given)
-    given, gold = _without_base(given, gold)
+    given, gold = without_base(given, gold)
     value, expected = _value(given), _value(gold)
     if value is not None and expected is not None:
         return value == expected
@@ -278,7 +281,7 @@ def _compare_equations(parts: Sequence[str], gold_parts: Sequence[str], leaf: Le
     """ "x = 5" is 5; in "a = b = c" every part must be the answer; other equations are compared
     whole.
     """
-    name, gold_name = _named(parts), _named(gold_parts)
+    name, gold_name = defined_name(parts), defined_name(gold_parts)
     if len(gold_parts) == 1:
         # "m + n = 204" says what 204 is; a part without letters has to be 204 itself.
         gold = gold_parts[0]
@@ -290,11 +293,6 @@ def _compare_equations(parts: Sequence[str], gold_parts: Sequence[str], leaf: Le
         return False
     values = parts[1:] if name else parts
     return _all(_compare_one(part, gold_parts[-1], leaf) for part in values)
-
-
-def _named(parts: Sequence[str]) -> str:
-    """The variable or function that an equation defines; "" if it defines none."""
-    return parts[0] if len(parts) > 1 and _VARIABLE.fullmatch(parts[0]) else ""
 
 
 def _are_one_function(name: str, other: str) -> bool:
@@ -364,30 +362,10 @@ def _without_repeats(items: Sequence[str]) -> list[str]:
     )
 
 
-def _before_approximation(text: str) -> str:
-    r""" "\frac13 \approx 0.333" answers \frac13; "x \approx 0.333" answers 0.333."""
-    first, sign, second = text.partition("\\approx")
-    if not sign:
-        return text
-    return (
-        second.strip() if not first.strip() or _VARIABLE.fullmatch(first.strip()) else first.strip()
-    )
-
-
-def _without_base(given: str, gold: str) -> tuple[str, str]:
-    """Digits with their base as one word each; a base that only the gold names is understood."""
-    base, gold_base = _BASE.fullmatch(given), _BASE.fullmatch(gold)
-    if gold_base and not base:
-        return given, gold_base[1]
-    if gold_base and base:
-        return f"{base[1]}_{base[2]}", f"{gold_base[1]}_{gold_base[2]}"
-    return given, gold
-
-
 def _strip_assignment(text: str) -> str:
     """ "x = 5" -> "5", "f(x)=2x" -> "2x"; other equations stay."""
     parts = split_equation(text)
-    return parts[1] if len(parts) == 2 and _named(parts) else text
+    return parts[1] if len(parts) == 2 and defined_name(parts) else text
 
 
 def _value(text: str) -> Fraction | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from fractions import Fraction
 
 _SIGNS = str.maketrans(
     {
@@ -32,12 +33,22 @@ _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\{[^{}]*\})|([0-9]+|[A-Za-z]))")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _DROPPED = re.compile(
     r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|Biggl?|Biggr|middle)(?![A-Za-z])\.?"
-    r"|\\(?:displaystyle|textstyle|limits|nolimits|[lL]arge|LARGE|small|bf|rm|it|therefore|Rightarrow"
-    r"|implies|checkmark)(?![A-Za-z])"
+    r"|\\(?:displaystyle|textstyle|limits|nolimits|[lL]arge|LARGE|small|bf|rm|it|checkmark)(?![A-Za-z])"
     r"|\\(?:[hv]?phantom|tag\*?)\s*\{[^{}]*\}"
     r"|\\color\s*\{[^{}]*\}|\\textcolor\s*\{[^{}]*\}"
     r"|(?<!\\)\\!|\*\*|\$"
 )
+# "11,\\! 111": the space is taken back, so that the comma is no separator of a list.
+_TIGHT_COMMA = re.compile(r"(?<=[0-9])(?:,|\{,\})\s*\\!\s*(?=[0-9]{3}(?![0-9]))")
+# "\\mathbb Z", as TeX reads it.
+_UNBRACED = re.compile(
+    r"\\(mathbb|mathcal|mathrm|mathbf|mathit|mathsf|boldsymbol|text|textbf)\s+([A-Za-z])(?![A-Za-z])"
+)
+# The constants, set upright.
+_CONSTANT = re.compile(r"\\(?:mathrm|operatorname|mathsf|mathit)\s*\{\s*([ei])\s*\}")
+# What follows from an equation or an inequality is the answer.
+_ARROW = re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|therefore)(?![A-Za-z])")
+_RELATION = re.compile(r"[=<>]|\\(?:le|ge|leq|geq|in)(?![A-Za-z])")
 # Not the second half of a line break in a matrix.
 _SPACE = re.compile(
     r"(?<!\\)\\[,;: ]|\\(?:quad|qquad|enspace|thinspace|hspace\{[^{}]*\})(?![A-Za-z])|~"
@@ -88,6 +99,13 @@ _UNITS = {
     for canonical, *others in (row.split() for row in names.split("|"))
     for name in (canonical, *others)
 }
+# Exact sizes of units in the first of their row.
+_SIZES = {
+    "mm": "1", "cm": "10", "dm": "100", "m": "1000", "km": "1000000", "in": "25.4", "ft": "304.8",
+    "yd": "914.4", "mi": "1609344", "s": "1", "min": "60", "h": "3600", "day": "86400",
+    "week": "604800", "mg": "1", "g": "1000", "kg": "1000000", "dollar": "100", "cent": "1",
+    "ml": "1", "l": "1000",
+}  # fmt: skip
 _WORDS = "|".join(sorted((f"{name}s?" for name in _UNITS if len(name) > 1), key=len, reverse=True))
 _UNIT_POWER = r"(?:\s*\^\s*\{?\s*-?[0-9]\s*\}?)?"
 _BARE_UNIT = re.compile(
@@ -123,7 +141,8 @@ def read_notation(answer: str) -> Notation:
     "\dfrac12" -> \frac12; "√6" -> \sqrt{6}; "50\%" -> 50, percent.
     """
     text = " ".join(to_ascii(answer).split())
-    text = _CURRENCY.sub("", text.strip())
+    text = _UNBRACED.sub(r"\\\1{\2}", _TIGHT_COMMA.sub(",", _CURRENCY.sub("", text.strip())))
+    text = _conclusion(_CONSTANT.sub(r" \1", text))
     # Thousands before spacing goes: "1\,037" and "1 037" are one number, "1 2" is not twelve.
     text = _SPACE.sub(" ", _DROPPED.sub("", f"{text} ")).strip()
     text = re.sub(r"(?<![A-Za-z])\{:\}", ":", text)
@@ -152,6 +171,13 @@ def read_notation(answer: str) -> Notation:
         text = re.sub(r"[\s,{}]", "", text)
     is_text = is_text and re.search("[A-Za-z]", text) is not None
     return Notation(_without_braces(text), unit, is_percent, is_text)
+
+
+def _conclusion(text: str) -> str:
+    r""" "x+1 = 4 \implies x = 3" -> "x = 3"; other arrows go."""
+    parts = [part.strip() for part in _ARROW.split(text)]
+    is_chain = len(parts) > 1 and all(map(_RELATION.search, parts))
+    return parts[-1] if is_chain else " ".join(parts).strip()
 
 
 def to_ascii(text: str) -> str:
@@ -238,7 +264,8 @@ def _split_unit(text: str) -> tuple[str, str, bool]:
     if match is None or not text[: match.start()].strip():
         return text, "", False
     unit = match[1] or match[match.lastindex or 1]
-    return text[: match.start()].rstrip(), unit.lower(), False
+    power = match[0].partition("^")[1:]
+    return text[: match.start()].rstrip(), unit.lower() + "".join(power), False
 
 
 def units_differ(first: str, second: str) -> bool:
@@ -249,6 +276,13 @@ def units_differ(first: str, second: str) -> bool:
         return False
     ours, theirs = _measures(first), _measures(second)
     return any(measure in theirs and theirs[measure] != unit for measure, unit in ours.items())
+
+
+def unit_size(unit: str) -> Fraction | None:
+    """How many of its measure's smallest known unit it is; None for powers, ratios and others."""
+    name = unit.strip()
+    known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+    return Fraction(_SIZES[known[1]]) if known and known[1] in _SIZES else None
 
 
 def _measures(unit: str) -> dict[str, str]:

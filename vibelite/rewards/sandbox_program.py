@@ -21,6 +21,8 @@ EXIT_MEMORY = 101
 _EXIT_LOST_OUTPUT = 120
 _SOURCE, _RESULT = 4, 3
 _CHUNK = 1 << 20
+# Of whole numbers that are printed and read, as in LiveCodeBench's harness; Python's own is 4,300.
+_MAX_DIGITS = 50_000
 
 
 def become_program(function: str) -> NoReturn:
@@ -33,6 +35,7 @@ def become_program(function: str) -> NoReturn:
     try:
         source = _read_all(_SOURCE)
         os.close(_SOURCE)
+        sys.set_int_max_str_digits(_MAX_DIGITS)
         _open_standard_streams()
         status = _run(source, function)
     except MemoryError:

@@ -87,7 +87,7 @@ def judge(answer: dict[str, Any], outputs: list[int], limits: Limits) -> Executi
     stdout, stderr, result = outputs
     outcome, detail = _outcome(answer, [os.fstat(output).st_size for output in outputs], limits)
     if not detail:
-        detail = _without_controls(_tail(stderr))
+        detail = without_controls(_tail(stderr))
     if outcome == "runtime_error" and answer["status"] < 0:
         detail = f"ended by {_signal_name(-answer['status'])}\n{detail}".strip()
     return Execution(
@@ -115,7 +115,7 @@ def _outcome(answer: dict[str, Any], sizes: list[int], limits: Limits) -> tuple[
     return ("exit" if status == 0 else "runtime_error"), ""
 
 
-def _without_controls(text: str) -> str:
+def without_controls(text: str) -> str:
     """What can be shown: a program's text must not steer the terminal of its reader."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 

@@ -104,8 +104,12 @@ def _exact(value: Any) -> Any:
     """The object with every decimal as the rational that was written, and i as the unit."""
     if isinstance(value, sympy.MatrixBase):
         return value.applyfunc(_exact)
+    if isinstance(value, sympy.MatMul):
+        scalar, matrices = value.as_coeff_matrices()
+        if len(matrices) == 1 and isinstance(matrices[0], sympy.MatrixBase):
+            return _exact(scalar * matrices[0])
     exact = {x: sympy.Rational(str(x)) for x in value.atoms(sympy.Float)}
-    unit = {x: sympy.I for x in value.free_symbols if x.name == "i"}
+    unit = {x: sympy.I for x in value.free_symbols if str(x) == "i"}
     return value.xreplace(exact | unit)
 
 

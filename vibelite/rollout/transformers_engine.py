@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from itertools import product
 
 import torch
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from vibelite.errors import EngineError
+from vibelite.errors import EngineError, RecipeError
 from vibelite.models.policy import Policy
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.types import Completion
@@ -33,12 +35,28 @@ class TransformersEngine:
 
     def __init__(self, policy: Policy, *, stop_ids: Sequence[int], max_sequences: int) -> None:
         self._policy = policy
+        self._is_plain = policy.packs and keeps_keys_and_values_alone(policy.model.config)
         self._stop_ids = frozenset(stop_ids)
         self._max_sequences = max_sequences
         self._weights_version = 0
         self._is_awake = True
         self._num_tokens = 0
         self._seconds = 0.0
+        if not self._is_plain:
+            self._require_cache()
+
+    @torch.inference_mode()
+    def _require_cache(self) -> None:
+        """RecipeError for a model that goes on from its cache otherwise than it reads a text."""
+        tokens = [7, 11, 5, 9, 8]
+        _, state = self._prefill([tokens[:-1]], 1)
+        continued = self._decode(torch.tensor(tokens[-1:], device=self._policy.device), state)
+        whole, _ = self._prefill([tokens], 1)
+        if not (continued - whole).abs().mean() < 0.1 * whole.std():
+            raise RecipeError(
+                f"{type(self._policy.model).__name__}: transformers continues its texts wrongly "
+                "from its cache; use a model of a family in docs/models.md"
+            )
 
     def load_weights(self, version: int) -> None:
         self._weights_version = version
@@ -71,7 +89,9 @@ class TransformersEngine:
             raise EngineError("the engine is asleep or closed; wake it before generating")
         if any(len(prompt) == 0 for prompt in prompts):
             raise EngineError("a prompt has no tokens; check the chat template of the model")
-        prompts_per_chunk = max(1, self._max_sequences // settings.num_completions)
+        # Only keys and values can be padded and masked.
+        most = self._max_sequences // settings.num_completions if self._is_plain else 1
+        prompts_per_chunk = max(1, most)
         for start in range(0, len(prompts), prompts_per_chunk):
             chunk = prompts[start : start + prompts_per_chunk]
             generator = torch.Generator(self._policy.device).manual_seed((seed + start) % 2**63)
@@ -155,11 +175,11 @@ class TransformersEngine:
         causal = columns[None, :] <= columns[:, None]  # [width, width]
         # A padding position sees itself, so that no softmax runs over nothing.
         mask = (causal & is_real[:, None, :]) | torch.eye(width, dtype=torch.bool, device=device)
-        cache = KeyValueCache()
+        cache = KeyValueCache() if self._is_plain else OwnCache(config=self._policy.model.config)
         output = self._policy.model(
             input_ids=input_ids,
             position_ids=(columns[None] - (width - lengths)[:, None]).clamp(min=0),
-            attention_mask=mask[:, None],
+            attention_mask=mask[:, None] if self._is_plain else None,
             past_key_values=cache,
             logits_to_keep=1,
         )
@@ -177,7 +197,7 @@ class TransformersEngine:
         output = self._policy.model(
             input_ids=tokens[:, None],
             position_ids=state.lengths[:, None],
-            attention_mask=state.is_real[:, None, None, :],
+            attention_mask=state.is_real[:, None, None, :] if self._is_plain else None,
             past_key_values=state.cache,
         )
         state.lengths = state.lengths + 1
@@ -237,6 +257,20 @@ class KeyValueCache:
             self._buffers[layer] = keys.index_select(0, lines), values.index_select(0, lines)
 
 
+class OwnCache(DynamicCache):
+    """transformers' own cache, for layers with more than keys and values: recurrent states."""
+
+    def select(self, lines: torch.Tensor) -> None:
+        """As `KeyValueCache.select`."""
+        self.reorder_cache(lines)
+
+
+def keeps_keys_and_values_alone(config: PreTrainedConfig) -> bool:
+    """Whether every layer of such a model is plain attention, with a window or without."""
+    layers = DynamicCache(config=config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
 def _with_room(states: torch.Tensor, room: int) -> torch.Tensor:
     return states.new_empty(states.shape[0], states.shape[1], room, states.shape[3])
 
@@ -251,7 +285,7 @@ def _grown(buffer: torch.Tensor, length: int, room: int) -> torch.Tensor:
 class _DecodeState:
     """The running lines' cache, which of its positions are real, and each line's length."""
 
-    cache: KeyValueCache
+    cache: KeyValueCache | OwnCache
     is_real: torch.Tensor
     lengths: torch.Tensor
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from vibelite.errors import EngineError, RecipeError
+from vibelite.hints import install
 from vibelite.models.policy import Policy
 from vibelite.rollout.vllm_side_effects import (
     announce_expandable_segments,
@@ -73,8 +74,8 @@ def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
     """
     if not is_vllm_installed():
         raise RecipeError(
-            "rollout.engine is vllm, which is not installed; pip install 'vibelite[gpu]', or use "
-            "rollout.engine: transformers"
+            "rollout.engine is vllm, which is not installed; use rollout.engine: transformers, or "
+            "run " + install("vibelite[gpu]")
         )
     on_gpu = torch.cuda.is_available()
     _prepare_environment(on_gpu)

@@ -87,7 +87,8 @@ def _judge(
     for index, row in enumerate(rows):
         row_id = row.id if isinstance(row, Problem) else f"{row.problem_id}#{index}"
         cleaner.keeps(row_id, texts_of(row))
-    return {**cleaner.tally.as_json(), "dropped": cleaner.tally.dropped}
+    found = {"num_short_items": sum(cleaner.index.num_short.values())}
+    return {**cleaner.tally.as_json(), **found, "dropped": cleaner.tally.dropped}
 
 
 def _fingerprint(

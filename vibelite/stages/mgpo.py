@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from statistics import fmean
 
 import torch
 
@@ -140,6 +141,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     advantages = [values for values, _ in weighted]
     metrics = rollout_metrics(groups, [weight for _, weight in weighted])
     metrics |= shaping_metrics(shaping, groups, rewards)
+    metrics["groups/signal"] = fmean(any(values) for values in advantages)
     batches = training_batches(trainer, groups, advantages)
     (has_gradient,) = trainer.world.any_of([bool(batches)])
     for update in range(stage.updates_per_rollout if has_gradient else 0):
@@ -152,7 +154,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
                     for batch, known in zip(batches, frozen, strict=True)
                 ]
             metrics |= train_metrics(trainer.world.joined(parts))
-        require_agreement(metrics, context.recipe.rollout.max_mismatch_kl)
+        require_agreement(metrics, context.recipe)
         with meter.span("optimizer"):
             metrics |= trainer.optimizer.step(step * stage.updates_per_rollout + update)
             trainer.optimizer.finish()

@@ -12,6 +12,7 @@ import torch
 from vibelite.algorithms.advantages import LengthShaping
 from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.errors import EngineError
+from vibelite.recipe.schema import Recipe
 from vibelite.rewards.failures import count_failures
 from vibelite.types import Group
 
@@ -90,16 +91,32 @@ def train_metrics(diagnostics: Sequence[Mapping[str, torch.Tensor]]) -> dict[str
     return metrics
 
 
-def require_agreement(metrics: Mapping[str, float], limit: float) -> None:
-    """EngineError where the KL in `mismatch_metrics` is above `limit` nats per token, or no
-    number.
-    """
-    kl = metrics["mismatch/k3"]
+def require_agreement(metrics: Mapping[str, float], recipe: Recipe) -> None:
+    """EngineError where the KL in `mismatch_metrics` is above the recipe's limit, or no number."""
+    kl, limit = metrics["mismatch/k3"], recipe.rollout.max_mismatch_kl
     if kl <= limit:  # False for NaN too
         return
     raise EngineError(
         f"the sampler is not the policy that is trained: KL {kl:.3g} nats per token, at most "
         f"{metrics['mismatch/max_abs']:.3g} apart, and rollout.max_mismatch_kl is {limit:g}; no "
-        "update was made. Train in float16 or float32 where the type is the reason "
-        "(training.dtype, rollout.vllm.dtype); compare with rollout.engine: transformers"
+        f"update was made. {possible_cause(recipe)}"
     )
+
+
+def possible_cause(recipe: Recipe) -> str:
+    """What can make the recipe's engine differ from its trainer, and what to do about it."""
+    trained, sampled = recipe.training.dtype, recipe.rollout.vllm.dtype
+    finer = "float32" if trained == "float16" else "float16 or float32"
+    if recipe.rollout.engine == "transformers":
+        if trained != "float32":
+            return f"The engine has the trainer's weights, in {trained}: train in {finer}"
+        return (
+            "The engine has the trainer's weights in float32, so going on from its cache must "
+            "differ from reading the whole text: use a model of a family in docs/models.md"
+        )
+    of_family = "if it stays, vLLM computes this family otherwise: use rollout.engine: transformers"
+    if sampled not in ("auto", trained):
+        return f"vLLM samples in {sampled}, training is in {trained}: use one type; {of_family}"
+    if trained != "float32":
+        return f"Both round to {trained}: train in {finer}; {of_family}"
+    return f"No type rounds: {of_family.partition(', ')[2]}"

@@ -100,6 +100,6 @@ def probe_mismatch(
         logprobs, _ = policy.logprobs(batch, temperature=settings.temperature)
     assert batch.sampler_logprobs is not None, "completions carry the sampler's log-probs"
     metrics = mismatch_metrics(logprobs - batch.sampler_logprobs[batch.completion_mask])
-    require_agreement(metrics, recipe.rollout.max_mismatch_kl)
+    require_agreement(metrics, recipe)
     kl, largest = metrics["mismatch/k3"], metrics["mismatch/max_abs"]
     context.recorder.record_work("mismatch", kl=f"{kl:.2g}", max_abs=f"{largest:.2g}")

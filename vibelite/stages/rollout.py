@@ -152,6 +152,8 @@ def verified_row(problem: Problem, completion: Completion, verdict: Verdict) -> 
         "num_tokens": len(completion.token_ids),
         "finish_reason": completion.finish_reason,
     }
+    if problem.answer:
+        row["expected"] = problem.answer
     if verdict.failure:
         row["failure"] = verdict.failure
     if PERMUTATION in problem.metadata:

@@ -28,6 +28,9 @@ from vibelite.stages.engines import share_weights
 from vibelite.stages.training_loop import TrainingLoop
 from vibelite.training.optim import PolicyOptimizer
 
+# Share of the traces whose loss is told as a warning.
+MOST_DROPPED = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
@@ -71,6 +74,12 @@ def run(stage: SFTStage, context: StageContext) -> None:
         loop.resume()
     counts = {"num_sequences": len(sequences), "num_dropped": len(traces) - len(sequences)}
     context.recorder.record_work("load", **counts)
+    if counts["num_dropped"] >= MOST_DROPPED * len(traces):
+        context.recorder.warn(
+            "traces dropped",
+            f"{counts['num_dropped']} of {len(traces)} traces are longer than max_tokens="
+            f"{stage.max_tokens} and were left out: raise it, or use shorter traces",
+        )
     loop.run(partial(sft_step, Trainer(stage, context, policy, optimizer), sequences))
     if context.world.is_leader:
         models = loop.kept_models()

@@ -14,7 +14,7 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
-from vibelite.training.checkpoint import SaveSchedule, TrainingStates, save_model
+from vibelite.training.checkpoint import ModelWriter, SaveSchedule, TrainingStates
 from vibelite.training.optim import PolicyOptimizer
 
 
@@ -33,7 +33,7 @@ class TrainingLoop:
         """`keep_every`: steps between models that are kept beside the last; 0 = none."""
         self._num_steps = stage.num_steps
         self._context = context
-        self._policy = policy
+        self._models = ModelWriter(policy, context.recipe.checkpoint)
         self._keep_every = keep_every
         self._states = TrainingStates(
             stage_dir=context.stage_dir,
@@ -59,6 +59,14 @@ class TrainingLoop:
         Where the run has to stop, saves what was trained and raises RunStopped. A step may raise it
         too, as long as it has changed no weight.
         """
+        try:
+            self._run(take_step)
+        except BaseException:
+            self._models.settle()
+            self._states.settle()
+            raise
+
+    def _run(self, take_step: Callable[[int], None]) -> None:
         recorder = self._context.recorder
         for step in range(self._start, self._num_steps):
             try:
@@ -72,7 +80,7 @@ class TrainingLoop:
                 self._stop(step + 1, reason)
             if self._states.is_due(step + 1):
                 self._save(step + 1)
-        recorder.record_work("checkpoint")
+        self._finish_saving()
 
     def kept_models(self) -> list[Path]:
         """The models that a finished stage kept, in order of training; the last is the stage's."""
@@ -87,18 +95,21 @@ class TrainingLoop:
         return self._context.stage_dir.checkpoints / f"step-{step:06d}"
 
     def _keep(self, step: int) -> None:
-        context = self._context
-        settings = context.recipe.checkpoint
-        with context.meter.span("checkpoint"):
-            save = partial(save_model, self._policy, self._path(step), settings=settings)
-            context.world.from_leader(save)
+        with self._context.meter.span("checkpoint"):
+            self._context.world.from_leader(partial(self._models.save, self._path(step)))
 
     def _save(self, step: int) -> None:
         with self._context.meter.span("checkpoint"):
-            self._states.save(step)
+            self._states.save(step, self._models)
 
     def _stop(self, step: int, reason: RunStopped) -> NoReturn:
         """Saves the state after `step` finished steps, then raises `reason`."""
         self._save(step)
-        self._context.recorder.record_work("checkpoint")
+        self._finish_saving()
         raise reason
+
+    def _finish_saving(self) -> None:
+        with self._context.meter.span("checkpoint"):
+            self._context.world.from_leader(self._models.wait)
+            self._states.wait()
+        self._context.recorder.record_work("checkpoint")

@@ -251,6 +251,13 @@ def segment_entries(lines: Sequence[dict[str, Any]]) -> Iterator[Entry]:
         yield make_entry(unrecorded, price)
 
 
+def last_sign_of_life(path: Path) -> str:
+    """When (UTC) a process last wrote into the ledger's directory `path`; "" where none has."""
+    files = sorted(path.glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
+    lines = list(read_lines(files[-1])) if files else []
+    return lines[-1]["utc"] if lines else ""
+
+
 def make_entry(line: Mapping[str, Any], price: Price | None) -> Entry:
     """The entry of a line of time."""
     values = {field.name: line[field.name] for field in fields(Entry) if field.name != "price"}

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from vibelite.types import StepRecord
-from vibelite.units import duration, usd_text
+from vibelite.units import duration, short_number, usd_text
 
 # Metrics on the console, with the names used there; those a step does not have are left out.
 CONSOLE_METRICS = {
@@ -25,6 +25,8 @@ CONSOLE_METRICS = {
     "completion/mean_tokens": "tokens",
     "optimizer/grad_norm": "grad",
 }
+# With one update per rollout the policy's loss is 0 but for rounding, and says nothing.
+ROUNDING = 1e-5
 # Counts shown only when above 0.
 CONSOLE_COUNTS = {
     "verify/failures_timeout": "verifier timeouts",
@@ -71,7 +73,11 @@ class ProgressLine:
         """The line of work that is no step, such as loading; no bar is left under it."""
         self.close()
         money = [] if usd_so_far is None else [f"${usd_text(usd_so_far)} so far"]
-        print("  ".join([label, f"{seconds:.2f} s", *money]), file=sys.stderr)
+        print("  ".join([label, duration(seconds), *money]), file=sys.stderr)
+
+    def warn(self, message: str) -> None:
+        """A line about what is wrong."""
+        print(f"warning: {message}", file=sys.stderr)
 
     def expect(self, num_completions: int) -> None:
         """So many completions are about to be sampled; `sampled` is called after each."""
@@ -131,12 +137,14 @@ def step_parts(record: StepRecord, seconds: float) -> list[str]:
     metrics = record.metrics
     parts = [f"{record.stage} {record.step}"]
     parts += [
-        f"{name} {metrics[key]:.4g}" for key, name in CONSOLE_METRICS.items() if key in metrics
+        f"{name} {short_number(metrics[key])}"
+        for key, name in CONSOLE_METRICS.items()
+        if key in metrics and (key != "policy/loss" or abs(metrics[key]) > ROUNDING)
     ]
     parts += [
         f"{name} {metrics[key]:.0f}" for key, name in CONSOLE_COUNTS.items() if metrics.get(key)
     ]
-    parts.append(f"{seconds:.2f} s")
+    parts.append(duration(seconds))
     if tokens := record.tokens["generated"] or record.tokens["trained"]:
         parts.append(f"{tokens / seconds:.0f} tokens/s")
     if record.usd is not None:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vibelite.errors import RunStopped, VibeLiteError
+from vibelite.errors import NothingLearned, RunStopped, VibeLiteError
 from vibelite.ranks.ranks import ONE_RANK, Ranks
-from vibelite.run_dir import StageDir, append_jsonl
+from vibelite.run_dir import StageDir, append_jsonl, read_json, read_jsonl, write_json_atomic
+from vibelite.telemetry.health import WARNINGS_NAME, Health, why_no_signal
 from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter, joint_lap
 from vibelite.telemetry.progress import ProgressLine
@@ -46,9 +47,11 @@ class Recorder:
         self._spending = stop.spending
         stop.new_stage(stage)
         self._leak_watch = LeakWatch()
+        self._health: Health | None = None
         self._num_steps = num_steps
         self._sinks = sinks
         self._console = ProgressLine(stage, num_steps)
+        self._why_no_signal = ""
         # USD of each step with the work since the step before it, such as checkpoints.
         self._step_usd: list[float] = []
         self._usd_at_last_step = self._usd_so_far()
@@ -66,6 +69,11 @@ class Recorder:
         self._leak_watch.check(step)
 
     def _write_step(self, step: int, metrics: Mapping[str, float], lap: Lap) -> None:
+        if self._health is None:  # the steps that a resumed stage keeps are known only now
+            rows = read_jsonl(self._stage_dir.steps_path)
+            earlier = [row["metrics"] | row["counts"] for row in rows if row["step"] < step]
+            self._health = Health(earlier)
+        health, begun = self._health.look({**metrics, **lap.counts})
         usd = self._spending.record(lap, stage=self._stage, step=step)
         record = StepRecord(
             stage=self._stage,
@@ -79,11 +87,15 @@ class Recorder:
             usd=None if usd is None else float(usd),
             usd_so_far=self._usd_so_far(),
             usd_at_end_of_stage=self._project(step),
+            health=health,
         )
         append_jsonl(self._stage_dir.steps_path, [asdict(record)])
         for sink in self._sinks:
             sink.log(step, numbers_of(record))
         self._console.step(record, lap.wall_seconds)
+        for cause in begun:
+            self._console.warn(f"{self._stage}, step {step}: {health[cause]}")
+        self._why_no_signal = why_no_signal(metrics) if self._health.num_without_signal else ""
 
     def describe(self) -> str:
         """Where this process is in the run."""
@@ -105,9 +117,30 @@ class Recorder:
         self._console.work(label, lap.wall_seconds, self._usd_so_far())
         return lap
 
+    def warn(self, cause: str, sentence: str) -> None:
+        """Says on the console and in the report what is wrong before the first step."""
+        if self._ranks.is_leader:
+            path = self._stage_dir.path / WARNINGS_NAME
+            write_json_atomic(path, (read_json(path) if path.exists() else {}) | {cause: sentence})
+            self._console.warn(f"{self._stage}: {sentence}")
+
     def reason_to_stop(self) -> RunStopped | None:
         """Asked after a step: why the next one must not begin. The caller saves, then raises it."""
-        return self._ranks.from_leader(self._stop.reason_to_stop)
+        return self._ranks.from_leader(
+            lambda: self._stop.reason_to_stop() or self._nothing_learned()
+        )
+
+    def _nothing_learned(self) -> NothingLearned | None:
+        """Why it is no use to go on, if so: too many steps in a row without a gradient."""
+        number = 0 if self._health is None else self._health.num_without_signal
+        limit = self._stop.budget.steps_without_signal
+        if not limit or number < limit or self._num_recorded == self._num_steps:
+            return None
+        return NothingLearned(
+            f"stage {self._stage!r}, step {self._num_recorded}: {number} steps in a row without a "
+            f"group whose rewards differ, so nothing is learned; {self._why_no_signal}. To go on "
+            "all the same raise budget.steps_without_signal (0 = no limit)"
+        )
 
     def stop_if_needed(self) -> None:
         """Asked where everything is on disk: raises the reason to stop, if there is one."""

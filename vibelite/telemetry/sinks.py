@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vibelite.errors import RecipeError
+from vibelite.hints import install
 from vibelite.types import StepRecord
 from vibelite.units import GIB
 
@@ -71,7 +72,8 @@ def open_sinks(
     for kind in kinds:
         if find_spec(kind) is None:
             raise RecipeError(
-                f"tracking: {kind} is not installed; pip install 'vibelite[track]', or leave it out"
+                f"tracking: {kind} is not installed; leave it out, or run "
+                + install("vibelite[track]")
             )
         match kind:
             case "tensorboard":

@@ -34,7 +34,7 @@ class StopRules:
                 "no price in USD; limit budget.hours instead, or begin a new run"
             )
         self.spending = spending
-        self._budget = budget
+        self.budget = budget
         self._signal: signal.Signals | None = None
         # Seconds, without those of the checkpoints that they had in them:
         self._steps: list[float] = []
@@ -106,7 +106,7 @@ class StopRules:
         """A signal, or the limit that spending `seconds_ahead` more would reach."""
         if self._signal is not None:
             return Interrupted(f"stopped by {self._signal.name}")
-        budget, spending = self._budget, self.spending
+        budget, spending = self.budget, self.spending
         spent = spending.nanoseconds / NANOSECONDS
         if budget.hours is not None and spent + seconds_ahead > budget.hours * HOUR:
             return BudgetReached(

@@ -55,7 +55,7 @@ def decontaminate(
     ] = 0.5,
     as_json: AsJson = False,
 ) -> None:
-    """Drop training rows that share 10 words in a row with an evaluation problem.
+    """Drop training rows that share 10 words in a row with an evaluation problem, or are one.
 
     vibelite decontaminate train.jsonl --against aime25 -o clean.jsonl
     """
@@ -75,7 +75,10 @@ def decontaminate(
         "train": train,
         "output": str(output),
         "report": str(report or output.with_name(f"{output.name}.report.json")),
-        "against": describe_items(items),
+        "against": [
+            one | {"num_short": cleaner.index.num_short.get(one["name"], 0)}
+            for one in describe_items(items)
+        ],
         **cleaner.tally.as_json(),
     }
     dropped = cleaner.tally.dropped
@@ -228,7 +231,13 @@ def _as_text(summary: dict[str, Any], dropped: list[dict[str, Any]]) -> str:
     ]
     if len(dropped) > SHOWN_ROWS:
         lines.append(f"... and {len(dropped) - SHOWN_ROWS} more in {summary['report']}")
-    lines += [f"against {item['name']}: {item['num_items']} items" for item in summary["against"]]
+    for item in summary["against"]:
+        lines.append(f"against {item['name']}: {item['num_items']} items")
+        if item["num_short"]:
+            lines[-1] += (
+                f", {item['num_short']} of them without ten words of their own: "
+                "only rows that are one of these from end to end are dropped"
+            )
     rules = ", ".join(f"{count} {rule}" for rule, count in summary["by_rule"].items())
     lines.append(
         f"{summary['num_rows']} rows, {summary['num_dropped']} dropped"

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vibelite.commands.options import TABLE_SUFFIXES, table_kind
+from vibelite.commands.options import TABLE_SUFFIXES, Overrides, recipe_path, table_kind
 from vibelite.errors import RecipeError
+from vibelite.hints import program
 
 if TYPE_CHECKING:
+    from vibelite.planning.devices import Device
     from vibelite.planning.plan import Plan
     from vibelite.recipe.schema import Recipe
 
 Judge = Literal["math", "exact", "choice", "code"]
-WINDOW_CPU, WINDOW_GPU = 128, 4096
-PROBLEMS_CPU, PROBLEMS_GPU = 8, 16
-MGPO_STEPS_CPU, MGPO_STEPS_GPU = 12, 200
-SFT_STEPS_CPU, SFT_STEPS_GPU = 24, 200
+Traces = Annotated[str, typer.Option(help="Worked solutions, rows of messages, to start from.")]
+Reward = Annotated[str, typer.Option(metavar="FILE.py:FUNCTION", help="Your own judge, instead.")]
+SIZES_CPU = {"window": 128, "problems_per_step": 8, "mgpo_steps": 12, "sft_steps": 24}
+SIZES_GPU = {"window": 4096, "problems_per_step": 16, "mgpo_steps": 200, "sft_steps": 200}
 MIN_STEPS = 5
 # Of a budget, what a plan may cost; the rest is left for what the plan does not foresee.
 SHARE_OF_BUDGET = 0.8
@@ -30,105 +34,154 @@ SHARE_OF_BUDGET = 0.8
 
 def init(
     recipe: Annotated[Path, typer.Argument(help="The YAML file to write.")],
+    shipped: Annotated[
+        str, typer.Option("--from", metavar="NAME", help="Copy this recipe of vibelite's instead.")
+    ] = "",
     model: Annotated[
         str, typer.Option(help="smollm2, a Hugging Face directory, or owner/name on the hub.")
     ] = "smollm2",
-    gpu: Annotated[str, typer.Option(help="A GPU that `vibelite plan` lists, or cpu.")] = "cpu",
+    gpu: Annotated[
+        str, typer.Option(help="Such as rtx4090-24gb, or cpu; default: this machine's.")
+    ] = "",
     usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, help="What it costs.")] = None,
     budget_usd: Annotated[float | None, typer.Option(min=0, help="Steps are cut to it.")] = None,
     problems: Annotated[
-        str, typer.Option(help="Your problems: .jsonl, .json, .parquet, or owner/name on the hub.")
+        str, typer.Option(help="Your problems: .jsonl, .csv, .parquet, ..., or owner/name.")
     ] = "",
-    prompt: Annotated[str, typer.Option(help="The column of the question.")] = "prompt",
-    answer: Annotated[str, typer.Option(help="The column of the answer.")] = "answer",
+    prompt: Annotated[str, typer.Option(help="The column of the question.")] = "",
+    answer: Annotated[str, typer.Option(help="The column of the answer.")] = "",
+    subdomain: Annotated[str, typer.Option(help="The column of the sub-domain.")] = "",
     verifier: Annotated[Judge, typer.Option(help="How answers are judged.")] = "math",
-    reward: Annotated[
-        str, typer.Option(metavar="FILE.py:FUNCTION", help="Your own judge, instead.")
-    ] = "",
-    traces: Annotated[
-        str, typer.Option(help="Worked solutions (rows of messages) to fine-tune on first.")
-    ] = "",
+    reward: Reward = "",
+    traces: Traces = "",
     max_new_tokens: Annotated[
         int | None, typer.Option(min=8, help="Longest completion, in tokens.")
     ] = None,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Write a commented starter recipe for a model, a machine, a budget and your own data.
 
-    vibelite init mine.yaml --problems problems.jsonl --reward judge.py:score
-
     vibelite init math.yaml --model Qwen/Qwen2.5-1.5B-Instruct --gpu rtx4090-24gb --budget-usd 20
     --usd-per-gpu-hour 0.4 --problems problems.parquet
+
+    vibelite init big.yaml --from vibethinker_1p5b_1x80gb --set seed=1
     """
+    from vibelite.planning.devices import device_named
+
+    needing = {"--reward": reward, "--subdomain": subdomain, "--prompt": prompt, "--answer": answer}
+    _require_possible(recipe, [name for name, value in needing.items() if value and not problems])
+    if budget_usd is not None and usd_per_gpu_hour is None:
+        raise RecipeError("--budget-usd: needs --usd-per-gpu-hour, to compute the cost of a step")
+    if shipped and (problems or traces or budget_usd is not None or model != "smollm2" or gpu):
+        raise RecipeError("--from: copies a recipe as it is; change it with --set alone")
+    if shipped:
+        return _write(recipe, *_copied(shipped, recipe, overrides))
+    device = device_named(gpu)
+    columns = {"prompt": prompt, "answer": answer, "subdomain": subdomain}
+    values: dict[str, Any] = {
+        "arguments": "".join(f" {shlex.quote(word)}" for word in sys.argv[2:]),
+        "program": program(), "path": shlex.quote(str(recipe)), "name": recipe.stem,
+        "gpu": device.name, "on_cpu": device.is_cpu,
+        "price": usd_per_gpu_hour, "budget": budget_usd,
+        "model": model if model == "smollm2" else _path_or_name(model, recipe),
+        "problems": _table(problems, recipe), "traces": _table(traces, recipe),
+        "columns": {name: column for name, column in columns.items() if column},
+        "verifier": "custom" if reward else verifier, "reward": _reward(reward, recipe),
+        **(SIZES_CPU if device.is_cpu else SIZES_GPU),
+        **({"window": max_new_tokens} if max_new_tokens else {}),
+    }  # fmt: skip
+    _write(recipe, *fitted(values, recipe, device, overrides))
+
+
+def _require_possible(recipe: Path, lonely: Sequence[str]) -> None:
+    """RecipeError for a file that must not be written, and for options about rows without any."""
     if recipe.exists():
         raise RecipeError(f"{recipe}: exists already; name a new file")
     if recipe.suffix not in (".yaml", ".yml"):
         raise RecipeError(f"{recipe}: a recipe's name ends in .yaml")
-    if budget_usd is not None and usd_per_gpu_hour is None:
-        raise RecipeError("--budget-usd: needs --usd-per-gpu-hour, to compute the cost of a step")
-    if reward and not problems:
-        raise RecipeError("--reward: needs --problems, which it judges")
-    on_cpu = gpu == "cpu"
-    values: dict[str, Any] = {
-        "arguments": "".join(f" {shlex.quote(word)}" for word in sys.argv[2:]),
-        "path": shlex.quote(str(recipe)), "name": recipe.stem, "gpu": gpu, "on_cpu": on_cpu,
-        "price": usd_per_gpu_hour, "budget": budget_usd,
-        "model": model if model == "smollm2" else _path_or_name(model, recipe),
-        "problems": _table(problems, recipe), "traces": _table(traces, recipe),
-        "columns": {"prompt": prompt, **({} if verifier == "code" else {"answer": answer})},
-        "verifier": "custom" if reward else verifier, "reward": _reward(reward, recipe),
-        "window": max_new_tokens or (WINDOW_CPU if on_cpu else WINDOW_GPU),
-        "problems_per_step": PROBLEMS_CPU if on_cpu else PROBLEMS_GPU,
-        "mgpo_steps": MGPO_STEPS_CPU if on_cpu else MGPO_STEPS_GPU,
-        "sft_steps": SFT_STEPS_CPU if on_cpu else SFT_STEPS_GPU,
-    }  # fmt: skip
-    text, plan = fitted(values, recipe)
+    if lonely:
+        raise RecipeError(f"{', '.join(lonely)}: needs --problems, whose rows are meant")
+
+
+def _write(recipe: Path, text: str, plan: Plan) -> None:
+    """Writes the recipe, and says what it costs and what to type next."""
+    print(*_dry_pass(text, recipe), sep="\n")
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(text, encoding="utf-8")
+    vibelite, path = program(), shlex.quote(str(recipe))
     print(f"{recipe}: {_summary(plan)}")
-    print(f"next: vibelite plan {values['path']} --gpu {gpu}")
-    print(f"then: vibelite run {values['path']}")
+    print(f"what it needs: {vibelite} plan {path}")
+    print(f"what this machine lacks: {vibelite} doctor {path}")
+    print(f"then: {vibelite} run {path}")
 
 
-def fitted(values: dict[str, Any], recipe: Path) -> tuple[str, Plan]:
+def _copied(name: str, recipe: Path, overrides: Sequence[str]) -> tuple[str, Plan]:
+    """A shipped recipe under the name of the new file, and its plan."""
+    from vibelite.planning.devices import device_named
+
+    text = recipe_path(Path(name)).read_text(encoding="utf-8")
+    text = re.sub(r"^name: .*$", f"name: {recipe.stem}", text, count=1, flags=re.MULTILINE)
+    text = _with_settings(text, overrides, recipe)
+    loaded = _load(text, recipe)
+    return text, _plan(loaded, recipe, device_named(loaded.cost.gpu, "cost.gpu"))
+
+
+def _plan(loaded: Recipe, recipe: Path, device: Device) -> Plan:
+    from vibelite.planning.model_shape import shape_of
+    from vibelite.planning.plan import Machine, machine_price, make_plan
+    from vibelite.planning.workload import Assumptions
+
+    directory = recipe.resolve().parent
+    num_gpus = 1 if device.is_cpu else loaded.num_gpus
+    machine = Machine(device, num_gpus, *machine_price(loaded.cost, None, num_gpus))
+    shape = shape_of(loaded.model, directory)
+    return make_plan(loaded, directory, shape, machine, Assumptions())
+
+
+def fitted(
+    values: dict[str, Any], recipe: Path, device: Device, overrides: Sequence[str]
+) -> tuple[str, Plan]:
     """The recipe's text with the settings that make it fit the machine and the budget, and its
     plan. RecipeError where nothing makes it fit, DataError for rows that cannot be used.
     """
     from vibelite.data.sources import load_problems
     from vibelite.planning.advice import changes_to_fit
-    from vibelite.planning.devices import device_named
-    from vibelite.planning.model_shape import shape_of
-    from vibelite.planning.plan import Machine, make_plan
-    from vibelite.planning.workload import Assumptions
 
-    machine = Machine(device_named(values["gpu"]), 1, values["price"])
-    directory = recipe.resolve().parent
-
-    def plan_of(text: str) -> Plan:
-        loaded = _load(text, recipe)
-        for source in loaded.data.problems.values():
-            if source.source == "file":
-                load_problems(source, recipe_dir=directory, seed=loaded.seed)
-        shape = shape_of(loaded.model, directory)
-        return make_plan(loaded, directory, shape, machine, Assumptions())
-
-    text = _render(values)
-    plan = plan_of(text)
+    text = _with_settings(_render(values), overrides, recipe)
+    loaded = _load(text, recipe)
+    for source in loaded.data.problems.values():
+        if source.source == "file":
+            load_problems(source, recipe_dir=recipe.resolve().parent, seed=loaded.seed)
+    plan = _plan(loaded, recipe, device)
     settings = changes_to_fit(plan)
     if settings is None:
         raise RecipeError(
-            f"--gpu {values['gpu']}: no setting makes {values['model']} with "
+            f"--gpu {device.name}: no setting makes {values['model']} with "
             f"{values['window']} new tokens fit; a smaller --max-new-tokens or a larger GPU may"
         )
-    text = _with_settings(text, settings)
-    plan = plan_of(text)
+
+    def planned(values: dict[str, Any]) -> tuple[str, Plan]:
+        text = _with_settings(_render(values), [*overrides, *settings], recipe)
+        if settings:
+            text = f"# Set so that it fits: {', '.join(settings)}\n{text}"
+        return text, _plan(_load(text, recipe), recipe, device)
+
+    text, plan = planned(values)
     share = _affordable_share(plan, values["budget"])
     if share < 1:
         steps = {name: int(values[name] * share) for name in ("mgpo_steps", "sft_steps")}
-        cut = {name: max(MIN_STEPS, number) for name, number in steps.items()}
-        text = _with_settings(_render(values | cut), settings)
-        plan = plan_of(text)
+        text, plan = planned(
+            values | {name: max(MIN_STEPS, number) for name, number in steps.items()}
+        )
     assert plan.fits, f"what makes it fit was advised: {settings}"
     return text, plan
+
+
+def _dry_pass(text: str, recipe: Path) -> list[str]:
+    """What was tried of the user's own rows; no recipe is written where something cannot work."""
+    from vibelite.stages.dry_pass import local_dry_pass
+
+    return local_dry_pass(_load(text, recipe), recipe.resolve().parent)
 
 
 def _affordable_share(plan: Plan, budget: float | None) -> float:
@@ -153,7 +206,7 @@ def _render(values: dict[str, Any]) -> str:
     return environment.get_template("starter.yaml.j2").render(values)
 
 
-def _load(text: str, recipe: Path) -> Recipe:
+def _load(text: str, recipe: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that `text` would be at its place; what is wrong with it is reported there."""
     from vibelite.recipe.load import load_recipe
 
@@ -161,19 +214,24 @@ def _load(text: str, recipe: Path) -> Recipe:
     temporary = recipe.with_name(f".{recipe.stem}.new.yaml")
     try:
         temporary.write_text(text, encoding="utf-8")
-        return load_recipe(temporary)
+        return load_recipe(temporary, overrides)
     except RecipeError as error:
         raise RecipeError(str(error).replace(str(temporary), str(recipe))) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _with_settings(text: str, settings: list[str]) -> str:
-    """The text with settings such as stages.mgpo.optimizer.kind=adamw_cpu, its comments kept."""
+def _with_settings(text: str, settings: Sequence[str], recipe: Path) -> str:
+    """The text with settings such as stages.mgpo.optimizer.kind=adamw_cpu, its comments kept;
+    RecipeError for those that cannot be.
+    """
     from ruamel.yaml import YAML
+
+    from vibelite.recipe.source import parse_value
 
     if not settings:
         return text
+    _load(text, recipe, settings)
     yaml = YAML()
     yaml.width = 100
     yaml.preserve_quotes = True
@@ -188,9 +246,8 @@ def _with_settings(text: str, settings: list[str]) -> str:
                 place = next(stage for stage in place if stage.get("name", stage["kind"]) == name)
             else:
                 place = place.setdefault(name, {})
-        place[last] = YAML(typ="safe").load(value)
+        place[last] = parse_value(value)
     stream = io.StringIO()
-    stream.write(f"# Set so that it fits: {', '.join(settings)}\n")
     yaml.dump(data, stream)
     return stream.getvalue()
 
@@ -203,7 +260,8 @@ def _table(text: str, recipe: Path) -> dict[str, str] | None:
     if kind is None:
         suffixes = ", ".join(TABLE_SUFFIXES)
         raise RecipeError(f"{text}: neither a {suffixes} file nor owner/name on the hub")
-    return {"source": kind, "path": _relative(Path(text), recipe) if kind == "file" else text}
+    path = _relative(Path(text).expanduser(), recipe) if kind == "file" else text
+    return {"source": kind, "path": path}
 
 
 def _reward(text: str, recipe: Path) -> dict[str, str] | None:
@@ -217,7 +275,8 @@ def _reward(text: str, recipe: Path) -> dict[str, str] | None:
 
 def _path_or_name(model: str, recipe: Path) -> str:
     """A directory relative to the recipe, or the name on the hub."""
-    return _relative(Path(model), recipe) if Path(model).is_dir() else model
+    directory = Path(model).expanduser()
+    return _relative(directory, recipe) if directory.is_dir() else model
 
 
 def _relative(path: Path, recipe: Path) -> str:

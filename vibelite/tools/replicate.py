@@ -74,6 +74,8 @@ def replicate(
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a run that began; RecipeError if it is none."""
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such file; name the manifest.json of a run")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -11,9 +11,11 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -22,7 +24,14 @@ from vibelite.errors import CheckpointError
 from vibelite.models.adapter import save_adapter
 from vibelite.models.policy import Policy
 from vibelite.ranks.ranks import ONE_RANK, Ranks
-from vibelite.ranks.states import State, fill_state, load_whole, save_state
+from vibelite.ranks.states import (
+    Background,
+    State,
+    StateWriter,
+    fill_state,
+    host_stager,
+    load_whole,
+)
 from vibelite.recipe.run_section import Checkpoint
 from vibelite.run_dir import StageDir, drop_directory, new_directory
 from vibelite.storage import damage_of, free_bytes, require_free, storage_errors
@@ -83,9 +92,11 @@ class SaveSchedule:
         self._last_save = self._clock()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TrainingStates:
-    """The states of one training stage: when one is saved, and which one it resumes from."""
+    """The states of one training stage: when one is saved, and which one it resumes from. They are
+    written beside the training, one at a time.
+    """
 
     stage_dir: StageDir
     policy: Policy
@@ -94,6 +105,11 @@ class TrainingStates:
     schedule: SaveSchedule
     world: Ranks
     """Those that save and resume together."""
+    _writer: StateWriter = field(init=False)
+    _last: int = 0
+
+    def __post_init__(self) -> None:
+        self._writer = StateWriter(self.world)
 
     def load(self) -> int:
         """Loads the newest whole state in place and drops the records of later steps; the number
@@ -104,6 +120,7 @@ class TrainingStates:
             for path in self.stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
                 drop_directory(path)
         step = load_training_state(resume, self.policy, self.optimizer, world=self.world)
+        self._last = step
         if not self.world.is_leader:
             return step
         num_recorded = self.stage_dir.truncate_after(step)
@@ -115,36 +132,77 @@ class TrainingStates:
         return step
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after `step` finished steps."""
-        return self.world.from_leader(lambda: self.schedule.is_due(step))
+        """Whether to save after `step` finished steps. Raises what kept the last state from being
+        written, if that is known by now.
+        """
 
-    def save(self, step: int) -> None:
-        """Saves the state after `step` finished steps, whose records are on the disk before it."""
+        def decide() -> bool:
+            self._writer.raise_failure()
+            return self.schedule.is_due(step)
+
+        return self.world.from_leader(decide)
+
+    def save(self, step: int, models: ModelWriter) -> None:
+        """Starts to save the state after `step` finished steps; their records and the models kept
+        of them are on the disk before it. `wait` returns when it is there too.
+        """
+        if step == self._last:  # resumed from it, or stopped right after it
+            return
         start = time.monotonic()
         if self.world.is_leader:
             self.stage_dir.sync_records()
-        save_training_state(
-            self.stage_dir.resume, step, self.policy, self.optimizer,
-            settings=self.settings, world=self.world,
-        )  # fmt: skip
+        start_saving(
+            self._writer,
+            state_directory(self.stage_dir.resume, step),
+            self.policy,
+            self.optimizer,
+            self.settings,
+            models.pending(),
+        )
+        self._last = step
         self.schedule.saved(time.monotonic() - start)
 
+    def wait(self) -> None:
+        """Returns when the last state is on the disk; raises what kept it from being written."""
+        self._writer.wait()
 
-def save_model(policy: Policy, directory: Path, *, settings: Checkpoint = NO_SETTINGS) -> None:
-    """Writes the policy as a Hugging Face directory, or its adapter alone, whole or not at all.
-    DiskFull, with nothing written, where it does not fit.
-    """
-    require_free(
-        directory,
-        sum(parameter.nbytes for parameter in policy.trainable_parameters()) + HEADER_BYTES,
-        margin_bytes=int(settings.free_gib * GIB),
-        what="a model",
-    )
-    with storage_errors(directory), new_directory(directory) as temporary:
-        if policy.adapter is not None:
-            save_adapter(policy, temporary)
-        else:
-            policy.save(temporary)
+    def settle(self) -> None:
+        """Returns when nothing is being written, after an error, which is the one to report."""
+        self._writer.settle()
+
+
+class ModelWriter(Background):
+    """Writes the models that a stage keeps, one at a time, beside its training."""
+
+    def __init__(self, policy: Policy, settings: Checkpoint) -> None:
+        super().__init__()
+        self._policy = policy
+        self._settings = settings
+        self._stager = host_stager()
+
+    def save(self, directory: Path) -> None:
+        """Copies the weights, which may change afterwards, and starts to write them as a Hugging
+        Face directory, or an adapter alone, whole or not at all. DiskFull, with nothing written,
+        where it does not fit. The model before is waited for.
+        """
+        self.wait()
+        policy = self._policy
+        require_free(
+            directory,
+            sum(parameter.nbytes for parameter in policy.trainable_parameters()) + HEADER_BYTES,
+            margin_bytes=int(self._settings.free_gib * GIB),
+            what="a model",
+        )
+        if policy.adapter is not None:  # small
+            with storage_errors(directory), new_directory(directory) as temporary:
+                save_adapter(policy, temporary)
+            return
+        weights: Any = self._stager.stage({k: v.detach() for k, v in policy.weights().items()})
+        self.start(partial(self._write, directory, weights))
+
+    def _write(self, directory: Path, weights: dict[str, torch.Tensor]) -> None:
+        with storage_errors(directory), new_directory(directory) as temporary:
+            self._policy.save_weights(temporary, weights)
 
 
 def save_training_state(
@@ -156,10 +214,26 @@ def save_training_state(
     settings: Checkpoint = NO_SETTINGS,
     world: Ranks = ONE_RANK,
 ) -> None:
-    """Saves the state after `step` finished steps under `root`, then removes what it supersedes;
-    where it does not fit, before, but never the newest whole one. DiskFull, with nothing written,
-    where that is not enough. Called by all ranks of `world`.
+    """As `start_saving`, and returns when the state is on the disk."""
+    writer = StateWriter(world)
+    start_saving(writer, state_directory(root, step), policy, optimizer, settings, lambda: None)
+    writer.wait()
+
+
+def start_saving(
+    writer: StateWriter,
+    directory: Path,
+    policy: Policy,
+    optimizer: PolicyOptimizer,
+    settings: Checkpoint,
+    first: Callable[[], None],
+) -> None:
+    """Starts to save a state, `first` as in `StateWriter.save`; then what it supersedes is removed,
+    or before where it does not fit, but never the newest whole one. DiskFull, with nothing written,
+    where that is not enough. Called by all ranks.
     """
+    root, step = directory.parent, step_of(directory)
+    writer.wait()
     optimizer.finish()
     # Trainable parameters once each: a tied head is its embedding.
     weights = {name: parameter.detach() for name, parameter in trained(policy).items()}
@@ -172,10 +246,9 @@ def save_training_state(
         make_room(root, num_bytes + margin_bytes)
         require_free(root, num_bytes, margin_bytes=margin_bytes, what="a training state")
 
-    world.from_leader(require_room)
-    save_state(state_directory(root, step), state, world)
-    if world.is_leader:
-        drop_superseded(root, step, settings)
+    writer.world.from_leader(require_room)
+    superseded = partial(drop_superseded, root, step, settings)
+    writer.save(directory, state, first=first, then=superseded)
 
 
 def drop_superseded(root: Path, step: int, settings: Checkpoint) -> None:
@@ -267,9 +340,11 @@ def state_directory(root: Path, step: int) -> Path:
 
 def saved_steps(root: Path) -> list[int]:
     """Steps of the states under `root`, ascending."""
-    return sorted(
-        int(path.name.removeprefix("step-")) for path in root.glob("step-[0-9]*") if path.is_dir()
-    )
+    return sorted(step_of(path) for path in root.glob("step-[0-9]*") if path.is_dir())
+
+
+def step_of(directory: Path) -> int:
+    return int(directory.name.removeprefix("step-"))
 
 
 def warn(message: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vibelite.errors import RecipeError
+from vibelite.hints import install
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training.clip import buckets
 from vibelite.training.precision import float32_master
@@ -188,8 +189,8 @@ def adamw_8bit(parameters: list[torch.nn.Parameter], config: Optimizer) -> Part:
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore
     except ImportError as error:
         raise RecipeError(
-            f"optimizer.kind {config.kind} needs bitsandbytes ({error}); pip install "
-            "'vibelite[gpu]', or use adamw_cpu, which is exact"
+            f"optimizer.kind {config.kind} needs bitsandbytes ({error}); use adamw_cpu, which is "
+            "exact, or run " + install("vibelite[gpu]")
         ) from error
     if paged and any(parameter.device.type != "cuda" for parameter in parameters):
         raise RecipeError(

@@ -1,0 +1,86 @@
+"""Files that are not the model they claim to be are refused by the names of what is wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.models.families import random_model
+from tests.policies import tiny_policy
+from vibelite.errors import RecipeError
+from vibelite.models.load import load_for_training, load_policy
+from vibelite.recipe.schema import Recipe
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def without_up(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[UP]
+
+
+def with_nan(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[UP][3, 1] = torch.nan
+
+
+def with_infinity(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[UP][3, 1], tensors[UP][3, 2] = torch.inf, -torch.inf
+
+
+def narrower(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[UP] = tensors[UP][1:].clone()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (without_up, "missing in its files"),
+        (narrower, "of another shape there"),
+        (with_nan, "not finite"),
+        (with_infinity, "not finite"),
+    ],
+)
+def test_broken_tensors_are_named(tmp_path: Path, change: Callable, what: str) -> None:
+    tiny_policy().save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RecipeError, match=f"{tmp_path}: 1 tensors are {what}: {UP};"):
+        load_policy(tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    rows = len(policy.tokenizer)
+    policy.tokenizer.add_tokens(["<think>", "</think>"])
+    policy.save(tmp_path)
+    with pytest.raises(RecipeError, match=f"ids up to {rows + 1}, the embedding {rows} rows"):
+        load_policy(tmp_path)
+    policy.model.resize_token_embeddings(len(policy.tokenizer))
+    policy.save(tmp_path)
+    assert load_policy(tmp_path).head.weight.shape[0] == rows + 2
+
+
+def test_a_model_that_is_trained_one_sequence_at_a_time_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [{"kind": "export", "start_from": "base"}]
+    model = {"source": "pretrained", "path": str(tmp_path)}
+    values = {"name": "load", "model": model, "data": {}, "stages": stages}
+    for family, expected in (("Lfm2", 1), ("Qwen2", 0)):
+        random_model(family).save_pretrained(tmp_path / family)
+        tiny_policy().tokenizer.save_pretrained(tmp_path / family)
+        load_for_training(tmp_path / family, Recipe.model_validate(values), seed=0)
+        said = capsys.readouterr().err
+        assert said.count("so it is trained one sequence at a time\n") == expected
+
+
+def test_a_model_whose_attention_cannot_be_replaced_is_refused(tmp_path: Path) -> None:
+    from transformers import FalconConfig, FalconForCausalLM
+
+    sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1}
+    FalconForCausalLM(FalconConfig(**sizes, num_attention_heads=2)).save_pretrained(tmp_path)
+    tiny_policy().tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="its attention cannot be replaced"):
+        load_policy(tmp_path)

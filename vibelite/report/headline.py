@@ -1,0 +1,141 @@
+"""What a reader has to know first of a run: what became of it, and what keeps it from learning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from vibelite.run_dir import read_json, read_jsonl
+from vibelite.telemetry.health import CUT_OFF, WARNINGS_NAME
+from vibelite.telemetry.ledger import Entry, read_ledger
+from vibelite.telemetry.run_state import RunState, ago, read_state, seconds_left
+from vibelite.units import duration
+
+TITLES = {
+    "running": "Running",
+    "finished": "Finished",
+    "stopped": "Stopped",
+    "budget": "Stopped by its budget",
+    "failed": "Failed",
+    "killed": "Killed",
+    "unknown": "Last written",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What became of a run, in parts."""
+
+    state: RunState
+    where: str
+    """The last step or piece of work, such as "mgpo step 40 of 200"."""
+    last_step_utc: str
+    """"" where there was none."""
+    left: str
+    """Time that a running stage still takes; "" where unknown."""
+
+    @property
+    def title(self) -> str:
+        word = {"running": ",", "finished": ""}.get(self.state.state, " after")
+        place = f"{word} {self.where}" if self.where and word else ""
+        code = f" (exit code {self.state.exit_code})" if self.state.state == "failed" else ""
+        return f"{TITLES[self.state.state]}{place}{code}"
+
+    @property
+    def times(self) -> list[tuple[str, str]]:
+        """(what happened, when) of the moments worth knowing."""
+        known = {
+            "running": [],
+            "killed": [("last sign of life", self.state.utc)],
+        }.get(self.state.state, [("ended", self.state.utc)])
+        if self.state.state != "finished":
+            known = [*known, ("last step", self.last_step_utc)]
+        return [pair for pair in known if pair[1]]
+
+    def __str__(self) -> str:
+        parts = [self.title, *(f"{what} {ago(utc)}" for what, utc in self.times)]
+        if self.left:
+            parts.append(f"{self.left} left")
+        return ", ".join(parts) + (f": {self.state.message}" if self.state.message else "")
+
+
+def headline(run_dir: Path, ledger: Sequence[Entry] | None = None) -> Headline:
+    """Of a run directory; its `ledger`, where it was read before."""
+    ledger = read_ledger(run_dir / "ledger") if ledger is None else ledger
+    path = run_dir / "recipe.resolved.yaml"
+    recipe = YAML(typ="safe").load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    planned = {stage["name"]: stage.get("num_steps") for stage in recipe.get("stages", [])}
+    state = read_state(run_dir)
+    work = [entry for entry in ledger if entry.stage in planned]
+    steps = [entry for entry in work if entry.step is not None]
+    where, left = work[-1].stage if work else "", ""
+    if steps and steps[-1].stage == where:
+        total = planned[where]
+        where += f" step {steps[-1].step}" + (f" of {total}" if total else "")
+        seconds = seconds_left(ledger, steps[-1].stage, total) if total else None
+        if seconds and state.state == "running":
+            left = duration(seconds)
+    return Headline(state, where, steps[-1].utc if steps else "", left)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that keeps a stage from learning, over all steps in which it held."""
+
+    stage: str
+    cause: str
+    message: str
+    """Of the last of those steps."""
+    first_step: int | None = None
+    """None: it holds for the stage as a whole."""
+    last_step: int | None = None
+    num_steps: int = 0
+    is_over: bool = False
+    """Whether the stage went on without it."""
+
+    @property
+    def when(self) -> str:
+        if self.first_step is None:
+            return self.stage
+        if self.num_steps == 1:
+            return f"{self.stage}, step {self.first_step}"
+        return f"{self.stage}, {self.num_steps} steps from {self.first_step} to {self.last_step}"
+
+
+def find_problems(run_dir: Path, results: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """What is wrong with a run and its `results`, what still holds first."""
+    found = [
+        finding
+        for path in sorted((run_dir / "stages").glob("[0-9]*-*"))
+        for finding in stage_problems(path)
+    ]
+    for row in results:
+        if row.get("truncated", 0) >= CUT_OFF:
+            message = (
+                f"{row['truncated']:.0%} of the answers of {row['stage']} are cut off, which count "
+                "as wrong: raise sampling.max_new_tokens"
+            )
+            found.append(Finding(f"evaluation on {row['benchmark']}", "cut off", message))
+    return sorted(found, key=lambda one: one.is_over)
+
+
+def stage_problems(path: Path) -> Iterator[Finding]:
+    """Of one stage's directory, in the order in which they began."""
+    stage, warnings = path.name.partition("-")[2], path / WARNINGS_NAME
+    if warnings.exists():
+        for cause, message in read_json(warnings).items():
+            yield Finding(stage, cause, message)
+    found: dict[str, Finding] = {}
+    row: Mapping[str, Any] = {}
+    for row in read_jsonl(path / "steps.jsonl"):
+        for cause, message in row.get("health", {}).items():
+            step = row["step"]
+            old = found.get(cause) or Finding(stage, cause, message, first_step=step)
+            count = old.num_steps + 1
+            found[cause] = replace(old, message=message, last_step=step, num_steps=count)
+    for finding in found.values():
+        yield replace(finding, is_over=finding.last_step != row["step"])
