@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Of the fields of Columns, those that `--columns` can set.
 COLUMN_NAMES = ("prompt", "answer", "tests", "rules", "subdomain", "id")
-TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vibelite.errors import DataError, RecipeError, VibeLiteError
+from vibelite.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from vibelite.rewards.pool import PendingVerdict, VerifierPool
@@ -96,10 +96,12 @@ def verify(
     if failures := [one for one in judged if one.verdict.failure is not None]:
         # A model's text must not steer the terminal.
         detail = ascii(failures[0].verdict.detail)[1:-1]
-        raise VibeLiteError(
+        typer.echo(  # after the rows, --json has no other object
             f"the verifier failed on {len(failures)} of {len(judged)} rows; the first is "
-            f"{failures[0].row.where}: {detail}"
+            f"{failures[0].row.where}: {detail}",
+            err=True,
         )
+        raise typer.Exit(1)
 
 
 def read_rows_to_verify(path: Path, custom: str) -> list[Row]:
@@ -188,7 +190,7 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
         return _make_row(
             where, "custom", _text(row, "prediction", where), answer, reward | {"row": row}
         )
-    from vibelite.rewards.answer_text import final_gold
+    from vibelite.data.rows import gold_in
 
     kind = row.get("verifier")
     if kind not in KINDS:
@@ -202,7 +204,7 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
         raise DataError(f"{where}: answer is {answer!r}; it must be a text or a number")
     answer = str(answer).strip()
     try:
-        answer = final_gold(answer) if kind == "math" else answer
+        answer = gold_in(answer) if kind == "math" else answer
         _check_answer(kind, answer)
     except DataError as error:
         raise DataError(f"{where}: answer: {error}") from error

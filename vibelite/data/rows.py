@@ -33,6 +33,9 @@ from vibelite.types import Message, Problem, Trace
 ROLES = ("system", "user", "assistant", "tool")
 # ShareGPT's names for two of them.
 SPEAKERS = {"human": "user", "gpt": "assistant"}
+# Longer golds without a box are sentences, of which no completion has the same.
+MAX_GOLD_WORDS = 20
+_WORD = re.compile(r"(?<![\\\w])[A-Za-z]{2,}")
 # How a text begins that holds messages.
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
 
@@ -59,6 +62,9 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
             metadata = {RULES: read_rules(cell(row, columns.rules, where))}
     else:
         answer = _answer(row, columns.answer, where)
+    if source.verifier == "math":
+        with located(f"{where}: {columns.answer}"):
+            answer = gold_in(answer)
     if columns.incorrect:
         incorrect = [_answer(row, name, where) for name in columns.incorrect]
         content = question_text(messages[-1]["content"], [answer, *incorrect])
@@ -67,8 +73,6 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
         content = f"{messages[-1]['content']}\n\n{source.instruction}"
         messages = _with_content(messages, content)
     with located(f"{where}: {columns.answer}"):
-        if source.verifier == "math":
-            answer = final_gold(answer)
         _check_answer(source.verifier, messages, answer)
     subdomain = source.subdomain
     if columns.subdomain is not None:
@@ -219,6 +223,25 @@ def _answer(row: Any, column: str, where: str) -> str:
             f"{where}: {column}: expected an answer as text or number, found {kind(value)}"
         )
     return require_characters(str(value), f"{where}: {column}").strip()
+
+
+def gold_in(answer: str) -> str:
+    r"""The gold of a mathematical answer: of a worked solution its last \boxed{}, or what follows
+    the last "####" as in GSM8K. DataError for one that has neither, and for what stands for no
+    answer at all: nothing could equal them.
+
+    >>> gold_in("6 * 7 = <<6*7=42>>42\n#### 42")
+    '42'
+    >>> gold_in(r"So it is $2 + 3 = \boxed{5}$.")
+    '5'
+    """
+    gold = final_gold(answer)
+    if gold == answer.strip() and len(_WORD.findall(gold)) > MAX_GOLD_WORDS:
+        raise DataError(
+            f"{answer[:60]!r}... is a whole solution, without a \\boxed{{}} or #### that says "
+            "which part of it is the answer"
+        )
+    return gold
 
 
 def _subdomain(row: Any, column: str, where: str) -> str:

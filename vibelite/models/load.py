@@ -40,6 +40,7 @@ from vibelite.models.adapter import (
 from vibelite.models.agreement import agreeing
 from vibelite.models.attention import ATTENTION
 from vibelite.models.policy import Policy, TrainedAdapter
+from vibelite.models.tokenizer import load_tokenizer
 from vibelite.recipe.model_section import Adapter, Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
 from vibelite.run_dir import REMAKE_MODEL
@@ -118,7 +119,7 @@ def load_policy(
     weights that are missing or not finite, or one that would not be trained as it is; and
     CheckpointError when a run made it and its bytes have changed since.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     require_unchanged(Path(path), remedy=REMAKE_MODEL)
@@ -134,8 +135,8 @@ def load_policy(
         )
     disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        tokenizer = load_tokenizer(path, revision)
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore - of two values
             path,
             revision=revision,
             dtype=dtype or "auto",
