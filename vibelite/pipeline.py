@@ -285,9 +285,9 @@ def prepare_base_model(context: StageContext) -> None:
     if run.base_model.exists():
         return
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
-    from vibelite.models.load import require_window, write_base_model
+    from vibelite.models.load import write_base_model
     from vibelite.stages.dry_pass import dry_pass, texts_of, tokenizer_of
-    from vibelite.stages.window import check_prompts
+    from vibelite.stages.window import check_prompts, require_window
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.data.tables import load, write
-from vibelite.data.rows import gold_in
 from vibelite.data.sources import load_traces
 from vibelite.data.tables import read_rows
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import TraceTable
+from vibelite.rewards.answer_text import final_gold
 from vibelite.types import Problem, Trace
 
 ROWS = [{"prompt": "Wie groß?", "answer": "3"}, {"prompt": "Why?\nSo.", "answer": "a,b"}]
@@ -181,10 +181,10 @@ def test_an_ordinary_text_that_begins_like_a_list_stays_one(tmp_path: Path) -> N
     ],
 )
 def test_the_gold_of_a_worked_solution_is_what_it_says_last(answer: str, gold: str) -> None:
-    assert gold_in(answer) == gold
+    assert final_gold(answer) == gold
 
 
-NO_GOLDS = ["NaN", "none", "N/A", "Proof.", "null", "Since all of the sides are equal, " * 4]
+NO_GOLDS = ["NaN", "none", "N/A", "Proof.", "null"]
 
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), *NO_GOLDS])
@@ -192,7 +192,7 @@ def test_a_gold_that_nothing_could_equal_is_an_unusable_row(
     tmp_path: Path, answer: str | float
 ) -> None:
     path = write(tmp_path / "own.jsonl", [{"prompt": "?", "answer": a} for a in ("1", answer)])
-    with pytest.raises(DataError, match="own.jsonl:2: answer: .*(could equal|which part)"):
+    with pytest.raises(DataError, match="own.jsonl:2: answer: .*(could|can) equal"):
         load(path)
     with pytest.warns(UserWarning, match="1 of 2 rows cannot be used"):
         assert len(load(path, max_unusable=0.5)) == 1

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from vibelite.errors import RecipeError
-from vibelite.models.load import load_policy, require_window, write_base_model
+from vibelite.models.load import load_policy, write_base_model
 from vibelite.models.tiny import build_model, build_tokenizer
 from vibelite.recipe.model_section import PretrainedModel, TinyModel
 from vibelite.recipe.schema import Recipe
+from vibelite.stages.window import require_window
 
 TOKENS = torch.arange(20)[None]
 

@@ -10,10 +10,9 @@ from transformers import Gemma3Config, LlamaConfig
 from tests.policies import tiny_policy
 from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError
-from vibelite.models.load import positions_of
 from vibelite.recipe.data_section import Data
 from vibelite.recipe.stage_section import FuseStage, ProbeStage, Sampling
-from vibelite.stages.window import check_prompts, require_room
+from vibelite.stages.window import check_prompts, positions_of, require_room
 from vibelite.types import Problem
 
 

@@ -43,7 +43,6 @@ from vibelite.models.policy import Policy, TrainedAdapter
 from vibelite.models.tokenizer import load_tokenizer
 from vibelite.recipe.model_section import Adapter, Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
-from vibelite.recipe.stage_section import SFTStage
 from vibelite.run_dir import REMAKE_MODEL
 from vibelite.storage import require_unchanged
 from vibelite.types import TokenBatch
@@ -230,39 +229,6 @@ def widen(config: Any, model: PretrainedModel) -> None:
         if not isinstance(rotary, dict) or "rope_theta" not in rotary:
             raise RecipeError(f"model.rope_theta: {model.path} has no rotary base; leave it out")
         rotary["rope_theta"] = model.rope_theta
-
-
-def positions_of(config: Any) -> int | None:
-    """How many tokens a model with this transformers configuration reads; None = any number, as
-    where the rotary base grows with the text.
-    """
-    text = config.get_text_config()
-    rotary = getattr(text, "rope_parameters", None)
-    is_dynamic = isinstance(rotary, dict) and rotary.get("rope_type") == "dynamic"
-    return None if is_dynamic else getattr(text, POSITIONS, None)
-
-
-def require_window(recipe: Recipe, directory: Path) -> None:
-    """RecipeError where a stage asks for longer sequences than the model in `directory` has
-    positions: engines would cut them off, or go on with positions that no training has seen.
-    """
-    from transformers import AutoConfig
-
-    positions = positions_of(AutoConfig.from_pretrained(directory))
-    if not isinstance(recipe.model, PretrainedModel) or positions is None:
-        return
-    for stage in recipe.stages:
-        sampling = getattr(stage, "sampling", None)
-        if isinstance(stage, SFTStage) and stage.max_tokens > positions:
-            field, longest = "max_tokens", stage.max_tokens
-        elif sampling is not None and sampling.max_new_tokens >= positions:
-            field, longest = "sampling.max_new_tokens", sampling.max_new_tokens
-        else:
-            continue
-        raise RecipeError(
-            f"stages.{stage.name}.{field} ({longest}): {recipe.model.path} has {positions} "
-            "positions for prompt and answer; set model.max_position, and with it model.rope_theta"
-        )
 
 
 def merge(model: Any, adapter: AdapterFile) -> None:

@@ -7,11 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from vibelite.data.chat import prompt_ids
-from vibelite.errors import DataError
-from vibelite.models.load import positions_of
-from vibelite.recipe.stage_section import EvaluateStage, SolvingStage
+from vibelite.errors import DataError, RecipeError
+from vibelite.recipe.model_section import PretrainedModel
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import EvaluateStage, SFTStage, SolvingStage
 from vibelite.stages.context import StageContext
 from vibelite.types import Problem
+
+
+def positions_of(config: Any) -> int | None:
+    """How many tokens a model with this transformers configuration reads; None = any number, as
+    where the rotary base grows with the text.
+    """
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None)
+    is_dynamic = isinstance(rotary, dict) and rotary.get("rope_type") == "dynamic"
+    return None if is_dynamic else getattr(text, "max_position_embeddings", None)
+
+
+def require_window(recipe: Recipe, directory: Path) -> None:
+    """RecipeError where a stage asks for longer sequences than the model in `directory` has
+    positions: engines would cut them off, or go on with positions that no training has seen.
+    """
+    from transformers import AutoConfig
+
+    positions = positions_of(AutoConfig.from_pretrained(directory))
+    if not isinstance(recipe.model, PretrainedModel) or positions is None:
+        return
+    for stage in recipe.stages:
+        sampling = getattr(stage, "sampling", None)
+        if isinstance(stage, SFTStage) and stage.max_tokens > positions:
+            field, longest = "max_tokens", stage.max_tokens
+        elif sampling is not None and sampling.max_new_tokens >= positions:
+            field, longest = "sampling.max_new_tokens", sampling.max_new_tokens
+        else:
+            continue
+        raise RecipeError(
+            f"stages.{stage.name}.{field} ({longest}): {recipe.model.path} has {positions} "
+            "positions for prompt and answer; set model.max_position, and with it model.rope_theta"
+        )
 
 
 def require_room(
