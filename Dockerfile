@@ -1,7 +1,8 @@
-# VibeLite with the tested versions, for CPUs and, where the host passes GPUs in, for those: torch from
-# PyPI brings CUDA along. Written for Linux x86-64; it has been parsed, never built.
-#   docker build -t vibelite .
-#   docker run --rm -v "$PWD/runs:/runs" vibelite run recipes/quickstart.yaml --run-dir /runs/quickstart
+# VibeLite with the tested versions, for Linux x86-64; with vLLM and all that an NVIDIA GPU needs (12 GB), or
+# without (4 GB). It has been parsed, never built; its `make setup-gpu` has been run by itself.
+#   docker build -t vibelite .                            docker build -t vibelite --build-arg SETUP=setup .
+#   docker run --rm --gpus all --shm-size 8g -v "$PWD/runs:/runs" vibelite \
+#     run recipes/qwen2p5_0p5b.yaml --run-dir /runs/qwen
 FROM python:3.12-slim-bookworm
 
 # make, a C compiler for one dependency, and an init that hands signals on: a run saves on SIGTERM.
@@ -20,7 +21,8 @@ COPY --chown=vibelite:vibelite constraints constraints
 COPY --chown=vibelite:vibelite scripts scripts
 COPY --chown=vibelite:vibelite vibelite vibelite
 COPY --chown=vibelite:vibelite recipes recipes
-RUN make setup
+ARG SETUP=setup-gpu
+RUN make $SETUP
 
 VOLUME ["/runs", "/cache"]
 ENTRYPOINT ["tini", "--", "/app/.venv/bin/vibelite"]

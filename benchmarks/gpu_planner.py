@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.gpu_activations import QWEN_1_5B
 from benchmarks.gpu_activations import TINY as TINY_CONFIG
-from benchmarks.planner_check import PROMPT_TOKENS, Case, compare, mgpo, report, sft
+from benchmarks.planner_check import PROMPT_TOKENS, Case, compare, kept_rows, mgpo, report, sft
 from benchmarks.planner_steps import mgpo_steps, sft_steps
 from benchmarks.random_policy import NoText, random_policy
 from benchmarks.row_report import exit_code, failure_row, release, row_saver
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="Only cases whose name contains one of these.")
     parser.add_argument("--gpu", default="h200-141gb", help="The listed GPU of this machine.")
-    parser.add_argument("--out", type=Path, help="Written after each.")
+    parser.add_argument("--out", type=Path, help="Written after each; keeps others.")
     parser.add_argument("--tiny", action="store_true", help="tiny models on any processor")
     arguments = parser.parse_args()
     cases = [
@@ -192,7 +192,7 @@ def main() -> None:
         if not arguments.names or any(name in case.name for name in arguments.names)
     ]  # fmt: skip
     save = row_saver(arguments.out)
-    rows: list[dict[str, Any]] = []
+    rows = kept_rows(arguments.out, cases)
     for row in rows_of(cases, arguments.gpu, arguments.tiny):
         rows.append(row)
         print(row["name"], row.get("failed") or report([row]).splitlines()[-3], flush=True)

@@ -191,7 +191,7 @@ def compare(case: Case, found: Mapping[str, Any], gpu: str | None = None) -> dic
     assumed = 0.0 if gpu else plans[0].assumptions.program_gib * GIB
     (stage,) = plans[0].stages
     seconds = [sum(step["seconds"].values()) for step in steps]
-    expected = [plan.seconds / case.num_steps for plan in plans]
+    expected = [plan.stages[0].seconds.steps / case.num_steps for plan in plans]
     ratios = [mine / theirs for mine, theirs in zip(expected, seconds, strict=True)]
     peak, predicted = found["peak_bytes"], plans[0].peak_bytes
     return {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs the package in editable form into .venv: scripts/setup_venv.sh '.[dev]'
-# Takes uv where it is on PATH (20 s), else pip (minutes). Versions are those of constraints/cpu.txt.
+# Installs the package in editable form into .venv: scripts/setup_venv.sh '.[gpu]' constraints/gpu.txt
+# Takes uv where it is on PATH (20 s), else pip (minutes). Versions: constraints/cpu.txt where none is named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${1:-.}
-constraints=constraints/cpu.txt
+constraints=${2:-constraints/cpu.txt}
 
 fail() {
   echo "setup: $*" >&2

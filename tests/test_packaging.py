@@ -115,7 +115,7 @@ def test_the_version_is_written_once_and_again_the_same() -> None:
 
 
 # What .ci/run asks make for, in this order.
-PARTS = ("test", "docs", "test-slow", "test-vllm")
+PARTS = ("test", "resolve", "docs", "test-slow", "test-vllm")
 
 
 def run_ci_script(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -149,7 +149,7 @@ def test_the_ci_script_runs_the_four_parts_and_ends_with_the_first_failure(
     assert calls_of(whole) == [f"{name} data=" for name in PARTS]
     failed = run_ci_script(tmp_path / "checkout", FAILS="test-slow")
     assert failed.returncode != 0
-    assert calls_of(failed) == [f"{name} data=" for name in PARTS[:3]]
+    assert calls_of(failed) == [f"{name} data=" for name in PARTS[:4]]
     assert run_ci_script(tmp_path / "checkout", FAILS="test-vllm").returncode != 0
 
 

@@ -159,3 +159,12 @@ def test_the_best_checkpoint_is_evaluated_and_trained_where_it_is_not_the_last(
     start = (tmp_path / "runs" / "seed-0" / "best-single.yaml").read_text()
     assert "step-000002" in start and "step-000006" not in start
     assert rows["best-single"]["seconds"] > rows["best"]["seconds"] > rows["last"]["seconds"]
+
+
+def test_seeds_that_ran_one_by_one_are_merged_and_mixed_settings_refused():
+    reports = [{"settings": 1, "rows": [row("full", seed, [1])]} for seed in (1, 0)]
+    assert [one["seed"] for one in ablation_table.merged_rows(reports)] == [0, 1]
+    with pytest.raises(SystemExit, match="two of the outputs"):
+        ablation_table.merged_rows([reports[0], reports[0]])
+    with pytest.raises(SystemExit, match="different settings"):
+        ablation_table.merged_rows([reports[0], reports[1] | {"settings": 2}])

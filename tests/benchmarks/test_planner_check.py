@@ -27,7 +27,7 @@ def found(seconds: float, peak: float, rates=None):
 
 def test_errors_are_of_what_was_predicted_for_the_same_rates():
     plan = planned(CASE, RATES, None)
-    each = plan.seconds / CASE.num_steps
+    each = plan.stages[0].seconds.steps / CASE.num_steps
     row = compare(CASE, found(each / 1.2, plan.peak_bytes / 1.1, RATES))
     assert row["error_seconds"] == pytest.approx(0.2)
     assert row["error_whole"] == pytest.approx(0.1)
@@ -65,18 +65,20 @@ def test_rows_of_other_configurations_are_kept(tmp_path):
     ("file", "cases", "gpu"),
     [
         (RESULT, [case for case in CASES if case.name not in NEVER_MEASURED], None),
-        (RESULT.with_name("gpu_planner.json"), gpu_planner.CASES[:13], "h200-141gb"),
+        (RESULT.with_name("gpu_planner.json"), gpu_planner.CASES, "h200-141gb"),
     ],
     ids=["cpu", "gpu"],
 )
 def test_the_planner_of_today_is_as_near_to_the_measurements_as_was_asked_of_it(file, cases, gpu):
-    """Peak within 10%, seconds within 25%, as the table says; a GPU's rates were fitted to it."""
+    """Peak within 10%, seconds within 25%, as the table says. A GPU's rates were fitted to its
+    rows but those held out; what a case found in the process before is no part of its peak there.
+    """
     rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
     assert rows.keys() == {case.name for case in cases}
     for case in cases:
         stored = rows[case.name]
         row = compare(case, stored, gpu)
-        assert abs(row["error_whole"]) <= 0.10, case.name
+        assert abs(row["error_above" if gpu else "error_whole"]) <= 0.10, case.name
         assert abs(row["error_seconds"]) <= 0.25, case.name
         for name in ("predicted_bytes", "predicted_seconds", "error_whole", "error_seconds"):
             assert row[name] == pytest.approx(stored[name], rel=1e-9), (case.name, name)

@@ -79,7 +79,7 @@ def test_a_recipe_validates_under_its_own_name(name: str) -> None:
     assert load_recipe(RECIPES / f"{name}.yaml").name == name
 
 
-@pytest.mark.parametrize("name", [*REPLICATIONS, "qwen2p5_0p5b"])
+@pytest.mark.parametrize("name", [*REPLICATIONS, "qwen2p5_0p5b", "speedrun_0p5b"])
 def test_the_plan_is_the_one_in_the_comment(name: str) -> None:
     """Within a tenth, so that a better planner need not rewrite them each time."""
     text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")

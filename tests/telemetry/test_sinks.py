@@ -13,7 +13,7 @@ from vibelite.telemetry.sinks import open_sinks
 
 def test_a_missing_library_is_told_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"tracking: trackio is not installed.*\[track\]"):
+    with pytest.raises(RecipeError, match=r"trackio is not installed.* install .*\[track\]"):
         open_sinks(["trackio"], run_dir=tmp_path, stage="sft", project="p")
 
 

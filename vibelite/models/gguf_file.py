@@ -39,7 +39,7 @@ def write_gguf(source: Path, target: Path, *, quantisation: Quantisation, end_to
         import gguf
     except ImportError as error:
         raise RecipeError(
-            f"--format gguf needs the package gguf ({error}); {install('gguf>=0.19')}"
+            f"--format gguf needs the package gguf ({error}); run " + install("gguf>=0.19")
         ) from error
     from transformers import AutoConfig, AutoTokenizer
 

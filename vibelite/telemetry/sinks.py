@@ -72,7 +72,8 @@ def open_sinks(
     for kind in kinds:
         if find_spec(kind) is None:
             raise RecipeError(
-                f"tracking: {kind} is not installed; {install('vibelite[track]')}, or leave it out"
+                f"tracking: {kind} is not installed; leave it out, or run "
+                + install("vibelite[track]")
             )
         match kind:
             case "tensorboard":

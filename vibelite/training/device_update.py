@@ -189,8 +189,8 @@ def adamw_8bit(parameters: list[torch.nn.Parameter], config: Optimizer) -> Part:
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore
     except ImportError as error:
         raise RecipeError(
-            f"optimizer.kind {config.kind} needs bitsandbytes ({error}); "
-            f"{install('vibelite[gpu]')}, or use adamw_cpu, which is exact"
+            f"optimizer.kind {config.kind} needs bitsandbytes ({error}); use adamw_cpu, which is "
+            "exact, or run " + install("vibelite[gpu]")
         ) from error
     if paged and any(parameter.device.type != "cuda" for parameter in parameters):
         raise RecipeError(
