@@ -213,6 +213,7 @@ def test_from_the_shell_a_bad_row_ends_with_2_one_message_and_no_verdicts(tmp_pa
     path = write(tmp_path / "a.jsonl", [ROWS[0], {"prediction": 1}])
     command = [sys.executable, "-m", "vibelite", "verify", str(path), "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.returncode, json.loads(result.stdout)["exit_code"]) == (2, 2)
-    assert "a.jsonl:2: verifier is None" in json.loads(result.stdout)["error"]
+    told = json.loads(result.stdout)
+    assert result.returncode == told.pop("exit_code") == 2 and told.keys() == {"error"}
+    assert "a.jsonl:2: verifier is None" in told["error"] and told["error"] in result.stderr
     assert "Traceback" not in result.stderr
