@@ -27,7 +27,8 @@ class ScriptedModel:
         self.settings: list[SamplingSettings] = []
         """Of each completion so far."""
         self.seeds: list[int] = []
-        """Of each call of an engine."""
+        self.engines: list[Any] = []
+        """Of each call."""
         self.kill_after: int | None = None
         self.policy: Any = None
         """Whose turn it is."""
@@ -46,6 +47,7 @@ class ScriptedModel:
             engine: Any, prompts: Any, settings: Any, *, seed: int, skip: Any = ()
         ) -> Iterator[tuple[int, int, Completion]]:
             self.seeds.append(seed)
+            self.engines.append(engine)
             self.policy = engine._policy
             for place, prompt in enumerate(prompts):
                 for sample in reversed(range(settings.num_completions)):

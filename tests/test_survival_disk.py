@@ -44,7 +44,7 @@ def fill(disk: Path) -> Path:
 def test_a_run_that_outgrows_its_disk_stops_before_it_writes_and_goes_on_with_room(
     tmp_path, capsys, whole
 ):
-    with small_disk(tmp_path / "disk", 13 * MEGABYTE // 8) as disk:
+    with small_disk(tmp_path / "disk", 7 * MEGABYTE // 4) as disk:
         run_dir = disk / "run"
         ended = run_command(capsys, run_dir, NO_MARGIN)
         assert ended.exit_code == 5

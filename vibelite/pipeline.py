@@ -6,8 +6,8 @@ import gc
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -36,7 +36,12 @@ from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext
 from vibelite.stages.decontaminate import dropped_counts
 from vibelite.storage import require_writable, storage_errors
-from vibelite.telemetry.energy import gpu_energy_reader, no_energy, num_gpus, require_known_gpus
+from vibelite.telemetry.energy import (
+    gpu_energy_reader,
+    gpu_use_reader,
+    num_gpus,
+    require_known_gpus,
+)
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
@@ -70,8 +75,10 @@ def run_pipeline(
     # First of all, as importing is paid for too.
     own_gpus = num_gpus()
     gpus = num_gpus_of(own_gpus)
-    reader = gpu_energy_reader() if gpus == own_gpus else no_energy  # others' is unknown
-    meter = Meter(read_energy=reader, boot_nanoseconds=boot_nanoseconds)
+    readers = {}
+    if gpus == own_gpus:  # else what others' do is unknown
+        readers = {"read_energy": gpu_energy_reader(), "read_use": gpu_use_reader()}
+    meter = Meter(boot_nanoseconds=boot_nanoseconds, **readers)
     return_freed_tensors()
     if is_follower():
         follow_run(recipe, recipe_path, RunDir(run_dir.resolve()), until, meter)
@@ -89,7 +96,8 @@ def run_pipeline(
                     run_stages(Session(recipe, recipe_path, run, meter, stop, world), until)
             except Exception as error:  # what was paid for is shown all the same
                 failure = error
-            conclude(recipe, run, failure)
+            with meter.span("report"):
+                conclude(recipe, run, failure)
             if failure is not None:
                 raise failure
 
@@ -158,6 +166,13 @@ class Session:
     meter: Meter
     stop: StopRules
     world: Ranks
+    opened: list[Any] = field(default_factory=list)
+    """The engine that stages share; closed before all ranks train, and at the end."""
+
+    def close(self) -> None:
+        with self.meter.span("engine"):
+            while self.opened:
+                self.opened.pop().close()
 
     def context(self, name: str, stage_dir: StageDir, world: Ranks) -> StageContext:
         """The context of one stage that `world` runs."""
@@ -175,7 +190,7 @@ class Session:
         verifiers = VerifierPool(num_workers=settings.num_workers, seconds=settings.seconds)
         recipe_dir = self.recipe_path.resolve().parent
         return StageContext(
-            recipe, recipe_dir, run, name, stage_dir, meter, recorder, verifiers, world
+            recipe, recipe_dir, run, name, stage_dir, meter, recorder, verifiers, world, self.opened
         )
 
 
@@ -193,18 +208,21 @@ def run_stages(session: Session, until: str | None) -> None:
     run, world = session.run, session.world
     base = session.context("base", StageDir(run.path), world.leading)
     world.from_leader(partial(begin_run, base, session.recipe_path))
-    for index, stage in enumerate(session.recipe.stages):
-        stage_dir = run.stage(index, stage.name)
-        if not world.from_leader(stage_dir.status_path.exists):
-            ranks = world if stage.kind in TRAINED_BY_ALL else world.leading
-            context = session.context(stage.name, stage_dir, ranks)
-            world.from_leader(session.stop.check)
-            run_stage(stage, context, world)
-        world.barrier("the end of the stage")
-        if stage_dir.is_finished and world.is_leader:
-            drop_directory(stage_dir.resume)
-        if stage.name == until:
-            break
+    with closing(session):
+        for index, stage in enumerate(session.recipe.stages):
+            stage_dir = run.stage(index, stage.name)
+            if not world.from_leader(stage_dir.status_path.exists):
+                trains = stage.kind in TRAINED_BY_ALL
+                if trains:
+                    session.close()
+                context = session.context(stage.name, stage_dir, world if trains else world.leading)
+                world.from_leader(session.stop.check)
+                run_stage(stage, context, world)
+            world.barrier("the end of the stage")
+            if stage_dir.is_finished and world.is_leader:
+                drop_directory(stage_dir.resume)
+            if stage.name == until:
+                break
 
 
 def begin_run(base: StageContext, recipe_path: Path) -> None:
@@ -269,6 +287,7 @@ def prepare_base_model(context: StageContext) -> None:
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
     from vibelite.models.load import require_window, write_base_model
     from vibelite.stages.dry_pass import dry_pass, texts_of, tokenizer_of
+    from vibelite.stages.window import check_prompts
 
     sandbox = describe_sandbox(recipe)
     with context.meter.span("load"):
@@ -286,6 +305,7 @@ def prepare_base_model(context: StageContext) -> None:
                 dtype=recipe.training.dtype,
             )
             require_window(recipe, temporary)
+            check_prompts(context, temporary)
             write_json_atomic(
                 run.path / "manifest.json",
                 environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))

@@ -8,7 +8,9 @@ once, in `Policy.logprobs`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length"]
 VerifierFailure = Literal["timeout", "crash", "exception"]
 Message = dict[str, str]
+# What verl adds to the standard deviation of a group's rewards; TRL adds 1e-4.
+REWARD_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,21 @@ class Group:
         """Share of correct completions, 0..1."""
         return self.num_correct / len(self.verdicts)
 
+    @property
+    def mean_reward(self) -> float:
+        """The pass rate where rewards are 0 or 1, and what stands for it where they are graded."""
+        return fmean(self.rewards)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether its rewards differ: the others have no gradient."""
+        return rewards_differ(self.rewards)
+
+
+def rewards_differ(rewards: Sequence[float]) -> bool:
+    """Whether they are further apart than rounding puts equal ones: 0.1 + 0.2 is 0.3."""
+    return max(rewards) - min(rewards) > REWARD_EPSILON
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
@@ -134,9 +153,9 @@ class StepRecord:
 
     `seconds` by span, adding up to the step's wall time; `tokens` by use (generated, trained,
     prompt); `peak_bytes` by span, of the GPU where there is one, else resident; `counts` of
-    completions (`completion_counts`). `joules` of the GPUs and USD are None where unknown: the
-    step's, the whole run's so far, and those projected to the end of the stage with their 80%
-    interval (`telemetry.spending.project`).
+    completions (`completion_counts`). `joules` of the GPUs, the share of the time in which they
+    worked, and USD are None where unknown: USD of the step, of the whole run so far, and projected
+    to the end of the stage with their 80% interval (`telemetry.spending.project`).
 
     `health`: what is wrong, cause -> sentence (`telemetry.health`).
 
@@ -151,6 +170,7 @@ class StepRecord:
     peak_bytes: dict[str, int]
     counts: dict[str, int] = field(default_factory=dict)
     joules: float | None = None
+    gpu_use: float | None = None
     usd: float | None = None
     usd_so_far: float | None = None
     usd_at_end_of_stage: tuple[float, float, float] | None = None

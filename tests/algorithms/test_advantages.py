@@ -58,6 +58,19 @@ def test_advantages_of_one_correct_in_four():
     assert group_advantages([1.0, 0.0, 0.0, 0.0]) == pytest.approx(expected, rel=1e-14)
 
 
+@pytest.mark.parametrize(
+    "rewards", [[0.1 + 0.2, 0.3, 0.3, 0.3], [0.3, 0.1 + 0.2, 0.3, 0.3], [0.7] * 3, [1 - 1e-9, 1.0]]
+)
+def test_rewards_that_differ_by_rounding_alone_are_equal(rewards):
+    assert group_advantages(rewards) == [0.0] * len(rewards)
+
+
+def test_graded_rewards_have_advantages_of_their_own():
+    """Mean 0.5, population std sqrt(0.125)."""
+    expected = [-math.sqrt(2), 0.0, 0.0, math.sqrt(2)]
+    assert group_advantages([0.0, 0.5, 0.5, 1.0]) == pytest.approx(expected, rel=1e-14)
+
+
 def test_an_empty_group_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         group_advantages([])

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vibelite.algorithms.fusion import INDEX_NAME, fuse_models, weighted_mean
-from vibelite.errors import CheckpointError
+from vibelite.errors import RecipeError
 
 
 def write_model(directory, tensors):
@@ -81,7 +81,7 @@ def test_sharded_and_single_file_models_fuse(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"x": torch.ones(2)}, "different tensors"),
+        ({"x": torch.ones(2)}, "w has shape None"),
         ({"w": torch.ones(3)}, "has shape"),
         ({"w": torch.tensor([1, 2])}, "non-float"),
     ],
@@ -94,14 +94,22 @@ def test_models_that_do_not_belong_together_are_refused(tmp_path, other, message
     )
     first = write_model(tmp_path / "a", {"w": base})
     second = write_model(tmp_path / "b", other)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(RecipeError, match=message):
         fuse_models([first, second], [1, 1], tmp_path / "out")
 
 
 def test_an_adapter_directory_is_refused(tmp_path):
     (tmp_path / "adapter").mkdir()
-    with pytest.raises(CheckpointError, match="not adapters"):
+    with pytest.raises(RecipeError, match="merge an adapter into its model"):
         fuse_models([tmp_path / "adapter"], [1], tmp_path / "out")
+
+
+def test_a_mean_that_is_not_finite_is_refused_with_the_model_that_is_not(tmp_path):
+    first = write_model(tmp_path / "a", {"w": torch.tensor([1.0, 2.0])})
+    second = write_model(tmp_path / "b", {"w": torch.tensor([1.0, float("nan")])})
+    with pytest.raises(RecipeError, match=r"the mean of w is not finite \(nor is it in .*/b\)"):
+        fuse_models([first, second], [1, 1], tmp_path / "mean")
+    assert not (tmp_path / "mean" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("weights", [[0, 0], [-1, 2], [1]])

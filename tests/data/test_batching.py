@@ -14,6 +14,7 @@ from vibelite.data.batching import (
 )
 from vibelite.data.chat import trace_ids
 from vibelite.models.tiny import build_tokenizer
+from vibelite.recipe.data_section import Data
 from vibelite.types import Trace
 
 
@@ -37,7 +38,7 @@ def test_traces_of_more_than_the_most_tokens_are_left_out():
     traces = [Trace("p", "", (question, answer)) for answer in answers]
     tokenizer = build_tokenizer([*texts, question["content"]], 300)
     ids = [trace_ids(tokenizer, trace.messages)[0] for trace in traces]
-    kept = tokenize_traces(tokenizer, traces, system_prompt="", max_tokens=len(ids[2]))
+    kept = tokenize_traces(tokenizer, traces, chat=Data(), max_tokens=len(ids[2]))
     assert [sequence.token_ids for sequence in kept] == [ids[0], ids[2]]
 
 

@@ -3,8 +3,9 @@
 from fractions import Fraction
 
 import pytest
+from reasoning_gym.factory import create_dataset
 
-from vibelite.data.generated import NUM_ENTRIES, Split, generate_problems, split_of
+from vibelite.data.generated import NUM_ENTRIES, ONE_NUMBER, Split, generate_problems, split_of
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import GeneratedProblems, GeneratedTask
 from vibelite.rewards.verifier import verify
@@ -73,15 +74,17 @@ def test_other_generators_are_asked_in_their_own_words():
     assert problem.answer.isdigit()
 
 
-def test_word_problems_have_one_number_for_an_answer():
-    """Their generator has a scorer of its own; the project's verifier judges them instead."""
-    tasks = {"words": GeneratedTask(dataset="gsm_symbolic")}
-    problems = generate(num_problems=40, tasks=tasks)
-    questions = [problem.messages[0]["content"] for problem in problems]
-    assert len({problem.id for problem in problems}) == len(set(questions)) == 40
-    for problem, question in zip(problems, questions, strict=True):
+@pytest.mark.parametrize("dataset", ONE_NUMBER)
+def test_generators_that_compare_one_number_have_one_for_an_answer(dataset):
+    """They have scorers of their own; the project's verifier judges instead, and as they do."""
+    problems = generate(num_problems=40, tasks={"one": GeneratedTask(dataset=dataset)})
+    scorer = create_dataset(dataset, seed=0, size=1)
+    for problem in problems:
+        question = problem.messages[0]["content"]
         assert question.endswith("Answer in \\boxed{}.") and "Do not include units" not in question
         answer = Fraction(problem.answer)
+        entry = {"answer": problem.answer, "metadata": {"solution": float(answer)}}
+        assert scorer.score_answer(problem.answer, entry) == 1
         for given, correct in ((answer, True), (answer + 1, False)):
             completion = Completion((), (), "stop", f"So it is \\boxed{{{given}}}.")
             assert verify(problem, completion).correct == correct

@@ -101,7 +101,7 @@ def test_ids_that_occur_twice_are_named(tmp_path):
         ("none.jsonl", None, "there is no such file"),
         ("broken.jsonl", b'{"prompt": 1}\n{"prompt\n', "not valid JSON"),
         ("broken.parquet", b"no parquet", "not a readable parquet"),
-        ("rows.csv", b"a,b", "cannot read .csv"),
+        ("rows.xlsx", b"a,b", "cannot read .xlsx"),
         ("empty.jsonl", b"\n", "no rows"),
         ("object.json", b"{}", "expected a list"),
     ],

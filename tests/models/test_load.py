@@ -79,8 +79,10 @@ def test_a_model_that_is_trained_one_sequence_at_a_time_says_so(
 def test_a_model_whose_attention_cannot_be_replaced_is_refused(tmp_path: Path) -> None:
     from transformers import FalconConfig, FalconForCausalLM
 
-    sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1}
-    FalconForCausalLM(FalconConfig(**sizes, num_attention_heads=2)).save_pretrained(tmp_path)
+    config = FalconConfig(
+        vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    FalconForCausalLM(config).save_pretrained(tmp_path)
     tiny_policy().tokenizer.save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match="its attention cannot be replaced"):
         load_policy(tmp_path)

@@ -25,7 +25,10 @@ NANO = Path(__file__).parents[1] / "integration" / "nano.yaml"
 
 def recipe_of(family: str, directory: Path) -> Path:
     """nano.yaml with a random model of the family."""
-    ends = {"eos_token_id": TOKENIZER.eos_token_id, "pad_token_id": TOKENIZER.pad_token_id}
+    ends: dict[str, Any] = {
+        "eos_token_id": TOKENIZER.eos_token_id,
+        "pad_token_id": TOKENIZER.pad_token_id,
+    }
     random_model(family, **ends).save_pretrained(directory / "model")
     TOKENIZER.save_pretrained(directory / "model")
     recipe = yaml.safe_load(NANO.read_text())

@@ -154,6 +154,30 @@ def test_broken_yaml_names_the_position(tmp_path: Path) -> None:
     assert problem.startswith("recipe.yaml:3:6: not YAML: ")
 
 
+@pytest.mark.parametrize(
+    ("opened", "closed"), [("[", "]"), ("{a: ", "}")], ids=["lists", "mappings"]
+)
+def test_brackets_inside_each_other_without_end_are_named(
+    opened: str, closed: str, tmp_path: Path
+) -> None:
+    path = write_recipe(tmp_path, line_2=f"seed: {opened * 2000}{closed * 2000}")
+    column = 7 + 49 * len(opened)
+    expected = f"recipe.yaml:2:{column}: nested more than 50 deep; close a bracket before"
+    assert problems_of(path) == [expected]
+    value = f"seed={opened * 60}{closed * 60}"
+    (problem,) = problems_of(write_recipe(tmp_path), value)
+    assert "the value is not YAML: " in problem and "nested more than 50 deep" in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", 10**40), ("num_gpus", 2**53 + 1), ("stages.mgpo.group_size", 10**19)],
+)
+def test_integers_beyond_all_counting_are_refused(key: str, value: int, tmp_path: Path) -> None:
+    (problem,) = problems_of(write_recipe(tmp_path), f"{key}={value}")
+    assert problem.startswith(f"--set {key}={value}: must be less than or equal to {2**53}, not ")
+
+
 @pytest.mark.parametrize("text", ["", "- 1\n", "seed\n"])
 def test_a_recipe_must_be_a_mapping(text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"

@@ -145,10 +145,20 @@ WRONG_REFERENCES = {
         "recipe.yaml:14:5: data.problems.test: config, split, revision and local are for source: "
         "hub",
     ),
+    "a path where the hub's name belongs": (
+        {"line_14": "    test: {source: hub, path: ./own/rows}"},
+        "recipe.yaml:14:25: data.problems.test.path: './own/rows' is a path of this machine; use "
+        "`source: file`",
+    ),
+    "a directory where the hub's name belongs": (
+        {"line_14": "    test: {source: hub, path: empty}"},
+        "recipe.yaml:14:25: data.problems.test.path: 'empty' is a path of this machine; use "
+        "`source: file`",
+    ),
     "a table of an unknown kind": (
-        {"line_14": "    test: {source: file, path: aime.csv}"},
-        "recipe.yaml:14:26: data.problems.test.path: 'aime.csv' must end in .jsonl, .json, "
-        ".parquet",
+        {"line_14": "    test: {source: file, path: aime.xlsx}"},
+        "recipe.yaml:14:26: data.problems.test.path: 'aime.xlsx' must end in .jsonl, .json, "
+        ".csv, .parquet",
     ),
     "a reward file that is not there": (
         {"line_14": "    test: {source: hub, path: a/b, verifier: custom, reward: {file: r.py}}"},

@@ -7,6 +7,7 @@ import pytest
 
 from tests.policies import tiny_policy
 from vibelite.errors import VibeLiteError
+from vibelite.recipe.data_section import Data
 from vibelite.recipe.run_section import Budget, Cost, Verification
 from vibelite.rewards.failures import count_failures, describe, failed, require_reliable
 from vibelite.rewards.pool import VerifierPool
@@ -36,9 +37,6 @@ class OneWordEngine:
 
 
 def context_of(tmp_path: Path, max_failure_rate: float, pool: VerifierPool) -> StageContext:
-    class Data:
-        system_prompt = ""
-
     class Recipe:
         data, seed = Data(), 0
         verification = Verification(max_failure_rate=max_failure_rate)

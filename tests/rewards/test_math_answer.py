@@ -17,7 +17,7 @@ def test_a_gold_without_content_is_a_data_error(gold):
     "gold", ["nan", "NaN", "None", "null", "N/A", "proof", "Proof.", "\\boxed{}", "so $\\boxed{x$"]
 )
 def test_a_gold_that_nothing_can_equal_is_a_data_error(gold):
-    with pytest.raises(DataError, match="is none that a completion can equal"):
+    with pytest.raises(DataError, match="is none that a completion could equal"):
         check_gold(gold)
 
 

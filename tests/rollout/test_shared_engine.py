@@ -39,6 +39,14 @@ def test_a_batch_that_one_engine_holds_is_shared_evenly_by_expected_length() -> 
     assert sums == [10.0, 11.0]
 
 
+@pytest.mark.parametrize("num_ranks", range(1, 7))
+def test_prompts_of_unknown_length_leave_no_unit_empty(num_ranks: int) -> None:
+    units = cut_into_units(range(4), [0.0] * 4, num_ranks, capacity=4)
+    assert sorted(chain.from_iterable(units)) == [0, 1, 2, 3]
+    assert min(map(len, units)) >= 1
+    assert max(map(len, units)) - min(map(len, units)) <= 1
+
+
 def test_the_longest_units_are_handed_out_first() -> None:
     expected = [1.0] * 4 + [9.0] * 4 + [5.0] * 4 + [2.0] * 4
     units = cut_into_units(range(16), expected, num_ranks=2, capacity=4)

@@ -20,7 +20,8 @@ from tests.rollout.engines import PROMPTS, policy_for_vllm, vllm_engine
 from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import EngineError
-from vibelite.models.load import attach
+from vibelite.models.exchange import can_take, take_weights
+from vibelite.models.load import attach, load_policy
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter
 from vibelite.rollout.engine import SamplingSettings, generate
@@ -103,6 +104,24 @@ def test_updates_arrive_through_sleep_and_wake(sync, dtype, tied):
         engine.sleep()
         engine.wake()  # without a sync between
         assert mismatch(policy, engine)["mismatch/max_abs"] <= limit
+
+
+@pytest.mark.parametrize("sync", ["alias", "copy"])
+def test_a_running_engine_samples_from_the_next_model_once_it_has_its_weights(tmp_path, sync):
+    first, second = policy_for_vllm(), policy_for_vllm(seed=1)
+    for name, policy in (("first", first), ("second", second)):
+        policy.save(tmp_path / name)
+    policy = load_policy(tmp_path / "first")
+    assert can_take(policy, tmp_path / "first", tmp_path / "second")
+    with opened(policy, sync=sync, sleeps=False) as engine:
+        before = generate(engine, PROMPTS, SamplingSettings(2, 8), seed=0)
+        take_weights(policy, tmp_path / "second")
+        if sync == "copy":
+            with pytest.raises(EngineError, match="a sync was skipped"):
+                generate(engine, PROMPTS, SamplingSettings(2, 8), seed=0)
+        engine.load_weights(1)
+        assert mismatch(second, engine)["mismatch/max_abs"] <= 5e-5
+        assert generate(engine, PROMPTS, SamplingSettings(2, 8), seed=0) != before
 
 
 def test_an_engine_is_woken_before_it_is_closed(monkeypatch):

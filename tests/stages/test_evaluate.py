@@ -14,7 +14,7 @@ import pytest
 import vibelite.stages.sampling
 from tests.policies import tiny_policy
 from tests.scripted_model import Killed
-from vibelite.commands.single_stage import stage_context
+from vibelite.commands.single_stage import one_engine, stage_context
 from vibelite.errors import Interrupted, VibeLiteError
 from vibelite.recipe.stage_section import EvaluateStage, Sampling
 from vibelite.rewards.failures import failed
@@ -124,7 +124,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> SampleRequest:
 @pytest.fixture
 def context(request_: SampleRequest) -> Iterator[StageContext]:
     stage = EvaluateStage(kind="evaluate", benchmarks=["base"], sampling=request_.sampling)
-    with stage_context(stage, 0) as context:
+    with one_engine() as opened, stage_context(stage, 0, opened=opened) as context:
         yield context
 
 
@@ -192,6 +192,7 @@ def test_a_request_to_stop_keeps_what_has_ended(
     request_: SampleRequest, context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reasons = iter([None, None, Interrupted("stopped")])
+    monkeypatch.setattr(vibelite.stages.sampling, "SECONDS_PER_QUESTION", 0)
     monkeypatch.setattr(context.recorder, "reason_to_stop", lambda: next(reasons))
     path = tmp_path / "samples.jsonl"
     with pytest.raises(Interrupted):

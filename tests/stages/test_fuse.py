@@ -1,5 +1,6 @@
 """What fusion writes, against means that are computed here from the checkpoints themselves."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,44 @@ def test_weights_of_other_subdomains_are_refused(tmp_path: Path) -> None:
     save_checkpoints(run, "whole")
     with pytest.raises(RecipeError, match=r"names \['algebra'\], but the specialists are"):
         run_fuse(run, weights={"algebra": 1.0})
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two models of one kind."""
+    for seed, name in enumerate(("first", "second")):
+        tiny_policy(seed).save(tmp_path / name)
+    return tmp_path / "first", tmp_path / "second"
+
+
+def write_mean(pair: tuple[Path, Path]) -> Path:
+    target = pair[0].parent / "mean"
+    fuse.write_fused(pair, ["a", "b"], [1.0, 1.0], target)
+    return target
+
+
+def test_another_template_is_told_and_another_type_averaged(pair, capsys) -> None:
+    load_policy(pair[1], dtype="bfloat16").save(pair[1])
+    (pair[1] / "chat_template.jinja").write_text("{{ messages }}")
+    assert weights_of(write_mean(pair))
+    warning = capsys.readouterr().err
+    assert f"warning: {pair[1]} has another chat template than {pair[0]}" in warning
+
+
+def test_other_configurations_and_other_token_ids_are_refused(pair) -> None:
+    path = pair[1] / "config.json"
+    whole = path.read_text()
+    config = json.loads(whole)
+    config["rope_parameters"]["rope_theta"] *= 2
+    path.write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match=r"second: its configuration differs .* rope_param"):
+        write_mean(pair)
+    path.write_text(whole)
+    path = pair[1] / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(RecipeError, match="second: its tokenizer gives other ids to tokens"):
+        write_mean(pair)
+    assert not (pair[0].parent / "mean").exists()

@@ -45,6 +45,16 @@ def test_rollout_metrics() -> None:
     assert metrics["completion/mean_tokens"] == pytest.approx(68 / 7)
 
 
+def test_graded_groups_have_a_signal_where_their_rewards_differ() -> None:
+    """None of these completions is correct; two of the groups have nothing to teach."""
+    groups = [group([0.2, 0.6], [1, 1]), group([0.3, 0.1 + 0.2], [1, 1]), group([0, 0], [1, 1])]
+    metrics = rollout_metrics(groups, [0.9, 0.5, 0.5])
+    assert metrics["groups/mixed"] == pytest.approx(1 / 3)
+    assert (metrics["groups/all_correct"], metrics["groups/all_wrong"]) == (0, 2 / 3)
+    assert metrics["maxent/weight_mean"] == 0.9
+    assert (groups[0].mean_reward, groups[0].pass_rate) == (pytest.approx(0.4), 0)
+
+
 def test_without_shaping_nothing_is_reported() -> None:
     rewards = [group.rewards for group in GROUPS]
     assert shaping_metrics(LengthShaping(max_length=16), GROUPS, rewards) == {}

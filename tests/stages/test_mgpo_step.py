@@ -73,13 +73,16 @@ class Script:
     """With strength 0.2 two correct completions of unequal length get 1.2 and 0.8; of 8 tokens the
     7th costs 0.5, and the 8th another 0.5."""
     weight: float
-    """exp(-4 KL(p || 1/2)): 1 for p = 1/2; for 1/4, 2 / (3/2)^3; for 1, 1/16."""
+    """exp(-4 KL(p || 1/2)) of the mean reward p: 1 for p = 1/2; for 1/4, 2 / (3/2)^3; for 1, 1/16;
+    for 7/16, (8/7)^(7/4) (8/9)^(9/4)."""
 
 
 SCRIPTS = [
     Script([1, 1, 0, 0], [3, 6, 8, 2], [1.2, 0.8, -1, 0], 1.0),
     Script([1, 0, 0, 0], [4, 5, 7, 6], [1, 0, -0.5, 0], 16 / 27),
-    Script([0.5, 0, 0.25, 1], [5, 3, 4, 2], [0.5, 0, 0.25, 1], 16 / 27),
+    Script(
+        [0.5, 0, 0.25, 1], [5, 3, 4, 2], [0.5, 0, 0.25, 1], (8 / 7) ** (7 / 4) * (8 / 9) ** (9 / 4)
+    ),
     Script([1, 1, 1, 1], [5, 5, 5, 5], [1, 1, 1, 1], 1 / 16),
 ]
 LENGTHS = [length for script in SCRIPTS for length in script.lengths]
@@ -347,7 +350,9 @@ def test_advantages_and_what_the_rollout_says_are_recorded(tmp_path):
     for row in steps:
         metrics = row["metrics"]
         assert metrics["reward/mean"] == pytest.approx(8.75 / 16)
-        assert metrics["maxent/weight_mean"] == pytest.approx((1 + 16 / 27 + 16 / 27) / 3)
+        assert metrics["maxent/weight_mean"] == pytest.approx(
+            sum(script.weight for script in SCRIPTS[:3]) / 3
+        )
         assert metrics["shaping/mean_shift"] == pytest.approx((-1 - 0.5) / 16)
         assert metrics["completion/mean_tokens"] == pytest.approx(sum(LENGTHS) / 16)
         assert metrics["rollout/of_the_engine"] == 7

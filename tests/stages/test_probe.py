@@ -164,6 +164,7 @@ def test_an_evaluation_asks_all_models_with_the_seed_of_the_benchmark(
     coins: Coins, recipe_path: Path
 ) -> None:
     run(recipe_path, until=None)
+    assert len(set(map(id, coins.engines))) == 1, "probing and evaluation are of equal settings"
     # base on both benchmarks, then the last checkpoint on both.
     first, second, third, fourth = coins.seeds[NUM_CHECKPOINTS:]
     assert (first, second) == (third, fourth)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.policies import tiny_policy
 from vibelite.errors import BudgetReached, DataError
+from vibelite.recipe.data_section import Data
 from vibelite.recipe.run_section import Budget, Cost, Verification
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling
 from vibelite.rollout.engine import SamplingSettings
@@ -50,9 +51,6 @@ def make_context(tmp_path, budget: Budget | None = None) -> StageContext:
     stage_dir = StageDir(tmp_path)
     stop = StopRules(budget or Budget(), Spending(Cost(), tmp_path / "ledger"))
     recorder = Recorder("mgpo", stage_dir, meter, stop)
-
-    class Data:
-        system_prompt = ""
 
     class Recipe:
         data, seed, verification = Data(), 0, Verification()
@@ -142,3 +140,28 @@ def test_time_that_is_up_ends_the_sampling_of_a_step(tmp_path):
             context=context, seed=0,
         )  # fmt: skip
     assert num_sampled == 1
+
+
+def test_a_thinking_that_the_prompt_opens_is_judged_and_kept_with_its_beginning(
+    tmp_path, monkeypatch
+):
+    """An answer that never leaves the thinking is none, whoever opened it."""
+    policy, settings = tiny_policy(), SamplingSettings(2, 8)
+    template = str(policy.tokenizer.chat_template).replace(
+        "<|assistant|>' }}", "<|assistant|><think>' }}"
+    )
+    monkeypatch.setattr(policy.tokenizer, "chat_template", template)
+    texts = ["It is a.</think>\\boxed{a}", "Perhaps \\boxed{a}"]
+
+    class Engine:
+        def stream(self, prompts, settings, *, seed, skip=()):
+            for sample, text in enumerate(texts):
+                yield 0, sample, Completion((7, 8), (-0.5, -0.5), "stop", text)
+
+    context = make_context(tmp_path)
+    (group,) = sample_groups(
+        cast(Any, Engine()), policy, PROBLEMS[:1], settings, context=context, seed=0
+    )
+    assert group.rewards == [1, 0]
+    assert [row["completion"] for row in sample_rows([group])] == [f"<think>{t}" for t in texts]
+    assert [c.token_ids for c in group.completions] == [(7, 8)] * 2

@@ -1,5 +1,7 @@
 """A driver of GPUs that is made up; torch is not imported here."""
 
+from types import SimpleNamespace
+
 
 class NVMLError(Exception):
     pass
@@ -17,11 +19,13 @@ class FakeDriver:
         has_driver: bool = True,
         names: dict[str, str] | None = None,
         cut: tuple[str, ...] = (),
+        busy_percent: dict[str, int] | None = None,
     ) -> None:
         self.millijoules = millijoules
         self.has_driver = has_driver
         self.names = names or {}
         self.cut = cut
+        self.busy_percent = busy_percent or {}
 
     def nvmlInit(self) -> None:
         if not self.has_driver:
@@ -49,3 +53,8 @@ class FakeDriver:
         if value is None:
             raise NVMLError("not supported")
         return value
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
+        if handle not in self.busy_percent:
+            raise NVMLError("not supported")
+        return SimpleNamespace(gpu=self.busy_percent[handle], memory=0)

@@ -11,7 +11,7 @@ import torch
 from tests.telemetry.nvml_driver import FakeDriver
 from vibelite.errors import RecipeError
 from vibelite.telemetry import energy
-from vibelite.telemetry.energy import gpu_energy_reader
+from vibelite.telemetry.energy import GpuUse, gpu_energy_reader, gpu_use_reader
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,3 +135,20 @@ def test_nobody_is_asked_where_no_driver_is(install, monkeypatch):
     monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/nowhere/nvidiactl")])
     assert energy.num_gpus() == 0
     assert gpu_energy_reader()() is None
+
+
+def test_the_share_of_time_in_which_gpus_worked_is_the_mean_of_what_was_seen():
+    driver = FakeDriver({"GPU-a": 0, "GPU-b": 0}, busy_percent={"GPU-a": 80, "GPU-b": 0})
+    use = GpuUse(driver, ["GPU-a", "GPU-b"])
+    assert use.take() is None
+    assert use.look()
+    driver.busy_percent = {"GPU-a": 100, "GPU-b": 60}
+    assert use.look()
+    assert use.take() == pytest.approx((0.4 + 0.8) / 2)
+    assert use.take() is None, "since it was last asked"
+    assert not GpuUse(FakeDriver({"GPU-a": 0}), ["GPU-a"]).look(), "a part of a GPU has no counter"
+
+
+def test_without_gpus_nothing_is_known_of_their_use(monkeypatch):
+    monkeypatch.setattr(energy, "GPU_DEVICES", [])
+    assert gpu_use_reader.__wrapped__()() is None

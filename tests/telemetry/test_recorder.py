@@ -44,12 +44,14 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     spend(meter, clock, "rollout", 3)
     meter.add_tokens(generated=100)
     clock.now += 10**9
+    meter._read_use = lambda: 0.6
     recorder.record_step(1, {"reward/mean": 0.25, "policy/loss": -0.5})
     (row,) = read_jsonl(stage_dir.steps_path)
     assert row["seconds"] == {"idle": 1.0, "rollout": 3.0}
     assert row["peak_bytes"].keys() == {"idle", "rollout"}
     assert min(row["peak_bytes"].values()) > 10_000_000
     assert row["metrics"] == {"reward/mean": 0.25, "policy/loss": -0.5}
+    assert row["gpu_use"] == 0.6
     assert row["tokens"] == {"prompt": 0, "generated": 100, "trained": 0}
     assert (row["stage"], row["step"], row["usd"], row["joules"]) == ("mgpo", 1, 0.004, None)
     assert run_cost(ledger_path, "mgpo") == (4.0, 0.004)

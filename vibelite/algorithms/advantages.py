@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from vibelite.types import rewards_differ
+
 
 @dataclass(frozen=True, slots=True)
 class LengthShaping:
@@ -83,7 +85,8 @@ def group_advantages(rewards: Iterable[float]) -> list[float]:
     """Advantages [G] = (r - mean) / std over one group of completions (population std; GRPO,
     VibeThinker report 3.4).
 
-    A group whose rewards are all equal carries no signal: its advantages are exactly 0, not 0/0.
+    A group whose rewards are equal but for rounding carries no signal: its advantages are 0, not
+    0/0 or the noise blown up.
 
     >>> group_advantages([1.0, 0.0, 0.0, 1.0])
     [1.0, -1.0, -1.0, 1.0]
@@ -91,7 +94,7 @@ def group_advantages(rewards: Iterable[float]) -> list[float]:
     values = [float(reward) for reward in rewards]  # a tensor of rewards will do as well
     if not values:
         raise ValueError("a group needs at least one reward")
-    if all(value == values[0] for value in values):
+    if not rewards_differ(values):
         return [0.0] * len(values)
     mean = math.fsum(values) / len(values)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))

@@ -120,15 +120,17 @@ def answered(
     import torch
     from transformers import GenerationConfig, TextStreamer
 
-    from vibelite.data.chat import end_token_id, prompt_ids
+    from vibelite.data.chat import opened_thinking, prompt_ids
+    from vibelite.recipe.data_section import Data
+    from vibelite.stages.engines import stop_ids_of
 
     model: Any = policy.model
     tokenizer = policy.tokenizer
-    ids = torch.tensor([prompt_ids(tokenizer, messages, system)], device=policy.device)
-    end = end_token_id(tokenizer)
+    prompt = prompt_ids(tokenizer, messages, Data(system_prompt=system))
+    ids, ends = torch.tensor([prompt], device=policy.device), list(stop_ids_of(policy))
     sampled = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end, **sampled
+        max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], **sampled
     )
     with torch.inference_mode():
         output = model.generate(
@@ -137,7 +139,8 @@ def answered(
             generation_config=settings,
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
         )
-    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    written = tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)
+    return f"{opened_thinking(tokenizer, prompt)}{written}"
 
 
 def verdict_line(problem: Problem, answer: str) -> str:

@@ -133,14 +133,14 @@ def evaluate_model(
     samples in the directory "out" of the result. With `num_claims` also "clr", what the vote
     weighted by claim-level reliability gives (see `stages.claims`).
     """
-    from vibelite.commands.single_stage import evaluated
+    from vibelite.commands.single_stage import evaluated, one_engine
     from vibelite.data.benchmarks import describe_benchmark
     from vibelite.run_dir import write_json_atomic
     from vibelite.stages.claims import add_reliabilities, clr_result
     from vibelite.stages.evaluate import summarise
 
     settled = {"num_bootstrap": NUM_BOOTSTRAP, "seed": 0}
-    with evaluated(model, source, stage, out=out) as found:
+    with one_engine() as opened, evaluated(model, source, stage, out=out, opened=opened) as found:
         result = summarise(found.samples, stage.k, **settled)
         result |= describe_benchmark(source, found.problems)
         if num_claims:

@@ -96,8 +96,9 @@ def read_columns(text: str) -> Columns:
 def table_kind(text: str) -> Literal["file", "hub"] | None:
     """Whether a text names a local table or a data set on the hub (owner/name); None = neither."""
     path = Path(text).expanduser()
-    if path.suffix in TABLE_SUFFIXES:
-        if not path.is_file():
+    is_directory = "/" in text and path.is_dir()
+    if path.suffix in TABLE_SUFFIXES or is_directory or text.startswith((".", "/", "~")):
+        if not path.exists():
             raise RecipeError(f"{text}: no such file")
         return "file"
     return "hub" if HUB_NAME.fullmatch(text) and not path.exists() else None

@@ -74,24 +74,25 @@ def probe_models(
     """Pass@1 and Pass@k of every model per sub-domain, and the best model of each sub-domain; a tie
     goes to the higher Pass@1, then to the later model.
     """
-    from vibelite.commands.single_stage import evaluated
+    from vibelite.commands.single_stage import evaluated, one_engine
     from vibelite.stages.context import subdomains_of
     from vibelite.stages.probe import choose_specialist, mean_pass_at_k
 
     scores, problems, (k,) = [], [], stage.k
-    for index, model in enumerate(models):
-        print(f"probe {index + 1}/{len(models)}  {model}", file=sys.stderr)
-        directory = out and out / f"{index + 1}-{model.resolve().name}"
-        with evaluated(model, source, stage, out=directory) as found:
-            problems = found.problems
-        scores.append(
-            {
-                "step": index,
-                "model": str(model),
-                "pass_at_1": mean_pass_at_k(found.samples, 1),
-                "pass_at_k": mean_pass_at_k(found.samples, k),
-            }
-        )
+    with one_engine() as opened:
+        for index, model in enumerate(models):
+            print(f"probe {index + 1}/{len(models)}  {model}", file=sys.stderr)
+            directory = out and out / f"{index + 1}-{model.resolve().name}"
+            with evaluated(model, source, stage, out=directory, opened=opened) as found:
+                problems = found.problems
+            scores.append(
+                {
+                    "step": index,
+                    "model": str(model),
+                    "pass_at_1": mean_pass_at_k(found.samples, 1),
+                    "pass_at_k": mean_pass_at_k(found.samples, k),
+                }
+            )
     specialists = {
         subdomain: str(models[choose_specialist(scores, subdomain)])
         for subdomain in subdomains_of(problems)

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -86,14 +86,20 @@ def table_source(text: str, values: Mapping[str, Any]) -> ProblemTable | None:
 
 @contextmanager
 def evaluated(
-    model: Path, source: ProblemSource, stage: EvaluateStage, *, out: Path | None
+    model: Path,
+    source: ProblemSource,
+    stage: EvaluateStage,
+    *,
+    out: Path | None,
+    opened: list[Any],
 ) -> Iterator[Evaluation]:
     """Every sample of one model, drawn where `out` does not have it yet; the context, in which more
     can be sampled, and the lock of the directory live as long as the block.
 
-    `model` is a directory or a hub's name. `out` None = beside the model, or under evaluations/ for
-    one of the hub, in a directory named after benchmark and settings. All models get the same
-    random numbers. RecipeError for a directory of other settings.
+    `model` is a directory or a hub's name. `opened` keeps the engine for the next model
+    (`one_engine`). `out` None = beside the model, or under evaluations/ for one of the hub, in a
+    directory named after benchmark and settings. All models get the same random numbers.
+    RecipeError for a directory of other settings.
     """
     path = model_directory(model)
     problems = load_problems(source, recipe_dir=Path.cwd(), seed=0)
@@ -106,7 +112,7 @@ def evaluated(
     }
     directory = out or default_directory(model, source, settings)
     _require_same(settings, directory)
-    with locked(directory), stage_context(stage) as context:
+    with locked(directory), stage_context(stage, opened=opened) as context:
         seed = context.seed("eval")
         request = SampleRequest(path, problems, stage.sampling, stage.num_samples, seed)
         samples = collect_samples(request, directory / "samples.jsonl", context, {})
@@ -114,7 +120,20 @@ def evaluated(
 
 
 @contextmanager
-def stage_context(stage: EvaluateStage, seed: int = 0) -> Iterator[StageContext]:
+def one_engine() -> Iterator[list[Any]]:
+    """What is given to `evaluated` as `opened`; the engine in it ends with the block."""
+    opened: list[Any] = []
+    try:
+        yield opened
+    finally:
+        while opened:
+            opened.pop().close()
+
+
+@contextmanager
+def stage_context(
+    stage: EvaluateStage, seed: int = 0, *, opened: list[Any]
+) -> Iterator[StageContext]:
     """A context for one stage of a recipe that holds nothing else, in a temporary directory."""
     recipe = Recipe(
         name=stage.name,
@@ -129,7 +148,7 @@ def stage_context(stage: EvaluateStage, seed: int = 0) -> Iterator[StageContext]
         recipe_path = run.path / "recipe.yaml"
         context = make_context(recipe, recipe_path, run, stage.name, stage_dir, Meter())
         with context.verifiers:
-            yield context
+            yield replace(context, opened=opened)
 
 
 def default_directory(model: Path, source: ProblemSource, settings: dict[str, Any]) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vibelite.errors import DataError, RecipeError, VibeLiteError
+from vibelite.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from vibelite.rewards.pool import PendingVerdict, VerifierPool
@@ -96,25 +96,24 @@ def verify(
     if failures := [one for one in judged if one.verdict.failure is not None]:
         # A model's text must not steer the terminal.
         detail = ascii(failures[0].verdict.detail)[1:-1]
-        raise VibeLiteError(
+        typer.echo(  # after the rows, --json has no other object
             f"the verifier failed on {len(failures)} of {len(judged)} rows; the first is "
-            f"{failures[0].row.where}: {detail}"
+            f"{failures[0].row.where}: {detail}",
+            err=True,
         )
+        raise typer.Exit(1)
 
 
 def read_rows_to_verify(path: Path, custom: str) -> list[Row]:
     """The rows of the file; DataError, with the line, for one that cannot be judged."""
-    from vibelite.data.rows import read_rows
+    from vibelite.data.tables import read_rows
 
     if not path.is_file():
         raise RecipeError(f"{path}: no such file")
     if path.suffix != ".jsonl":
         raise RecipeError(f"{path}: must be a .jsonl file, one row a line")
     reward = _custom_metadata(custom) if custom else {}
-    try:
-        rows = read_rows(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is no UTF-8 text") from error
+    rows = read_rows(path)
     return [_row(row, rows.at(index), reward) for index, row in enumerate(rows.table)]
 
 
@@ -191,6 +190,8 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
         return _make_row(
             where, "custom", _text(row, "prediction", where), answer, reward | {"row": row}
         )
+    from vibelite.data.rows import gold_in
+
     kind = row.get("verifier")
     if kind not in KINDS:
         raise DataError(f"{where}: verifier is {kind!r}; choose among {', '.join(KINDS)}")
@@ -203,6 +204,7 @@ def _row(row: Any, where: str, reward: dict[str, Any]) -> Row:
         raise DataError(f"{where}: answer is {answer!r}; it must be a text or a number")
     answer = str(answer).strip()
     try:
+        answer = gold_in(answer) if kind == "math" else answer
         _check_answer(kind, answer)
     except DataError as error:
         raise DataError(f"{where}: answer: {error}") from error

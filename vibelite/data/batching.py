@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from vibelite.data.chat import trace_ids
+from vibelite.recipe.data_section import Data
 from vibelite.types import TokenBatch, Trace
 
 
@@ -55,12 +56,13 @@ def tokenize_traces(
     tokenizer: PreTrainedTokenizerBase,
     traces: Sequence[Trace],
     *,
-    system_prompt: str,
+    chat: Data,
     max_tokens: int,
 ) -> list[TrainingSequence]:
     """The traces as training sequences; those longer than `max_tokens` are dropped."""
     sequences = [
-        TrainingSequence(*trace_ids(tokenizer, trace.messages, system_prompt)) for trace in traces
+        TrainingSequence(*trace_ids(tokenizer, trace.messages, chat, row=trace.problem_id))
+        for trace in traces
     ]
     return [sequence for sequence in sequences if len(sequence.token_ids) <= max_tokens]
 

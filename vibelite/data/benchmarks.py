@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vibelite.data.code_rows import is_in_window, problem_from_lcb_row
-from vibelite.data.rows import Rows, problem_from_row, read_rows, stream_jsonl
+from vibelite.data.rows import problem_from_row
+from vibelite.data.tables import Rows, read_rows, stream_jsonl
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,

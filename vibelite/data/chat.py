@@ -1,4 +1,4 @@
-"""Chat messages to token ids, for prompts and for worked solutions.
+"""Chat messages to token ids, for prompts and for worked solutions, and the tokens that end them.
 
 A completion is encoded apart from its prompt, exactly as an engine sees it: `trace_ids` always
 begins with the `prompt_ids` of the same conversation, and ends with the token at which an engine
@@ -7,34 +7,52 @@ has to stop.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vibelite.errors import DataError
+from vibelite.recipe.data_section import Data
 from vibelite.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PLAIN = Data()
+CLOSED = "</think>"
+# At the end of a prompt: a thinking that the generation prompt opens, or leaves empty.
+_WRITTEN = re.compile(r"<think>\s*(</think>\s*)?\Z")
+# Enough of a prompt's last tokens to hold that, even where a character is a token.
+OPENING_TOKENS = 40
+
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], system_prompt: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    chat: Data = PLAIN,
+    *,
+    row: str = "",
 ) -> list[int]:
     """Token ids of the conversation up to where the assistant's answer begins.
 
-    `system_prompt` goes before the messages, unless it is empty or they bring a system message of
-    their own. Raises DataError if the tokenizer has no chat template.
+    `chat.system_prompt` goes before the messages, unless it is empty or they bring a system message
+    of their own. Raises DataError, which names the `row`, where there is no chat template or the
+    template refuses the messages.
     """
-    text = _render(tokenizer, _with_system_prompt(messages, system_prompt), True)
+    text = _prompt_text(tokenizer, messages, chat, row)
     return tokenizer.encode(text, add_special_tokens=False)
 
 
 def trace_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], system_prompt: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    chat: Data = PLAIN,
+    *,
+    row: str = "",
 ) -> tuple[list[int], int]:
     """Token ids [T] of a conversation that ends with an assistant message, and how many come before
     that message: it and its end token are trained on. What a template writes after the end token
-    is left out, because no engine ever generates it.
+    is left out, because no engine ever generates it; so is what the generation prompt has written.
 
         prompt_ids(t, messages[:-1])  [user 7 + 5 assistant]
         trace_ids(t, messages)        [user 7 + 5 assistant 1 2 end], 5
@@ -42,14 +60,60 @@ def trace_ids(
     if not messages or messages[-1]["role"] != "assistant":
         role = messages[-1]["role"] if messages else "nobody"
         raise DataError(f"a trace must end with a message of the assistant, not of {role!r}")
-    prompt = prompt_ids(tokenizer, messages[:-1], system_prompt)
-    completion = tokenizer.encode(messages[-1]["content"], add_special_tokens=False)
+    text = _prompt_text(tokenizer, messages[:-1], chat, row)
+    prompt = tokenizer.encode(text, add_special_tokens=False)
+    answer = _unwritten(messages[-1]["content"], text, row)
+    completion = tokenizer.encode(answer, add_special_tokens=False)
     completion.append(end_token_id(tokenizer))
     return prompt + completion, len(prompt)
 
 
+def opened_thinking(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
+    r"""What opens the thinking at the end of a prompt, such as "<think>\n"; "" where nothing does.
+    The completion goes on inside it.
+    """
+    written = _WRITTEN.search(str(tokenizer.decode(list(prompt[-OPENING_TOKENS:]))))
+    return written[0] if written and not written[1] else ""
+
+
+def _unwritten(content: str, prompt: str, row: str) -> str:
+    """The answer without the beginning that the prompt has written already. DataError for an answer
+    that does not go on where the prompt ends.
+    """
+    written = _WRITTEN.search(prompt)
+    if written is None:
+        return content
+    thinking, closed, answer = content.partition(CLOSED)
+    inner = thinking.lstrip().removeprefix("<think>")
+    if written[1]:
+        if not closed:
+            return content
+        if not inner.strip():
+            return answer.lstrip()
+        problem = f"leaves the thinking empty, and the answer has one ({inner.strip()[:40]!r})"
+    else:
+        if closed:
+            return f"{inner.lstrip() if written[0][-1].isspace() else inner}{closed}{answer}"
+        problem = f"opens a thinking, and the answer never closes it with {CLOSED}"
+    raise DataError(
+        f"{row or 'a trace'}: the generation prompt of the chat template {problem}; set "
+        "data.chat_template_kwargs (often enable_thinking) as the traces were made, or change them"
+    )
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> tuple[int, ...]:
+    """Every token at which a message ends, `end_token_id` first, then the ends that the `configs`
+    (a model's generation configuration and configuration) and the tokenizer name.
+    """
+    ends = [end_token_id(tokenizer)]
+    for holder in (*configs, tokenizer):
+        named = getattr(holder, "eos_token_id", None)
+        ends += named if isinstance(named, list | tuple) else [named]
+    return tuple(end for end in dict.fromkeys(ends) if isinstance(end, int))
+
+
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends an assistant message, and at which an engine stops.
+    """The token that ends an assistant message, and that traces are trained to write.
 
     It is the first special token that the chat template writes after the message; a template that
     writes none leaves `eos_token`. The two do not always agree: base models of the Qwen2.5 family
@@ -57,7 +121,7 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """
     content = "ok"
     conversation = [{"role": "user", "content": ""}, {"role": "assistant", "content": content}]
-    text = _render(tokenizer, conversation, False)
+    text = _render(tokenizer, conversation, False, PLAIN, "a question with an answer")
     ending = tokenizer.encode(text[text.rindex(content) + len(content) :], add_special_tokens=False)
     special = set(tokenizer.all_special_ids) | _special_added_ids(tokenizer)
     for token_id in ending:
@@ -65,8 +129,7 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
             return token_id
     if isinstance(tokenizer.eos_token_id, int):
         return tokenizer.eos_token_id
-    name = tokenizer.name_or_path or "the tokenizer"
-    raise DataError(f"{name}: neither the chat template nor eos_token ends a message")
+    raise DataError(f"{_name(tokenizer)}: neither the chat template nor eos_token ends a message")
 
 
 def _special_added_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -74,22 +137,47 @@ def _special_added_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token_id for token_id, token in added.items() if token.special}
 
 
-def _with_system_prompt(messages: Sequence[Message], system_prompt: str) -> list[Message]:
-    if not system_prompt or (messages and messages[0]["role"] == "system"):
-        return list(messages)
-    return [{"role": "system", "content": system_prompt}, *messages]
+def _prompt_text(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], chat: Data, row: str
+) -> str:
+    messages = list(messages)
+    if chat.system_prompt and not (messages and messages[0]["role"] == "system"):
+        messages.insert(0, {"role": "system", "content": chat.system_prompt})
+    return _render(tokenizer, messages, True, chat, row)
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    add_generation_prompt: bool,
+    chat: Data,
+    row: str,
 ) -> str:
+    from jinja2 import TemplateError
+
     if not tokenizer.chat_template:
         raise DataError(
-            f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template; "
+            f"{_name(tokenizer)} has no chat template; "
             "use an instruct model, or add chat_template.jinja to its directory"
         )
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **chat.chat_template_kwargs,
+        )
+    except (TemplateError, TypeError) as error:
+        line = getattr(error, "lineno", None)
+        at = f" (line {line} of the template)" if line else ""
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(
+            f"{row or 'a conversation'}: the chat template of {_name(tokenizer)} refuses messages "
+            f"of {roles}: {error}{at}"
+        ) from error
     assert isinstance(text, str)
     return text
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or "the tokenizer"

@@ -35,8 +35,18 @@ PREPARED = (
     "chain_sum",
     "products",
 )
-# A generator whose own scorer only looks for a number in the text: its answers are one number each.
 WORD_PROBLEMS = "gsm_symbolic"
+# Generators with scorers of their own, which compare one number: the answer is that number alone.
+# Not among them are those whose answer is rounded otherwise than they ask (power_function,
+# coin_flip), or may be written in one way only (fraction_simplification).
+ONE_NUMBER = (
+    WORD_PROBLEMS,
+    "decimal_arithmetic",
+    "decimal_chain_sum",
+    "number_format",
+    "rectangle_count",
+    "dice",
+)
 WORD_PROBLEM_CLOSING = " Give the result as your final answer. Do not include units."
 ANSWER_FORMAT = "Answer in \\boxed{}."
 # How many entries a generator is made with. This one chooses a template for each when it is made.
@@ -108,11 +118,11 @@ def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
             f"{where}: {', '.join(sorted(own))} of {task.dataset} is set by the run, not the recipe"
         )
     has_own_scorer = DATASETS[task.dataset][0].score_answer is not ProceduralDataset.score_answer
-    if has_own_scorer and task.dataset not in (*PREPARED, WORD_PROBLEMS):
+    if has_own_scorer and task.dataset not in (*PREPARED, *ONE_NUMBER):
         # Their answers are not unique, and some of their scorers evaluate the model's text as code.
         raise DataError(
             f"{where}: {task.dataset} has no single right answer to check against; use one of "
-            f"{', '.join(PREPARED)}, {WORD_PROBLEMS}, or a generator without a scorer of its own"
+            f"{', '.join([*PREPARED, *ONE_NUMBER])}, or a generator without a scorer of its own"
         )
     size = NUM_ENTRIES.get(task.dataset, MANY_ENTRIES)
     try:

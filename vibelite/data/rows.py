@@ -1,21 +1,20 @@
-"""Rows of a table to problems and traces, and tables from local files.
-
-A row that does not fit its column mapping is an error with the file's name and the row's number
-(for .jsonl the line, else counted from 1), what was found, and what there is instead.
+"""Rows of a table to problems and traces. A row that does not fit its columns is an error that says
+where it is, what was found, and what there is instead.
 """
 
 from __future__ import annotations
 
+import ast
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from vibelite.data.code_rows import function_named, own_form
+from vibelite.data.tables import Rows, cell, kind
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemTable, TraceTable
 from vibelite.rewards.answer_text import final_gold
@@ -34,68 +33,11 @@ from vibelite.types import Message, Problem, Trace
 ROLES = ("system", "user", "assistant", "tool")
 # ShareGPT's names for two of them.
 SPEAKERS = {"human": "user", "gpt": "assistant"}
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A table and what to call its rows in messages; `places[i]` is file and line of row i, where
-    it has a line.
-    """
-
-    name: str
-    table: Iterable[Any]
-    places: list[str] = field(default_factory=list)
-
-    def at(self, index: int) -> str:
-        return self.places[index] if self.places else f"{self.name}: row {index + 1}"
-
-
-def read_rows(path: Path) -> Rows:
-    """Rows of a .jsonl, .json (a list of objects) or .parquet file, or of a directory of .parquet
-    files in the order of their names; those of a directory can be gone through once.
-    """
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet"))
-        if not files:
-            raise DataError(f"{path}: there is no .parquet file in this directory")
-        return Rows(str(path), chain.from_iterable(map(_read_parquet, files)))
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file (paths are relative to the recipe)")
-    match path.suffix:
-        case ".jsonl":
-            rows = stream_jsonl(str(path), [path])
-            return Rows(rows.name, list(rows.table), rows.places)
-        case ".json":
-            table = parse_json(path.read_text(encoding="utf-8"), str(path))
-            if not isinstance(table, list):
-                raise DataError(f"{path}: expected a list of objects, found {_kind(table)}")
-            return Rows(str(path), table)
-        case ".parquet":
-            return Rows(str(path), _read_parquet(path))
-        case suffix:
-            raise DataError(
-                f"{path}: cannot read {suffix or 'this'} files; use .jsonl, .json or .parquet"
-            )
-
-
-def stream_jsonl(name: str, paths: Sequence[Path]) -> Rows:
-    """The rows of .jsonl files, one file after the other, to be gone through once: only the row in
-    hand is in memory. Raises DataError for a file that is not there.
-    """
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path}: there is no such file")
-    places: list[str] = []
-
-    def table() -> Iterator[Any]:
-        for path in paths:
-            with open(path, encoding="utf-8") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        places.append(f"{path}:{number}")
-                        yield parse_json(line, places[-1])
-
-    return Rows(name, table(), places)
+# Longer golds without a box are sentences, of which no completion has the same.
+MAX_GOLD_WORDS = 20
+_WORD = re.compile(r"(?<![\\\w])[A-Za-z]{2,}")
+# How a text begins that holds messages.
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
 
 
 def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> Problem:
@@ -120,6 +62,9 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
             metadata = {RULES: read_rules(cell(row, columns.rules, where))}
     else:
         answer = _answer(row, columns.answer, where)
+    if source.verifier == "math":
+        with located(f"{where}: {columns.answer}"):
+            answer = gold_in(answer)
     if columns.incorrect:
         incorrect = [_answer(row, name, where) for name in columns.incorrect]
         content = question_text(messages[-1]["content"], [answer, *incorrect])
@@ -128,8 +73,6 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
         content = f"{messages[-1]['content']}\n\n{source.instruction}"
         messages = _with_content(messages, content)
     with located(f"{where}: {columns.answer}"):
-        if source.verifier == "math":
-            answer = final_gold(answer)
         _check_answer(source.verifier, messages, answer)
     subdomain = source.subdomain
     if columns.subdomain is not None:
@@ -217,50 +160,11 @@ def trace_from_row(row: Any, source: TraceTable, rows: Rows, index: int) -> Trac
     return Trace(f"{Path(rows.name).stem}/{index}", subdomain, messages)
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        return parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({error})") from error
-
-
-def parse_json(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text; DataError, which begins with `where`, for anything else."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON ({error})") from error
-
-
-def require_object(row: Any, where: str) -> None:
-    """DataError for a row that has no columns."""
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object, found {_kind(row)}")
-
-
-def cell(row: Any, dotted: str, where: str) -> Any:
-    """The value at a dotted path; a column whose own name contains dots wins over the path."""
-    require_object(row, where)
-    if dotted in row:
-        return row[dotted]
-    value: Any = row
-    for part in dotted.split("."):
-        if not isinstance(value, dict) or part not in value:
-            there = ", ".join(map(str, value)) if isinstance(value, dict) else _kind(value)
-            raise DataError(
-                f"{where}: no column {dotted!r}; where {part!r} was looked for there is: {there}"
-            )
-        value = value[part]
-    return value
-
-
 def _messages(value: Any, where: str) -> tuple[Message, ...]:
     if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
+        value = _written_messages(value) or [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: expected text or a list of chat messages, found {_kind(value)}")
+        raise DataError(f"{where}: expected text or a list of chat messages, found {kind(value)}")
     messages = []
     for message in value:
         role, content = None, None
@@ -273,8 +177,37 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
                 f"{where}: a message needs a role ({', '.join(ROLES)}) and a text as content, "
                 f"found {str(message)[:120]!r}"
             )
-        messages.append({"role": role, "content": content})
+        messages.append({"role": role, "content": require_characters(content, where)})
     return tuple(messages)
+
+
+def require_characters(text: str, where: str) -> str:
+    """The text; DataError where it holds half a character (a lone surrogate, which JSON may write
+    and no tokenizer takes).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half, before = ord(text[error.start]), text[max(0, error.start - 20) : error.start]
+        raise DataError(
+            f"{where}: half of a character (\\u{half:04x}, a lone surrogate) after {before!r}; "
+            "mend it or leave the row out"
+        ) from error
+    return text
+
+
+def _written_messages(text: str) -> list[Any] | None:
+    """Chat messages that an export wrote as text, in JSON or as Python shows them; None for an
+    ordinary text.
+    """
+    if not _MESSAGES.match(text):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def _answer(row: Any, column: str, where: str) -> str:
@@ -283,11 +216,32 @@ def _answer(row: Any, column: str, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     is_answer = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"{where}: {column}: {value} is no answer that a completion could equal")
     if not is_answer or not str(value).strip():
         raise DataError(
-            f"{where}: {column}: expected an answer as text or number, found {_kind(value)}"
+            f"{where}: {column}: expected an answer as text or number, found {kind(value)}"
         )
-    return str(value).strip()
+    return require_characters(str(value), f"{where}: {column}").strip()
+
+
+def gold_in(answer: str) -> str:
+    r"""The gold of a mathematical answer: of a worked solution its last \boxed{}, or what follows
+    the last "####" as in GSM8K. DataError for one that has neither, and for what stands for no
+    answer at all: nothing could equal them.
+
+    >>> gold_in("6 * 7 = <<6*7=42>>42\n#### 42")
+    '42'
+    >>> gold_in(r"So it is $2 + 3 = \boxed{5}$.")
+    '5'
+    """
+    gold = final_gold(answer)
+    if gold == answer.strip() and len(_WORD.findall(gold)) > MAX_GOLD_WORDS:
+        raise DataError(
+            f"{answer[:60]!r}... is a whole solution, without a \\boxed{{}} or #### that says "
+            "which part of it is the answer"
+        )
+    return gold
 
 
 def _subdomain(row: Any, column: str, where: str) -> str:
@@ -296,12 +250,6 @@ def _subdomain(row: Any, column: str, where: str) -> str:
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value).strip()).strip("-._")[:64]
     if not isinstance(value, str | int) or not name:
         raise DataError(
-            f"{where}: {column}: expected the name of a sub-domain, found {_kind(value)}"
+            f"{where}: {column}: expected the name of a sub-domain, found {kind(value)}"
         )
     return name
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing (null)"
-    return f"{type(value).__name__} {str(value)[:60]!r}"

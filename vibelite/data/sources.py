@@ -10,11 +10,14 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from vibelite.data.rows import Rows, is_wanted, problem_from_row, read_rows, trace_from_row
+from vibelite.data.columns import guessed_problem_columns, guessed_trace_columns
+from vibelite.data.rows import is_wanted, problem_from_row, trace_from_row
+from vibelite.data.tables import Rows, read_rows
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
@@ -24,10 +27,13 @@ from vibelite.recipe.data_section import (
     Table,
     TraceMix,
     TraceSource,
+    TraceTable,
     WorkedTraces,
 )
 from vibelite.rewards.custom import check_reward_file
 from vibelite.types import Problem, Trace
+
+AnyTable = TypeVar("AnyTable", ProblemTable, TraceTable)
 
 
 def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list[Problem]:
@@ -49,7 +55,7 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
             else:
                 rows = table_rows(benchmarks.hub_source(source), recipe_dir)
             return benchmarks.problems_from_rows(source, rows)
-    rows = table_rows(source, recipe_dir)
+    source, rows = _with_columns(source, table_rows(source, recipe_dir))
     problems = _chosen(_with_absolute_reward(source, recipe_dir), rows)
     if not problems:
         which = "" if source.part == "all" else f" in its part {source.part}"
@@ -79,12 +85,31 @@ def load_traces(
                 for part in source.sets
             )
             return list(chain.from_iterable(parts))
-    rows = table_rows(source, recipe_dir)
+    source, rows = _with_columns(source, table_rows(source, recipe_dir))
     wanted = islice(_wanted(source, rows), source.num_traces)
     traces = [trace_from_row(row, source, rows, index) for index, row in wanted]
     if not traces:
         raise _no_rows(source, rows)
     return traces
+
+
+def _with_columns(source: AnyTable, rows: Rows) -> tuple[AnyTable, Rows]:
+    """The source with columns that its first row has, where the recipe leaves them open; says what
+    was taken. And the rows, which can be gone through once.
+    """
+    iterator = iter(rows.table)
+    head = list(islice(iterator, 1))
+    rows = replace(rows, table=chain(head, iterator))
+    first = head[0] if head and isinstance(head[0], dict) else {}
+    if isinstance(source, ProblemTable):
+        taken = guessed_problem_columns(source, first)
+        changes: dict[str, Any] = {"columns": source.columns.model_copy(update=taken)}
+    else:
+        taken = changes = guessed_trace_columns(source, first)
+    if taken:
+        said = ", ".join(f"{field}: {column}" for field, column in taken.items())
+        warnings.warn(f"{rows.name}: columns taken as {{{said}}}", stacklevel=2)
+    return source.model_copy(update=changes), rows
 
 
 def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:

@@ -190,8 +190,8 @@ def _attend_in_buckets(
     """
     outputs = []
     for bucket in layout.buckets:
-        states = (_pad(part, bucket) for part in (query, key, value))
-        attended = _attend_rows(*states, None, scores)
+        queries, keys, values = (_pad(part, bucket) for part in (query, key, value))
+        attended = _attend_rows(queries, keys, values, None, scores)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.slots)
 

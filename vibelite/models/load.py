@@ -40,10 +40,11 @@ from vibelite.models.adapter import (
 from vibelite.models.agreement import agreeing
 from vibelite.models.attention import ATTENTION
 from vibelite.models.policy import Policy, TrainedAdapter
+from vibelite.models.tokenizer import load_tokenizer
 from vibelite.recipe.model_section import Adapter, Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import SFTStage
-from vibelite.run_dir import REMAKE_MODEL, read_json
+from vibelite.run_dir import REMAKE_MODEL
 from vibelite.storage import require_unchanged
 from vibelite.types import TokenBatch
 
@@ -119,7 +120,7 @@ def load_policy(
     weights that are missing or not finite, or one that would not be trained as it is; and
     CheckpointError when a run made it and its bytes have changed since.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     require_unchanged(Path(path), remedy=REMAKE_MODEL)
@@ -135,8 +136,8 @@ def load_policy(
         )
     disable_progress_bar()  # a bar per loaded checkpoint would drown the run's own lines
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        tokenizer = load_tokenizer(path, revision)
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore - of two values
             path,
             revision=revision,
             dtype=dtype or "auto",
@@ -231,12 +232,24 @@ def widen(config: Any, model: PretrainedModel) -> None:
         rotary["rope_theta"] = model.rope_theta
 
 
+def positions_of(config: Any) -> int | None:
+    """How many tokens a model with this transformers configuration reads; None = any number, as
+    where the rotary base grows with the text.
+    """
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None)
+    is_dynamic = isinstance(rotary, dict) and rotary.get("rope_type") == "dynamic"
+    return None if is_dynamic else getattr(text, POSITIONS, None)
+
+
 def require_window(recipe: Recipe, directory: Path) -> None:
     """RecipeError where a stage asks for longer sequences than the model in `directory` has
     positions: engines would cut them off, or go on with positions that no training has seen.
     """
-    positions = read_json(directory / "config.json").get(POSITIONS)
-    if not isinstance(recipe.model, PretrainedModel) or not isinstance(positions, int):
+    from transformers import AutoConfig
+
+    positions = positions_of(AutoConfig.from_pretrained(directory))
+    if not isinstance(recipe.model, PretrainedModel) or positions is None:
         return
     for stage in recipe.stages:
         sampling = getattr(stage, "sampling", None)

@@ -296,9 +296,9 @@ def _count_rows(path: Path, assumed: Assumptions) -> float:
     if not path.exists():
         raise RecipeError(f"{path}: no such file")
     match path.suffix:
-        case ".jsonl":
+        case ".jsonl" | ".csv":
             with path.open("rb") as lines:
-                return sum(1 for line in lines if line.strip())
+                return sum(1 for line in lines if line.strip()) - (path.suffix == ".csv")
         case ".parquet":
             from pyarrow.parquet import ParquetFile
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vibelite.recipe.section import Fraction, Name, PositiveInt, Section
+
+# What `apply_chat_template` is given anyway, or answers in another form for.
+TAKEN_BY_CHAT = {
+    "conversation",
+    "tokenize",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "return_dict",
+    "return_tensors",
+    "tokenizer_kwargs",
+}
 
 
 class GeneratedTask(Section):
@@ -67,14 +79,14 @@ class Table(Section):
 
     source: Literal["file", "hub"]
     path: str
-    """A .jsonl, .json or .parquet file, relative to the recipe; under `source: hub` the name of the
-    data set."""
+    """A .jsonl, .json, .csv or .parquet file, or a directory of .parquet files, relative to the
+    recipe; under `source: hub` the name of the data set."""
     config: str | None = None
     split: str = "train"
     revision: str = "main"
     local: str = ""
-    """A copy of the data set to read instead, relative to the recipe: a .jsonl, .json or .parquet
-    file, or a directory of .parquet files; empty = from the hub, or its cache."""
+    """A copy of the data set to read instead, as `path` of a file; empty = from the hub, or its
+    cache."""
     where: dict[str, list[str | int]] = Field(default_factory=dict)
     """Column -> values: only rows that have one of them there."""
 
@@ -195,3 +207,12 @@ class Data(Section):
     """null = train on everything."""
     system_prompt: str = ""
     """Put before every prompt as a system message; empty = none."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What the model's chat template is told, for instance {enable_thinking: false}."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_the_templates_own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(TAKEN_BY_CHAT & values.keys()):
+            raise ValueError(f"{', '.join(taken)} is set by the run, not by the recipe")
+        return values

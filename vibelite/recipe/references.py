@@ -35,7 +35,7 @@ from vibelite.recipe.stage_section import (
 )
 from vibelite.recipe.suggest import did_you_mean
 
-TABLE_SUFFIXES = (".jsonl", ".json", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 # The kinds of stage that end with one model to go on from.
 MODEL_KINDS = ("sft", "fuse", "mgpo")
@@ -305,12 +305,22 @@ def _check_files(parts: RecipeParts, source: RecipeSource, directory: Path) -> N
 def _check_table(table: Table, source: RecipeSource, location: Location, directory: Path) -> None:
     path = table.local_path(directory)
     if path is None:
+        if is_local(table.path, directory):
+            message = f"{table.path!r} is a path of this machine; use `source: file`"
+            source.report((*location, "path"), message)
         return
     location = (*location, "path" if table.source == "file" else "local")
-    if table.source == "file" and path.suffix not in TABLE_SUFFIXES:
+    is_unknown = not path.is_dir() and path.suffix not in TABLE_SUFFIXES
+    if table.source == "file" and is_unknown:
         source.report(location, f"{table.path!r} must end in {', '.join(TABLE_SUFFIXES)}")
     else:
         _require_path(source, location, path)
+
+
+def is_local(text: str, directory: Path) -> bool:
+    """Whether a text names a place on this machine, and no OWNER/NAME on the hub."""
+    begins_like_a_path = text.startswith((".", "/", "~"))
+    return begins_like_a_path or (directory / text).exists()
 
 
 def _require_path(source: RecipeSource, location: Location, path: Path) -> None:
@@ -323,6 +333,6 @@ def _check_model(text: str, source: RecipeSource, directory: Path) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             source.report(("model", "path"), f"{path} has no config.json: it is no model directory")
-    elif not HUB_NAME.match(text) or text.startswith("."):
+    elif not HUB_NAME.match(text) or is_local(text, directory):
         message = f"there is no directory {path} (paths are relative to the recipe)"
         source.report(("model", "path"), message)

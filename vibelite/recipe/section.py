@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+# No more than every library counts exactly to.
+MOST = 2**53
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST, strict=True)]
+PositiveInt = Annotated[int, Field(gt=0, le=MOST, strict=True)]
 # Names become directories and rows of the report.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, StringMark, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from vibelite.errors import RecipeError
@@ -23,6 +24,8 @@ from vibelite.errors import RecipeError
 Location = tuple[str | int, ...]
 
 MERGE_TAG = "tag:yaml.org,2002:merge"
+# Lists and mappings inside each other; no recipe has ten.
+MAX_DEPTH = 50
 
 
 @dataclass(slots=True)
@@ -105,6 +108,7 @@ def read_source(path: Path) -> RecipeSource:
     source = RecipeSource(file=str(path))
     yaml = YAML(typ="safe", pure=True)
     try:
+        _require_shallow(text, str(path))
         root = yaml.compose(text)
     except YAMLError as error:
         raise RecipeError(_syntax_message(source.file, error)) from error
@@ -114,11 +118,22 @@ def read_source(path: Path) -> RecipeSource:
     return source
 
 
+def _require_shallow(text: str, name: str) -> None:
+    """RecipeError, with the place, for sections inside each other beyond what Python can follow."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            place = f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+            raise RecipeError(f"{place}: nested more than {MAX_DEPTH} deep; close a bracket before")
+
+
 def parse_value(text: str) -> Any:
     """The value of a `--set` argument, as YAML. Raises ValueError if it is not."""
     try:
+        _require_shallow(text, "value")
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except (YAMLError, RecipeError) as error:
         raise ValueError(getattr(error, "problem", None) or str(error)) from error
 
 

@@ -116,7 +116,7 @@ class MGPOStage(SolvingStage, TrainingStage):
     kind: Literal["mgpo"]
     start_from: Name = "fuse"
     problems_per_step: PositiveInt = 16
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: Annotated[PositiveInt, Field(ge=2)] = 8
     """Completions per problem, G."""
     updates_per_rollout: PositiveInt = 1
     """1 = strictly on-policy: no old-logprob pass (VibeThinker-3B report 2.2.1)."""

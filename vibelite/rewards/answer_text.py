@@ -23,7 +23,7 @@ _BOX = re.compile(
     r"|([+-]?[0-9]{1,400}(?:\.[0-9]{1,400})?|[A-Z])(?=\s*(?:\$|\\[)\]]))))"
 )
 _GSM8K = re.compile(r"####[ \t]*(\S[^\n]*)\s*\Z")
-_UNUSABLE = ("nan", "none", "null", "n/a", "proof", "see solution")
+_UNUSABLE = ("nan", "none", "null", "n/a", "proof", "see solution", "not found", "unknown", "-")
 # What stands between two boxes that are one answer: "\boxed{1} and $x = \boxed{2}".
 _GAP = r"(?:[\s$~]|\\(?:quad|qquad|[,;: ()]))*"
 _JOINT = re.compile(
@@ -121,7 +121,7 @@ def final_gold(answer: str) -> str:
     elif "\\boxed" in gold or "\\fbox" in gold:
         gold = last_box(gold) or ""
     if (answer.strip() and not gold) or gold.rstrip(".").casefold() in _UNUSABLE:
-        raise DataError(f"the answer {answer[:80]!r} is none that a completion can equal")
+        raise DataError(f"the answer {answer[:80]!r} is none that a completion could equal")
     return gold
 
 

@@ -18,9 +18,10 @@ def failed(failure: VerifierFailure, detail: str) -> Verdict:
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line, with the place where it was raised."""
+    """The error in one line, with where it was raised; what a reward returned has no place."""
     place = ""
-    if frames := traceback.extract_tb(error.__traceback__):
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and Path(frames[-1].filename) != Path(__file__).with_name("custom.py"):
         place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
 

@@ -230,6 +230,7 @@ def cut_into_units(
         room = math.ceil(len(chunk) / len(parts))
         for prompt in sorted(chunk, key=lambda prompt: (-expected[prompt], prompt)):
             free = [part for part in parts if len(part) < room]
-            min(free, key=lambda part: sum(expected[p] for p in part)).append(prompt)
-        units += [sorted(part) for part in parts]
+            least = min(free, key=lambda part: (sum(expected[p] for p in part), len(part)))
+            least.append(prompt)
+        units += [sorted(part) for part in parts if part]
     return sorted(units, key=lambda unit: -sum(expected[prompt] for prompt in unit))

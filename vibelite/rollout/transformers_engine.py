@@ -262,7 +262,7 @@ class OwnCache(DynamicCache):
 
     def select(self, lines: torch.Tensor) -> None:
         """As `KeyValueCache.select`."""
-        self.reorder_cache(lines)
+        self.reorder_cache(lines)  # pyright: ignore[reportArgumentType]
 
 
 def keeps_keys_and_values_alone(config: PreTrainedConfig) -> bool:

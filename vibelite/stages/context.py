@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vibelite.data.decontaminate import evaluation_items
 from vibelite.data.sources import load_problems, load_traces
@@ -42,10 +42,18 @@ class StageContext:
     """Closed where the stage ends; it starts no process before one is needed."""
     world: Ranks = ONE_RANK
     """The processes of the run, seen from this one."""
+    opened: list[Any] = field(default_factory=list)
+    """The engine that sampled last (`engines.Opened`), which the run's stages share; or nothing."""
 
     def seed(self, *parts: str | int) -> int:
         """A seed for one purpose within this stage."""
         return derive_seed(self.recipe.seed, self.stage_name, *parts)
+
+    def close_engine(self) -> None:
+        """Closes this rank's part of what is open."""
+        with self.meter.span("engine"):
+            while self.opened:
+                self.opened.pop().close()
 
     def models_of(self, name: str) -> dict[str, Path]:
         """Every model that stage `name` made, the one that `start_from` means last; `base` is the
@@ -61,7 +69,7 @@ class StageContext:
 
     def problems(self, name: str) -> list[Problem]:
         """The problem set called `name`, decontaminated if a stage trains on it."""
-        with self.world.leader_first():
+        with self.meter.span("data"), self.world.leader_first():
             return self._trainable(self.all_problems(name), "problems", name)
 
     def all_problems(self, name: str) -> list[Problem]:
@@ -76,11 +84,12 @@ class StageContext:
         if source is None:
             path = self.run.find_stage(name).path.resolve() / DISTILLED
             source = TraceTable(source="file", path=str(path), subdomain_column="subdomain")
-        rows = load_traces(
-            source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
-        )
-        with self.world.leader_first():
-            return self._trainable(rows, "traces", name)
+        with self.meter.span("data"):
+            rows = load_traces(
+                source, self.recipe.data.problems, recipe_dir=self.recipe_dir, seed=self.recipe.seed
+            )
+            with self.world.leader_first():
+                return self._trainable(rows, "traces", name)
 
     def _trainable(
         self, rows: list[Row], kind: Literal["problems", "traces"], name: str

@@ -24,6 +24,7 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.stage_section import DistillStage
 from vibelite.run_dir import read_jsonl, write_json_atomic, write_jsonl_atomic
 from vibelite.stages.context import DISTILLED, StageContext
+from vibelite.stages.engines import close_engine
 from vibelite.stages.sampling import SampleRequest, collect_samples
 from vibelite.types import Message, Problem
 
@@ -44,6 +45,7 @@ def run(stage: DistillStage, context: StageContext) -> None:
     context.recorder.record_work("sample", num_problems=len(problems))
 
     rows = verified_traces(context.stage_dir.samples_path, problems)
+    close_engine(context)  # the student needs its memory
     with context.meter.span("load"):
         student = load_policy(context.model_of(stage.student), dtype=context.recipe.training.dtype)
     with context.meter.span("score"):
@@ -107,7 +109,9 @@ def score_traces(
     """Negative log-likelihood of every answer under the student, in nats per token, in order."""
     sequences = [
         TrainingSequence(
-            *trace_ids(student.tokenizer, row["messages"], context.recipe.data.system_prompt)
+            *trace_ids(
+                student.tokenizer, row["messages"], context.recipe.data, row=row["problem_id"]
+            )
         )
         for row in rows
     ]

@@ -1,12 +1,11 @@
-"""The engines that stages sample with: built from the recipe, shared by all ranks, opened and
-closed for one model; and what other ranks do while the leader runs a stage by itself.
+"""The engines that stages sample with: built from the recipe, shared by all ranks, and kept open
+from one model to the next; and what other ranks do while the leader runs a stage by itself.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 import torch
 
-from vibelite.data.chat import end_token_id
+from vibelite.data.chat import stop_token_ids
 from vibelite.errors import RecipeError
+from vibelite.models.exchange import can_take, take_weights
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
 from vibelite.planning.memory_model import chosen_sharding
@@ -43,15 +43,21 @@ def build_engine(
     recipe: Recipe, policy: Policy, sampling: Sampling, optimizer: Optimizer | None = None
 ) -> RolloutEngine:
     """The recipe's rollout engine over `policy`, which `optimizer` trains between rollouts;
-    completions end where the chat template ends a message. RecipeError, EngineError.
+    completions end at any of the model's end tokens. RecipeError, EngineError.
     """
-    stop_ids = (end_token_id(policy.tokenizer),)
     match recipe.rollout.engine:
         case "transformers":
-            max_sequences = sampling.max_sequences
-            return TransformersEngine(policy, stop_ids=stop_ids, max_sequences=max_sequences)
+            return TransformersEngine(
+                policy, stop_ids=stop_ids_of(policy), max_sequences=sampling.max_sequences
+            )
         case "vllm":
             return VLLMEngine(policy, vllm_settings(recipe, policy, sampling, optimizer))
+
+
+def stop_ids_of(policy: Policy) -> tuple[int, ...]:
+    model = policy.model
+    configs = (model.generation_config, model.config, model.config.get_text_config())
+    return stop_token_ids(policy.tokenizer, *configs)
 
 
 def vllm_settings(
@@ -77,7 +83,7 @@ def vllm_settings(
     free -= state_bytes(recipe, policy, optimizer) + num_own * dtype.itemsize
     shape = engine_shape(config, dtype, batch, num_slices=num_slices)
     return VLLMSettings(
-        stop_ids=(end_token_id(policy.tokenizer),),
+        stop_ids=stop_ids_of(policy),
         max_sequences=batch.max_sequences,
         max_model_len=batch.max_model_len,
         kv_cache_bytes=kv_cache_bytes(shape, free_bytes=free, total_bytes=total),
@@ -119,7 +125,7 @@ def chosen_sync(recipe: Recipe, policy: Policy) -> Sync:
 
 @dataclass(frozen=True, slots=True)
 class OpenEngine:
-    """Load this model and sample from it, until `CloseEngine`."""
+    """Sample from this model, until `CloseEngine`."""
 
     model: str
     """Relative to the run directory, which is another path for every node."""
@@ -129,6 +135,20 @@ class OpenEngine:
 @dataclass(frozen=True, slots=True)
 class CloseEngine:
     """Drop the model."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """An engine that stays open for further models of one configuration."""
+
+    policy: Policy
+    engine: RolloutEngine | SharedEngine
+    model: Path
+    sizes: tuple[int, int]
+    num_models: int = 1
+
+    def close(self) -> None:
+        self.engine.close()
 
 
 def share_weights(policy: Policy, context: StageContext) -> Policy:
@@ -175,41 +195,56 @@ def own_engine(engine: RolloutEngine | SharedEngine) -> RolloutEngine:
 
 def open_engine(
     model: Path, sampling: Sampling, context: StageContext
-) -> tuple[Policy, RolloutEngine]:
-    """The model in a directory and an engine that samples from it, on all ranks; `opened`
-    ends it.
+) -> tuple[Policy, RolloutEngine | SharedEngine]:
+    """The model in a directory and an engine that samples from it, on all ranks: the one that is
+    open, with new weights, where model and sizes allow it. It stays open.
     """
     context.world.delegate(OpenEngine(os.path.relpath(model, context.run.path), sampling))
-    with context.meter.span("load"):
-        policy = load_policy(model)
-    return policy, share_engine(build_engine(context.recipe, policy, sampling), sampling, context)
+    opened = open_here(model, sampling, context)
+    return opened.policy, opened.engine
 
 
-@contextmanager
-def opened(engine: RolloutEngine, context: StageContext) -> Iterator[None]:
-    """Closes what `open_engine` opened, on all ranks; after an error nobody listens any more."""
-    try:
-        yield
-    finally:
-        engine.close()
+def open_here(model: Path, sampling: Sampling, context: StageContext) -> Opened:
+    """`open_engine` on one rank; all decide alike, as they see the same files."""
+    meter, sizes = context.meter, (sampling.max_new_tokens, sampling.max_sequences)
+    opened = context.opened[-1] if context.opened else None
+    if opened is None or opened.sizes != sizes:
+        fits = False
+    else:
+        with meter.span("load"):
+            fits = model == opened.model or can_take(opened.policy, opened.model, model)
+    if opened is None or not fits:
+        context.close_engine()
+        with meter.span("load"):
+            policy = load_policy(model)
+        with meter.span("engine"):
+            engine = share_engine(build_engine(context.recipe, policy, sampling), sampling, context)
+        context.opened.append(opened := Opened(policy, engine, model, sizes))
+    elif model != opened.model:
+        with meter.span("load"):
+            take_weights(opened.policy, model)
+        with meter.span("sync"):
+            opened.engine.load_weights(opened.num_models)
+        opened.model, opened.num_models = model, opened.num_models + 1
+    return opened
+
+
+def close_engine(context: StageContext) -> None:
+    """Closes what `open_engine` left open, on all ranks: before something else needs its memory."""
     context.world.delegate(CloseEngine())
+    context.close_engine()
 
 
 def help_leader(context: StageContext) -> Callable[[Any], None]:
     """What a rank does while the leader runs a stage in which only sampling is shared."""
-    opened: list[SharedEngine] = []
 
     def work_on(task: Any) -> None:
         match task:
             case OpenEngine():
-                policy = load_policy(context.run.path / task.model)
-                engine = build_engine(context.recipe, policy, task.sampling)
-                shared = share_engine(engine, task.sampling, context)
-                assert isinstance(shared, SharedEngine)
-                opened.append(shared)
+                open_here(context.run.path / task.model, task.sampling, context)
             case SampleTask():
-                helper_of(opened[-1], context)(task)
+                helper_of(context.opened[-1].engine, context)(task)
             case CloseEngine():
-                opened.pop().close()
+                context.close_engine()
 
     return work_on

@@ -46,9 +46,10 @@ def evaluate_once(
     problems, seed = context.problems(benchmark), context.seed(benchmark)
     request = SampleRequest(model, problems, stage.sampling, stage.num_samples, seed)
     samples = collect_samples(request, part_path(context, key), context, {"key": key})
-    result = summarise(
-        samples, stage.k, num_bootstrap=NUM_BOOTSTRAP, seed=context.seed("bootstrap")
-    )
+    with context.meter.span("results"):
+        result = summarise(
+            samples, stage.k, num_bootstrap=NUM_BOOTSTRAP, seed=context.seed("bootstrap")
+        )
     context.recorder.record_work("evaluate", model=key, benchmark=benchmark)
     return result | describe_benchmark(context.recipe.data.problems[benchmark], problems)
 

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import torch
 
-from vibelite.data.chat import end_token_id, prompt_ids
+from vibelite.data.chat import end_token_id, prompt_ids, stop_token_ids
 from vibelite.errors import CheckpointError
 from vibelite.models.adapter import is_adapter
 from vibelite.recipe.stage_section import ExportStage
 from vibelite.report.model_card import CARD_NAME, model_card
 from vibelite.run_dir import REMAKE_MODEL, new_directory
 from vibelite.stages.context import StageContext
-from vibelite.storage import CHECKSUMS_NAME, require_unchanged
+from vibelite.storage import CHECKSUMS_NAME, require_unchanged, sha256_of
 
 Form = Literal["hf", "bnb-4bit", "bnb-8bit", "gguf", "gguf-q8_0"]
 GGUF_NAME = "model.gguf"
@@ -68,7 +68,9 @@ def write_directory(source: Path, target: Path) -> None:
     """The model as transformers loads it. Generation ends where a message does: base models name
     the end of documents alone, and would go on after their answer.
     """
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
+
+    from vibelite.models.tokenizer import load_tokenizer
 
     if is_adapter(source):
         from vibelite.models.load import load_policy
@@ -79,21 +81,20 @@ def write_directory(source: Path, target: Path) -> None:
         require_unchanged(source, remedy=REMAKE_MODEL)
         checksums = shutil.ignore_patterns(CHECKSUMS_NAME)
         shutil.copytree(source, target, dirs_exist_ok=True, ignore=checksums)
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    tokenizer = load_tokenizer(target)
     path = target / GENERATION
     settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known = settings.get("eos_token_id")
-    ends = known if isinstance(known, list) else [] if known is None else [known]
-    settings["eos_token_id"] = list(dict.fromkeys([end_token_id(tokenizer), *ends]))
+    config = AutoConfig.from_pretrained(target)
+    configs = (GenerationConfig(**settings), config, config.get_text_config())
+    settings["eos_token_id"] = list(stop_token_ids(tokenizer, *configs))
     GenerationConfig(**settings).save_pretrained(target)
 
 
 def convert(plain: Path, target: Path, form: Form) -> None:
     """Another form of the model in directory `plain`."""
-    from transformers import AutoTokenizer
-
     from vibelite.models.gguf_file import write_gguf
     from vibelite.models.quantised import write_quantised
+    from vibelite.models.tokenizer import load_tokenizer
 
     match form:
         case "bnb-4bit":
@@ -101,7 +102,7 @@ def convert(plain: Path, target: Path, form: Form) -> None:
         case "bnb-8bit":
             write_quantised(plain, target, bits=8)
         case "gguf" | "gguf-q8_0":
-            end = end_token_id(AutoTokenizer.from_pretrained(plain))
+            end = end_token_id(load_tokenizer(plain))
             quantisation = "q8_0" if form == "gguf-q8_0" else "none"
             write_gguf(plain, target / GGUF_NAME, quantisation=quantisation, end_token=end)
 
@@ -115,10 +116,17 @@ def check_answer(source: Path, written: Path, form: Form) -> None:
     """
     from transformers import AutoTokenizer
 
-    is_gguf = form.startswith("gguf")
+    is_gguf, is_copy = form.startswith("gguf"), form == "hf" and not is_adapter(source)
     # Not of an adapter's directory, which has no tokenizer; a GGUF is made of an ordinary one.
     prompt = prompt_of(AutoTokenizer.from_pretrained(source if is_gguf else written))
-    answer = likeliest_tokens(written, prompt, **({"gguf_file": GGUF_NAME} if is_gguf else {}))
+    if is_copy:
+        for path in source.glob("*.safetensors"):
+            if sha256_of(path) != sha256_of(written / path.name):
+                raise CheckpointError(f"{path}: its copy differs; it was not written, try again")
+        likeliest_tokens(written, prompt, dtype="auto")  # equal weights: it has to load, no more
+        return
+    arguments: dict[str, Any] = {"gguf_file": GGUF_NAME} if is_gguf else {}
+    answer = likeliest_tokens(written, prompt, **arguments)
     if form in EXACT and answer != (expected := expected_answer(source, prompt)):
         raise CheckpointError(
             f"the exported model ({form}) answers {QUESTION!r} with tokens {answer}, the run's "
@@ -145,7 +153,8 @@ def likeliest_tokens(directory: Path, prompt: Sequence[int], **arguments: Any) -
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **arguments)
+    arguments = {"dtype": torch.float32} | arguments
+    model = AutoModelForCausalLM.from_pretrained(directory, **arguments)
     return likeliest(model, prompt)
 
 

@@ -115,7 +115,7 @@ def check_texts(
                 dropped["without a problem"] += 1
                 continue
             token_ids, num_prompt_tokens = trace_ids(
-                policy.tokenizer, trace.messages, context.recipe.data.system_prompt
+                policy.tokenizer, trace.messages, context.recipe.data, row=trace.problem_id
             )
             num_tokens = len(token_ids) - num_prompt_tokens
             if num_tokens < stage.min_tokens:

@@ -102,8 +102,9 @@ def open_trainer(stage: MGPOStage, context: StageContext, engines: ExitStack) ->
     policy = load_for_training(start_from, recipe, seed=context.seed("adapter"))
     policy = share_weights(policy, context)
     reference = reference_of(policy, start_from, recipe) if stage.kl_coef else None
-    engine = build_engine(recipe, policy, stage.sampling, stage.optimizer)
-    engine = share_engine(engine, stage.sampling, context)
+    with context.meter.span("engine"):
+        engine = build_engine(recipe, policy, stage.sampling, stage.optimizer)
+        engine = share_engine(engine, stage.sampling, context)
     engines.callback(engine.close)
     optimizer = PolicyOptimizer(
         policy,
@@ -135,7 +136,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     shaping = trainer.length_shaping
     rewards = [shape_rewards(group.rewards, group.lengths, shaping) for group in groups]
     weighted = [
-        mgpo_advantages(values, group.pass_rate, stage.maxent_lambda)
+        mgpo_advantages(values, group.mean_reward, stage.maxent_lambda)
         for group, values in zip(groups, rewards, strict=True)
     ]
     advantages = [values for values, _ in weighted]

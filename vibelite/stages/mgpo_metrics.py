@@ -23,12 +23,12 @@ def rollout_metrics(groups: Sequence[Group], weights: Sequence[float]) -> dict[s
     verify/... count completions: failures of the verifier by kind, and those that it read and could
     not judge.
     """
-    pass_rates = [group.pass_rate for group in groups]
+    equal = [group.pass_rate for group in groups if not group.has_signal]
     metrics = {
         "reward/mean": fmean(reward for group in groups for reward in group.rewards),
-        "groups/all_correct": sum(rate == 1 for rate in pass_rates) / len(groups),
-        "groups/all_wrong": sum(rate == 0 for rate in pass_rates) / len(groups),
-        "groups/mixed": sum(0 < rate < 1 for rate in pass_rates) / len(groups),
+        "groups/all_correct": equal.count(1) / len(groups),
+        "groups/all_wrong": equal.count(0) / len(groups),
+        "groups/mixed": 1 - len(equal) / len(groups),
         "completion/mean_tokens": fmean(n for group in groups for n in group.lengths),
         "completion/truncated": fmean(
             completion.finish_reason == "length"
@@ -42,7 +42,7 @@ def rollout_metrics(groups: Sequence[Group], weights: Sequence[float]) -> dict[s
     metrics["verify/unverifiable"] = sum(
         verdict.correct is None and verdict.failure is None for verdict in verdicts
     )
-    mixed = [w for w, rate in zip(weights, pass_rates, strict=True) if 0 < rate < 1]
+    mixed = [weight for weight, group in zip(weights, groups, strict=True) if group.has_signal]
     if mixed:
         metrics["maxent/weight_mean"] = fmean(mixed)
     by_subdomain: dict[str, list[float]] = {}

@@ -34,8 +34,9 @@ def select_learnable(
     stage: MGPOStage,
     context: StageContext,
 ) -> list[Problem]:
-    """The problems whose pass rate under the starting weights is neither 0 nor 1 (VibeThinker-3B
-    report 2.2), from `prefilter_samples` completions of the first `prefilter_problems` (0 = all).
+    """The problems whose completions under the starting weights earn different rewards: where these
+    are 0 or 1, the pass rate is neither (VibeThinker-3B report 2.2). Sampled are
+    `prefilter_samples` completions of the first `prefilter_problems` (0 = all).
 
     What was found is kept in prefilter.json, so that a resumed stage does not sample again.
     `prefilter_samples` 0 keeps every problem.
@@ -47,24 +48,25 @@ def select_learnable(
     ids = "\n".join(problem.id for problem in candidates)
     fingerprint = hashlib.sha256(ids.encode()).hexdigest()
     known = context.world.from_leader(lambda: read_json(path) if path.exists() else {})
-    pass_rates = known.get("pass_rates") if known.get("fingerprint") == fingerprint else None
-    if pass_rates is None:
+    learnable = known.get("learnable") if known.get("fingerprint") == fingerprint else None
+    if learnable is None:
         settings = sampling_settings(stage.sampling, stage.prefilter_samples)
         groups = sample_groups(
             engine, policy, candidates, settings, context=context, seed=context.seed("prefilter")
         )
+        learnable = [group.problem.id for group in groups if group.has_signal]
         pass_rates = {group.problem.id: group.pass_rate for group in groups}
         if context.world.is_leader:
-            write_json_atomic(path, {"fingerprint": fingerprint, "pass_rates": pass_rates})
+            found = {"pass_rates": pass_rates, "learnable": learnable}
+            write_json_atomic(path, {"fingerprint": fingerprint, **found})
         context.recorder.record_work("prefilter", num_problems=len(candidates))
-    learnable = [problem for problem in candidates if 0 < pass_rates[problem.id] < 1]
     if not learnable:
         raise DataError(
             f"stage {stage.name!r}: none of {len(candidates)} problems has a pass rate "
             f"between 0 and 1 in {stage.prefilter_samples} samples; use easier or harder problems, "
             "or prefilter_samples: 0"
         )
-    return learnable
+    return [problem for problem in candidates if problem.id in set(learnable)]
 
 
 def probe_mismatch(
@@ -81,7 +83,7 @@ def probe_mismatch(
     settings = sampling_settings(stage.sampling, PROBE_COMPLETIONS)
     settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, PROBE_TOKENS))
     prompts = [
-        prompt_ids(policy.tokenizer, problem.messages, recipe.data.system_prompt)
+        prompt_ids(policy.tokenizer, problem.messages, recipe.data, row=problem.id)
         for problem in problems[:PROBE_PROBLEMS]
     ]
     with context.meter.span("rollout"):

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from vibelite.data.chat import prompt_ids
+from vibelite.data.chat import opened_thinking, prompt_ids
 from vibelite.models.policy import Policy
 from vibelite.rewards.choice import PERMUTATION, shuffled
 from vibelite.rewards.failures import require_reliable
 from vibelite.rollout.engine import RolloutEngine, SamplingSettings
 from vibelite.stages.context import StageContext
+from vibelite.stages.window import require_room
 from vibelite.types import Completion, Group, Problem, Verdict
 
 
@@ -63,10 +64,14 @@ def draw(
     started: set[int] = set()
     with meter.span("rollout"):
         prompts = [
-            tuple(prompt_ids(policy.tokenizer, p.messages, context.recipe.data.system_prompt))
+            tuple(prompt_ids(policy.tokenizer, p.messages, context.recipe.data, row=p.id))
             for p in problems
         ]
+        require_room(policy.model.config, problems, prompts, settings.max_new_tokens)
+        openings = [opened_thinking(policy.tokenizer, prompt) for prompt in prompts]
         for prompt, number, completion in engine.stream(prompts, settings, seed=seed, skip=skip):
+            # Judged and kept as if the model had opened the thinking that the prompt opens.
+            completion = replace(completion, text=openings[prompt] + completion.text)
             num_read = 0 if prompt in started else len(prompts[prompt])
             started.add(prompt)
             meter.add_tokens(prompt=num_read, generated=len(completion.token_ids))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from vibelite.rewards.verifier import answer_key, shown_letter
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import append_jsonl, drop_directory, read_jsonl, write_jsonl_atomic
 from vibelite.stages.context import StageContext, sampling_settings
-from vibelite.stages.engines import open_engine, opened
+from vibelite.stages.engines import open_engine
 from vibelite.stages.rollout import Drawn, Wanted, draw, verified_row
 from vibelite.types import Problem, Verdict
 
@@ -36,6 +36,8 @@ WITHOUT_ANSWER = ("code", "instruct", "custom")
 # Between two lines of the ledger, which are progress on the console: what a killed process spent
 # since the last one is not accounted for.
 SECONDS_PER_NOTE = 60
+# Between two questions whether to stop.
+SECONDS_PER_QUESTION = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,13 @@ def collect_samples(
     done = {(places[row["problem_id"]], row["sample"]) for row in read_jsonl(path)}
     if len(done) < len(request.problems) * request.num_samples:
         draw_missing(request, done, path, context, labels)
-    if done or request.problems:
-        sort_rows(path, places)
-    return [
-        {key: value for key, value in row.items() if key not in TEXTS} for row in read_jsonl(path)
-    ]
+    with context.meter.span("results"):
+        if done or request.problems:
+            sort_rows(path, places)
+        return [
+            {key: value for key, value in row.items() if key not in TEXTS}
+            for row in read_jsonl(path)
+        ]
 
 
 def draw_missing(
@@ -85,47 +89,58 @@ def draw_missing(
     context: StageContext,
     labels: Mapping[str, str],
 ) -> None:
-    """Appends the samples that are not `done`, each as soon as its verdict is there."""
-    recorder, num_done = context.recorder, len(done)
-    total = len(request.problems) * request.num_samples
-    noted = time.monotonic()
-    with closing(draw_rows(request, done, context)) as rows:
-        try:
-            for row in rows:
-                append_jsonl(path, [{**labels, **row}])
-                num_done += 1
-                if time.monotonic() - noted > SECONDS_PER_NOTE:
-                    recorder.record_work("sample", samples=f"{num_done}/{total}", **labels)
-                    noted = time.monotonic()
-                if reason := recorder.reason_to_stop():
-                    raise reason
-                recorder.check_deadline()
-        except RunStopped:
-            recorder.record_work("sample", samples=f"{num_done}/{total}", **labels)
-            raise
-
-
-def draw_rows(
-    request: SampleRequest, done: set[tuple[int, int]], context: StageContext
-) -> Generator[dict[str, Any], None, None]:
-    """Loads the model, and yields the rows of all samples but `done` as their verdicts come."""
+    """Appends the samples that are not `done`, each as soon as its verdict is there: in a thread,
+    for between two steps of the engine nothing else is to run.
+    """
     policy, engine = open_engine(request.model, request.sampling, context)
     wanted = Wanted(request.problems, request.settings, request.seed, done)
-    drawing = draw(wanted, engine, policy, context)
-    verdicts: list[Verdict] = []
-    waiting: deque[Drawn] = deque()
-    with opened(engine, context), closing(drawing):
-        for drawn in drawing:
-            waiting.append(drawn)
-            while waiting and waiting[0].verdict.done():
-                first = waiting.popleft()
-                verdicts.append(first.verdict.result())
-                yield sample_row(first, verdicts[-1])
-        for drawn in waiting:
+    written: list[Future[Verdict]] = []
+
+    def note() -> None:
+        num_done = len(done) + sum(is_written(row) for row in written)
+        total = len(request.problems) * request.num_samples
+        context.recorder.record_work("sample", samples=f"{num_done}/{total}", **labels)
+
+    asked = noted = time.monotonic()
+    try:
+        with ThreadPoolExecutor(1) as writer:
+            with closing(draw(wanted, engine, policy, context)) as drawing:
+                for drawn in drawing:
+                    written.append(writer.submit(write_sample, drawn, path, labels))
+                    if time.monotonic() - asked < SECONDS_PER_QUESTION:
+                        continue
+                    asked = time.monotonic()
+                    require_written(written)
+                    if asked - noted > SECONDS_PER_NOTE:
+                        note()
+                        noted = asked
+                    if reason := context.recorder.reason_to_stop():
+                        raise reason
+                    context.recorder.check_deadline()
             with context.meter.span("verify"):
-                verdicts.append(drawn.verdict.result())
-            yield sample_row(drawn, verdicts[-1])
+                verdicts = [row.result() for row in written]
+    except RunStopped:  # behind the block, where all that ended is written
+        note()
+        raise
     require_reliable(verdicts, context.recipe.verification.max_failure_rate)
+
+
+def write_sample(drawn: Drawn, path: Path, labels: Mapping[str, str]) -> Verdict:
+    """Appends the row of a sample once it is judged."""
+    verdict = drawn.verdict.result()
+    append_jsonl(path, [{**labels, **sample_row(drawn, verdict)}])
+    return verdict
+
+
+def is_written(row: Future[Verdict]) -> bool:
+    return row.done() and row.exception() is None
+
+
+def require_written(rows: Sequence[Future[Verdict]]) -> None:
+    """Raises what kept a row from being written."""
+    for row in rows:
+        if row.done():
+            row.result()
 
 
 def sample_row(drawn: Drawn, verdict: Verdict) -> dict[str, Any]:

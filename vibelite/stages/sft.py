@@ -55,7 +55,7 @@ def run(stage: SFTStage, context: StageContext) -> None:
         sequences = tokenize_traces(
             policy.tokenizer,
             traces,
-            system_prompt=recipe.data.system_prompt,
+            chat=recipe.data,
             max_tokens=stage.max_tokens,
         )
         if not sequences:

@@ -1,5 +1,5 @@
-"""This process's GPUs and their energy, as the driver knows them (NVML): without torch, so that the
-ledger begins before torch is imported.
+"""This process's GPUs, their energy and how much they work, as the driver knows them (NVML):
+without torch, so that the ledger begins before torch is imported.
 """
 
 from __future__ import annotations
@@ -8,13 +8,19 @@ import importlib.util
 import os
 import re
 import runpy
+import threading
+import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from vibelite.errors import RecipeError
 
 ReadEnergy = Callable[[], int | None]
+ReadUse = Callable[[], float | None]
+SECONDS_PER_LOOK = 0.25
 
 # One of them exists where any program can use a GPU: NVIDIA's driver, its Windows host, AMD's.
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
@@ -137,3 +143,47 @@ def gpu_energy_reader() -> ReadEnergy:
             return None
 
     return read
+
+
+class GpuUse:
+    """The share of the time in which these GPUs worked, 0..1, from looks at what the driver says of
+    the last moments (nvmlDeviceGetUtilizationRates: over 1/6 to 1 s).
+    """
+
+    def __init__(self, pynvml: Any, handles: Sequence[Any]) -> None:
+        self._pynvml = pynvml
+        self._handles = handles
+        self._seen: list[float] = []
+
+    def look(self) -> bool:
+        """Whether the driver said anything."""
+        try:
+            rates = [self._pynvml.nvmlDeviceGetUtilizationRates(each).gpu for each in self._handles]
+        except self._pynvml.NVMLError:
+            return False
+        self._seen.append(fmean(rates) / 100)
+        return True
+
+    def take(self) -> float | None:
+        """The mean of the looks since this was last asked; None without one."""
+        seen, self._seen = self._seen, []
+        return fmean(seen) if seen else None
+
+    def watch(self) -> None:
+        while self.look():
+            time.sleep(SECONDS_PER_LOOK)
+
+
+@cache
+def gpu_use_reader() -> ReadUse:
+    """`GpuUse.take` of this process's GPUs, with one thread that looks; None where `GpuUse` cannot
+    know.
+    """
+    handles = visible_handles() if num_gpus() else None
+    if not handles:
+        return no_energy
+    import pynvml  # pyright: ignore[reportMissingImports]
+
+    use = GpuUse(pynvml, handles)
+    threading.Thread(target=use.watch, name="gpu use", daemon=True).start()
+    return use.take

@@ -1,10 +1,11 @@
 """Where the time of a run goes: exclusive spans that add up to wall time, the memory each of them
 needed, energy, and counts of tokens and completions.
 
-The spans: boot (the process starts and loads libraries), load, rollout (sampling), verify, train,
-optimizer, sync (weights to the engine), wait (for other ranks), checkpoint, eval (sampling of an
-evaluation), fuse, export, report, and idle: what no span claims. Work that a GPU was only given
-counts for the span in which the program waits for it.
+The spans: boot (the process starts and loads libraries), data (problems and traces are read), load
+(models), engine (one starts or ends), rollout (sampling), verify, train, optimizer, sync (weights
+to the engine), wait (for other ranks), checkpoint, score, results (of samples, and their files),
+fuse, export, report, and idle: what no span claims. Work that a GPU was only given counts for the
+span in which the program waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vibelite.telemetry.energy import ReadEnergy, no_energy
+from vibelite.telemetry.energy import ReadEnergy, ReadUse, no_energy
 from vibelite.telemetry.memory import take_peak_bytes
 from vibelite.units import NANOSECONDS
 
@@ -41,6 +42,8 @@ class Lap:
     """What was made, such as completions."""
     gpu_millijoules: int | None = None
     """None = unknown."""
+    gpu_use: float | None = None
+    """Share of the time in which the GPUs worked, 0..1; None = unknown."""
 
     @property
     def wall_seconds(self) -> float:
@@ -70,15 +73,17 @@ class Meter:
         take_peak: Callable[[], int] = take_peak_bytes,
         *,
         read_energy: ReadEnergy = no_energy,
+        read_use: ReadUse = no_energy,
         boot_nanoseconds: int = 0,
     ) -> None:
         """`clock` returns monotonic nanoseconds; `take_peak` the most bytes used since its last
-        call; `read_energy` the GPUs' millijoules so far. `boot_nanoseconds` passed before the meter
-        was made and belong to it.
+        call; `read_energy` the GPUs' millijoules so far; `read_use` their use since its last call.
+        `boot_nanoseconds` passed before the meter was made and belong to it.
         """
         self._clock = clock
         self._take_peak = take_peak
         self._read_energy = read_energy
+        self._read_use = read_use
         self._running = [IDLE]
         self._since = clock()
         self._energy_before = read_energy()
@@ -118,7 +123,8 @@ class Meter:
         before, self._energy_before = self._energy_before, self._read_energy()
         now = self._energy_before
         energy = None if before is None or now is None else now - before
-        lap = Lap(self._nanoseconds, self._tokens, self._peak_bytes, dict(self._counts), energy)
+        measured = (dict(self._counts), energy, self._read_use())
+        lap = Lap(self._nanoseconds, self._tokens, self._peak_bytes, *measured)
         self._reset()
         return lap
 

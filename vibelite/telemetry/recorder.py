@@ -84,6 +84,7 @@ class Recorder:
             peak_bytes=lap.peak_bytes,
             counts=lap.counts,
             joules=None if lap.gpu_millijoules is None else lap.gpu_millijoules / 1000,
+            gpu_use=lap.gpu_use,
             usd=None if usd is None else float(usd),
             usd_so_far=self._usd_so_far(),
             usd_at_end_of_stage=self._project(step),

@@ -17,7 +17,7 @@ def completion_counts(groups: Sequence[Group]) -> dict[str, int]:
     """What `unit_costs` needs to know of a step's groups, for `Meter.add_counts`. Useful are the
     completions in groups of mixed outcomes: the others have no gradient.
     """
-    equal = [group for group in groups if group.num_correct in (0, len(group.verdicts))]
+    equal = [group for group in groups if not group.has_signal]
     num_completions = sum(len(group.completions) for group in groups)
     return {
         "num_completions": num_completions,

@@ -111,7 +111,7 @@ def read_evaluation(source: str, column: str = "") -> list[EvaluationItem]:
 def read_items(path: Path, column: str = "") -> list[EvaluationItem]:
     """The questions of an evaluation file; `column` "" = the first of QUESTION_COLUMNS there is."""
     from vibelite.data.decontaminate import EvaluationItem
-    from vibelite.data.rows import cell, read_rows, require_object
+    from vibelite.data.tables import cell, read_rows, require_object
 
     rows = read_rows(path)
     items = []
@@ -173,7 +173,7 @@ def _keeps(
     cleaner: Cleaner, row: Any, columns: Sequence[str], place: tuple[Path, int, str]
 ) -> bool:
     """Whether a row stays; `place` is its file, its 0-based number and how messages name it."""
-    from vibelite.data.rows import cell, require_object
+    from vibelite.data.tables import cell, require_object
 
     path, index, where = place
     require_object(row, where)
@@ -192,7 +192,7 @@ def _row_id(row: dict[str, Any], path: Path, index: int) -> str:
 
 
 def _clean_jsonl(source: Path, target: Path, cleaner: Cleaner, columns: Sequence[str]) -> None:
-    from vibelite.data.rows import parse_json
+    from vibelite.data.tables import parse_json
 
     index = 0
     with open(source, "rb") as lines, open(target, "wb") as kept:
