@@ -158,7 +158,7 @@ def _prompt_lengths(
     lengths = []
     for problem in problems:
         with _refusals(f"data.problems.{name}: problem {problem.id}"):
-            lengths.append(len(prompt_ids(tokenizer, problem.messages, recipe.data.system_prompt)))
+            lengths.append(len(prompt_ids(tokenizer, problem.messages, recipe.data)))
     return lengths
 
 
@@ -168,7 +168,7 @@ def _try_traces(
     lengths = []
     for trace in traces[:NUM_TRACES]:
         with _refusals(f"data.traces.{name}: trace of {trace.problem_id}"):
-            ids, _ = trace_ids(tokenizer, trace.messages, recipe.data.system_prompt)
+            ids, _ = trace_ids(tokenizer, trace.messages, recipe.data)
             lengths.append(len(ids))
     line = (
         f"{name}: {len(traces)} traces, the first {len(lengths)} of at most {max(lengths)} tokens"
@@ -187,7 +187,7 @@ def _shown_prompt(
     """The prompt as the model will read it, or as the row has it without a tokenizer."""
     text = "\n".join(message["content"] for message in problem.messages)
     if tokenizer is not None:
-        ids = prompt_ids(tokenizer, problem.messages, recipe.data.system_prompt)
+        ids = prompt_ids(tokenizer, problem.messages, recipe.data)
         text = str(tokenizer.decode(ids))
     cut = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]} ..."
     return indent(without_controls(cut), "  ")
