@@ -39,7 +39,8 @@ def test_errors_are_of_what_was_predicted_for_the_same_rates():
 
 def test_half_the_rates_are_twice_the_seconds():
     slow = {name: value / 2 for name, value in RATES.items()}
-    fast, slower = (planned(CASE, one, None).seconds for one in (RATES, slow))
+    plans = [planned(CASE, one, None) for one in (RATES, slow)]
+    fast, slower = (plan.stages[0].seconds.steps for plan in plans)
     assert slower == pytest.approx(2 * fast)
 
 
