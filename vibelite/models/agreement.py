@@ -74,7 +74,7 @@ def _exact_policy(
     policy: Policy, batch: TokenBatch, exact: torch.Tensor, limit: float
 ) -> Policy | None:
     """The policy that has the exact log-probs [M], packing or not; None if neither has."""
-    for candidate in (policy, replace(policy, packs=False)):
+    for candidate in (replace(policy, packs=True), replace(policy, packs=False)):
         try:
             logprobs, _ = candidate.logprobs(batch)
         except TypeError as error:
@@ -91,7 +91,7 @@ def _place(
     targets = batch.input_ids[batch.completion_mask]
     found = (
         linear_logprobs(policy.head.call(hidden, targets, 1.0))[0],
-        policy.logprobs(batch)[0],
+        replace(policy, packs=True).logprobs(batch)[0],
         replace(policy, packs=False).logprobs(batch)[0],
     )
     head, packed, alone = ((logprobs - exact).abs().max().item() for logprobs in found)

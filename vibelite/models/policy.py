@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from vibelite.kernels import (
     HeadCall,
@@ -62,6 +63,14 @@ def head_of(model: PreTrainedModel) -> Head:
     )
 
 
+def is_plain_attention(config: PreTrainedConfig) -> bool:
+    """Whether every layer is attention, with a window or without, and nothing else keeps a state
+    from one token to the next.
+    """
+    layers = DynamicCache(config=config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
 def logit_scale(config: PreTrainedConfig) -> float:
     """What a model multiplies its logits by: families have their own names for it."""
     scale = 1.0
@@ -81,8 +90,13 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     adapter: TrainedAdapter | None = None
     """Set where only an adapter in `model` is trained (adapter.py)."""
-    packs: bool = True
-    """Whether the decoder is given sequences end to end, or one at a time (agreement.py)."""
+    packs: bool | None = None
+    """Whether the decoder is given sequences end to end, or one at a time (agreement.py); None =
+    not tried yet, and so only where every layer is plain attention."""
+
+    @property
+    def is_packed(self) -> bool:
+        return is_plain_attention(self.model.config) if self.packs is None else self.packs
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +108,7 @@ class Policy:
 
     def hidden_states(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states [N, H] of a packed batch; no sequence sees another."""
-        if self.packs:
+        if self.is_packed:
             return self._decode(batch.input_ids, batch.position_ids, batch.cu_seqlens)
         spans = packed_layout(batch.cu_seqlens).spans
         ends = batch.cu_seqlens.new_tensor([[0, end - start] for start, end in spans])

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from itertools import product
 
 import torch
-from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache
 
 from vibelite.errors import EngineError, RecipeError
-from vibelite.models.policy import Policy
+from vibelite.models.policy import Policy, is_plain_attention
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.types import Completion
 
@@ -35,7 +34,7 @@ class TransformersEngine:
 
     def __init__(self, policy: Policy, *, stop_ids: Sequence[int], max_sequences: int) -> None:
         self._policy = policy
-        self._is_plain = policy.packs and keeps_keys_and_values_alone(policy.model.config)
+        self._is_plain = policy.is_packed and is_plain_attention(policy.model.config)
         self._stop_ids = frozenset(stop_ids)
         self._max_sequences = max_sequences
         self._weights_version = 0
@@ -263,12 +262,6 @@ class OwnCache(DynamicCache):
     def select(self, lines: torch.Tensor) -> None:
         """As `KeyValueCache.select`."""
         self.reorder_cache(lines)  # pyright: ignore[reportArgumentType]
-
-
-def keeps_keys_and_values_alone(config: PreTrainedConfig) -> bool:
-    """Whether every layer of such a model is plain attention, with a window or without."""
-    layers = DynamicCache(config=config).layers
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def _with_room(states: torch.Tensor, room: int) -> torch.Tensor:
