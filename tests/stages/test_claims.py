@@ -38,7 +38,7 @@ def model(monkeypatch) -> ScriptedModel:
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
-    tiny_policy(seed=1).save(tmp_path / "model")
+    tiny_policy(seed=1, max_position=4096).save(tmp_path / "model")
     rows = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in (2, 3)]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return ["eval", str(tmp_path / "model"), "--bench", str(tmp_path / "p.jsonl"), "--clr", "2",

@@ -165,7 +165,7 @@ def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
         (["mine.txt"], "ends in .yaml"),
         (["mine.yaml", "--problems", "none.jsonl"], "none.jsonl: no such file"),
         (["mine.yaml", "--problems", "none"], "neither a .jsonl"),
-        (["mine.yaml", "--problems", "own.jsonl"], r"own.jsonl:1: .*no column 'prompt'"),
+        (["mine.yaml", "--problems", "own.jsonl"], r"own.jsonl:1: .*no column 'answer'"),
         (["mine.yaml", *OWN, "--reward", "none.py"], "no file none.py"),
         (["mine.yaml", "--reward", "judge.py"], "--reward: needs --problems"),
         (["mine.yaml", "--subdomain", "topic"], "--subdomain: needs --problems"),
