@@ -22,7 +22,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = """
 name: programs
-model: {source: tiny, hidden_size: 16, num_layers: 1, num_heads: 2, mlp_size: 16, vocab_size: 300, max_position: 1024}
+model:
+  {source: tiny, hidden_size: 16, num_layers: 1, num_heads: 2, mlp_size: 16, vocab_size: 300,
+   max_position: 1024}
 data:
   problems:
     train: {source: file, path: train.jsonl, verifier: code, columns: {id: id}}
