@@ -18,7 +18,8 @@ from vibelite.run_dir import read_jsonl
 from vibelite.training.checkpoint import saved_steps
 
 pytestmark = pytest.mark.slow
-NUM_KILLS, NUM_INSIDE_A_WRITE = 20, 6
+# 20 and 6 took eight minutes, once (benchmarks/README.md).
+NUM_KILLS, NUM_INSIDE_A_WRITE = 6, 2
 EVERY_STEP = ("stages.sft.checkpoint_every=2", "stages.mgpo.checkpoint_every=1")
 LONGEST_SECONDS = 120.0
 
@@ -79,7 +80,7 @@ def killed_to_the_end(job: Job, draw: random.Random) -> tuple[int, int]:
     return sum(killed), killed[1]
 
 
-def test_killed_at_20_instants_of_which_6_are_inside_a_write_it_ends_with_the_same_bits(
+def test_killed_at_random_and_inside_a_write_it_ends_with_the_same_bits(
     tmp_path: Path, whole, monkeypatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
