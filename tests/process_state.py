@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import os
 import sys
 from collections.abc import Callable
@@ -54,6 +55,9 @@ class ProcessState:
         if _working_directory() != self.directory:
             left.append(f"the working directory is {_working_directory()}")
             os.chdir(self.directory)
+        if decimal.getcontext().prec != decimal.DefaultContext.prec:
+            left.append(f"decimals have {decimal.getcontext().prec} digits")
+            decimal.setcontext(decimal.DefaultContext.copy())
         return left + _restore_torch()
 
 

@@ -1,5 +1,6 @@
 """Problems from generators: splits, uniqueness, and what a recipe can get wrong."""
 
+import decimal
 from fractions import Fraction
 
 import pytest
@@ -110,3 +111,13 @@ def test_a_generator_of_few_entries_is_exhausted_at_its_end(monkeypatch):
 def test_wrong_settings_are_named(dataset, config, message):
     with pytest.raises(DataError, match=message):
         generate(tasks={"sub": GeneratedTask(dataset=dataset, config=config)})
+
+
+def test_a_generator_that_sets_the_precision_of_decimals_leaves_it_as_it_was():
+    before = decimal.getcontext().prec
+    tasks = {"a": {"dataset": "decimal_arithmetic", "config": {"precision": 6}}}
+    source = GeneratedProblems.model_validate(
+        {"source": "reasoning_gym", "split": "train", "num_problems": 2, "tasks": tasks}
+    )
+    assert len(generate_problems(source, seed=0)) == 2
+    assert decimal.getcontext().prec == before

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from decimal import localcontext
 from typing import Any, Literal
 
 from vibelite.errors import DataError
@@ -67,8 +68,9 @@ def generate_problems(source: GeneratedProblems, *, seed: int) -> list[Problem]:
     generators, settings that they refuse, and generators that have too few different problems.
     """
     problems = []
-    for subdomain, task in source.tasks.items():
-        problems += _generate_task(source, subdomain, task, seed)
+    with localcontext():  # a generator sets the precision of decimals, in which money is counted
+        for subdomain, task in source.tasks.items():
+            problems += _generate_task(source, subdomain, task, seed)
     return problems
 
 
