@@ -27,7 +27,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,13 +150,15 @@ def run_part(
 
 
 def model_sizes(policy: Policy) -> dict[str, Any]:
+    import vllm  # pyright: ignore[reportMissingImports]
+
     parameters = list(policy.model.parameters())
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
         "weight_bytes": sum(parameter.nbytes for parameter in parameters),
         "dtype": str(policy.head.weight.dtype),
         "torch": torch.__version__,
-        "vllm": version("vllm"),
+        "vllm": vllm.__version__,
         "hardware": describe_hardware(),
     }
 
