@@ -166,7 +166,10 @@ def _strays() -> list[str]:
         if not os.access(directory, os.R_OK):
             continue
         for entry in os.scandir(directory):
-            owner = entry.stat(follow_symlinks=False).st_uid
+            try:
+                owner = entry.stat(follow_symlinks=False).st_uid
+            except FileNotFoundError:  # another process's, gone since it was listed
+                continue
             is_of_slot = any(first <= owner < end for first, end in SPARE_USERS)
             if is_of_slot or re.match("vibelite[-_]hostile", entry.name):
                 found.append(entry.path)
