@@ -305,7 +305,7 @@ def prepare_base_model(context: StageContext) -> None:
                 dtype=recipe.training.dtype,
             )
             require_window(recipe, temporary)
-            check_prompts(context, temporary)
+            check_prompts(recipe, problem_sets, tokenizer, temporary)
             write_json_atomic(
                 run.path / "manifest.json",
                 environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))

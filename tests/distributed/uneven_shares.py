@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 
 from tests.policies import random_sequences, tiny_policy
+from tests.saving import save_training_state
 from tests.training.gradients import weights_of
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.models.policy import Policy
@@ -27,7 +28,7 @@ from vibelite.ranks.world import World
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.stages.sft import weighted_nll
-from vibelite.training.checkpoint import load_training_state, save_training_state
+from vibelite.training.checkpoint import load_training_state
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.precision import DTYPES
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.policies import random_sequences, tiny_policy
+from tests.saving import save_training_state
 from vibelite.data.batching import pack
 from vibelite.errors import CheckpointError, RecipeError
 from vibelite.kernels import chunked
@@ -37,7 +38,7 @@ from vibelite.ranks.states import load_whole
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.stages.sft import weighted_nll
-from vibelite.training.checkpoint import load_training_state, save_training_state
+from vibelite.training.checkpoint import load_training_state
 from vibelite.training.optim import PolicyOptimizer
 
 CPU = torch.device("cpu")

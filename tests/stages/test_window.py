@@ -60,10 +60,10 @@ def test_a_run_counts_its_prompts_with_the_longest_completions_before_it_trains(
     for number in (3, 16):
         sampling = Sampling(max_new_tokens=number)
         stages.append(ProbeStage(kind="probe", problems="own", sampling=sampling))
-    recipe = SimpleNamespace(stages=stages, data=asked, model=SimpleNamespace(source="tiny"))
-    context = cast(Any, SimpleNamespace(recipe=recipe, all_problems={"own": PROBLEMS}.get))
+    recipe = cast(Any, SimpleNamespace(stages=stages, data=asked))
+    asked_for = (recipe, {"own": PROBLEMS}, policy.tokenizer, tmp_path)
     if is_enough:
-        check_prompts(context, tmp_path)
+        check_prompts(*asked_for)
     else:
         with pytest.raises(DataError, match="problem own/9: its prompt of"):
-            check_prompts(context, tmp_path)
+            check_prompts(*asked_for)

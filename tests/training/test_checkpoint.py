@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 import vibelite.storage
 import vibelite.training.checkpoint
 from tests.policies import tiny_policy
+from tests.saving import save_training_state
 from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.errors import CheckpointError, DiskFull
 from vibelite.ranks.ranks import ONE_RANK
@@ -30,7 +31,6 @@ from vibelite.training.checkpoint import (
     SaveSchedule,
     best_interval,
     load_training_state,
-    save_training_state,
     saved_steps,
     start_saving,
 )

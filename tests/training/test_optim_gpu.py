@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from tests.policies import random_sequences, tiny_policy
+from tests.saving import save_training_state
 from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer, SFTStage
 from vibelite.stages.sft import accumulate_gradient
 from vibelite.training import pinned_copies
-from vibelite.training.checkpoint import load_training_state, save_training_state
+from vibelite.training.checkpoint import load_training_state
 from vibelite.training.device_update import DeviceUpdate
 from vibelite.training.optim import PolicyOptimizer
 

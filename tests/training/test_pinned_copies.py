@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from tests.policies import tiny_policy
+from tests.saving import save_training_state
 from tests.training.gradients import policy_in, set_gradients, train, weights_of
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
 from vibelite.training import host_adamw, pinned_copies
-from vibelite.training.checkpoint import load_training_state, save_training_state
+from vibelite.training.checkpoint import load_training_state
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.training.pinned_copies import Buffer, Transfer
 

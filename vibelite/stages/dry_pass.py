@@ -5,7 +5,6 @@ few texts in a real worker, and prompts and traces go through the chat template.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from vibelite.data.chat import prompt_ids, trace_ids
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError, RecipeError
 from vibelite.recipe.data_section import ProblemTable, TraceTable
-from vibelite.recipe.model_section import PretrainedModel, SmolLM2Model, TinyModel
+from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import SFTStage
 from vibelite.rewards.answer_text import final_gold
@@ -97,10 +96,19 @@ def local_dry_pass(recipe: Recipe, recipe_dir: Path) -> list[str]:
 def tokenizer_of(
     recipe: Recipe, recipe_dir: Path, trace_sets: Mapping[str, Sequence[Trace]]
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of the recipe's base model. RecipeError where there is none."""
+    """The tokenizer of the recipe's base model, called as the recipe calls that. RecipeError where
+    there is none.
+    """
+    tokenizer = _base_tokenizer(recipe.model, recipe_dir, trace_sets)
+    tokenizer.name_or_path = getattr(recipe.model, "path", recipe.model.source)
+    return tokenizer
+
+
+def _base_tokenizer(
+    model: Model, recipe_dir: Path, trace_sets: Mapping[str, Sequence[Trace]]
+) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    model = recipe.model
     match model:
         case TinyModel():
             from vibelite.models.tiny import build_tokenizer
@@ -155,21 +163,21 @@ def _try_reward(name: str, problem: Problem, pool: VerifierPool) -> str:
 def _prompt_lengths(
     recipe: Recipe, name: str, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    lengths = []
-    for problem in problems:
-        with _refusals(f"data.problems.{name}: problem {problem.id}"):
-            lengths.append(len(prompt_ids(tokenizer, problem.messages, recipe.data)))
-    return lengths
+    where = f"data.problems.{name}: problem"
+    return [
+        len(prompt_ids(tokenizer, problem.messages, recipe.data, row=f"{where} {problem.id}"))
+        for problem in problems
+    ]
 
 
 def _try_traces(
     recipe: Recipe, name: str, traces: Sequence[Trace], tokenizer: PreTrainedTokenizerBase
 ) -> str:
-    lengths = []
-    for trace in traces[:NUM_TRACES]:
-        with _refusals(f"data.traces.{name}: trace of {trace.problem_id}"):
-            ids, _ = trace_ids(tokenizer, trace.messages, recipe.data)
-            lengths.append(len(ids))
+    where = f"data.traces.{name}: trace of"
+    lengths = [
+        len(trace_ids(tokenizer, trace.messages, recipe.data, row=f"{where} {trace.problem_id}")[0])
+        for trace in traces[:NUM_TRACES]
+    ]
     line = (
         f"{name}: {len(traces)} traces, the first {len(lengths)} of at most {max(lengths)} tokens"
     )
@@ -191,14 +199,3 @@ def _shown_prompt(
         text = str(tokenizer.decode(ids))
     cut = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]} ..."
     return indent(without_controls(cut), "  ")
-
-
-@contextmanager
-def _refusals(where: str) -> Iterator[None]:
-    """Says of which row it is that the chat template refuses the messages."""
-    from jinja2 import TemplateError
-
-    try:
-        yield
-    except (DataError, TemplateError) as error:
-        raise DataError(f"{where}: the chat template refuses it: {error}") from error

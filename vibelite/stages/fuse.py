@@ -102,7 +102,7 @@ def require_alike(models: Sequence[Path]) -> None:
     tokens: the mean of their weights would mean nothing. Warns of another chat template.
     """
     first, *others = models
-    expected, tokenizer = configuration(first / "config.json"), tokenizer_of(first)
+    expected, tokenizer = configuration(first / "config.json"), stored_tokenizer(first)
     for other in others:
         found = configuration(other / "config.json")
         keys = (expected.keys() | found.keys()) - {"dtype", "torch_dtype"}
@@ -114,7 +114,7 @@ def require_alike(models: Sequence[Path]) -> None:
                 f"{', '.join(different)} ({key}: {found.get(key)}, there {expected.get(key)}); "
                 "only models of one configuration can be fused"
             )
-        own = tokenizer_of(other)
+        own = stored_tokenizer(other)
         vocabularies = [known.get_vocab() if known else {} for known in (tokenizer, own)]
         if vocabularies[0] != vocabularies[1]:
             raise RecipeError(
@@ -128,7 +128,7 @@ def require_alike(models: Sequence[Path]) -> None:
             )
 
 
-def tokenizer_of(model: Path) -> PreTrainedTokenizerBase | None:
+def stored_tokenizer(model: Path) -> PreTrainedTokenizerBase | None:
     """None for a directory without one."""
     is_there = any(model.glob("tokenizer*")) or any(model.glob("vocab*"))
     return load_tokenizer(model) if is_there else None

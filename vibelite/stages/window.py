@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError, RecipeError
 from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import EvaluateStage, SFTStage, SolvingStage
-from vibelite.stages.context import StageContext
 from vibelite.types import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def positions_of(config: Any) -> int | None:
@@ -73,18 +75,21 @@ def require_room(
     )
 
 
-def check_prompts(context: StageContext, model: Path) -> None:
+def check_prompts(
+    recipe: Recipe,
+    problem_sets: Mapping[str, Sequence[Problem]],
+    tokenizer: PreTrainedTokenizerBase,
+    model: Path,
+) -> None:
     """Renders and counts every prompt that a stage of the run will sample after, before anything is
-    trained. DataError for one that the chat template of `model` refuses, or that is too long.
+    trained. DataError for one that the chat template refuses, or that is too long for the model
+    in directory `model`.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
-    tokenizer, config = AutoTokenizer.from_pretrained(model), AutoConfig.from_pretrained(model)
-    settings = context.recipe.model
-    # As the recipe calls it, and not the run's copy.
-    tokenizer.name_or_path = getattr(settings, "path", settings.source)
+    config = AutoConfig.from_pretrained(model)
     longest: dict[str, int] = {}
-    for stage in context.recipe.stages:
+    for stage in recipe.stages:
         if isinstance(stage, EvaluateStage):
             names = stage.benchmarks
         elif isinstance(stage, SolvingStage):
@@ -94,9 +99,9 @@ def check_prompts(context: StageContext, model: Path) -> None:
         for name in names:
             longest[name] = max(stage.sampling.max_new_tokens, longest.get(name, 0))
     for name, max_new_tokens in longest.items():
-        problems = context.all_problems(name)
+        problems = problem_sets[name]
         prompts = [
-            prompt_ids(tokenizer, problem.messages, context.recipe.data, row=problem.id)
+            prompt_ids(tokenizer, problem.messages, recipe.data, row=problem.id)
             for problem in problems
         ]
         require_room(config, problems, prompts, max_new_tokens)

@@ -42,7 +42,6 @@ GIB = 2**30
 HEADER_BYTES = 2**20
 # What DCP writes with each tensor at least: a zip archive of one entry, and its row of .metadata.
 TENSOR_HEADER_BYTES = 1600
-NO_SETTINGS = Checkpoint()
 # Between two failures of the machine, on average: a guess for one that may be taken away.
 SECONDS_BETWEEN_FAILURES = 24 * 3600.0
 
@@ -203,21 +202,6 @@ class ModelWriter(Background):
     def _write(self, directory: Path, weights: dict[str, torch.Tensor]) -> None:
         with storage_errors(directory), new_directory(directory) as temporary:
             self._policy.save_weights(temporary, weights)
-
-
-def save_training_state(
-    root: Path,
-    step: int,
-    policy: Policy,
-    optimizer: PolicyOptimizer,
-    *,
-    settings: Checkpoint = NO_SETTINGS,
-    world: Ranks = ONE_RANK,
-) -> None:
-    """As `start_saving`, and returns when the state is on the disk."""
-    writer = StateWriter(world)
-    start_saving(writer, state_directory(root, step), policy, optimizer, settings, lambda: None)
-    writer.wait()
 
 
 def start_saving(
