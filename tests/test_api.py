@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pandas
 import pytest
@@ -79,6 +80,18 @@ def test_a_recipe_and_what_to_write_one_from_exclude_each_other(tmp_path):
         vibelite.train(RECIPE, problems=ROWS)
     with pytest.raises(RecipeError, match="run_dir"):
         vibelite.train(problems=ROWS)
+
+
+def test_every_mistake_of_a_command_is_told():
+    settings = {"stages.mgpo.lr": 1e-5, "stages.sft.num_step": 5}
+    with pytest.raises(VibeLiteError) as refused:
+        vibelite.plan(RECIPE, settings=settings)
+    assert all(f"--set {key}=" in str(refused.value) for key in settings)
+
+
+def test_a_run_lies_where_the_recipe_s_file_says_unless_told_otherwise(tmp_path):
+    assert api._recipe("mine/sums.yaml", None, None, None, {})[1] == Path("runs/sums")
+    assert api._recipe("mine/sums.yaml", tmp_path, None, None, {})[1] == tmp_path
 
 
 def test_only_what_there_is_can_be_imported():

@@ -87,15 +87,15 @@ def train(
     `problems`: a file, a name on the hub, or rows (mappings, a data frame, a dataset). `reward`:
     FILE.py:FUNCTION or a function of (problem, completion_text); what it uses, it imports itself.
     `options` are those of `vibelite init` (`model`, `gpu`, `prompt`, `max_new_tokens`, ...),
-    `settings` those of `run --set`. VibeLiteError with the message of a command that fails.
+    `settings` those of `run --set`; `run_dir` is runs/ and the recipe file's name where it is not
+    given. VibeLiteError with the message of a command that fails.
 
         run = train(problems=[{"prompt": "2 + 2 = ?", "answer": "4"}, ...], run_dir="runs/sums")
         run.results
     """
     path, directory = _recipe(recipe, run_dir, problems, reward, options)
-    command = ["run", str(path), *_settings(settings)]
-    _show([*command, "--run-dir", str(directory)] if directory else command)
-    return Run(directory or Path("runs") / path.stem)
+    _show(["run", str(path), *_settings(settings), "--run-dir", str(directory)])
+    return Run(directory)
 
 
 def plan(
@@ -118,12 +118,13 @@ def _recipe(
     problems: Problems | None,
     reward: Reward | None,
     options: dict[str, Any],
-) -> tuple[Path, Path | None]:
-    """The recipe's file, and the run directory where it was given."""
+) -> tuple[Path, Path]:
+    """The recipe's file, and the run directory."""
     if recipe is not None:
         if problems is not None or reward is not None or options:
             raise RecipeError("give a recipe, or problems and options to write one from: not both")
-        return Path(recipe), Path(run_dir) if run_dir else None
+        path = Path(recipe)
+        return path, Path(run_dir or Path("runs") / path.stem)
     if problems is None or run_dir is None:
         raise RecipeError("without a recipe, give problems and run_dir")
     directory = Path(run_dir)
@@ -191,7 +192,7 @@ def _run(words: list[str]) -> str:
     """What a command prints on stdout."""
     done = subprocess.run(_command(words), capture_output=True, text=True)
     if done.returncode:
-        raise _failure(done.returncode, done.stderr)
+        raise _failure(done.returncode, done.stderr.strip())
     return done.stdout
 
 
@@ -199,7 +200,7 @@ def _show(words: list[str]) -> None:
     """Runs a command and prints its lines as they come: in a notebook too, where a process's own
     output is not seen. Ctrl-C stops the run as it would in a shell, with everything saved.
     """
-    last: list[str] = []
+    last = ""
     with subprocess.Popen(
         _command(words), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
@@ -207,17 +208,16 @@ def _show(words: list[str]) -> None:
         try:
             for line in process.stdout:
                 print(line, end="")
-                last = [*last[-20:], line]
+                last = line.strip() or last
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
             process.wait()
             raise
     if process.returncode:
-        raise _failure(process.returncode, "".join(last))
+        raise _failure(process.returncode, last)
 
 
-def _failure(exit_code: int, text: str) -> VibeLiteError:
-    lines = text.strip().splitlines()
-    error = VibeLiteError(lines[-1] if lines else f"exit code {exit_code}")
+def _failure(exit_code: int, message: str) -> VibeLiteError:
+    error = VibeLiteError(message or f"exit code {exit_code}")
     error.exit_code = exit_code
     return error
