@@ -13,7 +13,6 @@ from vibelite.data.decontaminate import (
     EvaluationItem,
     build_index,
     group_copies,
-    longest_run,
     windows,
 )
 from vibelite.data.normalise import without_instructions
@@ -55,7 +54,6 @@ def test_a_respelled_problem_is_found(respell: Callable[[str], str]) -> None:
     match = index.find(respell(WALK))
     assert match is not None
     assert (match.rule, match.source, match.item) == ("ngram", "eval", "1")
-    assert match.coverage == 1
 
 
 def test_ten_words_are_evidence_and_nine_are_not() -> None:
@@ -64,15 +62,7 @@ def test_ten_words_are_evidence_and_nine_are_not() -> None:
     match = index.find("xx " + " ".join(words[2:12]) + " yy")
     assert match is not None
     assert match.text == "start at opposite ends of a straight track of 400"
-    assert match.coverage == pytest.approx(1 / (len(words) - 9))
     assert index.find("xx " + " ".join(words[2:11]) + " yy") is None
-
-
-def test_the_longest_shared_run_is_reported() -> None:
-    first, second = RACE.split()[:10], RACE.split()[1:13]
-    match = index_of(RACE).find(" ".join([*first, "or", *second]))
-    assert match is not None
-    assert match.text == " ".join(second).lower().replace(".", "")
 
 
 def test_the_answer_format_is_no_evidence_even_at_the_end_of_a_short_problem() -> None:
@@ -220,11 +210,6 @@ def test_matching_is_exact_against_a_plain_search() -> None:
     part = " ".join(item.split()[11:23])
     assert index.find(f"other {part} other") is not None
     assert index.find(RACE) is not None
-
-
-def test_the_longest_run_of_flags() -> None:
-    assert longest_run([True, False, True, True, False]) == (2, 2)
-    assert longest_run([False]) == (0, 0)
 
 
 @needs_benchmark_files

@@ -86,32 +86,9 @@ CODE_ROWS = {
         {"tests": {"inputs": [[1, [2]]], "outputs": [[[3]]], "fn_name": "add"}},
         ADD,
     ),
-    "primeintellect": (
-        {"tests": [{"type": "stdin_stdout", "fn_name": None, "input": "1\n2\n", "output": "3"}]},
-        STDIN,
-    ),
-    "primeintellect, a function": (
-        {
-            "tests": json.dumps(
-                [{"type": "function_call", "fn_name": "add", "input": [1, [2]], "output": [[3]]}]
-            )
-        },
-        ADD,
-    ),
     "lines in a list": (
         {"tests": {"inputs": [["1", "2", ""]], "outputs": [["3"]]}},
         STDIN,
-    ),
-    "lcbv5": (
-        {"tests": [{"testtype": "stdin", "input": "1\n2\n", "output": "3"}], "metadata": {}},
-        STDIN,
-    ),
-    "lcbv5, a function": (
-        {
-            "tests": [{"testtype": "functional", "input": "1\n[2]", "output": "[3]"}],
-            "metadata": json.dumps({"func_name": "add"}),
-        },
-        ADD,
     ),
     "own": ({"tests": [ADD]}, ADD),
 }
@@ -133,12 +110,6 @@ def test_public_tests_become_own_ones(
     ("tests", "message"),
     [
         ({"inputs": ["1", "2"], "outputs": ["1"]}, "lists of the same length"),
-        (
-            [{"type": "stdin_stdout", "input": "1"}],
-            "a test of type 'stdin_stdout' with type, input",
-        ),
-        ([{"testtype": "hidden", "input": "1", "output": "2"}], "a test of type 'hidden'"),
-        ([{"testtype": "functional", "input": "1", "output": "2"}], "the name of a function"),
         ("{", "not valid JSON"),
     ],
 )

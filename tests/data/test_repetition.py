@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from vibelite.data.repetition import REPETITION_WORDS, repeated_run, repeated_share
+from vibelite.data.repetition import REPETITION_WORDS, repeated_share
 
 
 def words(number: int, seed: int = 0) -> str:
@@ -33,14 +33,6 @@ def test_short_texts_and_short_phrases_are_no_loops() -> None:
     assert repeated_share("wait " * 63) == 0
     steps = [f"We get x = {n} and so f({n}) = {n * n}, which is not prime." for n in range(200)]
     assert repeated_share(" ".join(steps)) == 0
-
-
-def test_the_first_repeated_run_is_named() -> None:
-    part = words(20, seed=3)
-    assert repeated_run(f"{words(50)} {part} then {part}") == " ".join(
-        part.split()[:REPETITION_WORDS]
-    )
-    assert repeated_run(words(100)) == ""
 
 
 def test_the_share_of_the_shortest_text_that_can_show_a_loop_is_exact():

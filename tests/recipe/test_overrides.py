@@ -71,7 +71,8 @@ WRONG_OVERRIDES = {
     "stages.evaluate.benchmarks=[tst]": "stages.evaluate.benchmarks.0: there is no 'tst' in "
     "data.problems; did you mean 'test'?",
     "cost.usd_per_hour=-1": "must be greater than 0, not -1",
-    "stages.fuse.start_from=prob": "there is no stage 'prob'; did you mean 'probe'?",
+    "stages.fuse.start_from=prob": "there is no stage 'prob' before this one; did you mean "
+    "'probe'?",
 }
 
 

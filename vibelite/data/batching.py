@@ -5,7 +5,7 @@ and laid end to end into one row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -35,8 +35,7 @@ def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """Token ids [T], of which the first `num_prompt_tokens` (at least 1) are not trained on; they
-    may be told by a `completion_mask` [T] instead, False for each of them.
+    """Token ids [T], of which the first `num_prompt_tokens` (at least 1) are not trained on.
 
     `token_weight` is the weight of each trained token in the step's loss; `advantage` and
     `sampler_logprobs` [num_trained] are for reinforcement learning.
@@ -47,11 +46,6 @@ class TrainingSequence:
     token_weight: float = 1.0
     advantage: float = 0.0
     sampler_logprobs: Sequence[float] = ()
-    completion_mask: InitVar[Sequence[bool] | None] = None
-
-    def __post_init__(self, completion_mask: Sequence[bool] | None) -> None:
-        if completion_mask is not None:
-            object.__setattr__(self, "num_prompt_tokens", list(completion_mask).index(True))
 
     @property
     def num_trained(self) -> int:

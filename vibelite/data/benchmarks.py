@@ -45,16 +45,8 @@ _PUBLISHED_FOR = ("aime24", "aime25", "hmmt25", "math500", "lcb-v5", "lcb-v6", "
 _PUBLISHED: dict[str, tuple[float | None, ...]] = {
     "Qwen2.5-Math-1.5B (base)": (6.7, 4.3, 0.6, 58.5, 0.0, 0.0, 16.4),
     "VibeThinker-1.5B": (80.3, 74.4, 50.4, 95.0, 55.9, 51.1, 46.7),
-    "DeepScaleR-1.5B": (43.1, 31.5, 19.0, 87.8, None, 16.3, 20.5),
     "DeepSeek-R1-Distill-Qwen-1.5B": (28.5, 22.7, 13.6, 82.9, 16.8, 12.8, 15.9),
-    "FastCuRL-v3-1.5B": (49.6, 34.4, 21.5, 90.5, None, 20.6, 23.2),
-    "ProRL-1.5B": (48.1, 33.3, 20.5, 91.9, 23.8, None, 41.8),
     "Qwen3-1.7B": (48.3, 36.8, 23.6, 93.4, 33.2, 26.9, 40.1),
-    "SmolLM3-3B": (None, 36.7, 26.0, 87.5, 27.6, 29.1, 41.7),
-    "GPT-OSS-20B-Medium": (80.0, 72.1, None, None, None, 54.9, 66.0),
-    "Magistral-Medium-2506": (73.6, 64.9, None, None, 59.4, 50.3, 70.8),
-    "Claude Opus 4 (thinking)": (76.0, 69.2, None, None, 56.6, None, 79.6),
-    "MiniMax-M1": (83.3, 74.6, None, None, 62.3, None, 69.2),
     "DeepSeek-R1-0120": (79.8, 70.0, 41.7, None, 65.9, None, 71.5),
 }
 
@@ -73,6 +65,7 @@ class Benchmark:
     hub: str
     split: str
     config: str | None = None
+    revision: str = "main"
     num_samples: int = 64
     temperature: float = 1.0
     top_p: float = 0.95
@@ -90,10 +83,31 @@ _LIVE_CODE_BENCH = partial(
     temperature=0.6,
 )
 BENCHMARKS = {
-    "aime24": Benchmark("AIME 2024", "math", 30, "HuggingFaceH4/aime_2024", "train"),
-    "aime25": Benchmark("AIME 2025", "math", 30, "math-ai/aime25", "test"),
+    "aime24": Benchmark(
+        "AIME 2024",
+        "math",
+        30,
+        "HuggingFaceH4/aime_2024",
+        "train",
+        revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+    ),
+    "aime25": Benchmark(
+        "AIME 2025",
+        "math",
+        30,
+        "math-ai/aime25",
+        "test",
+        revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
+    ),
     "hmmt25": Benchmark("HMMT February 2025", "math", 30, "MathArena/hmmt_feb_2025", "train"),
-    "math500": Benchmark("MATH-500", "math", 500, "HuggingFaceH4/MATH-500", "test"),
+    "math500": Benchmark(
+        "MATH-500",
+        "math",
+        500,
+        "HuggingFaceH4/MATH-500",
+        "test",
+        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+    ),
     # The report leaves GPQA's temperature open; its script has 1.0.
     "gpqa": Benchmark(
         "GPQA-Diamond", "choice", 198, "Idavidrein/gpqa", "train", "gpqa_diamond", num_samples=16
@@ -105,11 +119,6 @@ BENCHMARKS = {
         "LiveCodeBench v6", num_problems=131, release=6, window=("2025-02-01", "2025-05-01")
     ),
 }
-REVISIONS = {
-    "aime24": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
-    "aime25": "563bb8404243c5f09de6ec262f2db674fe5bce9b",
-    "math500": "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-}
 
 
 def hub_source(source: BenchmarkProblems) -> ProblemTable:
@@ -120,7 +129,7 @@ def hub_source(source: BenchmarkProblems) -> ProblemTable:
         path=benchmark.hub,
         config=f"release_v{benchmark.release}" if benchmark.release else benchmark.config,
         split=benchmark.split,
-        revision=REVISIONS.get(source.name, "main"),
+        revision=benchmark.revision,
     )
 
 

@@ -30,7 +30,6 @@ PREPARED = (
     "simple_equations",
     "simple_geometry",
     "gcd",
-    "lcm",
     "leg_counting",
     "letter_counting",
     "chain_sum",
@@ -158,10 +157,10 @@ def pose(dataset: str, entry: dict[str, Any]) -> Posed:
             return _pose_equation(metadata["equation"], metadata["variable"])
         case "simple_geometry":
             return _pose_polygon([int(angle) for angle in metadata["known_angles"]])
-        case "gcd" | "lcm":
+        case "gcd":
             numbers = metadata["numbers"]
-            asked = "greatest common divisor" if dataset == "gcd" else "least common multiple"
-            question = f"What is the {asked} of {_joined(numbers)}?"
+            listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+            question = f"What is the greatest common divisor of {listed}?"
             return Posed(question, _sorted(numbers), {"numbers": numbers})
         case "leg_counting":
             return _pose_legs(metadata["animals"])
@@ -224,11 +223,6 @@ def _signed_terms(expression: str) -> list[str]:
     for sign, word in zip(words[1::2], words[2::2], strict=True):
         terms.append(sign + word)
     return terms
-
-
-def _joined(numbers: list[int]) -> str:
-    """[12, 18, 24] -> "12, 18 and 24"."""
-    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
 def _listed(numbers: list[int]) -> str:

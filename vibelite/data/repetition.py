@@ -26,15 +26,3 @@ def repeated_share(text: str) -> float:
         return 0.0
     runs = list(zip(*(words[offset:] for offset in range(REPETITION_WORDS)), strict=False))
     return 1 - len(set(runs)) / len(runs)
-
-
-def repeated_run(text: str) -> str:
-    """The first run of REPETITION_WORDS words that stood in the text before; "" if none did."""
-    words = word_forms(text)[0]
-    seen: set[tuple[str, ...]] = set()
-    for start in range(len(words) - REPETITION_WORDS + 1):
-        run = tuple(words[start : start + REPETITION_WORDS])
-        if run in seen:
-            return " ".join(run)
-        seen.add(run)
-    return ""

@@ -117,7 +117,7 @@ def _tests(row: Any, column: str, where: str) -> dict[str, Any]:
     with located(where):
         if column not in row and isinstance(row.get(PRIVATE_TESTS), str):
             return lcb_metadata(row)
-        return row_metadata(own_form(cell(row, column, where), row), row.get(LIMITS))
+        return row_metadata(own_form(cell(row, column, where)), row.get(LIMITS))
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vibelite.data.columns import guessed_problem_columns, guessed_trace_columns
 from vibelite.data.rows import is_wanted, problem_from_row, trace_from_row
 from vibelite.data.tables import Rows, read_rows
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
+    Columns,
     GeneratedProblems,
     ProblemSource,
     ProblemTable,
@@ -34,6 +34,11 @@ from vibelite.rewards.custom import check_reward_file
 from vibelite.types import Problem, Trace
 
 AnyTable = TypeVar("AnyTable", ProblemTable, TraceTable)
+# What tables call these; the first that is there is taken.
+PROMPTS = ("prompt", "question", "problem", "instruction")
+ANSWERS = ("final_answer", "ground_truth", "solution")
+SUBDOMAINS = ("subdomain", "topic", "subject", "category")
+COMPLETIONS = ("completion", "response", "output", "solution", "answer")
 
 
 def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list[Problem]:
@@ -102,14 +107,47 @@ def _with_columns(source: AnyTable, rows: Rows) -> tuple[AnyTable, Rows]:
     rows = replace(rows, table=chain(head, iterator))
     first = head[0] if head and isinstance(head[0], dict) else {}
     if isinstance(source, ProblemTable):
-        taken = guessed_problem_columns(source, first)
+        taken = _problem_columns(source, first)
         changes: dict[str, Any] = {"columns": source.columns.model_copy(update=taken)}
     else:
-        taken = changes = guessed_trace_columns(source, first)
+        taken = changes = _trace_columns(source, first)
     if taken:
         said = ", ".join(f"{field}: {column}" for field, column in taken.items())
         warnings.warn(f"{rows.name}: columns taken as {{{said}}}", stacklevel=2)
     return source.model_copy(update=changes), rows
+
+
+def _problem_columns(source: ProblemTable, row: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of `source.columns` -> columns of `row`, for fields whose own column is missing.
+    Sub-domains are guessed only where the recipe names no column and no sub-domain at all.
+    """
+    columns, usual = source.columns, Columns()
+    found: dict[str, str | None] = {}
+    if columns.prompt == usual.prompt and columns.prompt not in row:
+        found["prompt"] = _first(PROMPTS, row)
+    has_answer = source.verifier not in ("code", "instruct")
+    if has_answer and columns.answer == usual.answer and columns.answer not in row:
+        found["answer"] = _first(ANSWERS, row)
+    if columns == usual and source.subdomain == "all":
+        found["subdomain"] = _first(SUBDOMAINS, row)
+    return {field: column for field, column in found.items() if column}
+
+
+def _trace_columns(source: TraceTable, row: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of `source` -> columns of `row`, where there is no column of messages."""
+    if source.messages_column in row or source.messages_column != "messages":
+        return {}
+    if "conversations" in row:
+        return {"messages_column": "conversations"}
+    question, answer = _first(PROMPTS, row), _first(COMPLETIONS, row)
+    # An instruction with an input of its own is more than one column of the question.
+    if question is None or answer is None or source.completion_column or "input" in row:
+        return {}
+    return {"messages_column": question, "completion_column": answer}
+
+
+def _first(names: tuple[str, ...], row: Mapping[str, Any]) -> str | None:
+    return next((name for name in names if name in row), None)
 
 
 def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:
