@@ -151,7 +151,7 @@ def test_all_problems_are_reported_at_once_from_top_to_bottom(tmp_path: Path) ->
         ("seed: [0", "3:6: not YAML: "),
         ("seed: 0\nseed: 1", "3:1: not YAML: found duplicate key"),
         ("seed: !!int one", " not YAML: "),
-        ("seed: &a {b: *a}", "2:11: an alias refers to a section that holds it"),
+        ("seed: &a {b: *a}", "2:14: the alias *a is inside what it stands for"),
     ],
 )
 def test_broken_yaml_names_the_position(line: str, place: str, tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ WRONG_REFERENCES = {
     ),
     "a problem file that is not there": (
         {"line_14": "    test: {source: file, path: aime.parquet}"},
-        "recipe.yaml:14:26: data.problems.test.path: there is no aime.parquet (paths are relative "
-        "to the recipe)",
+        "recipe.yaml:14:26: data.problems.test.path: there is no file or directory "
+        "aime.parquet (paths are relative to the recipe)",
     ),
     "training on a benchmark": (
         {"line_14": "    test: {source: benchmark, name: aime25}", "line_30": "    problems: test"},
@@ -130,8 +130,8 @@ WRONG_REFERENCES = {
     ),
     "a benchmark's file that is not there": (
         {"line_14": "    test: {source: benchmark, name: aime25, path: none.parquet}"},
-        "recipe.yaml:14:45: data.problems.test.path: there is no none.parquet (paths are relative "
-        "to the recipe)",
+        "recipe.yaml:14:45: data.problems.test.path: there is no file or directory "
+        "none.parquet (paths are relative to the recipe)",
     ),
     "a revision of a file": (
         {"line_14": "    test: {source: file, path: problems.jsonl, split: test}"},
@@ -155,8 +155,8 @@ WRONG_REFERENCES = {
     ),
     "a reward file that is not there": (
         {"line_14": "    test: {source: hub, path: a/b, verifier: custom, reward: {file: r.py}}"},
-        "recipe.yaml:14:63: data.problems.test.reward.file: there is no r.py (paths are relative "
-        "to the recipe)",
+        "recipe.yaml:14:63: data.problems.test.reward.file: there is no file or directory "
+        "r.py (paths are relative to the recipe)",
     ),
     "a custom verifier without a reward": (
         {"line_14": "    test: {source: hub, path: a/b, verifier: custom}"},
@@ -170,21 +170,21 @@ WRONG_REFERENCES = {
     ),
     "a trace file that is not there": (
         {"line_17": "      source: file", "line_18": "      path: traces.jsonl"},
-        "recipe.yaml:18:7: data.traces.traces.path: there is no traces.jsonl (paths are relative "
-        "to the recipe)",
+        "recipe.yaml:18:7: data.traces.traces.path: there is no file or directory "
+        "traces.jsonl (paths are relative to the recipe)",
     ),
     "a copy of a hub data set that is not there": (
         {"line_14": "    test: {source: hub, path: a/b, local: rows}"},
-        "recipe.yaml:14:36: data.problems.test.local: there is no rows (paths are relative to the "
-        "recipe)",
+        "recipe.yaml:14:36: data.problems.test.local: there is no file or directory "
+        "rows (paths are relative to the recipe)",
     ),
     "a trace file of a mix that is not there": (
         {
             "line_17": "      source: mix",
             "line_18": "      sets: [{source: file, path: traces.jsonl}]",
         },
-        "recipe.yaml:18:29: data.traces.traces.sets.0.path: there is no traces.jsonl (paths are "
-        "relative to the recipe)",
+        "recipe.yaml:18:29: data.traces.traces.sets.0.path: there is no file or directory "
+        "traces.jsonl (paths are relative to the recipe)",
     ),
     "worked traces of a file": (
         {
@@ -205,7 +205,8 @@ WRONG_REFERENCES = {
     ),
     "a model directory that is not there": (
         {"line_3": "model: {source: pretrained, path: ./qwen}"},
-        "recipe.yaml:3:29: model.path: there is no qwen (paths are relative to the recipe)",
+        "recipe.yaml:3:29: model.path: there is no file or directory qwen (paths are "
+        "relative to the recipe)",
     ),
     "a directory that is no model": (
         {"line_3": "model: {source: pretrained, path: empty}"},

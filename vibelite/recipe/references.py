@@ -236,7 +236,8 @@ class _Checker:
 
     def _require_path(self, location: Location, path: Path) -> None:
         if not path.exists():
-            self.source.report(location, f"there is no {path} (paths are relative to the recipe)")
+            message = f"there is no file or directory {path} (paths are relative to the recipe)"
+            self.source.report(location, message)
 
 
 def _overlap(a: ProblemSource | None, b: ProblemSource | None) -> bool:

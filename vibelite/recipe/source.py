@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, StringMark, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from vibelite.errors import RecipeError
 
@@ -104,7 +104,7 @@ def read_source(path: Path) -> RecipeSource:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     source = RecipeSource(file=str(path))
     try:
-        _require_shallow(text, str(path))
+        _require_finite(text, str(path))
         root = YAML(typ="rt").load(text)
     except (YAMLError, ValueError) as error:
         raise RecipeError(_syntax_message(source.file, error)) from error
@@ -114,20 +114,27 @@ def read_source(path: Path) -> RecipeSource:
     return source
 
 
-def _require_shallow(text: str, name: str) -> None:
-    """RecipeError, with the place, for sections inside each other beyond what Python can follow."""
-    depth = 0
+def _require_finite(text: str, name: str) -> None:
+    """RecipeError, with the place, for sections inside each other beyond what Python can follow, or
+    inside themselves.
+    """
+    open_anchors: list[str | None] = []
     for event in YAML(typ="safe", pure=True).parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            place = f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+        place = f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+        if isinstance(event, CollectionStartEvent):
+            open_anchors.append(event.anchor)
+        elif isinstance(event, CollectionEndEvent):
+            open_anchors.pop()
+        elif isinstance(event, AliasEvent) and event.anchor in open_anchors:
+            raise RecipeError(f"{place}: the alias *{event.anchor} is inside what it stands for")
+        if len(open_anchors) > MAX_DEPTH:
             raise RecipeError(f"{place}: nested more than {MAX_DEPTH} deep; close a bracket before")
 
 
 def parse_value(text: str) -> Any:
     """The value of a `--set` argument, as YAML. Raises ValueError if it is not."""
     try:
-        _require_shallow(text, "value")
+        _require_finite(text, "value")
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, RecipeError) as error:
         raise ValueError(getattr(error, "problem", None) or str(error)) from error
@@ -142,8 +149,6 @@ def _syntax_message(file: str, error: Exception) -> str:
 
 def _plain(source: RecipeSource, value: Any, location: Location) -> Any:
     """Dicts, lists and scalars of Python; notes in `source` where each of them stands."""
-    if len(location) > MAX_DEPTH:
-        raise RecipeError(f"{source.origin(location)}: an alias refers to a section that holds it")
     match value:
         case CommentedMap() | CommentedSeq():
             is_map = isinstance(value, CommentedMap)
