@@ -16,10 +16,7 @@ from vibelite.types import TokenBatch, Trace
 
 
 def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -> list[int]:
-    """`batch_size` indices below `num_items` for the 0-based `step`. Every epoch is a permutation
-    that depends on seed and epoch alone, so a resumed run needs its step number only; a batch may
-    run over the end of an epoch.
-    """
+    """Indices below `num_items` for the 0-based `step`: epochs are permutations."""
     if num_items < 1:
         raise ValueError("there is nothing to draw from")
     permutations: dict[int, list[int]] = {}
@@ -68,9 +65,7 @@ def tokenize_traces(
 
 
 def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of the sequences of each micro-batch, longest first: at most `budget` tokens each, or
-    one sequence that is longer.
-    """
+    """Indices by micro-batch, longest first: at most `budget` tokens, or one longer sequence."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     micro_batches: list[list[int]] = []
     room: list[int] = []
@@ -89,9 +84,7 @@ def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def share_by_tokens(
     sequences: Sequence[TrainingSequence], num_ranks: int
 ) -> list[list[TrainingSequence]]:
-    """The sequences of each rank, in order, about as many tokens for each: longest first, to the
-    rank that has least.
-    """
+    """The sequences of each rank, in order: longest first, to the rank that has fewest tokens."""
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
     tokens = [0] * num_ranks
     lengths = [len(sequence.token_ids) for sequence in sequences]

@@ -53,10 +53,8 @@ _PUBLISHED: dict[str, tuple[float | None, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark, and how the report samples it (report 4.1 and its evaluation scripts).
-
-    `num_problems` is the official count. `window`: first and last contest date, ISO, of those
-    that count; `release`: of LiveCodeBench, which so many of LCB_FILES hold.
+    """How the report samples a benchmark (report 4.1 and its evaluation scripts). `num_problems` is
+    official; contests count from the first to the last day of `window`; `release` of LCB_FILES.
     """
 
     title: str
@@ -147,9 +145,9 @@ def read_file(source: BenchmarkProblems, recipe_dir: Path) -> Rows:
 
 
 def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
-    """The benchmark's problems in the order of the rows, which have the columns of the report's
-    evaluation repository or of the hub. Raises DataError for rows that have neither, for an id that
-    occurs twice, and where no row is in the benchmark's window.
+    """The problems, in order, of rows in the columns of the report's repository or of the hub.
+
+    Raises DataError for other columns, an id that occurs twice, and no row in the window.
     """
     benchmark = BENCHMARKS[source.name]
     problems, places = [], {}
@@ -170,11 +168,7 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
 
 
 def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> dict[str, Any]:
-    """What a score was measured on, and the published scores beside which it may be put.
-
-    "data": hash and number of the problems; of the report's benchmarks also their name, window and
-    official number.
-    """
+    """What a score was measured on; of a benchmark also the scores that others published on it."""
     data: dict[str, Any] = {"sha256": content_hash(problems), "num_problems": len(problems)}
     if not isinstance(source, BenchmarkProblems):
         return {"data": data}
@@ -214,9 +208,7 @@ def _problem(
 
 
 def _gpqa_row(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """A row of the hub's GPQA in the form of the report's file: the right option is A. What the
-    model sees is shuffled for every sample.
-    """
+    """A row of the hub in the form of the report's file: the right option is A, until shuffled."""
     missing = [name for name in ("Question", *GPQA_OPTIONS) if not isinstance(row.get(name), str)]
     if missing:
         raise DataError(f"{where}: no text in {', '.join(missing)}")

@@ -32,8 +32,8 @@ TEXT_COLUMNS = ("question_id", "question_content", PUBLIC_TESTS, PRIVATE_TESTS)
 
 
 def own_form(tests: Any) -> Any:
-    """The `tests` of a row as a list in the project's form, those of TACO translated; anything else
-    is returned as it is, for others to judge. Raises DataError for TACO's form with parts missing.
+    """The `tests` of a row, those of TACO in the project's form; others are judged elsewhere.
+    Raises DataError for TACO's form with parts missing.
     """
     if isinstance(tests, str):
         try:
@@ -72,7 +72,6 @@ def _call(name: str, given: Any, wanted: Any) -> dict[str, Any]:
 
 
 def _lines(value: Any) -> Any:
-    """A text; some rows have it as a list of its lines."""
     is_lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
     return "\n".join(value) if is_lines else value
 
@@ -86,10 +85,8 @@ def is_in_window(row: dict[str, Any], window: tuple[str, str], where: str) -> bo
 
 
 def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:
-    """The problem of one row; its metadata holds `public_test_cases` and `private_test_cases` as in
-    the file, and `func_name`, "" for programs that read stdin. Sub-domains are the difficulties.
-
-    Raises DataError for missing columns and public tests that cannot be run.
+    """The problem of one row; sub-domains are the difficulties. Raises DataError for missing
+    columns and public tests that cannot be run.
     """
     missing = [name for name in TEXT_COLUMNS if not isinstance(row.get(name), str)]
     if missing:

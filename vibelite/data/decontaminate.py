@@ -98,7 +98,6 @@ class ContaminationIndex:
         return None
 
     def _shared_ngram(self, words: Sequence[str]) -> str:
-        """The first n-gram of evidence, "" for none; windows with a word of none are skipped."""
         run = 0
         for end, word in enumerate(words, start=1):
             run = run + 1 if word in self.vocabulary else 0
@@ -138,9 +137,7 @@ def build_index(items: Sequence[EvaluationItem]) -> ContaminationIndex:
 def distinct(
     items: Sequence[EvaluationItem],
 ) -> tuple[list[EvaluationItem], list[list[list[str]]], Frames]:
-    """Items of different words, the words of each in both forms, without instructions and frames,
-    and these frames. Where nothing would be left, the item stays whole.
-    """
+    """Items of different words, their words in both forms without frames, and these frames."""
     frames = Frames()
     by_source: dict[str, list[EvaluationItem]] = defaultdict(list)
     for item in items:
@@ -183,9 +180,7 @@ def group_copies(owners: dict[str, list[int]], num_ngrams: Sequence[int]) -> lis
 
 
 def own_ngrams(words: Sequence[str], common: set[str]) -> list[str]:
-    """The n-grams of `words` that are evidence: with at least OWN_WORDS words that no phrase common
-    to several problems covers, and OWN_CHARS long without their spaces.
-    """
+    """The n-grams with OWN_WORDS words outside of common phrases and OWN_CHARS characters."""
     grams = windows(words)
     is_own = [True] * len(words)
     for is_common, stretch in groupby(range(len(grams)), lambda start: grams[start] in common):

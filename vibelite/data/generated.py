@@ -61,10 +61,9 @@ def split_of(dataset: str, core: str) -> Split:
 
 
 def generate_problems(source: GeneratedProblems, *, seed: int) -> list[Problem]:
-    """`source.num_problems` different problems of the split per sub-domain, in recipe order.
+    """`source.num_problems` different problems per sub-domain; a smaller set begins a larger one.
 
-    A smaller set is the beginning of a larger one with the same seed. Raises DataError for unknown
-    generators, settings that they refuse, and generators that have too few different problems.
+    Raises DataError for unknown generators, refused settings, and too few different problems.
     """
     problems = []
     with localcontext():  # a generator sets the precision of decimals, in which money is counted
@@ -106,7 +105,6 @@ def _generate_task(
 
 
 def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
-    """The reasoning-gym data set; its entries are computed on access."""
     from reasoning_gym.dataset import ProceduralDataset
     from reasoning_gym.factory import DATASETS, create_dataset
 
@@ -138,10 +136,8 @@ def _digest(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Posed:
-    """A question as the project asks it.
-
-    `core` is equal for two entries exactly when they are the same problem in other words or another
-    order; `facts` are the numbers of the problem (empty for tasks that are not prepared).
+    """A question as the project asks it. `core` is equal exactly for the same problem in other
+    words or another order; `facts` are its numbers, {} for tasks that are not prepared.
     """
 
     question: str

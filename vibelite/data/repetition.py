@@ -16,10 +16,8 @@ MIN_WORDS = 64
 
 
 def repeated_share(text: str) -> float:
-    """Share (0..1) of the runs of REPETITION_WORDS words that stood in the text before.
-
-    0 for texts of fewer than MIN_WORDS words. A loop of any period that fills the second half of a
-    text gives about 0.5.
+    """Share (0..1) of the runs of REPETITION_WORDS words that stood in the text before: about 0.5
+    for a loop that fills its second half, 0 for fewer than MIN_WORDS words.
     """
     words = word_forms(text)[0]
     if len(words) < MIN_WORDS:

@@ -42,9 +42,7 @@ COMPLETIONS = ("completion", "response", "output", "solution", "answer")
 
 
 def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list[Problem]:
-    """The problems of one source, in its order; paths are relative to `recipe_dir`.
-
-    `seed` chooses among generated problems; tables are read from the top. Raises DataError, with
+    """The problems of one source, in order; `seed` chooses generated ones. Raises DataError, with
     file and row, for anything missing or wrong, and for ids that occur twice.
     """
     match source:
@@ -72,10 +70,7 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
 def load_traces(
     source: TraceSource, problems: Mapping[str, ProblemSource], *, recipe_dir: Path, seed: int
 ) -> list[Trace]:
-    """The worked solutions of one source; `problems` are the recipe's problem sets by name.
-
-    Raises DataError as `load_problems` does.
-    """
+    """The traces of one source; `problems` are the sets by name. Raises as `load_problems`."""
     match source:
         case WorkedTraces():
             from vibelite.data.worked import work_out
@@ -99,9 +94,7 @@ def load_traces(
 
 
 def _with_columns(source: AnyTable, rows: Rows) -> tuple[AnyTable, Rows]:
-    """The source with columns that its first row has, where the recipe leaves them open; says what
-    was taken. And the rows, which can be gone through once.
-    """
+    """The source with columns of the first row where the recipe names none, which is told."""
     iterator = iter(rows.table)
     head = list(islice(iterator, 1))
     rows = replace(rows, table=chain(head, iterator))
@@ -118,9 +111,7 @@ def _with_columns(source: AnyTable, rows: Rows) -> tuple[AnyTable, Rows]:
 
 
 def _problem_columns(source: ProblemTable, row: Mapping[str, Any]) -> dict[str, str]:
-    """Fields of `source.columns` -> columns of `row`, for fields whose own column is missing.
-    Sub-domains are guessed only where the recipe names no column and no sub-domain at all.
-    """
+    """Fields of `source.columns` -> columns of `row`; sub-domains where the recipe names none."""
     columns, usual = source.columns, Columns()
     found: dict[str, str | None] = {}
     if columns.prompt == usual.prompt and columns.prompt not in row:
@@ -151,7 +142,6 @@ def _first(names: tuple[str, ...], row: Mapping[str, Any]) -> str | None:
 
 
 def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:
-    """The rows that `where` asks for, with their indices."""
     for index, row in enumerate(rows.table):
         if is_wanted(row, source.where, rows, index):
             yield index, row
@@ -163,10 +153,7 @@ def _no_rows(source: Table, rows: Rows, which: str = "") -> DataError:
 
 
 def _chosen(source: ProblemTable, rows: Rows) -> dict[int, Problem]:
-    """The problems that the source asks for, by the index of their row.
-
-    Raises DataError for a row that cannot be used, or where more of them are than it allows.
-    """
+    """The problems by the index of their row; DataError for more unusable rows than allowed."""
     chosen: dict[int, Problem] = {}
     counts: Counter[str] = Counter()
     num_seen, unusable = 0, []
@@ -201,9 +188,7 @@ def _tell_unusable(
 
 
 def table_rows(source: Table, recipe_dir: Path) -> Rows:
-    """Rows of a local file, or of a hub data set; that needs the network, or a copy in the local
-    cache of `datasets`, or where the source says.
-    """
+    """Rows of a local file, or of a hub data set from the network or the cache of `datasets`."""
     path = source.local_path(recipe_dir)
     if path is not None:
         return read_rows(path)
@@ -225,7 +210,6 @@ def table_rows(source: Table, recipe_dir: Path) -> Rows:
 
 
 def _with_absolute_reward(source: ProblemTable, recipe_dir: Path) -> ProblemTable:
-    """The source with its reward's file as workers find it, which was seen to be there."""
     if source.reward is None:
         return source
     path = (recipe_dir / Path(source.reward.file).expanduser()).resolve()
@@ -235,11 +219,7 @@ def _with_absolute_reward(source: ProblemTable, recipe_dir: Path) -> ProblemTabl
 
 
 def _is_in_part(problem: Problem, source: ProblemTable) -> bool:
-    """Whether a problem belongs to the part of the table that the source asks for.
-
-    By the SHA-256 of the prompt's letters and digits: the same whatever the order of the rows, and
-    for prompts that differ in nothing else.
-    """
+    """By the hash of the prompt's letters and digits: order and layout do not matter."""
     if source.part == "all":
         return True
     text = "".join(filter(str.isalnum, problem.messages[-1]["content"])).casefold()
@@ -248,7 +228,6 @@ def _is_in_part(problem: Problem, source: ProblemTable) -> bool:
 
 
 def _require_unique(rows: Rows, problems: Mapping[int, Problem]) -> None:
-    """Raises DataError for an id of two `problems` (index of the row -> problem)."""
     seen: dict[str, int] = {}
     for index, problem in problems.items():
         if problem.id in seen:

@@ -24,9 +24,7 @@ MAX_LISTED = 12
 
 
 def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
-    """Up to `paths_per_problem` traces for each problem, by different paths; the problem's id says
-    which, so that over many problems all are shown alike. Raises DataError as `solutions` does.
-    """
+    """Up to `paths_per_problem` traces for each problem, whose id says by which paths."""
     traces = []
     for problem in problems:
         found = solutions(problem)
@@ -38,10 +36,9 @@ def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
 
 
 def solutions(problem: Problem) -> list[tuple[str, str]]:
-    """All (path, text) by which the project can solve the problem, no text twice.
-
-    Raises DataError for a generator without worked solutions, and if the problem's own verifier
-    rejects one: a defect of the project.
+    """All (path, text) by which the project can solve the problem, no text twice. Raises DataError
+    for generators without solutions, and for one that the verifier rejects: a defect of the
+    project.
     """
     dataset = problem.metadata.get("dataset")
     if dataset not in WAYS:

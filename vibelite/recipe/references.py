@@ -150,7 +150,6 @@ class _Checker:
         return earlier.get(name)
 
     def _check_set(self, location: Location, name: str, known: Iterable[str]) -> bool:
-        """Whether `known` problem sets or traces have the `name`; reports if not."""
         if name in known:
             return True
         kind = "traces" if known is self.recipe.data.traces else "problems"
@@ -162,7 +161,6 @@ class _Checker:
         return repr(name) if self.source.is_written(location) else f"{name!r} (the default)"
 
     def _check_problems(self, index: int, name: str, refused: set[str], doing: str) -> None:
-        """The set exists, and is no benchmark and of none of the `refused` splits."""
         location = ("stages", index, "problems")
         self._check_set(location, name, self.recipe.data.problems)
         problems, what = self.recipe.data.problems.get(name), ""
@@ -206,7 +204,6 @@ class _Checker:
                 self.source.report(location, f"the stage {model!r} makes no model of its own")
 
     def _check_verifier(self, problems: ProblemTable, location: Location) -> None:
-        """A reward function where it is used, and only there; wrong options only of a choice."""
         reward = problems.reward
         if problems.columns.incorrect and problems.verifier != "choice":
             message = f"only for verifier: choice, and this one is {problems.verifier}"
@@ -241,9 +238,7 @@ class _Checker:
 
 
 def _overlap(a: ProblemSource | None, b: ProblemSource | None) -> bool:
-    """Whether two problem sets are of one table, and not its two parts; generated ones never are,
-    because their splits are disjoint.
-    """
+    """Whether two problem sets are of one table, and not its two parts."""
     if isinstance(a, BenchmarkProblems) and isinstance(b, BenchmarkProblems):
         return a.name == b.name
     if not (isinstance(a, ProblemTable) and isinstance(b, ProblemTable)):

@@ -27,10 +27,8 @@ MAX_DEPTH = 50
 
 @dataclass(slots=True)
 class RecipeSource:
-    """The data of a recipe before validation.
-
-    `origins` tells for each location where it was written: "file:line:col" of the key (of the item
-    in a list), or the `--set` argument that put it there. `problems` are origin, location, message.
+    """The data of a recipe before validation. `origins`: where each location was written,
+    "file:line:col" or the `--set` argument; `problems`: origin, location, message.
     """
 
     file: str
@@ -69,9 +67,7 @@ class RecipeSource:
         self.problems.append((origin or self.origin(location), location, message))
 
     def problem_lines(self) -> list[str]:
-        """`file:line:col: path: message` of every problem: those of `--set` arguments, then those
-        of the file from top to bottom.
-        """
+        """`file:line:col: path: message`: first of `--set`, then from top to bottom."""
         position = re.compile(re.escape(self.file) + r":(\d+):(\d+)$")
 
         def order(problem: tuple[str, Location, str]) -> tuple[int, ...]:
@@ -148,7 +144,6 @@ def _syntax_message(file: str, error: Exception) -> str:
 
 
 def _plain(source: RecipeSource, value: Any, location: Location) -> Any:
-    """Dicts, lists and scalars of Python; notes in `source` where each of them stands."""
     match value:
         case CommentedMap() | CommentedSeq():
             is_map = isinstance(value, CommentedMap)
