@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from vibelite.data.repetition import REPETITION_WORDS, repeated_share
+from vibelite.data.decontaminate import REPETITION_WORDS, repeated_share
 
 
 def words(number: int, seed: int = 0) -> str:

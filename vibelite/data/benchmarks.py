@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from vibelite.data.code_rows import is_in_window, problem_from_lcb_row
+from vibelite.data.code_rows import problem_from_lcb_row
 from vibelite.data.rows import problem_from_row
 from vibelite.data.tables import Rows, read_rows, stream_jsonl
 from vibelite.errors import DataError
@@ -63,7 +63,6 @@ class Benchmark:
     hub: str
     split: str
     config: str | None = None
-    revision: str = "main"
     num_samples: int = 64
     temperature: float = 1.0
     top_p: float = 0.95
@@ -81,31 +80,10 @@ _LIVE_CODE_BENCH = partial(
     temperature=0.6,
 )
 BENCHMARKS = {
-    "aime24": Benchmark(
-        "AIME 2024",
-        "math",
-        30,
-        "HuggingFaceH4/aime_2024",
-        "train",
-        revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
-    ),
-    "aime25": Benchmark(
-        "AIME 2025",
-        "math",
-        30,
-        "math-ai/aime25",
-        "test",
-        revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
-    ),
+    "aime24": Benchmark("AIME 2024", "math", 30, "HuggingFaceH4/aime_2024", "train"),
+    "aime25": Benchmark("AIME 2025", "math", 30, "math-ai/aime25", "test"),
     "hmmt25": Benchmark("HMMT February 2025", "math", 30, "MathArena/hmmt_feb_2025", "train"),
-    "math500": Benchmark(
-        "MATH-500",
-        "math",
-        500,
-        "HuggingFaceH4/MATH-500",
-        "test",
-        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-    ),
+    "math500": Benchmark("MATH-500", "math", 500, "HuggingFaceH4/MATH-500", "test"),
     # The report leaves GPQA's temperature open; its script has 1.0.
     "gpqa": Benchmark(
         "GPQA-Diamond", "choice", 198, "Idavidrein/gpqa", "train", "gpqa_diamond", num_samples=16
@@ -117,6 +95,11 @@ BENCHMARKS = {
         "LiveCodeBench v6", num_problems=131, release=6, window=("2025-02-01", "2025-05-01")
     ),
 }
+REVISIONS = {
+    "aime24": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+    "aime25": "563bb8404243c5f09de6ec262f2db674fe5bce9b",
+    "math500": "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+}
 
 
 def hub_source(source: BenchmarkProblems) -> ProblemTable:
@@ -127,7 +110,7 @@ def hub_source(source: BenchmarkProblems) -> ProblemTable:
         path=benchmark.hub,
         config=f"release_v{benchmark.release}" if benchmark.release else benchmark.config,
         split=benchmark.split,
-        revision=benchmark.revision,
+        revision=REVISIONS.get(source.name, "main"),
     )
 
 
@@ -157,7 +140,9 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
         where = rows.at(index)
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected an object, found {type(row).__name__}")
-        if benchmark.window is None or is_in_window(row, benchmark.window, where):
+        if benchmark.window and len(date := str(row.get("contest_date", ""))[:10]) != 10:
+            raise DataError(f"{where}: no contest_date, and only {benchmark.window} counts")
+        if not benchmark.window or benchmark.window[0] <= date <= benchmark.window[1]:
             problem = _problem(source.name, benchmark, row, rows, index)
             if (first := places.setdefault(problem.id, where)) != where:
                 raise DataError(f"{where}: id {problem.id!r} was used by {first}")
@@ -179,8 +164,13 @@ def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> di
         "window": list(benchmark.window) if benchmark.window else None,
         "from": Path(source.path).name or f"{benchmark.hub}@{hub_source(source).revision}",
     }
-    published = {"source": PUBLISHED_IN, "pass_at_1": published_scores(source.name)}
-    return {"data": data, "published": published}
+    column = _PUBLISHED_FOR.index(source.name)
+    scores = {
+        model: round(score / 100, 4)
+        for model, row in _PUBLISHED.items()
+        if (score := row[column]) is not None
+    }
+    return {"data": data, "published": {"source": PUBLISHED_IN, "pass_at_1": scores}}
 
 
 def content_hash(problems: Sequence[Problem]) -> str:
@@ -217,15 +207,3 @@ def _gpqa_row(row: dict[str, Any], where: str) -> dict[str, Any]:
     ]
     content = "\n".join([f"{row['Question'].strip()}\n", *options, f"\n{CHOICE_FORMAT}"])
     return {"prompt": content, "reward_model": {"ground_truth": LETTERS[0]}}
-
-
-def published_scores(benchmark: str) -> dict[str, float]:
-    """Model -> Pass@1 (0..1) on `benchmark`; empty for others than the report's."""
-    if benchmark not in _PUBLISHED_FOR:
-        return {}
-    column = _PUBLISHED_FOR.index(benchmark)
-    return {
-        model: round(score / 100, 4)
-        for model, scores in _PUBLISHED.items()
-        if (score := scores[column]) is not None
-    }

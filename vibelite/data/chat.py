@@ -111,18 +111,17 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     conversation = [{"role": "user", "content": ""}, {"role": "assistant", "content": content}]
     text = _render(tokenizer, conversation, False, PLAIN, "a question with an answer")
     ending = tokenizer.encode(text[text.rindex(content) + len(content) :], add_special_tokens=False)
-    special = set(tokenizer.all_special_ids) | _special_added_ids(tokenizer)
+    added = tokenizer.added_tokens_decoder.items()
+    special = {
+        *tokenizer.all_special_ids,
+        *(token_id for token_id, token in added if token.special),
+    }
     for token_id in ending:
         if token_id in special:
             return token_id
     if isinstance(tokenizer.eos_token_id, int):
         return tokenizer.eos_token_id
     raise DataError(f"{_name(tokenizer)}: neither the chat template nor eos_token ends a message")
-
-
-def _special_added_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    added = tokenizer.added_tokens_decoder
-    return {token_id for token_id, token in added.items() if token.special}
 
 
 def _prompt_text(

@@ -76,14 +76,6 @@ def _lines(value: Any) -> Any:
     return "\n".join(value) if is_lines else value
 
 
-def is_in_window(row: dict[str, Any], window: tuple[str, str], where: str) -> bool:
-    """Whether the contest was on one of the days of `window`, its ends included."""
-    date = str(row.get("contest_date", ""))[:10]
-    if len(date) != 10:
-        raise DataError(f"{where}: no contest_date, and only contests of {window} count")
-    return window[0] <= date <= window[1]
-
-
 def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:
     """The problem of one row; sub-domains are the difficulties. Raises DataError for missing
     columns and public tests that cannot be run.

@@ -22,9 +22,13 @@ from dataclasses import dataclass
 from itertools import combinations, groupby
 from typing import Any, Literal
 
-from vibelite.data.frames import Frames, without_frames
-from vibelite.data.normalise import NORMALISER, without_instructions, word_forms
-from vibelite.data.repetition import REPETITION_WORDS, repeated_share
+from vibelite.data.normalise import (
+    NORMALISER,
+    Frames,
+    without_frames,
+    without_instructions,
+    word_forms,
+)
 from vibelite.types import Problem, Trace
 
 # Report 3.5.
@@ -41,6 +45,10 @@ OWN_WORDS = 5
 # ... and if it has so many letters and digits: "1 2 3 4 5 6 7 8 9 10" and the corners of a polygon
 # stand in many problems.
 OWN_CHARS = 15
+# Repetition: the report (3B, 2.1) gives no numbers; these are own. Mathematics repeats short
+# phrases ("so x = 2") and restates formulas, hence long runs; fewer words cannot show a loop.
+REPETITION_WORDS = 16
+MIN_WORDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +209,17 @@ def windows(words: Sequence[str]) -> list[str]:
         " ".join(words[start : start + NGRAM_WORDS])
         for start in range(len(words) - NGRAM_WORDS + 1)
     ]
+
+
+def repeated_share(text: str) -> float:
+    """Share (0..1) of the runs of REPETITION_WORDS words that stood in the text before: about 0.5
+    for a loop that fills its second half, 0 for fewer than MIN_WORDS words.
+    """
+    words = word_forms(text)[0]
+    if len(words) < MIN_WORDS:
+        return 0.0
+    runs = list(zip(*(words[offset:] for offset in range(REPETITION_WORDS)), strict=False))
+    return 1 - len(set(runs)) / len(runs)
 
 
 @dataclass(frozen=True, slots=True)

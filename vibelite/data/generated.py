@@ -152,16 +152,26 @@ def pose(dataset: str, entry: dict[str, Any]) -> Posed:
         case "simple_equations":
             return _pose_equation(metadata["equation"], metadata["variable"])
         case "simple_geometry":
-            return _pose_polygon([int(angle) for angle in metadata["known_angles"]])
+            angles = [int(angle) for angle in metadata["known_angles"]]
+            polygon = "triangle" if len(angles) == 2 else f"{len(angles) + 1}-gon"
+            question = f"Find the last angle of a {polygon}: {_listed(angles)},?"
+            return Posed(question, _sorted(angles), {"angles": angles})
         case "gcd":
             numbers = metadata["numbers"]
             listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
             question = f"What is the greatest common divisor of {listed}?"
             return Posed(question, _sorted(numbers), {"numbers": numbers})
         case "leg_counting":
-            return _pose_legs(metadata["animals"])
+            counted = [(count, name) for name, count in metadata["animals"].items()]
+            core = ",".join(sorted(f"{count} {name}" for count, name in counted))
+            shown = [f"{count} {name}{'s' if count > 1 else ''}" for count, name in counted]
+            question = f"Count the legs: {', '.join(shown)}."
+            return Posed(question, core, {"animals": dict(metadata["animals"])})
         case "letter_counting":
-            return _pose_letters(metadata["target_letter"], metadata["span"])
+            letter, words = metadata["target_letter"], metadata["span"]
+            core = f"{letter} in {' '.join(sorted(word.lower() for word in words))}"
+            question = f'How many times does the letter "{letter}" appear in "{" ".join(words)}"?'
+            return Posed(question, core, {"letter": letter, "words": words})
         case "chain_sum":
             terms = [int(term) for term in _signed_terms(metadata["expression"])]
             signed = [f"{'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]
@@ -191,25 +201,6 @@ def _pose_equation(equation: str, variable: str) -> Posed:
     facts = {"coefficient": coefficient, "constant": constant, "value": int(right)}
     core = f"{coefficient}x+{constant}={right}"
     return Posed(f"Solve {compact}={right}.", core, facts)
-
-
-def _pose_polygon(angles: list[int]) -> Posed:
-    num_sides = len(angles) + 1
-    polygon = "triangle" if num_sides == 3 else f"{num_sides}-gon"
-    question = f"Find the last angle of a {polygon}: {_listed(angles)},?"
-    return Posed(question, _sorted(angles), {"angles": angles})
-
-
-def _pose_legs(animals: dict[str, int]) -> Posed:
-    counted = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in animals.items()]
-    core = ",".join(sorted(f"{count} {name}" for name, count in animals.items()))
-    return Posed(f"Count the legs: {', '.join(counted)}.", core, {"animals": dict(animals)})
-
-
-def _pose_letters(letter: str, words: list[str]) -> Posed:
-    core = f"{letter} in {' '.join(sorted(word.lower() for word in words))}"
-    question = f'How many times does the letter "{letter}" appear in "{" ".join(words)}"?'
-    return Posed(question, core, {"letter": letter, "words": words})
 
 
 def _signed_terms(expression: str) -> list[str]:

@@ -28,6 +28,7 @@ from vibelite.rewards.code_problem import (
 )
 from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION
 from vibelite.rewards.instruct import RULES, read_rules
+from vibelite.rewards.math_answer import check_gold
 from vibelite.types import Message, Problem, Trace
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -71,7 +72,10 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
         content = f"{messages[-1]['content']}\n\n{source.instruction}"
         messages = _with_content(messages, content)
     with located(f"{where}: {columns.answer}"):
-        _check_answer(source.verifier, messages, answer)
+        if source.verifier == "math":
+            check_gold(answer)
+        elif source.verifier == "choice":
+            check_question(messages[-1]["content"], answer)
     subdomain = source.subdomain
     if columns.subdomain is not None:
         value = str(cell(row, columns.subdomain, where))
@@ -121,16 +125,6 @@ def located(where: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
-
-
-def _check_answer(verifier: str, messages: tuple[Message, ...], answer: str) -> None:
-    match verifier:
-        case "math":
-            from vibelite.rewards.math_answer import check_gold
-
-            check_gold(answer)
-        case "choice":
-            check_question(messages[-1]["content"], answer)
 
 
 def trace_from_row(row: Any, source: TraceTable, rows: Rows, index: int) -> Trace:

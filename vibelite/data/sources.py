@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -62,8 +62,11 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
     problems = _chosen(_with_absolute_reward(source, recipe_dir), rows)
     if not problems:
         which = "" if source.part == "all" else f" in its part {source.part}"
-        raise _no_rows(source, rows, which)
-    _require_unique(rows, problems)
+        raise DataError(f"{rows.name}: no rows{which}{_wish(source)}")
+    seen: dict[str, int] = {}
+    for index, problem in problems.items():
+        if (first := seen.setdefault(problem.id, index)) != index:
+            raise DataError(f"{rows.at(index)}: id {problem.id!r} was used by {rows.at(first)}")
     return list(problems.values())
 
 
@@ -89,7 +92,7 @@ def load_traces(
     wanted = islice(_wanted(source, rows), source.num_traces)
     traces = [trace_from_row(row, source, rows, index) for index, row in wanted]
     if not traces:
-        raise _no_rows(source, rows)
+        raise DataError(f"{rows.name}: no rows{_wish(source)}")
     return traces
 
 
@@ -147,11 +150,6 @@ def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:
             yield index, row
 
 
-def _no_rows(source: Table, rows: Rows, which: str = "") -> DataError:
-    which += f" with {source.where}" if source.where else ""
-    return DataError(f"{rows.name}: no rows{which}")
-
-
 def _chosen(source: ProblemTable, rows: Rows) -> dict[int, Problem]:
     """The problems by the index of their row; DataError for more unusable rows than allowed."""
     chosen: dict[int, Problem] = {}
@@ -172,19 +170,17 @@ def _chosen(source: ProblemTable, rows: Rows) -> dict[int, Problem]:
             chosen[index] = problem
             if len(chosen) == source.num_problems:
                 break
-    _tell_unusable(rows, unusable, num_seen, source.max_unusable)
+    if unusable:
+        found = f"{rows.name}: {len(unusable)} of {num_seen} rows cannot be used"
+        if len(unusable) > source.max_unusable * num_seen:
+            limit = f"more than max_unusable ({source.max_unusable:g})"
+            raise DataError(f"{found}, which is {limit}: {unusable[0]}")
+        warnings.warn(f"{found} and are left out, the first: {unusable[0]}", stacklevel=2)
     return chosen
 
 
-def _tell_unusable(
-    rows: Rows, unusable: Sequence[DataError], num_seen: int, max_share: float
-) -> None:
-    if not unusable:
-        return
-    found = f"{rows.name}: {len(unusable)} of {num_seen} rows cannot be used"
-    if len(unusable) > max_share * num_seen:
-        raise DataError(f"{found}, which is more than max_unusable ({max_share:g}): {unusable[0]}")
-    warnings.warn(f"{found} and are left out, the first: {unusable[0]}", stacklevel=2)
+def _wish(source: Table) -> str:
+    return f" with {source.where}" if source.where else ""
 
 
 def table_rows(source: Table, recipe_dir: Path) -> Rows:
@@ -225,13 +221,3 @@ def _is_in_part(problem: Problem, source: ProblemTable) -> bool:
     text = "".join(filter(str.isalnum, problem.messages[-1]["content"])).casefold()
     share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     return (share < source.held_out) == (source.part == "held-out")
-
-
-def _require_unique(rows: Rows, problems: Mapping[int, Problem]) -> None:
-    seen: dict[str, int] = {}
-    for index, problem in problems.items():
-        if problem.id in seen:
-            raise DataError(
-                f"{rows.at(index)}: id {problem.id!r} was used by {rows.at(seen[problem.id])}"
-            )
-        seen[problem.id] = index

@@ -110,9 +110,8 @@ def _find_gcd(facts: dict[str, Any]) -> Iterator[Way]:
     differences = _subtract(numbers)
     if len(differences) <= MAX_STEPS:
         yield "subtraction", differences, answer
-    factored = [f"{number}={_product_text(_prime_factors(number))}" for number in numbers]
-    common = _prime_factors(answer)
-    yield "factoring", [*factored, f"{_product_text(common)}={answer}"], answer
+    factored = [f"{number}={_factors(number)}" for number in numbers]
+    yield "factoring", [*factored, f"{_factors(answer)}={answer}"], answer
 
 
 def _count_legs(facts: dict[str, Any]) -> Iterator[Way]:
@@ -233,18 +232,10 @@ def _subtract(numbers: list[int]) -> list[str]:
     return lines
 
 
-def _prime_factors(number: int) -> list[int]:
-    factors, divisor = [], 2
-    while divisor * divisor <= number:
-        while number % divisor == 0:
-            factors.append(divisor)
-            number //= divisor
-        divisor += 1
-    return factors + [number] * (number > 1)
+def _factors(number: int) -> str:
+    from sympy import factorint
 
-
-def _product_text(factors: list[int]) -> str:
-    return "*".join(map(str, factors)) or "1"
+    return "*".join(map(str, factorint(number, multiple=True))) or "1"
 
 
 def _listed(numbers: Any) -> str:
