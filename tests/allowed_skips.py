@@ -7,8 +7,6 @@ tests chooses. A test is never skipped for a library that the extra `dev` brings
 import re
 
 REASONS = (
-    # trackio bounds pillow below the version that the other extras are tested with.
-    r"trackio needs the extra track",
     # Public benchmark files, which are not part of the repository.
     r"VIBELITE_BENCHMARK_DATA is not set",
     r"no Chromium on this machine",

@@ -38,7 +38,6 @@ OPTIONAL_IMPORTS = {
     "pynvml",
     "unsloth",
     "gguf",
-    "trackio",
 }
 
 

@@ -47,7 +47,7 @@ from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.run_state import write_end, write_state
-from vibelite.telemetry.sinks import open_sinks
+from vibelite.telemetry.sinks import TensorBoardSink
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
 from vibelite.types import Problem, Trace
@@ -179,10 +179,8 @@ class Session:
         recipe, run, meter = self.recipe, self.run, self.meter
         settings = recipe.verification
         steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
-        sinks = ()
-        if world.is_leader:
-            where = {"run_dir": run.path, "stage": name, "project": recipe.name}
-            sinks = open_sinks(recipe.tracking, **where)
+        is_tracked = world.is_leader and bool(recipe.tracking)
+        sinks = [TensorBoardSink(run.path, name)] if is_tracked else []
         shown = {"num_steps": steps.get(name), "ranks": world, "sinks": sinks}
         recorder = Recorder(name, stage_dir, meter, self.stop, **shown)
         if world.watchdog is not None:

@@ -1,29 +1,18 @@
-"""What TensorBoard and trackio keep of a run."""
+"""What TensorBoard keeps of a run."""
 
 import importlib
-import importlib.util
-import sqlite3
 
 import pytest
 
 from vibelite.errors import RecipeError
 from vibelite.telemetry import sinks
-from vibelite.telemetry.sinks import open_sinks
+from vibelite.telemetry.sinks import TensorBoardSink
 
 
 def test_a_missing_library_is_told_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"trackio is not installed.* install .*\[track\]"):
-        open_sinks(["trackio"], run_dir=tmp_path, stage="sft", project="p")
-
-
-def test_nothing_is_opened_unasked(tmp_path):
-    assert open_sinks([], run_dir=tmp_path, stage="sft", project="p") == []
-
-
-needs_trackio = pytest.mark.skipif(
-    importlib.util.find_spec("trackio") is None, reason="trackio needs the extra track"
-)
+    with pytest.raises(RecipeError, match=r"tensorboard is not installed.* install .*\[track\]"):
+        TensorBoardSink(tmp_path, "sft")
 
 
 def read_events(path):
@@ -37,32 +26,14 @@ def read_events(path):
 
 
 def test_tensorboard_reads_every_step_of_a_stage_and_redone_ones_once(tmp_path):
-    (first,) = open_sinks(["tensorboard"], run_dir=tmp_path, stage="mgpo", project="p")
+    first = TensorBoardSink(tmp_path, "mgpo")
     assert list(tmp_path.iterdir()) == [], "a stage without steps leaves nothing"
     for step in (1, 2, 3):
         first.log(step, {"reward/mean": step / 10, "usd/step": 1.0})
-    (second,) = open_sinks(["tensorboard"], run_dir=tmp_path, stage="mgpo", project="p")
+    second = TensorBoardSink(tmp_path, "mgpo")
     for step in (3, 4):  # the process died after step 3 and before its checkpoint
         second.log(step, {"reward/mean": step / 5})
     found = read_events(tmp_path / "tensorboard" / "mgpo")
     expected = [(1, 0.1), (2, 0.2), (3, 0.6), (4, 0.8)]
     assert found["reward/mean"] == [(step, pytest.approx(value)) for step, value in expected]
     assert found["usd/step"] == [(1, 1.0), (2, 1.0)]
-
-
-@needs_trackio
-def test_trackio_keeps_the_steps_of_a_stage_on_this_machine(tmp_path, monkeypatch):
-    trackio = importlib.import_module("trackio")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(trackio.utils, "TRACKIO_DIR", tmp_path / "trackio")
-    monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
-    run_dir = tmp_path / "trial"
-    (sink,) = open_sinks(["trackio"], run_dir=run_dir, stage="mgpo", project="sums")
-    sink.log(1, {"reward/mean": 0.25})
-    sink.log(2, {"reward/mean": 0.5})
-    trackio.finish()
-    (path,) = (tmp_path / "trackio").glob("*.db")
-    with sqlite3.connect(path) as base:
-        rows = base.execute("SELECT run_name, step, metrics FROM metrics ORDER BY step").fetchall()
-    assert [(name, step) for name, step, _ in rows] == [("trial-mgpo", 1), ("trial-mgpo", 2)]
-    assert "0.25" in str(rows[0][2])

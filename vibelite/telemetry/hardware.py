@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
 from pathlib import Path
@@ -14,10 +15,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def peak_resident_bytes() -> int:
-    """Peak resident memory of this process.
-
-    Linux: VmHWM, because ru_maxrss starts at the peak of the process that started this one.
-    """
+    """Of this process. Linux: VmHWM, as ru_maxrss starts at the peak of the process before."""
     if PROCESS_STATUS.exists():
         return int(field_of(PROCESS_STATUS, "VmHWM").split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -36,7 +34,6 @@ def available_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now."""
     import psutil
 
     return psutil.Process().memory_info().rss
@@ -44,9 +41,8 @@ def resident_bytes() -> int:
 
 def field_of(path: Path, field: str) -> str:
     """The text behind `field` in a file of `field: text` lines; "" where it has no such line."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition(":") for line in lines)
-    return next((text.strip() for name, _, text in pairs if name.strip() == field), "")
+    found = re.search(rf"^{field}\s*:(.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def describe_hardware() -> dict[str, Any]:

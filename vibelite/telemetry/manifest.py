@@ -19,25 +19,13 @@ from vibelite.telemetry.hardware import describe_hardware
 
 # Packages whose version can change a number.
 PACKAGES = (
-    "vibelite",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "numpy",
-    "safetensors",
-    "reasoning-gym",
-    "math-verify",
-    "vllm",
-    "bitsandbytes",
-    "peft",
-    "unsloth",
-    "triton",
+    *("vibelite", "torch", "transformers", "tokenizers", "datasets", "numpy", "safetensors"),
+    *("reasoning-gym", "math-verify", "vllm", "bitsandbytes", "peft", "unsloth", "triton"),
 )
 
 
 def environment_manifest(recipe: Recipe, *, data_hashes: Mapping[str, str]) -> dict[str, Any]:
-    """Program, versions, machine, seeds and hashes. `data_hashes`: data set name -> SHA-256."""
+    """Program, versions, machine, seeds and hashes (data set name -> SHA-256)."""
     import torch
 
     return {
@@ -59,13 +47,11 @@ def environment_manifest(recipe: Recipe, *, data_hashes: Mapping[str, str]) -> d
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of the recipe with its defaults filled in."""
     text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def installed_versions() -> dict[str, str]:
-    """Version by package, of those that are installed."""
     found = {package: list(metadata.distributions(name=package)) for package in PACKAGES}
     return {package: each[0].version for package, each in found.items() if each}
 

@@ -20,21 +20,17 @@ RESET_PEAK = "5"
 M_MMAP_THRESHOLD = -3
 MMAP_THRESHOLD_BYTES = 1 << 20
 
-CHECK_EVERY = 10
-"""Steps between two looks of the leak watch."""
-NUM_GROWN = 3
-"""So many looks in a row, each above the one before, are a leak."""
+# Steps between two looks of the leak watch; so many that each exceed the one before are a leak.
+CHECK_EVERY, NUM_GROWN = 10, 3
+# Share of growth between two looks that counts. On a CPU oneDNN keeps about half a MiB for every
+# new shape of a bfloat16 product (SmolLM2-135M: 0.7% a step).
 MIN_GROWTH_GPU, MIN_GROWTH_HOST = 0.01, 0.10
-"""Share of growth between two looks that counts. The host's is larger: on a CPU oneDNN keeps about
-half a MiB for every new shape of a bfloat16 product (SmolLM2-135M: 0.7% a step)."""
 
 
 def take_peak_bytes() -> int:
-    """The most memory used since the last call.
-
-    With a GPU in use: torch's peak of allocated bytes, plus what the driver counts beside torch's
-    own (context, libraries, an engine's pool; other processes on that GPU too). Else this process's
-    resident memory.
+    """The most memory used since the last call. With a GPU in use: torch's peak of allocated bytes,
+    plus what the driver counts beside (context, libraries, an engine's pool, other processes). Else
+    this process's resident memory.
     """
     torch = _torch_on_gpu()
     if torch is not None:
@@ -99,6 +95,4 @@ class LeakWatch:
 def _torch_on_gpu():
     """torch, if this process has loaded it and uses a GPU."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch
-    return None
+    return torch if torch is not None and torch.cuda.is_initialized() else None

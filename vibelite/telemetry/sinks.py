@@ -1,15 +1,12 @@
 """Where steps are shown besides steps.jsonl, which stays the record of truth: TensorBoard's event
-files (`tensorboard --logdir runs`) and trackio's data base (`trackio show --project NAME`).
-
-Nothing is sent anywhere: both write on this machine.
+files (`tensorboard --logdir runs`). Nothing is sent anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 from vibelite.errors import RecipeError
 from vibelite.hints import install
@@ -17,16 +14,17 @@ from vibelite.types import StepRecord
 from vibelite.units import GIB
 
 
-class Sink(Protocol):
-    """One place that steps of one stage are shown."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
-
-
 class TensorBoardSink:
-    """Event files of one stage in `RUN_DIR/tensorboard/STAGE`, made at its first step."""
+    """Event files of one stage in `RUN_DIR/tensorboard/STAGE`, made at its first step. RecipeError
+    without TensorBoard.
+    """
 
     def __init__(self, run_dir: Path, stage: str) -> None:
+        if find_spec("tensorboard") is None:
+            raise RecipeError(
+                "tracking: tensorboard is not installed; leave it out, or run "
+                + install("vibelite[track]")
+            )
         from torch.utils.tensorboard import SummaryWriter
 
         self._make_writer = SummaryWriter
@@ -42,55 +40,11 @@ class TensorBoardSink:
         self._writer.flush()
 
 
-class TrackioSink:
-    """One trackio run for each stage, in the project of the recipe's name; none before its first
-    step, and none for stages without steps. Where the data base lies is trackio's TRACKIO_DIR. A
-    step that is done again after an interruption is there twice.
-    """
-
-    def __init__(self, run_dir: Path, stage: str, project: str) -> None:
-        import trackio  # pyright: ignore[reportMissingImports]
-
-        self._trackio = trackio
-        self._names = {"project": project, "name": f"{run_dir.name}-{stage}", "group": run_dir.name}
-        self._run: Any = None
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of step `step`."""
-        if self._run is None:
-            self._run = self._trackio.init(
-                **self._names, resume="allow", auto_log_gpu=False, auto_log_cpu=False
-            )
-        self._run.log(dict(values), step=step)
-
-
-def open_sinks(
-    kinds: Sequence[Literal["tensorboard", "trackio"]], *, run_dir: Path, stage: str, project: str
-) -> list[Sink]:
-    """A stage's sinks. RecipeError where one's library is missing."""
-    sinks: list[Sink] = []
-    for kind in kinds:
-        if find_spec(kind) is None:
-            raise RecipeError(
-                f"tracking: {kind} is not installed; leave it out, or run "
-                + install("vibelite[track]")
-            )
-        match kind:
-            case "tensorboard":
-                sinks.append(TensorBoardSink(run_dir, stage))
-            case "trackio":
-                sinks.append(TrackioSink(run_dir, stage, project))
-    return sinks
-
-
 def numbers_of(record: StepRecord) -> dict[str, float]:
     """The metrics of a step, its seconds, tokens and peak memory, and its money where known."""
     values = dict(record.metrics)
     values |= {f"seconds/{span}": seconds for span, seconds in record.seconds.items()}
     values |= {f"tokens/{use}": float(number) for use, number in record.tokens.items()}
     values["memory/peak_gib"] = max(record.peak_bytes.values()) / GIB
-    if record.usd is not None:
-        values["usd/step"] = record.usd
-    if record.usd_so_far is not None:
-        values["usd/so_far"] = record.usd_so_far
-    return values
+    money = {"usd/step": record.usd, "usd/so_far": record.usd_so_far}
+    return values | {name: usd for name, usd in money.items() if usd is not None}

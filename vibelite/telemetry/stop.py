@@ -1,7 +1,5 @@
-"""Why a run stops before its end, with everything saved: its budget, or a signal.
-
-Stages ask at the end of every step, and where a piece of work is safely on disk. A run that stopped
-goes on with the same command; after a budget stop, once the limit is raised.
+"""Why a run stops before its end, with everything saved: its budget, or a signal. Stages ask at
+the end of every step, and where a piece of work is safely on disk.
 """
 
 from __future__ import annotations
@@ -78,7 +76,6 @@ class StopRules:
             raise reason
 
     def _look(self) -> None:
-        """Takes in the entries that have been recorded since the last look."""
         entries, num_earlier = self.spending.entries, self.spending.num_earlier
         for index in range(self._num_seen, len(entries)):
             entry, is_earlier = entries[index], index < num_earlier
@@ -143,12 +140,10 @@ class StopRules:
 
 
 def seconds_of(entry: Entry, span: str) -> float:
-    """Time of one span of an entry."""
     return entry.nanoseconds.get(span, 0) / NANOSECONDS
 
 
 def without_checkpoint(entry: Entry) -> float:
-    """Seconds of an entry, but for those of saving."""
     return entry.wall_nanoseconds / NANOSECONDS - seconds_of(entry, "checkpoint")
 
 
