@@ -18,13 +18,15 @@ from tests.telemetry.ledgers import SECOND, FakeClock, make_entry, make_lap
 from vibelite.errors import CheckpointError
 from vibelite.telemetry.ledger import (
     UNRECORDED,
+    USD_QUANTUM,
     Ledger,
+    Price,
+    known_sum,
     lost_entries,
     read_ledger,
     run_cost,
 )
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.price import USD_QUANTUM, Price, known_sum
 
 DOLLAR_PER_SECOND = Price(Decimal(3600))
 PRICES = [None, DOLLAR_PER_SECOND, Price(Decimal("2.69")), Price(Decimal("0.1"))]

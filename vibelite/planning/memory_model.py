@@ -87,22 +87,22 @@ def bytes_per_parameter(kind: str, dtype: str, gradient_dtype: str) -> Parameter
 
 @dataclass(frozen=True, slots=True)
 class StageConfig:
-    """What decides a stage's memory beside its work."""
+    """What decides a stage's memory beside its work; `optimizer` None = it does not train;
+    `tensor_parallel` GPUs hold one engine together, each `engine_weights` bytes, 0 = it samples
+    from the trainer's.
+    """
 
     shape: ModelShape
     training: Training
     assumed: Assumptions
     optimizer: Optimizer | None = None
-    """None = the stage does not train."""
     adapter: Adapter | None = None
     is_cpu: bool = False
     matmul_precision: str = "highest"
     num_gpus: int = 1
     sharding: Sharding = "optimizer"
     tensor_parallel: int = 1
-    """GPUs that hold one engine together."""
     engine_weights: float = 0.0
-    """Bytes on each GPU of an engine's own weights; 0 = it samples from the trainer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,6 @@ class ModelBytes:
 
 
 def stage_memory(config: StageConfig, work: Work) -> list[PhaseMemory]:
-    """The phases of one stage: generate where it samples, train where it has an optimizer."""
     model = model_bytes(config, work)
     phases = []
     if work.completions:

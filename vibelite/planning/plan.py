@@ -98,7 +98,6 @@ class Plan:
 
     @property
     def peak(self) -> PhaseMemory | None:
-        """The phase that needs most memory of the device; None if no stage uses it."""
         return max(self.phases, key=lambda phase: phase.total, default=None)
 
     @property
@@ -224,9 +223,7 @@ def state_bytes(stage: SFTStage | MGPOStage, recipe: Recipe) -> float:
 def machine_price(
     cost: Cost, usd_per_gpu_hour: float | None, num_gpus: int
 ) -> tuple[float | None, str]:
-    """USD an hour of the whole machine, and where that comes from; None where no price is known.
-    The command line goes before the recipe.
-    """
+    """USD an hour of the whole machine, None where unknown, and where that comes from."""
     if usd_per_gpu_hour is not None:
         return usd_per_gpu_hour * num_gpus, "--usd-per-gpu-hour"
     usd, key = cost.usd_per_hour, "usd_per_hour"
@@ -236,7 +233,6 @@ def machine_price(
 
 
 def smallest_gpu(plan: Plan) -> Device | None:
-    """The listed GPU with least memory on which the recipe fits as it is."""
     fitting = [gpu for gpu in GPUS.values() if plan.peak_bytes <= USABLE * gpu.memory_bytes]
     return min(fitting, key=lambda gpu: gpu.memory_bytes, default=None)
 

@@ -79,10 +79,9 @@ class Work:
     prompts: float = 0.0
     completions: float = 0.0
     max_new_tokens: int = 0
+    # Sequences decoded, and prompts read, side by side.
     rows: int = 0
-    """Sequences decoded side by side."""
     prompts_at_once: int = 0
-    """Prompts read side by side."""
     is_paged: bool = False
     """Sampled by vLLM, whose cache grows page by page."""
     num_updates: int = 0
@@ -101,9 +100,7 @@ class Work:
     """Whether a step can have several micro-batches of that size: gradients then exist while
     activations are largest."""
     num_models: int = 1
-    """Models that are read from a file."""
     kept_models: int = 0
-    """Model directories that stay on disk."""
     holds_reference: bool = False
     """A second copy of the weights, for a KL penalty."""
 
@@ -227,7 +224,7 @@ def _num_micro_batches(num: float, length: float, budget: int) -> float:
 
 
 def _prompts_at_once(sampling: Sampling, num_prompts: float, num_samples: int) -> int:
-    """Prompts whose completions the transformers engine samples side by side: whole groups."""
+    """Of the transformers engine, which samples whole groups side by side."""
     return int(min(num_prompts, max(1, sampling.max_sequences // num_samples)))
 
 
@@ -251,7 +248,6 @@ def _sampling_work(
 
 
 def checkpoints_of(stage: SFTStage) -> int:
-    """Model directories that an SFT stage leaves."""
     return -(-stage.num_steps // stage.checkpoint_every)
 
 
@@ -284,9 +280,8 @@ def _count_rows(path: Path, assumed: Assumptions) -> float:
         raise RecipeError(f"{path}: no such file")
     match path.suffix:
         case ".jsonl" | ".csv":
-            return sum(map(bool, map(bytes.strip, path.read_bytes().splitlines()))) - (
-                path.suffix == ".csv"
-            )
+            num_lines = sum(1 for line in path.read_bytes().splitlines() if line.strip())
+            return num_lines - (path.suffix == ".csv")
         case ".parquet":
             from pyarrow.parquet import ParquetFile
 

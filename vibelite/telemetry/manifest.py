@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from vibelite.recipe.schema import Recipe
-from vibelite.telemetry.hardware import describe_hardware
+from vibelite.telemetry.memory import field_of
 
+CPU_INFO = Path("/proc/cpuinfo")
 # Packages whose version can change a number.
 PACKAGES = (
     *("vibelite", "torch", "transformers", "tokenizers", "datasets", "numpy", "safetensors"),
@@ -44,6 +46,41 @@ def environment_manifest(recipe: Recipe, *, data_hashes: Mapping[str, str]) -> d
         "hardware": describe_hardware(),
         "cost": recipe.cost.model_dump(mode="json"),
     }
+
+
+def describe_hardware() -> dict[str, Any]:
+    """Processor, memory and GPUs, for the manifest. Memory in bytes."""
+    import psutil
+    import torch
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    properties = [torch.cuda.get_device_properties(index) for index in range(num_gpus)]
+    return {
+        "cpu": cpu_name(),
+        "num_cpus": num_usable_cpus(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [
+            {
+                "name": gpu.name,
+                "memory_bytes": gpu.total_memory,
+                "capability": f"{gpu.major}.{gpu.minor}",
+            }
+            for gpu in properties
+        ],
+    }
+
+
+def num_usable_cpus() -> int:
+    """CPUs that this process may run on, which in a container can be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's marketing name, or its architecture where that is all there is."""
+    name = field_of(CPU_INFO, "model name") if CPU_INFO.exists() else ""
+    return name or platform.machine()
 
 
 def recipe_hash(recipe: Recipe) -> str:
