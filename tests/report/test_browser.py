@@ -36,16 +36,11 @@ def tab(browser):
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-    page.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith(("file:", "http://127.0.0.1:"))
-            else complaints.append(request.url)
-        ),
-    )
+    urls = []
+    page.on("request", lambda request: urls.append(request.url))
     yield page
     context.close()
+    complaints += [url for url in urls if not url.startswith(("file:", "http://127.0.0.1:"))]
     assert complaints == []
 
 
@@ -75,17 +70,6 @@ def test_filters_show_what_they_say(tab, address):
     assert shown(tab) == 0
 
 
-def test_what_a_model_wrote_is_inert(tab, address):
-    tab.goto(address)
-    tab.locator("[data-filter=text]").fill("<script>alert")
-    assert shown(tab) > 0
-    text = tab.locator("details.sample:not([hidden]) pre").nth(1)
-    assert "<script>alert(1)</script>" in text.text_content()
-    assert "\\x1b[31m" in text.text_content()
-    assert tab.evaluate("document.scripts.length") == 1
-    assert tab.evaluate("document.images.length") == 0
-
-
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_never_scrolls_sideways(tab, address, width):
     tab.set_viewport_size({"width": width, "height": 800})
@@ -102,17 +86,6 @@ def test_without_script_all_but_the_filters_is_there(browser, address):
     page.locator("details.stage summary").first.click()
     assert page.locator("details.sample").first.is_visible()
     context.close()
-
-
-def test_dark_and_light_differ(browser, address):
-    colors = set()
-    for scheme in ("light", "dark"):
-        context = browser.new_context(color_scheme=scheme)
-        page = context.new_page()
-        page.goto(address)
-        colors.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        context.close()
-    assert len(colors) == 2
 
 
 def test_a_live_report_updates_and_keeps_what_the_reader_opened(tab, finished_run):

@@ -103,14 +103,11 @@ def test_published_scores_stand_among_the_run_s_own_best_first(make_run, tmp_pat
     builder = make_run()
     builder.base()
     stage_dir = builder.run.stage(4, "evaluate")
-    rows = [
-        row
-        | {
-            "published": {"source": "a report", "pass_at_1": {"Big": 0.8, "Small": 0.1}},
-            "data": {"num_problems": 256, "official_num_problems": 300},
-        }
-        for row in (result_row("sft", 0.05, "aime25"), result_row("mgpo", 0.4, "aime25"))
-    ]
+    known = {
+        "published": {"source": "a report", "pass_at_1": {"Big": 0.8, "Small": 0.1}},
+        "data": {"num_problems": 256, "official_num_problems": 300},
+    }
+    rows = [result_row(*row, "aime25") | known for row in (("sft", 0.05), ("mgpo", 0.4))]
     write_json_atomic(stage_dir.path / "results.json", rows)
     stage_dir.finish(models={})
     html = build(tmp_path, builder)
@@ -118,23 +115,11 @@ def test_published_scores_stand_among_the_run_s_own_best_first(make_run, tmp_pat
     found = re.findall(r"<tr( class=\"own\")?><th>(.*?)</th><td>(.*?)</td>", table)
     assert found == [
         ("", "Big", "80.0"),
-        (' class="own"', "mgpo", "40.0"),
+        (' class="own"', "trial: mgpo", "40.0"),
         ("", "Small", "10.0"),
-        (' class="own"', "sft", "5.0"),
+        (' class="own"', "trial: sft", "5.0"),
     ]
     assert "Published: a report." in html and "on 256 of its 300 problems, 8 samples each" in html
-
-
-def test_a_single_sub_domain_has_no_column_of_its_own(make_run, tmp_path):
-    builder = make_run()
-    builder.base()
-    stage_dir = builder.run.stage(4, "evaluate")
-    row = result_row("mgpo", 0.4)
-    row["subdomains"] = {"anything": row["subdomains"]["algebra"]}
-    write_json_atomic(stage_dir.path / "results.json", [row])
-    stage_dir.finish(models={})
-    html = build(tmp_path, builder)
-    assert "anything" not in html and "Sub-domains: Pass@1" not in html
 
 
 def test_a_sample_that_nobody_could_judge_is_not_called_wrong(make_run, tmp_path):
@@ -162,8 +147,7 @@ def test_model_text_is_inert(html, page):
     assert "\x1b" not in html
     assert len(page.all("script")) == 1
     assert page.all("img") == []
-    handlers = [key for _, attributes in page.elements for key in attributes if key[:2] == "on"]
-    assert handlers == []
+    assert not any(key[:2] == "on" for _, attributes in page.elements for key in attributes)
 
 
 def test_the_page_loads_nothing(html, page):
@@ -223,9 +207,7 @@ def test_an_unfinished_run_with_a_price_says_what_its_stage_will_cost(make_run, 
 
 
 def test_an_empty_directory_makes_a_page(make_run, tmp_path):
-    html = build(tmp_path, make_run())
-    assert "no stage has started" in html
-    assert "The ledger is empty." in html
+    assert "no stage has started" in build(tmp_path, make_run())
 
 
 def test_several_runs_share_charts(make_run, tmp_path):
@@ -240,7 +222,5 @@ def test_several_runs_share_charts(make_run, tmp_path):
 
 
 def test_a_long_run_stays_under_two_megabytes(make_run, tmp_path):
-    builder = make_run(mgpo_steps=500, sft_steps=500)
-    for stage in ("base", "sft", "probe", "fuse", "mgpo", "evaluate"):
-        getattr(builder, stage)()
+    builder = make_run(mgpo_steps=500, sft_steps=500).finished()
     assert len(build(tmp_path, builder).encode()) < 2_000_000

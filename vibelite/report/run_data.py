@@ -1,13 +1,11 @@
-"""What a report shows of a run directory, as far as it exists: a run may be under way, interrupted,
-or made by a part of the pipeline.
-"""
+"""What a report shows of a run directory, as far as it exists: the run may be under way."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from vibelite.telemetry.ledger import Entry, read_ledger
 SAMPLES_PER_STAGE = 120
 SAMPLE_CHARACTERS = 2400
 # Of the long texts the beginning is the smaller part: the answer stands at the end.
-HEAD_SHARE = 0.4
+HEAD_CHARACTERS = 960
 
 # Control characters, bidirectional overrides and lone surrogates: shown by their code, never sent.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -35,13 +33,13 @@ class StageData:
     """One stage; `total_steps` is None where the recipe names no number."""
 
     name: str
-    is_started: bool
-    is_finished: bool
     total_steps: int | None
-    steps: list[dict[str, Any]]
-    samples: list[dict[str, Any]]
-    num_samples: int
-    probe: dict[str, Any] | None
+    is_started: bool = False
+    is_finished: bool = False
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    num_samples: int = 0
+    probe: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +57,12 @@ class RunData:
 
 
 def load_run(run_dir: Path, name: str) -> RunData:
-    """Reads everything of the run, to be called `name`.
-
-    Raises VibeLiteError when there is no such directory, CheckpointError for a damaged file.
-    """
+    """Everything of the run, to be called `name`. CheckpointError: a damaged file."""
     if not run_dir.is_dir():
         raise VibeLiteError(f"{run_dir}: no such run directory")
     resolved = run_dir / "recipe.resolved.yaml"
     recipe_text = resolved.read_text(encoding="utf-8") if resolved.exists() else None
-    manifest = run_dir / "manifest.json"
-    ledger = read_ledger(run_dir / "ledger")
+    manifest, ledger = run_dir / "manifest.json", read_ledger(run_dir / "ledger")
     results = collect_results(run_dir)
     return RunData(
         name=name,
@@ -88,25 +82,18 @@ def load_stages(run_dir: Path, recipe_text: str | None) -> list[StageData]:
         path.name.partition("-")[2]: path for path in sorted((run_dir / "stages").glob("[0-9]*-*"))
     }
     recipe = YAML(typ="safe").load(recipe_text) if recipe_text else {}
-    planned = {stage["name"]: stage for stage in recipe.get("stages", [])}
+    planned = {stage["name"]: stage.get("num_steps") for stage in recipe.get("stages", [])}
     # The first name of a model that has several: reversed, so that it is the one that stays.
     labels = {key: name for name, key in reversed(model_keys(run_dir).items())}
     return [
-        load_stage(
-            name,
-            directories.get(name),
-            total_steps=planned.get(name, {}).get("num_steps"),
-            labels=labels,
-        )
+        load_stage(name, planned.get(name), directories.get(name), labels)
         for name in dict.fromkeys([*planned, *directories])
     ]
 
 
 def model_keys(run_dir: Path) -> dict[str, str]:
-    """Name of a model -> what stands for its directory in the keys of an evaluation's samples,
-    BENCHMARK--DIRECTORY. A directory may have several names: the specialist of two sub-domains.
-
-    mgpo -> stages-03-mgpo-checkpoints-step-000070
+    """Name of a model -> what stands for its directory in the keys of an evaluation's samples, such
+    as stages-03-mgpo-checkpoints-step-000070. A directory may have several names.
     """
     keys = {BASE: BASE}
     for path in sorted(run_dir.glob("stages/[0-9]*-*/status.json")):
@@ -116,42 +103,35 @@ def model_keys(run_dir: Path) -> dict[str, str]:
     return keys
 
 
-def sample_origin(row: dict[str, Any], labels: dict[str, str]) -> str:
-    """Where a sample comes from, in words: its step, or the benchmark and the model."""
-    if "step" in row:
-        return f"step {row['step']}"
-    benchmark, _, directory = row.get("key", "").rpartition("--")
-    return ", ".join(filter(None, [benchmark, labels.get(directory, directory)]))
-
-
 def load_stage(
-    name: str, path: Path | None, *, total_steps: int | None, labels: dict[str, str]
+    name: str, total_steps: int | None, path: Path | None, labels: dict[str, str]
 ) -> StageData:
-    """One stage from its directory; None = it has not been started. `labels`: names of models by
-    their keys.
+    """One stage from its directory; None: it has not been started. `labels`: model keys -> names.
+    A sample's `origin` is its step, or the benchmark and the model.
     """
+    stage = StageData(name, total_steps)
     if path is None:
-        return StageData(name, False, False, total_steps, [], [], 0, None)
+        return stage
     samples, num_samples = choose_samples(read_jsonl(path / "samples.jsonl"))
+    for row in samples:
+        benchmark, _, directory = row.get("key", "").rpartition("--")
+        model = labels.get(directory, directory)
+        row["origin"] = f"step {row['step']}" if "step" in row else f"{benchmark}, {model}"
     probe = path / "probe.json"
-    return StageData(
-        name=name,
+    return replace(
+        stage,
         is_started=True,
         is_finished=(path / "status.json").exists(),
-        total_steps=total_steps,
         steps=list(read_jsonl(path / "steps.jsonl")),
-        samples=[row | {"origin": sample_origin(row, labels)} for row in samples],
+        samples=samples,
         num_samples=num_samples,
         probe=read_json(probe) if probe.exists() else None,
     )
 
 
 def choose_samples(rows: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """A few samples that show the variety, in order, and how many there were.
-
-    Of every step (or evaluated model) the first correct, wrong and unverifiable completion of each
-    sub-domain; when these are more than SAMPLES_PER_STAGE, those of evenly spaced steps, the first
-    and the last included. At least one step is shown whole.
+    """A few samples, in order, and how many there were. Of each step (or evaluated model) the first
+    correct, wrong and unverifiable one of each sub-domain; of many steps, evenly spaced ones.
     """
     by_step: dict[Any, dict[tuple[str, bool | None], dict[str, Any]]] = {}
     num_rows = 0
@@ -160,29 +140,23 @@ def choose_samples(rows: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]]
         chosen = by_step.setdefault(row.get("step", row.get("key")), {})
         kind = (row.get("subdomain", ""), row.get("correct"))
         if kind not in chosen:
-            chosen[kind] = clip_texts(row)
+            chosen[kind] = {
+                key: clip(printable(value)) if isinstance(value, str) else value
+                for key, value in row.items()
+            }
     steps = list(by_step.values())
     most = max(map(len, steps), default=1)
     kept = evenly_spaced(steps, max(1, SAMPLES_PER_STAGE // most))
     return [row for step in kept for row in step.values()], num_rows
 
 
-def clip_texts(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with printable texts of bounded length."""
-    return {
-        key: clip(printable(value)) if isinstance(value, str) else value
-        for key, value in row.items()
-    }
-
-
 def clip(text: str) -> str:
     """Beginning and end of a long text, and how much is left out between them."""
     if len(text) <= SAMPLE_CHARACTERS:
         return text
-    head = round(SAMPLE_CHARACTERS * HEAD_SHARE)
-    tail = SAMPLE_CHARACTERS - head
     left_out = len(text) - SAMPLE_CHARACTERS
-    return f"{text[:head]}\n[... {left_out} characters left out ...]\n{text[-tail:]}"
+    head, tail = text[:HEAD_CHARACTERS], text[HEAD_CHARACTERS + left_out :]
+    return f"{head}\n[... {left_out} characters left out ...]\n{tail}"
 
 
 def printable(text: str) -> str:
