@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.telemetry.ledgers import FakeClock
 from vibelite.recipe.run_section import Budget, Cost
+from vibelite.report.server import LiveReport, make_server
 from vibelite.run_dir import RunDir, StageDir, append_jsonl, write_json_atomic, write_text_atomic
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
@@ -31,13 +33,12 @@ MODELS = {
 
 RECIPE = """\
 name: {name}
-cost: {{usd_per_hour: 2.0}}
 stages:
-- {{kind: sft, name: sft, num_steps: {sft_steps}}}
-- {{kind: probe, name: probe}}
-- {{kind: fuse, name: fuse}}
-- {{kind: mgpo, name: mgpo, num_steps: {mgpo_steps}}}
-- {{kind: evaluate, name: evaluate}}
+- {{name: sft, num_steps: {sft_steps}}}
+- name: probe
+- name: fuse
+- {{name: mgpo, num_steps: {mgpo_steps}}}
+- name: evaluate
 """
 
 
@@ -78,10 +79,8 @@ class RunBuilder:
         name = self.run.path.name
         recipe = RECIPE.format(name=name, sft_steps=self.sft_steps, mgpo_steps=self.mgpo_steps)
         write_text_atomic(self.run.path / "recipe.resolved.yaml", recipe)
-        write_json_atomic(
-            self.run.path / "manifest.json",
-            {"recipe": name, "seed": self.seed, "versions": {"torch": "2.13.0"}},
-        )
+        manifest = {"recipe": name, "seed": self.seed, "versions": {"torch": "2.13.0"}}
+        write_json_atomic(self.run.path / "manifest.json", manifest)
         self.spend(load=4)
         self.recorder("base", StageDir(self.run.path)).record_work("load")
 
@@ -93,8 +92,6 @@ class RunBuilder:
             self.meter.add_tokens(trained=4800)
             metrics = {
                 "sft/loss": 0.25 + 4 * math.exp(-step / 12) + self.random.gauss(0, 0.03),
-                "sft/tokens": 4800,
-                "optimizer/lr": 3e-3 * min(1, step / 5),
                 "optimizer/grad_norm": 0.3 + self.random.expovariate(4),
             }
             recorder.record_step(step, metrics)
@@ -116,11 +113,8 @@ class RunBuilder:
                 {"step": step, "path": path, "pass_at_k": pass_at_k, "pass_at_1": pass_at_1}
             )
         probe = {"k": 8, "num_samples": 16, "subdomains": SUBDOMAINS, "checkpoints": checkpoints}
-        specialists = {
-            name: max(checkpoints, key=lambda row, name=name: row["pass_at_k"][name])["step"]
-            for name in SUBDOMAINS
-        }
-        write_json_atomic(stage_dir.path / "probe.json", probe | {"specialists": specialists})
+        probe["specialists"] = dict.fromkeys(SUBDOMAINS, 60) | {"number": 50}
+        write_json_atomic(stage_dir.path / "probe.json", probe)
         kept = self.run.path / "stages" / "00-sft" / "checkpoints"
         stage_dir.finish(
             models={"probe-algebra": kept / "step-000060", "probe-number": kept / "step-000050"}
@@ -160,7 +154,6 @@ class RunBuilder:
             "rollout/tokens_per_second": 4000 + noise(0, 200),
             "completion/mean_tokens": 44 + noise(0, 1),
             "completion/truncated": max(0.0, 0.1 - step / 400),
-            "optimizer/lr": 3e-4,
             "optimizer/grad_norm": 0.3 + abs(noise(0, 0.1)),
             **{f"reward/{name}": min(1.0, reward + noise(0, 0.08)) for name in SUBDOMAINS},
         }
@@ -237,3 +230,14 @@ def make_run(tmp_path):
 @pytest.fixture
 def finished_run(make_run):
     return make_run().finished()
+
+
+@pytest.fixture
+def port(finished_run):
+    """Of a live report about the finished run."""
+    with make_server(LiveReport([finished_run.run.path]), port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()

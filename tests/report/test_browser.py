@@ -3,12 +3,10 @@
 import os
 import re
 import shutil
-import threading
 
 import pytest
 
 from vibelite.report.build import write_report
-from vibelite.report.server import LiveReport, make_server
 from vibelite.run_dir import append_jsonl, read_jsonl
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -88,21 +86,18 @@ def test_without_script_all_but_the_filters_is_there(browser, address):
     context.close()
 
 
-def test_a_live_report_updates_and_keeps_what_the_reader_opened(tab, finished_run):
-    with make_server(LiveReport([finished_run.run.path]), port=0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        tab.goto(f"http://127.0.0.1:{server.server_address[1]}/")
-        tab.locator("h1 [role=status]", has_text=re.compile("^live$")).wait_for()
-        tab.locator("[data-filter=verdict]").select_option("wrong")
-        tab.locator("#origin summary", has_text="Recipe").click()
-        before = tab.locator("figure.chart", has_text="Reward, mean").inner_html()
-        steps = finished_run.run.find_stage("mgpo").steps_path
-        append_jsonl(steps, [list(read_jsonl(steps))[-1] | {"step": 60}])
-        tab.wait_for_function(
-            "before => [...document.querySelectorAll('figure.chart')]"
-            ".find(one => one.textContent.includes('Reward, mean')).innerHTML !== before",
-            arg=before,
-        )
-        assert tab.locator("[data-filter=verdict]").input_value() == "wrong"
-        assert tab.locator("#origin details[open] summary").inner_text().startswith("Recipe")
-        server.shutdown()
+def test_a_live_report_updates_and_keeps_what_the_reader_opened(tab, finished_run, port):
+    tab.goto(f"http://127.0.0.1:{port}/")
+    tab.locator("h1 [role=status]", has_text=re.compile("^live$")).wait_for()
+    tab.locator("[data-filter=verdict]").select_option("wrong")
+    tab.locator("#origin summary", has_text="Recipe").click()
+    before = tab.locator("figure.chart", has_text="Reward, mean").inner_html()
+    steps = finished_run.run.find_stage("mgpo").steps_path
+    append_jsonl(steps, [list(read_jsonl(steps))[-1] | {"step": 60}])
+    tab.wait_for_function(
+        "before => [...document.querySelectorAll('figure.chart')]"
+        ".find(one => one.textContent.includes('Reward, mean')).innerHTML !== before",
+        arg=before,
+    )
+    assert tab.locator("[data-filter=verdict]").input_value() == "wrong"
+    assert tab.locator("#origin details[open] summary").inner_text().startswith("Recipe")

@@ -13,7 +13,6 @@ from vibelite.report.charts import (
     WIDTH,
     Series,
     line_chart,
-    round_spacing,
     running_mean,
     tick_labels,
     x_axis,
@@ -89,13 +88,6 @@ def test_steps_are_marked_at_whole_numbers_within_the_data():
     assert list(axis.ticks) == [1, 2, 3]
     assert (axis.position(1), axis.position(3)) == (LEFT, WIDTH - RIGHT)
     assert list(x_axis(7, 95).ticks) == [25, 50, 75]
-
-
-@pytest.mark.parametrize(
-    ("spacing", "rounded"), [(1, 1), (1.1, 2), (2.1, 2.5), (0.026, 0.05), (6e-7, 1e-6), (51, 100)]
-)
-def test_spacing_is_rounded_up(spacing, rounded):
-    assert round_spacing(spacing) == pytest.approx(rounded)
 
 
 def test_tick_labels_differ_even_where_the_values_hardly_do():

@@ -61,8 +61,3 @@ def test_energy_is_known_only_where_all_of_it_is():
     entries = [replace(make_entry(train=1), gpu_millijoules=energy) for energy in (kwh, 2 * kwh)]
     assert add_up("x", entries).kwh == 3.0
     assert add_up("x", [*entries, make_entry(train=1)]).kwh is None
-
-
-def test_an_empty_ledger_costs_nothing_known():
-    cost = add_up("all", [])
-    assert (cost.seconds, cost.usd, cost.kwh, cost.spans) == (0.0, None, None, [])

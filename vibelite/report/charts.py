@@ -24,19 +24,19 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a chart: its value at each of `steps`, None where there is none; `color` is an
-    index into the page's palette, `run` one into the stage's runs.
+    """One line of a chart: its value at each of `xs`, None where there is none; `color` is an index
+    into the page's palette, `run` one into the stage's runs.
     """
 
     label: str
-    steps: Sequence[int]
+    xs: Sequence[float]
     values: Sequence[float | None]
     color: int = 0
     run: int = 0
 
     @property
     def points(self) -> list[Point]:
-        return [(x, y) for x, y in zip(self.steps, self.values, strict=True) if y is not None]
+        return [(x, y) for x, y in zip(self.xs, self.values, strict=True) if y is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
 
-def line_chart(title: str, series: Sequence[Series], *, hint: str = "") -> Markup:
+def line_chart(
+    title: str, series: Sequence[Series], *, hint: str = "", x_label: str = "step"
+) -> Markup:
     """A figure with title, legend, axes and one line per series; "" when no series has a point.
     `hint` says what is good. Of 30 points or more the line is thin, with its running mean over it.
     """
@@ -63,23 +65,25 @@ def line_chart(title: str, series: Sequence[Series], *, hint: str = "") -> Marku
         return Markup("")
     xs, ys = zip(*(point for one in series for point in one.points), strict=True)
     axes = x_axis(min(xs), max(xs)), y_axis(min(ys), max(ys))
-    svg = Markup('<svg viewBox="0 0 {} {}" role="img" tabindex="0" aria-label="{}">{}{}</svg>').format(
-        WIDTH, HEIGHT, title, draw_grid(*axes), Markup("").join(draw_line(s, *axes) for s in series)
-    )
+    drawn = Markup("").join([draw_grid(*axes, x_label), *(draw_line(one, *axes) for one in series)])
+    svg = Markup('<svg viewBox="0 0 {} {}" role="img" tabindex="0" aria-label="{}">{}</svg>')
     kind = "chart several" if len(series) > 1 else "chart"
     good = Markup('<p class="hint">Good: {}</p>').format(hint) if hint else ""
     return Markup('<figure class="{}"><figcaption><b>{}</b>{}</figcaption>{}{}</figure>').format(
-        kind, title, draw_legend(series), svg, good
+        kind, title, draw_legend(series), svg.format(WIDTH, HEIGHT, title, drawn), good
     )
 
 
 def x_axis(low: float, high: float) -> Axis:
-    """As wide as the steps are, with ticks at round whole numbers."""
+    """As wide as the values are, with round ticks; of steps at whole numbers."""
     if low == high:
         low, high = low - 1, high + 1
-    spacing = math.ceil(round_spacing((high - low) / NUM_TICKS))
-    first = math.ceil(low / spacing) * spacing
-    return Axis(low, high, LEFT, WIDTH - RIGHT, range(first, math.floor(high) + 1, spacing))
+    spacing = round_spacing((high - low) / NUM_TICKS)
+    if isinstance(low, int):
+        spacing = math.ceil(spacing)
+    first, last = math.ceil(low / spacing - 1e-9), math.floor(high / spacing + 1e-9)
+    ticks = [index * spacing for index in range(first, last + 1)]
+    return Axis(low, high, LEFT, WIDTH - RIGHT, ticks)
 
 
 def y_axis(low: float, high: float) -> Axis:
@@ -117,11 +121,11 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     return [repr(tick) for tick in exact]
 
 
-def draw_grid(x_axis: Axis, y_axis: Axis) -> Markup:
+def draw_grid(x_axis: Axis, y_axis: Axis, x_label: str) -> Markup:
     """Horizontal lines with their values, and values along the bottom."""
     line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
     text = Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>')
-    parts = [text.format("unit", 0, HEIGHT - 7, "start", "step")]
+    parts = [text.format("unit", 0, HEIGHT - 7, "start", x_label)]
     for y, label in zip(map(y_axis.position, y_axis.ticks), tick_labels(y_axis.ticks), strict=True):
         parts.append(line.format(LEFT, WIDTH - RIGHT, y, y))
         parts.append(text.format("y", LEFT - 6, y + 3.5, "end", label))

@@ -153,7 +153,7 @@ def x_values(lines: Sequence[Line]) -> dict[str, list[float]]:
     totals = {name: accumulate(amounts) for name, amounts in used.items()}
     axes = {"step": [line["step"] for line in lines], **totals}
     return {
-        name: [round(value, 4) for value in evenly_spaced(list(values), MAX_POINTS)]
+        name: [float(f"{value:.6g}") for value in evenly_spaced(list(values), MAX_POINTS)]
         for name, values in axes.items()
     }
 
@@ -162,9 +162,7 @@ def draw_stage(steps: Mapping[str, Sequence[Line]]) -> dict[Group, list[Markup]]
     """The charts of one stage; `steps`: run -> its lines."""
     shown = {run: evenly_spaced(lines, MAX_POINTS) for run, lines in steps.items()}
     numbers = {run: [numbers_of(line) for line in lines] for run, lines in shown.items()}
-    recorded = list(
-        dict.fromkeys(key for lines in numbers.values() for line in lines for key in line)
-    )
+    recorded = [*dict.fromkeys(key for lines in numbers.values() for one in lines for key in one)]
     drawn: dict[Group, list[Markup]] = {}
     for group, charts in plan_charts(recorded, len(steps)).items():
         for chart in charts:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from vibelite.errors import VibeLiteError
 from vibelite.recipe.stage_section import BASE
 from vibelite.report.headline import Finding, Headline, find_problems, headline
 from vibelite.report.summary import collect_results
@@ -58,8 +57,6 @@ class RunData:
 
 def load_run(run_dir: Path, name: str) -> RunData:
     """Everything of the run, to be called `name`. CheckpointError: a damaged file."""
-    if not run_dir.is_dir():
-        raise VibeLiteError(f"{run_dir}: no such run directory")
     resolved = run_dir / "recipe.resolved.yaml"
     recipe_text = resolved.read_text(encoding="utf-8") if resolved.exists() else None
     manifest, ledger = run_dir / "manifest.json", read_ledger(run_dir / "ledger")
