@@ -8,6 +8,7 @@ import pytest
 
 from vibelite.report.build import write_report
 from vibelite.run_dir import append_jsonl, read_jsonl
+from vibelite.units import short_number
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -68,6 +69,30 @@ def test_filters_show_what_they_say(tab, address):
     assert shown(tab) == 0
 
 
+def test_arrow_keys_tell_values_and_another_axis_moves_the_line(tab, address, finished_run):
+    tab.goto(address)
+    figure = tab.locator("figure.chart", has_text="SFT loss")
+    line = figure.locator("polyline").first
+    before = line.get_attribute("points")
+    figure.locator("svg").focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    steps = list(read_jsonl(finished_run.run.find_stage("sft").steps_path))
+    loss = short_number(steps[1]["metrics"]["sft/loss"])
+    assert figure.locator("output").inner_text() == f"step 2\nloss {loss}"
+    tab.locator("[data-axis]").select_option("tokens")
+    assert figure.locator("text.unit").text_content() == "tokens"
+    assert figure.locator("text.x").all_text_contents() == ["100K", "200K"], "of 60 x 4,800"
+    # Every step had as many tokens: the line stays where it was.
+    for old, new in zip(before.split(), line.get_attribute("points").split(), strict=True):
+        assert float(old.split(",")[0]) == pytest.approx(float(new.split(",")[0]), abs=0.2)
+    tab.locator("[data-axis]").select_option("seconds")
+    assert figure.locator("text.unit").text_content() == "s"
+    tab.locator("[data-axis]").select_option("step")
+    assert figure.locator("text.unit").text_content() == "step"
+    assert figure.locator("text.x").all_text_contents() == ["20", "40", "60"]
+
+
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_never_scrolls_sideways(tab, address, width):
     tab.set_viewport_size({"width": width, "height": 800})
@@ -100,4 +125,8 @@ def test_a_live_report_updates_and_keeps_what_the_reader_opened(tab, finished_ru
         arg=before,
     )
     assert tab.locator("[data-filter=verdict]").input_value() == "wrong"
+    order = tab.locator("main > section").evaluate_all("all => all.map(one => one.id)")
+    assert order.index("curves") < order.index("results"), "what moves comes first"
+    stages = tab.locator("#samples details.stage")
+    assert stages.first.get_attribute("data-key") == "trial/evaluate"
     assert tab.locator("#origin details[open] summary").inner_text().startswith("Recipe")

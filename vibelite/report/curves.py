@@ -10,7 +10,8 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from vibelite.report.charts import Series, line_chart
-from vibelite.report.run_data import RunData, evenly_spaced
+from vibelite.report.run_data import RunData
+from vibelite.report.texts import evenly_spaced
 from vibelite.units import GIB
 
 # More than the pixels of a chart show.

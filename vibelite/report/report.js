@@ -162,12 +162,16 @@ function showValues(svg, x, by = 0) {
   svg.parentElement.append(tip);
 }
 
-document.addEventListener("pointermove", (event) => {
+function pointAt(event) {
   const svg = event.target.closest?.(".chart svg");
   if (!svg) return hideValues();
   const box = svg.getBoundingClientRect();
   showValues(svg, ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width);
-});
+}
+
+document.addEventListener("pointermove", pointAt);
+document.addEventListener("pointerdown", pointAt);
+document.addEventListener("focusout", hideValues);
 document.addEventListener("keydown", (event) => {
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const svg = event.target.closest?.(".chart svg");
@@ -177,7 +181,9 @@ document.addEventListener("keydown", (event) => {
   showValues(svg, Number(cursor?.getAttribute("x1") ?? 0), cursor ? by * (event.shiftKey ? 10 : 1) : 0);
 });
 document.addEventListener("change", (event) => {
-  if ("axis" in event.target.dataset) drawOver(event.target.value);
+  if (!("axis" in event.target.dataset)) return;
+  hideValues();
+  drawOver(event.target.value);
 });
 
 async function follow(version) {
