@@ -168,6 +168,7 @@ class RunBuilder:
                 "completion": HOSTILE if (step, index) == (1, 0) else f"{solution}{{{index}}}",
                 "reward": float(index % 3 != 0),
                 "correct": index % 3 != 0,
+                "expected": "6",
                 "detail": "" if index % 3 else "expected 6",
                 "advantage": 0.7 if index % 3 else -1.3,
                 "num_tokens": 40 + index,

@@ -221,4 +221,4 @@ def test_every_heading_of_a_table_says_what_it_heads(page):
 def test_models_are_shown_side_by_side_on_the_same_problems(page):
     pairs = page.all("details", "pair")
     assert len(pairs) == len(SUBDOMAINS)
-    assert "base and mgpo on the same problems" in page.text
+    assert "base and mgpo on the same problems" in page.text and "expected: 6" in page.text

@@ -110,14 +110,14 @@ NAMED = {key for charts in CHARTS.values() for chart in charts for key in chart.
 
 def numbers_of(line: Line) -> dict[str, float]:
     """The metrics of a step, and what its line says of speed, money and memory where known."""
-    seconds = line["seconds"]
+    seconds, total = line["seconds"], sum(line["seconds"].values())
     training = sum(seconds.get(span, 0.0) for span in ("train", "optimizer"))
     facts = {
         "step/trained_per_second": line["tokens"].get("trained", 0) / training if training else 0,
         "step/usd": line["usd"],
         "step/peak_gib": max(line["peak_bytes"].values()) / GIB,
-        "span/all": sum(seconds.values()),
-        **{f"span/{name}": value for name, value in seconds.items()},
+        "span/all": total,
+        **{f"span/{name}": value for name, value in seconds.items() if value > total / 100},
     }
     return line["metrics"] | {name: value for name, value in facts.items() if value}
 
