@@ -93,6 +93,18 @@ def test_arrow_keys_tell_values_and_another_axis_moves_the_line(tab, address, fi
     assert figure.locator("text.x").all_text_contents() == ["20", "40", "60"]
 
 
+def test_past_its_end_a_shorter_run_has_no_value(tab, make_run, tmp_path):
+    builders = [make_run("short", mgpo_steps=10), make_run("long")]
+    paths = [builder.finished().run.path for builder in builders]
+    tab.goto(write_report(paths, tmp_path / "both.html").as_uri())
+    figure = tab.locator("figure.chart", has_text="Reward, mean")
+    for position, runs in ((0.2, ["short", "long"]), (0.95, ["long"])):
+        box = figure.locator("svg").bounding_box()
+        figure.locator("svg").hover(position={"x": box["width"] * position, "y": 40})
+        step, *told = figure.locator("output").inner_text().splitlines()
+        assert step.startswith("step") and [line.split()[0] for line in told] == runs
+
+
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_never_scrolls_sideways(tab, address, width):
     tab.set_viewport_size({"width": width, "height": 800})

@@ -64,34 +64,28 @@ function restore(state) {
   const axis = document.querySelector("[data-axis]");
   if (axis && state.axis && state.axis !== "step") {
     axis.value = state.axis;
-    drawOver(axis.value);
+    document.querySelectorAll(".chart svg").forEach(drawOver);
   }
 }
 
-// Each mark of a chart has its values in data-y, one for each x value of its run; "" where none.
+// The edges of the plot, as in charts.py. Each mark has its values in data-y, one for each x value of
+// its run; "" where there is none.
+const [LEFT, RIGHT, TOP, BOTTOM] = [46, 348, 10, 146];
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 
-function pointsOf(mark) {
-  if (mark.tagName === "circle") return [[Number(mark.getAttribute("cx")), 0]];
-  return mark.getAttribute("points").split(" ").map((pair) => pair.split(",").map(Number));
-}
-
-function knownOf(mark, xs) {
-  return mark.dataset.y.split(",").flatMap((y, index) => (y === "" ? [] : [[xs[index], y]]));
-}
-
-function axesOf(svg, name) {
+// The unit of a chart's x axis, and its marks with their places, values and what they lie over.
+function read(svg) {
   const runs = JSON.parse(svg.closest("[data-axes]").dataset.axes);
-  const known = runs.every((run) => name in run) ? name : "step";
-  return [known, runs.map((run) => run[known])];
-}
-
-function ticksOf(low, high) {
-  const power = 10 ** Math.floor(Math.log10((high - low) / 4));
-  const spacing = [1, 2, 2.5, 5, 10].map((f) => f * power).find((s) => s >= (high - low) / 4.001);
-  const first = Math.ceil(low / spacing - 1e-9);
-  const count = Math.floor(high / spacing + 1e-9) - first + 1;
-  return Array.from({ length: count }, (_, index) => (first + index) * spacing);
+  const wanted = document.querySelector("[data-axis]").value;
+  const name = runs.every((run) => wanted in run) ? wanted : "step";
+  const marks = [...svg.querySelectorAll("[data-y]")].map((mark) => {
+    const points = mark.getAttribute("points")?.split(" ").map((pair) => pair.split(","));
+    const ys = mark.dataset.y.split(",");
+    const known = (values) => values.filter((_, index) => ys[index] !== "");
+    const places = (points ?? [[mark.getAttribute("cx")]]).map(([x]) => Number(x));
+    return { mark, points, places, ys: known(ys), xs: known(runs[mark.dataset.run][name]) };
+  });
+  return [name, marks];
 }
 
 function unitOf(name, high) {
@@ -99,33 +93,29 @@ function unitOf(name, high) {
   return UNITS.slice(1).find(([size]) => high >= 2 * size) ?? [1, "s"];
 }
 
-function drawOver(name) {
-  for (const svg of document.querySelectorAll(".chart svg")) {
-    const [known, runs] = axesOf(svg, name);
-    const marks = [...svg.querySelectorAll("[data-y]")];
-    const xs = marks.map((mark) => knownOf(mark, runs[mark.dataset.run]).map(([x]) => x));
-    let [low, high] = [Math.min(...xs.flat()), Math.max(...xs.flat())];
-    if (low === high) [low, high] = [low - 1, high + 1];
-    const [left, right] = ["x1", "x2"].map((at) => Number(svg.querySelector(".grid").getAttribute(at)));
-    const place = (x) => (left + ((x - low) / (high - low)) * (right - left)).toFixed(1);
-    marks.forEach((mark, which) => {
-      const placed = pointsOf(mark).map(([, y], index) => `${place(xs[which][index])},${y}`);
-      if (mark.tagName === "circle") mark.setAttribute("cx", place(xs[which][0]));
-      else mark.setAttribute("points", placed.join(" "));
-    });
-    const [size, unit] = unitOf(known, high);
-    const unitText = svg.querySelector(".unit");
-    unitText.textContent = unit;
-    for (const old of svg.querySelectorAll("text.x")) old.remove();
-    for (const tick of ticksOf(low / size, high / size)) {
-      const text = unitText.cloneNode();
-      text.setAttribute("class", "x");
-      text.setAttribute("x", place(tick * size));
-      text.setAttribute("text-anchor", "middle");
-      text.textContent = compact.format(tick);
-      svg.append(text);
-    }
+function ticksOf(low, high) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / 4));
+  const spacing = [1, 2, 2.5, 5, 10].map((f) => f * power).find((s) => s >= (high - low) / 4.001);
+  const [first, last] = [Math.ceil(low / spacing - 1e-9), Math.floor(high / spacing + 1e-9)];
+  return Array.from({ length: last - first + 1 }, (_, index) => (first + index) * spacing);
+}
+
+function drawOver(svg) {
+  const [name, marks] = read(svg);
+  const all = marks.flatMap(({ xs }) => xs);
+  let [low, high] = [Math.min(...all), Math.max(...all)];
+  if (low === high) [low, high] = [low - 1, high + 1];
+  const place = (x) => (LEFT + ((x - low) / (high - low)) * (RIGHT - LEFT)).toFixed(1);
+  for (const { mark, points, xs } of marks) {
+    const moved = points?.map(([, y], index) => `${place(xs[index])},${y}`).join(" ");
+    mark.setAttribute(points ? "points" : "cx", moved ?? place(xs[0]));
   }
+  const [size, unit] = unitOf(name, high);
+  svg.querySelector(".unit").textContent = unit;
+  for (const old of svg.querySelectorAll("text.x")) old.remove();
+  svg.insertAdjacentHTML("beforeend", ticksOf(low / size, high / size).map((tick) =>
+    `<text class="x" x="${place(tick * size)}" y="161" text-anchor="middle">${compact.format(tick)}</text>`
+  ).join(""));
 }
 
 function hideValues() {
@@ -135,55 +125,46 @@ function hideValues() {
 // The values nearest to `x`, in units of the drawing; `by` moves that many points on.
 function showValues(svg, x, by = 0) {
   hideValues();
-  const [name, runs] = axesOf(svg, document.querySelector("[data-axis]").value);
-  const marks = [...svg.querySelectorAll("[data-y]:not(.mean)")].map((mark) => ({
-    label: mark.dataset.label,
-    places: pointsOf(mark).map(([place]) => place),
-    known: knownOf(mark, runs[mark.dataset.run]),
-  }));
-  const nearest = (places, at) =>
-    places.reduce((best, place, i) => (Math.abs(place - at) < Math.abs(places[best] - at) ? i : best), 0);
-  const places = marks[0].places;
+  const [name, all] = read(svg);
+  const marks = all.filter(({ mark }) => !mark.classList.contains("mean"));
+  const nearest = (places, to) => places.reduce(
+    (best, place, i) => (Math.abs(place - to) < Math.abs(places[best] - to) ? i : best), 0);
+  const { places, xs } = marks.reduce((a, b) => (b.places.at(-1) > a.places.at(-1) ? b : a));
   const chosen = Math.min(places.length - 1, Math.max(0, nearest(places, x) + by));
-  const told = marks.map(({ label, places: own, known }) => {
+  const told = marks.flatMap(({ mark, places: own, ys }) => {
     const index = nearest(own, places[chosen]);
-    return `${label} ${compact.format(known[index][1])}`;
+    const isNear = Math.abs(own[index] - places[chosen]) < 6;
+    return isNear ? [`${mark.dataset.label} ${compact.format(ys[index])}`] : [];
   });
-  const [size, unit] = unitOf(name, marks[0].known[chosen][0]);
-  const grid = svg.querySelector(".grid");
-  const cursor = grid.cloneNode();
-  const ends = [...svg.querySelectorAll(".grid")].map((line) => Number(line.getAttribute("y1")));
-  const at = { class: "cursor", x1: places[chosen], x2: places[chosen], y1: Math.min(...ends), y2: Math.max(...ends) };
-  for (const [key, value] of Object.entries(at)) cursor.setAttribute(key, value);
-  svg.append(cursor);
-  const tip = document.createElement("output");
-  tip.className = "tip";
-  tip.textContent = [`${unit} ${compact.format(marks[0].known[chosen][0] / size)}`, ...told].join("\n");
-  svg.parentElement.append(tip);
+  const [size, unit] = unitOf(name, xs[chosen]);
+  const textContent = [`${unit} ${compact.format(xs[chosen] / size)}`, ...told].join("\n");
+  svg.dataset.at = places[chosen];
+  svg.insertAdjacentHTML(
+    "beforeend", `<path class="cursor" d="M${places[chosen]} ${TOP}V${BOTTOM}"/>`);
+  svg.parentElement.append(
+    Object.assign(document.createElement("output"), { className: "tip", textContent }));
 }
 
-function pointAt(event) {
-  const svg = event.target.closest?.(".chart svg");
-  if (!svg) return hideValues();
-  const box = svg.getBoundingClientRect();
-  showValues(svg, ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width);
+for (const kind of ["pointermove", "pointerdown"]) {
+  document.addEventListener(kind, (event) => {
+    const svg = event.target.closest?.(".chart svg");
+    if (!svg) return hideValues();
+    const box = svg.getBoundingClientRect();
+    showValues(svg, ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width);
+  });
 }
-
-document.addEventListener("pointermove", pointAt);
-document.addEventListener("pointerdown", pointAt);
 document.addEventListener("focusout", hideValues);
 document.addEventListener("keydown", (event) => {
-  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key] * (event.shiftKey ? 10 : 1);
   const svg = event.target.closest?.(".chart svg");
   if (!svg || !by) return;
   event.preventDefault();
-  const cursor = svg.querySelector(".cursor");
-  showValues(svg, Number(cursor?.getAttribute("x1") ?? 0), cursor ? by * (event.shiftKey ? 10 : 1) : 0);
+  showValues(svg, Number(svg.dataset.at ?? LEFT), svg.querySelector(".cursor") ? by : 0);
 });
 document.addEventListener("change", (event) => {
   if (!("axis" in event.target.dataset)) return;
   hideValues();
-  drawOver(event.target.value);
+  document.querySelectorAll(".chart svg").forEach(drawOver);
 });
 
 async function follow(version) {
