@@ -185,14 +185,15 @@ def picture(results: Sequence[Mapping[str, Any]]) -> str:
         series = [
             charts.Series(
                 f"{result['side']}, seed {result['seed']}",
-                [(point[key], 100 * point["pass_at_1"]) for point in result["points"]],
+                [point[key] for point in result["points"]],
+                [100 * point["pass_at_1"] for point in result["points"]],
                 SIDES.index(result["side"]),
             )
             for result in results
             if all(point[key] is not None for point in result["points"])
         ]
         title = f"Pass@1 in percent over {label}"
-        figures.append(str(charts.line_chart(title, series, x_label=label, is_noisy=False)))
+        figures.append(str(charts.line_chart(title, series, x_label=label)))
     return f"<!doctype html><meta charset=utf-8><style>{style}</style>{''.join(figures)}\n"
 
 

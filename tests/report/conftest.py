@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.telemetry.ledgers import FakeClock
 from vibelite.recipe.run_section import Budget, Cost
+from vibelite.report.server import LiveReport, make_server
 from vibelite.run_dir import RunDir, StageDir, append_jsonl, write_json_atomic, write_text_atomic
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
@@ -31,13 +33,12 @@ MODELS = {
 
 RECIPE = """\
 name: {name}
-cost: {{usd_per_hour: 2.0}}
 stages:
-- {{kind: sft, name: sft, num_steps: {sft_steps}}}
-- {{kind: probe, name: probe}}
-- {{kind: fuse, name: fuse}}
-- {{kind: mgpo, name: mgpo, num_steps: {mgpo_steps}}}
-- {{kind: evaluate, name: evaluate}}
+- {{name: sft, num_steps: {sft_steps}}}
+- name: probe
+- name: fuse
+- {{name: mgpo, num_steps: {mgpo_steps}}}
+- name: evaluate
 """
 
 
@@ -68,14 +69,18 @@ class RunBuilder:
                 self.clock.now += round(amount * 1e9 * self.random.uniform(0.8, 1.2))
         self.clock.now += 20_000_000
 
+    def finished(self) -> "RunBuilder":
+        """A run in which every stage has ended."""
+        for stage in (self.base, self.sft, self.probe, self.fuse, self.mgpo, self.evaluate):
+            stage()
+        return self
+
     def base(self) -> None:
         name = self.run.path.name
         recipe = RECIPE.format(name=name, sft_steps=self.sft_steps, mgpo_steps=self.mgpo_steps)
         write_text_atomic(self.run.path / "recipe.resolved.yaml", recipe)
-        write_json_atomic(
-            self.run.path / "manifest.json",
-            {"recipe": name, "seed": self.seed, "versions": {"torch": "2.13.0"}},
-        )
+        manifest = {"recipe": name, "seed": self.seed, "versions": {"torch": "2.13.0"}}
+        write_json_atomic(self.run.path / "manifest.json", manifest)
         self.spend(load=4)
         self.recorder("base", StageDir(self.run.path)).record_work("load")
 
@@ -87,8 +92,6 @@ class RunBuilder:
             self.meter.add_tokens(trained=4800)
             metrics = {
                 "sft/loss": 0.25 + 4 * math.exp(-step / 12) + self.random.gauss(0, 0.03),
-                "sft/tokens": 4800,
-                "optimizer/lr": 3e-3 * min(1, step / 5),
                 "optimizer/grad_norm": 0.3 + self.random.expovariate(4),
             }
             recorder.record_step(step, metrics)
@@ -103,32 +106,15 @@ class RunBuilder:
             self.spend(load=0.2, rollout=2, verify=0.1)
             self.meter.add_tokens(prompt=900, generated=60_000)
             recorder.record_work("probe", checkpoint=f"step-{step:06d}")
-            pass_at_k = {
-                name: min(1.0, 0.3 + 0.5 * (1 - math.exp(-step / 20)) + self.random.gauss(0, 0.06))
-                for name in SUBDOMAINS
-            }
+            pass_at_k = {name: self.random.uniform(0.3, 0.8) for name in SUBDOMAINS}
+            pass_at_1 = {name: value / 2 for name, value in pass_at_k.items()}
+            path = f"step-{step:06d}"
             checkpoints.append(
-                {
-                    "step": step,
-                    "path": f"step-{step:06d}",
-                    "pass_at_k": pass_at_k,
-                    "pass_at_1": {name: value / 2 for name, value in pass_at_k.items()},
-                }
+                {"step": step, "path": path, "pass_at_k": pass_at_k, "pass_at_1": pass_at_1}
             )
-        specialists = {
-            name: max(checkpoints, key=lambda row, name=name: row["pass_at_k"][name])["step"]
-            for name in SUBDOMAINS
-        }
-        write_json_atomic(
-            stage_dir.path / "probe.json",
-            {
-                "k": 8,
-                "num_samples": 16,
-                "subdomains": list(SUBDOMAINS),
-                "checkpoints": checkpoints,
-                "specialists": specialists,
-            },
-        )
+        probe = {"k": 8, "num_samples": 16, "subdomains": SUBDOMAINS, "checkpoints": checkpoints}
+        probe["specialists"] = dict.fromkeys(SUBDOMAINS, 60) | {"number": 50}
+        write_json_atomic(stage_dir.path / "probe.json", probe)
         kept = self.run.path / "stages" / "00-sft" / "checkpoints"
         stage_dir.finish(
             models={"probe-algebra": kept / "step-000060", "probe-number": kept / "step-000050"}
@@ -138,9 +124,9 @@ class RunBuilder:
         stage_dir = self.run.stage(2, "fuse")
         self.spend(fuse=0.6)
         self.recorder("fuse", stage_dir).record_work("fuse")
-        places = {"tail-average": "tail-average", "fuse": "fused"}
+        models = {"tail-average": "tail-average", "fuse": "fused"}
         stage_dir.finish(
-            models={name: stage_dir.checkpoints / place for name, place in places.items()}
+            models={name: stage_dir.checkpoints / place for name, place in models.items()}
         )
 
     def mgpo(self, num_steps: int | None = None) -> None:
@@ -162,43 +148,35 @@ class RunBuilder:
             "groups/all_correct": reward * 0.5,
             "groups/all_wrong": 0.1,
             "groups/mixed": 0.9 - reward * 0.5,
-            "maxent/weight_mean": 0.85 + noise(0, 0.02),
             "policy/loss": noise(0, 0.01),
             "policy/entropy": 0.5 * math.exp(-step / 60) + abs(noise(0, 0.01)),
-            "policy/clip_fraction": abs(noise(0, 0.002)),
-            "mismatch/mean_abs": 1e-6 * abs(noise(1, 0.2)),
-            "mismatch/max_abs": 3e-5 * abs(noise(1, 0.4)),
             "mismatch/k3": 2e-12 * abs(noise(1, 0.4)),
             "rollout/tokens_per_second": 4000 + noise(0, 200),
             "completion/mean_tokens": 44 + noise(0, 1),
             "completion/truncated": max(0.0, 0.1 - step / 400),
-            "optimizer/lr": 3e-4,
             "optimizer/grad_norm": 0.3 + abs(noise(0, 0.1)),
             **{f"reward/{name}": min(1.0, reward + noise(0, 0.08)) for name in SUBDOMAINS},
         }
 
     def sample_rows(self, step: int) -> list[dict]:
-        rows = []
-        for name in SUBDOMAINS:
-            for index in range(8):
-                is_correct = index % 3 != 0
-                rows.append(
-                    {
-                        "problem_id": f"{name}-{step}",
-                        "subdomain": name,
-                        "prompt": "If 4 * x + 3 = 27, what is x?",
-                        "completion": HOSTILE
-                        if (step, index) == (1, 0)
-                        else f"4 * x = 27 - 3\n4 * x = 24\nx = 24 / 4\n\\boxed{{{6 - index % 3}}}",
-                        "reward": float(is_correct),
-                        "correct": is_correct,
-                        "detail": "" if is_correct else "expected 6",
-                        "advantage": 0.7 if is_correct else -1.3,
-                        "num_tokens": 40 + index,
-                        "finish_reason": "stop" if index else "length",
-                    }
-                )
-        return rows
+        solution = "4 * x = 27 - 3\n4 * x = 24\nx = 24 / 4\n\\boxed"
+        return [
+            {
+                "problem_id": f"{name}-{step}",
+                "subdomain": name,
+                "prompt": "If 4 * x + 3 = 27, what is x?",
+                "completion": HOSTILE if (step, index) == (1, 0) else f"{solution}{{{index}}}",
+                "reward": float(index % 3 != 0),
+                "correct": index % 3 != 0,
+                "expected": "6",
+                "detail": "" if index % 3 else "expected 6",
+                "advantage": 0.7 if index % 3 else -1.3,
+                "num_tokens": 40 + index,
+                "finish_reason": "stop" if index else "length",
+            }
+            for name in SUBDOMAINS
+            for index in range(8)
+        ]
 
     def evaluate(self) -> None:
         stage_dir = self.run.stage(4, "evaluate")
@@ -252,12 +230,15 @@ def make_run(tmp_path):
 
 @pytest.fixture
 def finished_run(make_run):
-    """A run in which every stage has ended."""
-    builder = make_run()
-    builder.base()
-    builder.sft()
-    builder.probe()
-    builder.fuse()
-    builder.mgpo()
-    builder.evaluate()
-    return builder
+    return make_run().finished()
+
+
+@pytest.fixture
+def port(finished_run):
+    """Of a live report about the finished run."""
+    with make_server(LiveReport([finished_run.run.path]), port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()

@@ -1,7 +1,5 @@
 """The page about a made-up run: everything is on it, nothing is loaded, model text is inert."""
 
-import base64
-import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -60,12 +58,9 @@ def page(html):
 
 def chart_points(html, title):
     """Number of points of every raw line in the charts with this title."""
-    figures = re.findall(r'<figure class="chart.*?</figure>', html, re.DOTALL)
-    return [
-        [len(points.split()) for points in re.findall(r'class="line (?!mean).*?points="(.*?)"', f)]
-        for f in figures
-        if f"<b>{title}</b>" in f
-    ]
+    figures = re.findall(f"<b>{re.escape(title)}</b>.*?</figure>", html, re.DOTALL)
+    line = re.compile('class="line (?!mean).*?points="(.*?)"')
+    return [[len(points.split()) for points in line.findall(figure)] for figure in figures]
 
 
 def test_curves_have_one_point_per_step(html):
@@ -73,18 +68,7 @@ def test_curves_have_one_point_per_step(html):
     assert chart_points(html, "Reward, mean") == [[40]]
     assert chart_points(html, "Reward by sub-domain") == [[40] * 4]
     assert chart_points(html, "Gradient norm before clipping") == [[60], [40]]
-    assert chart_points(html, "Tokens trained per second") == [[60], [40]]
     assert chart_points(html, "Tokens generated per second") == [[40]]
-
-
-def test_failures_of_the_verifier_have_a_chart_where_there_are_any(make_run, tmp_path):
-    builder = make_run()
-    recorder = builder.recorder("mgpo", builder.run.stage(0, "mgpo"))
-    title = "Completions without a verdict, by what kept the verifier from it"
-    recorder.record_step(1, {"verify/failures_timeout": 0, "verify/unverifiable": 0})
-    assert chart_points(build(tmp_path, builder), title) == []
-    recorder.record_step(2, {"verify/failures_timeout": 0, "verify/unverifiable": 2})
-    assert chart_points(build(tmp_path, builder), title) == [[2, 2]]
 
 
 def test_probe_table_has_a_cell_per_checkpoint_and_sub_domain_and_frames_the_specialists(page):
@@ -101,16 +85,12 @@ def test_results_show_every_model_with_its_interval(page):
 
 def test_published_scores_stand_among_the_run_s_own_best_first(make_run, tmp_path):
     builder = make_run()
-    builder.base()
     stage_dir = builder.run.stage(4, "evaluate")
-    rows = [
-        row
-        | {
-            "published": {"source": "a report", "pass_at_1": {"Big": 0.8, "Small": 0.1}},
-            "data": {"num_problems": 256, "official_num_problems": 300},
-        }
-        for row in (result_row("sft", 0.05, "aime25"), result_row("mgpo", 0.4, "aime25"))
-    ]
+    known = {
+        "published": {"source": "a report", "pass_at_1": {"Big": 0.8, "Small": 0.1}},
+        "data": {"num_problems": 256, "official_num_problems": 300},
+    }
+    rows = [result_row(*row, "aime25") | known for row in (("sft", 0.05), ("mgpo", 0.4))]
     write_json_atomic(stage_dir.path / "results.json", rows)
     stage_dir.finish(models={})
     html = build(tmp_path, builder)
@@ -118,28 +98,15 @@ def test_published_scores_stand_among_the_run_s_own_best_first(make_run, tmp_pat
     found = re.findall(r"<tr( class=\"own\")?><th scope=\"row\">(.*?)</th><td>(.*?)</td>", table)
     assert found == [
         ("", "Big", "80.0"),
-        (' class="own"', "mgpo", "40.0"),
+        (' class="own"', "trial: mgpo", "40.0"),
         ("", "Small", "10.0"),
-        (' class="own"', "sft", "5.0"),
+        (' class="own"', "trial: sft", "5.0"),
     ]
     assert "Published: a report." in html and "on 256 of its 300 problems, 8 samples each" in html
 
 
-def test_a_single_sub_domain_has_no_column_of_its_own(make_run, tmp_path):
-    builder = make_run()
-    builder.base()
-    stage_dir = builder.run.stage(4, "evaluate")
-    row = result_row("mgpo", 0.4)
-    row["subdomains"] = {"anything": row["subdomains"]["algebra"]}
-    write_json_atomic(stage_dir.path / "results.json", [row])
-    stage_dir.finish(models={})
-    html = build(tmp_path, builder)
-    assert "anything" not in html and "Sub-domains: Pass@1" not in html
-
-
 def test_a_sample_that_nobody_could_judge_is_not_called_wrong(make_run, tmp_path):
     builder = make_run()
-    builder.base()
     row = builder.sample_rows(3)[0] | {"correct": None, "reward": 0.0, "failure": "timeout"}
     recorder = builder.recorder("mgpo", builder.run.stage(3, "mgpo"))
     recorder.record_samples(3, [row])
@@ -162,8 +129,7 @@ def test_model_text_is_inert(html, page):
     assert "\x1b" not in html
     assert len(page.all("script")) == 1
     assert page.all("img") == []
-    handlers = [key for _, attributes in page.elements for key in attributes if key[:2] == "on"]
-    assert handlers == []
+    assert not any(key[:2] == "on" for _, attributes in page.elements for key in attributes)
 
 
 def test_the_page_loads_nothing(html, page):
@@ -171,14 +137,6 @@ def test_the_page_loads_nothing(html, page):
     for _, attributes in page.elements:
         assert not {"src", "srcset", "data", "action", "poster"} & attributes.keys()
         assert attributes.get("href", "#").startswith("#")
-
-
-def test_the_policy_allows_the_page_s_own_script_only(html, page):
-    (policy,) = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
-    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
-    assert policy.startswith("default-src 'none'")
-    assert f"script-src 'sha256-{digest}'" in policy
 
 
 def test_samples_carry_what_the_filters_need(page):
@@ -223,26 +181,19 @@ def test_an_unfinished_run_with_a_price_says_what_its_stage_will_cost(make_run, 
 
 
 def test_an_empty_directory_makes_a_page(make_run, tmp_path):
-    html = build(tmp_path, make_run())
-    assert "no stage has started" in html
-    assert "The ledger is empty." in html
+    assert "no stage has started" in build(tmp_path, make_run())
 
 
 def test_several_runs_share_charts(make_run, tmp_path):
     first, second = make_run("one"), make_run("two/one", seed=1, mgpo_steps=30)
-    for builder in (first, second):
-        builder.base()
-        builder.sft()
-        builder.mgpo()
-    html = build(tmp_path, first, second)
+    html = build(tmp_path, first.finished(), second.finished())
     assert chart_points(html, "Reward, mean") == [[40, 30]]
     assert "one vs one (2)" in html
 
 
+@pytest.mark.slow
 def test_a_long_run_stays_under_two_megabytes(make_run, tmp_path):
-    builder = make_run(mgpo_steps=500, sft_steps=500)
-    for stage in ("base", "sft", "probe", "fuse", "mgpo", "evaluate"):
-        getattr(builder, stage)()
+    builder = make_run(mgpo_steps=500, sft_steps=500).finished()
     assert len(build(tmp_path, builder).encode()) < 2_000_000
 
 
@@ -270,4 +221,4 @@ def test_every_heading_of_a_table_says_what_it_heads(page):
 def test_models_are_shown_side_by_side_on_the_same_problems(page):
     pairs = page.all("details", "pair")
     assert len(pairs) == len(SUBDOMAINS)
-    assert "base and mgpo on the same problems" in page.text
+    assert "base and mgpo on the same problems" in page.text and "expected: 6" in page.text

@@ -18,16 +18,10 @@ def evaluated(builder, shares, *, index=4, name="evaluate", num_samples=8, model
     trained = builder.run.stage(3, model)
     trained.finish(models={model: trained.checkpoints / "step-000040"})
     stage = builder.run.stage(index, name)
+    key = f"held-out--stages-03-{model}-checkpoints-step-000040"
+    rest = {"prompt": "2+2", "completion": "4", "reward": 1.0, "num_tokens": 1}
     rows = [
-        {
-            "key": f"held-out--stages-03-{model}-checkpoints-step-000040",
-            "problem_id": problem,
-            "correct": sample < share * 8,
-            "prompt": "2+2",
-            "completion": "4",
-            "reward": 1.0,
-            "num_tokens": 1,
-        }  # fmt: skip
+        {"key": key, "problem_id": problem, "correct": sample < share * 8, **rest}
         for problem, share in shares.items()
         for sample in range(num_samples)
     ]
@@ -44,11 +38,6 @@ def some_shares(seed, shift, num_problems=60):
     return {
         f"p{index}": min(8, max(0, draw.randint(0, 8) + shift)) / 8 for index in range(num_problems)
     }
-
-
-def test_counts_are_those_of_each_problem(make_run):
-    path = evaluated(make_run(), {"a": 0.25, "b": 1.0})
-    assert solved_counts(path) == {("mgpo", "held-out"): {"a": [2, 8], "b": [8, 8]}}
 
 
 def test_models_are_found_by_their_directories_and_may_have_two_names(finished_run, make_run):
@@ -108,14 +97,9 @@ def test_the_command_prints_a_table_and_writes_the_report(make_run, tmp_path):
     assert row["run"] == "mgpo" and row["difference"] > 0.1
 
 
-def test_what_cannot_be_compared_is_said(make_run, tmp_path, capsys):
-    path = str(evaluated(make_run(), {"a": 0.5}))
-    for arguments, message in (
-        ([path], "needs two run directories"),
-        ([path, str(tmp_path / "none")], "not a run directory"),
-    ):
-        done = CliRunner().invoke(cli.app, ["compare", *arguments])
-        assert message in str(done.exception)
+def test_one_run_alone_cannot_be_compared(make_run):
+    done = CliRunner().invoke(cli.app, ["compare", str(evaluated(make_run(), {"a": 0.5}))])
+    assert "needs two run directories" in str(done.exception)
 
 
 def test_the_verdict_tells_gains_from_noise(finished_run):

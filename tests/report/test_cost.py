@@ -3,10 +3,8 @@
 from dataclasses import replace
 from decimal import Decimal
 
-import pytest
-
 from tests.telemetry.ledgers import make_entry
-from vibelite.report.cost import add_up, cumulative_usd, stage_costs
+from vibelite.report.cost import add_up, stage_costs
 from vibelite.telemetry.ledger import UNRECORDED
 
 
@@ -35,7 +33,6 @@ def test_an_unpriced_entry_makes_the_sum_unknown():
     cost = add_up("x", ledger)
     assert cost.usd is None
     assert cost.units == {}
-    assert cumulative_usd(ledger) == []
 
 
 def test_what_was_lost_is_told_by_stage_and_in_all():
@@ -64,18 +61,3 @@ def test_energy_is_known_only_where_all_of_it_is():
     entries = [replace(make_entry(train=1), gpu_millijoules=energy) for energy in (kwh, 2 * kwh)]
     assert add_up("x", entries).kwh == 3.0
     assert add_up("x", [*entries, make_entry(train=1)]).kwh is None
-
-
-def test_money_is_flat_while_nothing_runs():
-    ledger = [
-        make_entry(train=10, ended="2026-01-01T00:00:10+00:00"),
-        make_entry(train=10, ended="2026-01-01T01:00:10+00:00"),
-    ]
-    assert cumulative_usd(ledger) == [(0.0, 0.0), (10.0, 10.0), (3610.0, 20.0)]
-
-
-@pytest.mark.parametrize("ledger", [[], ()])
-def test_an_empty_ledger_costs_nothing_known(ledger):
-    cost = add_up("all", ledger)
-    assert (cost.seconds, cost.usd, cost.kwh, cost.spans) == (0.0, None, None, [])
-    assert cumulative_usd(ledger) == []

@@ -2,9 +2,6 @@
 
 import re
 
-import pytest
-
-from vibelite.errors import VibeLiteError
 from vibelite.report import run_data
 from vibelite.report.run_data import choose_samples, load_run
 from vibelite.report.texts import SAMPLE_CHARACTERS, clip, printable
@@ -38,14 +35,6 @@ def test_of_many_steps_evenly_spaced_ones_are_shown(monkeypatch):
     assert len(chosen) == 20
 
 
-def test_samples_of_evaluated_models_are_told_apart_by_key():
-    samples = [
-        {"key": key, "subdomain": "a", "correct": True, "completion": key} for key in ("sft", "rl")
-    ]
-    chosen, _ = choose_samples(iter(samples))
-    assert [row["completion"] for row in chosen] == ["sft", "rl"]
-
-
 def test_long_text_keeps_both_ends_and_says_what_is_missing():
     text = "<" + "x" * 10_000 + ">"
     clipped = clip(text)
@@ -58,11 +47,6 @@ def test_long_text_keeps_both_ends_and_says_what_is_missing():
 def test_unprintable_characters_become_their_codes():
     assert printable("\x1b[31m\x00\x9b\u202e\ud800") == "\\x1b[31m\\x00\\x9b\\u202e\\ud800"
     assert printable("line\n\ttab é 数 ≤") == "line\n\ttab é 数 ≤"
-
-
-def test_a_missing_run_directory_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(VibeLiteError, match="nowhere: no such run directory"):
-        load_run(tmp_path / "nowhere", "nowhere")
 
 
 def test_stages_come_from_the_recipe_and_otherwise_from_the_directories(finished_run):

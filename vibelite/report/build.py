@@ -1,7 +1,5 @@
-"""One self-contained HTML page about one or several runs. Reads run directories only; no torch.
-
-The page loads nothing: style and script are in it, charts are inline SVG, and its content security
-policy allows no script but its own. All text of models and recipes is escaped by the template.
+"""One self-contained HTML page about one or several runs. It loads nothing; its content security
+policy allows no script but its own; the template escapes all text of models and recipes.
 """
 
 from __future__ import annotations
@@ -16,14 +14,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from vibelite.report.charts import Series, line_chart
 from vibelite.report.compare import HEADER, Difference, compare_runs, difference_cells, verdicts_of
-from vibelite.report.cost import add_up, cumulative_usd, stage_costs
+from vibelite.report.cost import add_up, stage_costs
 from vibelite.report.curves import stage_charts
 from vibelite.report.run_data import RunData, StageData, load_run
 from vibelite.run_dir import write_text_atomic
 from vibelite.telemetry.run_state import ago
-from vibelite.units import HOUR, duration, percent, short_number, usd
+from vibelite.units import duration, percent, short_number, usd
 
 
 def write_report(run_dirs: Sequence[Path], output: Path) -> Path:
@@ -45,12 +42,11 @@ def page_of(run_dirs: Sequence[Path], *, is_live: bool = False) -> str:
 
 def unique_names(names: Sequence[str]) -> list[str]:
     """`names`, where a name that occurs again is numbered: run, run (2)."""
-    counts: dict[str, int] = {}
-    unique = []
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-        unique.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
-    return unique
+    counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [
+        name if count == 1 else f"{name} ({count})"
+        for name, count in zip(names, counts, strict=True)
+    ]
 
 
 def render(
@@ -77,7 +73,10 @@ def render(
         "sentence": lambda text: text[:1].upper() + text[1:],
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     }
-    style, script = (read_asset(environment, name) for name in ("report.css", "report.js"))
+    style, script = (
+        Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
+        for name in ("report.css", "report.js")
+    )
     return environment.get_template("template.html.j2").render(
         title=" vs ".join(run.name for run in runs),
         runs=runs,
@@ -85,24 +84,16 @@ def render(
         is_live=is_live,
         costs={run.name: stage_costs(run.ledger) for run in runs},
         totals={run.name: add_up("all", run.ledger) for run in runs},
-        spending={run.name: spending_chart(run) for run in runs},
         benchmarks=benchmark_blocks(runs),
         difference_header=HEADER,
         differences=difference_cells(differences),
-        charts=stage_charts(runs),
+        stages=list(stage_charts(runs)),
         stage_state=stage_state,
         expected_usd=expected_usd,
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def read_asset(environment: jinja2.Environment, name: str) -> Markup:
-    """A file of this package that goes into the page as it is."""
-    assert environment.loader is not None
-    text, _, _ = environment.loader.get_source(environment, name)
-    return Markup(text)
 
 
 def benchmark_blocks(runs: Sequence[RunData]) -> list[dict[str, Any]]:
@@ -131,16 +122,13 @@ def benchmark_blocks(runs: Sequence[RunData]) -> list[dict[str, Any]]:
 
 def published_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The rows of a benchmark among the scores that others published on it, best first; None where
-    none are known. `note` says what they come from, and what the run's own were measured on.
+    none are known.
     """
     published = next((row["published"] for row in rows if row.get("published")), None)
     if published is None:
         return None
     lines = [(model, score, False) for model, score in published["pass_at_1"].items()]
-    has_several_runs = len({row["run"] for row in rows}) > 1
-    for row in rows:
-        label = f"{row['run']}: {row['stage']}" if has_several_runs else row["stage"]
-        lines.append((label, row["pass_at_1"], True))
+    lines += [(f"{row['run']}: {row['stage']}", row["pass_at_1"], True) for row in rows]
     data = rows[0].get("data") or {}
     known = data.get("official_num_problems", data.get("num_problems"))
     own = f"{rows[0]['num_problems']} of its {known} problems" if known else "this run's problems"
@@ -149,15 +137,6 @@ def published_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         "note": f"Published: {published['source']}. Bold: this run, on {own}, "
         f"{rows[0]['num_samples']} samples each.",
     }
-
-
-def spending_chart(run: RunData) -> Markup:
-    """Cumulative USD over the time of the run; "" without a price."""
-    points = cumulative_usd(run.ledger)
-    is_long = bool(points) and points[-1][0] > 2 * HOUR
-    unit, seconds = ("h", HOUR) if is_long else ("min", 60)
-    scaled = [(elapsed / seconds, spent) for elapsed, spent in points]
-    return line_chart("USD so far", [Series(run.name, scaled)], x_label=unit, is_noisy=False)
 
 
 def stage_state(stage: StageData) -> str:

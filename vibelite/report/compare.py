@@ -19,10 +19,8 @@ Counts = dict[tuple[str, str], dict[str, list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Pass@1 of `run` minus that of `baseline` for one model name and benchmark.
-
-    `interval` is the paired bootstrap's over the `num_common` problems that both evaluated, of
-    `num_problems` that either did.
+    """Pass@1 of `run` minus that of `baseline` on the `num_common` problems that both evaluated, of
+    `num_problems` that either did, with the interval of the paired bootstrap.
     """
 
     benchmark: str
@@ -41,24 +39,19 @@ class Difference:
 
 
 def compare_runs(run_dirs: Mapping[str, Path]) -> list[Difference]:
-    """Every other run of `run_dirs` (name -> directory) against the first.
-
-    Models are paired by the name of the stage that made them; those that only one of the two
-    evaluated, or on other problems, are left out.
+    """Every other run of `run_dirs` (name -> directory) against the first, by models of one name
+    that both evaluated on the same problems.
     """
     (baseline, first), *others = [(name, solved_counts(path)) for name, path in run_dirs.items()]
     differences = []
     for (model, benchmark), ours in first.items():
         for run, counts in others:
             theirs = counts.get((model, benchmark), {})
-            num_common = len(ours.keys() & theirs.keys())
-            if not num_common:
-                continue
-            difference, *interval = pass_difference(theirs, ours, k=1)
-            names, num_problems = (benchmark, model, run, baseline), len({*ours, *theirs})
-            differences.append(
-                Difference(*names, num_common, num_problems, difference, (interval[0], interval[1]))
-            )
+            counted = len(ours.keys() & theirs.keys()), len({*ours, *theirs})
+            if counted[0]:
+                difference, low, high = pass_difference(theirs, ours, k=1)
+                names = (benchmark, model, run, baseline)
+                differences.append(Difference(*names, *counted, difference, (low, high)))
     return differences
 
 
@@ -103,10 +96,7 @@ def gain(a: Mapping[str, Sequence[int]], b: Mapping[str, Sequence[int]], k: int)
 
 
 def solved_counts(run_dir: Path) -> Counts:
-    """What the finished evaluate stages of a run found, problem by problem.
-
-    A sample counts for every row of results whose model lies in the directory of its key.
-    """
+    """What the finished evaluations found. A sample counts for all results of its key's model."""
     keys = model_keys(run_dir)
     rows = [
         (row, f"{row['benchmark']}--{keys[row['stage']]}")
@@ -137,9 +127,7 @@ def difference_cells(differences: Sequence[Difference]) -> list[list[str]]:
             f"{100 * one.difference:+.1f}",
             " to ".join(f"{100 * end:+.1f}" for end in one.interval),
             "yes" if one.is_distinguishable else "no",
-            f"{one.num_common} of {one.num_problems}"
-            if one.num_common < one.num_problems
-            else str(one.num_common),
+            f"{one.num_common} of {one.num_problems}",
         ]
         for one in differences
     ]

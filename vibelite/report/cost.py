@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
-from itertools import accumulate
 
 from vibelite.telemetry.ledger import UNRECORDED, Entry, known_sum, lost_entries
 from vibelite.telemetry.unit_costs import unit_costs, zero_signal_share
 from vibelite.units import MILLIJOULES_PER_KWH, NANOSECONDS
 
-# The palette's indices of the spans that every run has; others take the last but one.
-SPAN_COLORS = {
-    "rollout": 0,
-    "train": 1,
-    "verify": 2,
-    "optimizer": 3,
-    "checkpoint": 4,
-    "load": 5,
-    "idle": 7,
-}
-OTHER_SPAN_COLOR = 6
+# In the order of the page's palette; other spans take its next colour, idle the last.
+SPANS = ("rollout", "train", "verify", "optimizer", "checkpoint", "load")
+IDLE_COLOR = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some entries of a ledger add up to. `usd` and `kwh` are None where a part is unknown.
-
-    Lost: steps that were done again later, because a process died after them and before its next
-    checkpoint, and what a killed process had not written down.
+    """What some entries of a ledger add up to; `usd` and `kwh` are None where a part is unknown.
+    Lost: what an interrupted process had done since its last checkpoint.
     """
 
     name: str
@@ -50,19 +38,15 @@ class Cost:
 
     @property
     def spans(self) -> list[tuple[str, float, int]]:
-        """(span, seconds, colour) in the order of SPAN_COLORS, others after them, idle last."""
-        return ordered_spans(self.seconds_by_span)
-
-
-def ordered_spans(amounts: Mapping[str, float]) -> list[tuple[str, float, int]]:
-    """(span, amount, colour) in the order of SPAN_COLORS, others after them, idle last."""
-    known = [span for span in SPAN_COLORS if span != "idle"]
-    others = [span for span in amounts if span not in SPAN_COLORS]
-    return [
-        (span, amounts[span], SPAN_COLORS.get(span, OTHER_SPAN_COLOR))
-        for span in [*known, *others, "idle"]
-        if amounts.get(span)
-    ]
+        """(span, seconds, colour) in the order of SPANS, others after them, idle last."""
+        seconds = self.seconds_by_span
+        others = [span for span in seconds if span not in (*SPANS, "idle")]
+        colors = {span: color for color, span in enumerate(SPANS)} | {"idle": IDLE_COLOR}
+        return [
+            (span, seconds[span], colors.get(span, len(SPANS)))
+            for span in [*SPANS, *others, "idle"]
+            if seconds.get(span)
+        ]
 
 
 def stage_costs(ledger: Sequence[Entry]) -> list[Cost]:
@@ -114,17 +98,3 @@ def sum_entries(name: str, entries: Sequence[Entry], lost: Sequence[Entry]) -> C
         units=unit_costs(usd, tokens, counts),
         zero_signal_share=zero_signal_share(spans, counts),
     )
-
-
-def cumulative_usd(ledger: Sequence[Entry]) -> list[tuple[float, float]]:
-    """(seconds since the first entry began, USD so far) per entry; [] where a price is unknown.
-
-    The seconds are those of the clock on the wall: an interruption is a flat stretch.
-    """
-    amounts = [entry.usd for entry in ledger if entry.usd is not None]
-    if not ledger or len(amounts) < len(ledger):
-        return []
-    ends = [datetime.fromisoformat(entry.utc).timestamp() for entry in ledger]
-    started = ends[0] - ledger[0].wall_nanoseconds / NANOSECONDS
-    points = zip(ends, accumulate(amounts), strict=True)
-    return [(0.0, 0.0), *((ended - started, float(total)) for ended, total in points)]

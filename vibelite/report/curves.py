@@ -2,268 +2,208 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from markupsafe import Markup
 
-from vibelite.report.charts import Series, line_chart, spans_chart
+from vibelite.report.charts import Series, line_chart
 from vibelite.report.run_data import RunData
 from vibelite.report.texts import evenly_spaced
 from vibelite.units import GIB
 
-FRACTION = (0.0, 1.0)
-FROM_ZERO = (0.0, None)
+# More than the pixels of a chart show.
+MAX_POINTS = 1000
+
 Line = Mapping[str, Any]
 """A line of steps.jsonl."""
-
-
 Group = Literal["Learning", "Health", "Speed and money", "More"]
 
 
 @dataclass(frozen=True, slots=True)
-class ChartPlan:
-    """One chart: number -> label. With several runs, each number gets a chart of its own."""
+class Chart:
+    """The numbers of one chart. With several runs, each number gets a chart of its own."""
 
     title: str
-    metrics: dict[str, str]
-    y_range: tuple[float, float | None] | None = None
-    """The ends of the axis; None = those of the values."""
-    group: Group = "More"
+    keys: Sequence[str]
+    """A key that ends in "/" stands for all that begin with it and have no other chart."""
     hint: str = ""
     """What is good, in a few words."""
-    is_noisy: bool = True
-    is_shown_at_zero: bool = True
-    """Whether the chart is of interest where all its values are 0."""
-    is_shown_alone: bool = True
-    """Whether it is drawn for a single run, whose time and money are drawn by span."""
 
 
-PLANS = (
-    ChartPlan("SFT loss, nats per token", {"sft/loss": "loss"}, group="Learning", hint="falls"),
-    ChartPlan(
-        "Reward, mean",
-        {"reward/mean": "reward"},
-        FRACTION,
-        group="Learning",
-        hint="rises; noisy from step to step, so look at the running mean",
-    ),
-    ChartPlan(
-        "Groups by outcome",
-        {
-            "groups/mixed": "mixed",
-            "groups/all_correct": "all correct",
-            "groups/all_wrong": "all wrong",
-        },
-        FRACTION,
-        group="Learning",
-        hint="many mixed: only they have a gradient",
-    ),
-    ChartPlan(
-        "Completion length, tokens",
-        {"completion/mean_tokens": "tokens"},
-        group="Learning",
-        hint="steady, or growing with the reward",
-    ),
-    ChartPlan(
-        "Groups whose rewards differ",
-        {"groups/signal": "share"},
-        FRACTION,
-        group="Health",
-        hint="well above 0: the others teach nothing",
-    ),
-    ChartPlan(
-        "Policy entropy, nats per token",
-        {"policy/entropy": "entropy"},
-        group="Health",
-        hint="falls slowly; near 0 the completions of a problem are alike",
-    ),
-    ChartPlan(
-        "Completions cut off",
-        {"completion/truncated": "share"},
-        FRACTION,
-        group="Health",
-        hint="near 0: what is cut off counts as wrong",
-    ),
-    ChartPlan(
-        "Completions without a verdict, by what kept the verifier from it",
-        {
-            "verify/failures_timeout": "timeout",
-            "verify/failures_crash": "crash",
-            "verify/failures_exception": "exception",
-            "verify/unverifiable": "unverifiable",
-        },
-        group="Health",
-        hint="none",
-        is_noisy=False,
-        is_shown_at_zero=False,
-    ),
-    ChartPlan(
-        "Gradient norm before clipping",
-        {"optimizer/grad_norm": "norm"},
-        group="Health",
-        hint="no spikes of ten times the usual",
-    ),
-    ChartPlan(
-        "Trainer - sampler, k3 estimate of KL",
-        {"mismatch/k3": "k3"},
-        group="Health",
-        hint="below 0.01: the sampler is the policy that is trained",
-    ),
-    ChartPlan(
-        "Tokens generated per second",
-        {"rollout/tokens_per_second": "tokens"},
-        group="Speed and money",
-    ),
-    ChartPlan(
-        "Tokens trained per second",
-        {"step/trained_per_second": "tokens"},
-        FROM_ZERO,
-        group="Speed and money",
-    ),
-    ChartPlan(
-        "Seconds per step",
-        {"step/seconds": "s"},
-        FROM_ZERO,
-        group="Speed and money",
-        is_shown_alone=False,
-    ),
-    ChartPlan(
-        "USD per step",
-        {"step/usd": "USD"},
-        FROM_ZERO,
-        group="Speed and money",
-        is_shown_alone=False,
-    ),
-    ChartPlan("Peak memory, GiB", {"step/peak_gib": "GiB"}, FROM_ZERO, group="Speed and money"),
-    ChartPlan("MaxEnt weight of mixed groups, mean", {"maxent/weight_mean": "weight"}, FRACTION),
-    ChartPlan("Policy loss", {"policy/loss": "loss"}),
-    ChartPlan("Tokens clipped", {"policy/clip_fraction": "share"}),
-    ChartPlan("KL to the reference, nats per token", {"policy/kl": "kl"}),
-    ChartPlan("Trainer - sampler log-prob, mean |nats|", {"mismatch/mean_abs": "mean"}),
-    ChartPlan("Trainer - sampler log-prob, max |nats|", {"mismatch/max_abs": "max"}),
-    ChartPlan(
-        "Effective share of the samples", {"mismatch/effective_sample_share": "share"}, FRACTION
-    ),
-    ChartPlan("Learning rate", {"optimizer/lr": "lr"}, is_noisy=False),
-    ChartPlan("Tokens of a step", {"sft/tokens": "tokens"}),
-)
-
-# More steps than these are left out of what the other axes are drawn by.
-MAX_AMOUNTS = 200
+CHARTS: dict[Group, list[Chart]] = {
+    "Learning": [
+        Chart("SFT loss, nats per token", ["sft/loss"], "falls"),
+        Chart(
+            "Reward, mean",
+            ["reward/mean"],
+            "rises; noisy from step to step, so look at the running mean",
+        ),
+        Chart("Reward by sub-domain", ["reward/"]),
+        Chart(
+            "Groups by outcome",
+            ["groups/mixed", "groups/all_correct", "groups/all_wrong"],
+            "many mixed: only they have a gradient",
+        ),
+        Chart(
+            "Completion length, tokens",
+            ["completion/mean_tokens"],
+            "steady, or growing with the reward",
+        ),
+    ],
+    "Health": [
+        Chart(
+            "Groups whose rewards differ",
+            ["groups/signal"],
+            "well above 0: the others teach nothing",
+        ),
+        Chart(
+            "Policy entropy, nats per token",
+            ["policy/entropy"],
+            "falls slowly; near 0 the completions of a problem are alike",
+        ),
+        Chart(
+            "Completions cut off",
+            ["completion/truncated"],
+            "near 0: what is cut off counts as wrong",
+        ),
+        Chart(
+            "Completions without a verdict, by what kept the verifier from it",
+            [f"verify/failures_{kind}" for kind in ("timeout", "crash", "exception")]
+            + ["verify/unverifiable"],
+            "none",
+        ),
+        Chart(
+            "Gradient norm before clipping",
+            ["optimizer/grad_norm"],
+            "no spikes of ten times the usual",
+        ),
+        Chart(
+            "Trainer - sampler, k3 estimate of KL",
+            ["mismatch/k3"],
+            "below 0.01: the sampler is the policy that is trained",
+        ),
+    ],
+    "Speed and money": [
+        Chart("Tokens generated per second", ["rollout/tokens_per_second"]),
+        Chart("Tokens trained per second", ["step/trained_per_second"]),
+        Chart("Seconds per step, by span", ["span/"]),
+        Chart("USD per step", ["step/usd"]),
+        Chart("Peak memory, GiB", ["step/peak_gib"]),
+    ],
+    "More": [
+        Chart("MaxEnt weight of mixed groups, mean", ["maxent/weight_mean"]),
+        Chart("Policy loss", ["policy/loss"]),
+        Chart("Tokens clipped", ["policy/clip_fraction"]),
+        Chart("KL to the reference, nats per token", ["policy/kl"]),
+        Chart("Trainer - sampler log-prob, mean |nats|", ["mismatch/mean_abs"]),
+        Chart("Trainer - sampler log-prob, max |nats|", ["mismatch/max_abs"]),
+        Chart("Effective share of the samples", ["mismatch/effective_sample_share"]),
+        Chart("Learning rate", ["optimizer/lr"]),
+        Chart("Tokens of a step", ["sft/tokens"]),
+    ],
+}
+NAMED = {key for charts in CHARTS.values() for chart in charts for key in chart.keys}
 
 
 def numbers_of(line: Line) -> dict[str, float]:
     """The metrics of a step, and what its line says of speed, money and memory where known."""
-    training = sum(line["seconds"].get(span, 0.0) for span in ("train", "optimizer"))
+    seconds, total = line["seconds"], sum(line["seconds"].values())
+    training = sum(seconds.get(span, 0.0) for span in ("train", "optimizer"))
     facts = {
         "step/trained_per_second": line["tokens"].get("trained", 0) / training if training else 0,
-        "step/seconds": sum(line["seconds"].values()),
         "step/usd": line["usd"],
         "step/peak_gib": max(line["peak_bytes"].values()) / GIB,
+        "span/all": total,
+        **{f"span/{name}": value for name, value in seconds.items() if value > total / 100},
     }
     return line["metrics"] | {name: value for name, value in facts.items() if value}
 
 
-def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, dict[Group, list[Markup]], str]]:
-    """(stage, its charts by group, `amounts_of` each run as JSON) for every stage with steps; the
-    runs' stages of one name share charts.
-    """
-    names = dict.fromkeys(stage.name for run in runs for stage in run.stages if stage.steps)
-    charts = []
-    for name in names:
+@dataclass(frozen=True, slots=True)
+class StageCharts:
+    """The charts of a stage by group, and for each run what its lines can be drawn over."""
+
+    name: str
+    axes: list[dict[str, list[float]]]
+    groups: dict[Group, list[Markup]]
+
+
+def stage_charts(runs: Sequence[RunData]) -> Iterator[StageCharts]:
+    """Of every stage with steps; the runs' stages of one name share charts."""
+    for name in dict.fromkeys(stage.name for run in runs for stage in run.stages if stage.steps):
         steps = {
             run.name: stage.steps for run in runs for stage in run.stages if stage.name == name
         }
-        drawn = draw_stage(steps)
-        if len(runs) == 1:
-            drawn["Speed and money"].insert(0, spans_chart(steps[runs[0].name]))
-        shown = {group: [one for one in figures if one] for group, figures in drawn.items()}
-        amounts = json.dumps([amounts_of(lines) for lines in steps.values()])
-        charts.append(
-            (name, {group: figures for group, figures in shown.items() if figures}, amounts)
-        )
-    return charts
+        axes = [x_values(lines) for lines in steps.values()]
+        yield StageCharts(name, axes, draw_stage(steps))
+
+
+def x_values(lines: Sequence[Line]) -> dict[str, list[float]]:
+    """What was used up to and with each line that is drawn; USD only where all is priced."""
+    used = {
+        "tokens": [
+            line["tokens"].get("generated", 0) + line["tokens"].get("trained", 0) for line in lines
+        ],
+        "seconds": [sum(line["seconds"].values()) for line in lines],
+    }
+    if all(line["usd"] is not None for line in lines):
+        used["USD"] = [line["usd"] for line in lines]
+    totals = {name: accumulate(amounts) for name, amounts in used.items()}
+    axes = {"step": [line["step"] for line in lines], **totals}
+    return {
+        name: [float(f"{value:.6g}") for value in evenly_spaced(list(values), MAX_POINTS)]
+        for name, values in axes.items()
+    }
 
 
 def draw_stage(steps: Mapping[str, Sequence[Line]]) -> dict[Group, list[Markup]]:
-    """Charts of one stage; `steps`: run -> its lines. "" for a number that is not there."""
-    numbers = {
-        run: [(line["step"], numbers_of(line)) for line in lines] for run, lines in steps.items()
-    }
-    recorded = dict.fromkeys(key for lines in numbers.values() for _, line in lines for key in line)
-    drawn: dict[Group, list[Markup]] = {group: [] for group in get_args(Group)}
-    for plan in chart_plans(list(recorded), len(steps)):
-        drawn[plan.group].append(draw_plan(plan, numbers))
+    """The charts of one stage; `steps`: run -> its lines."""
+    shown = {run: evenly_spaced(lines, MAX_POINTS) for run, lines in steps.items()}
+    numbers = {run: [numbers_of(line) for line in lines] for run, lines in shown.items()}
+    recorded = [*dict.fromkeys(key for lines in numbers.values() for one in lines for key in one)]
+    drawn: dict[Group, list[Markup]] = {}
+    for group, charts in plan_charts(recorded, len(steps)).items():
+        for chart in charts:
+            series = [
+                Series(
+                    run if len(steps) > 1 else label_of(key),
+                    [line["step"] for line in shown[run]],
+                    [line.get(key, 0.0 if key.startswith("span/") else None) for line in lines],
+                    color=index if len(steps) > 1 else color,
+                    run=index,
+                )
+                for index, (run, lines) in enumerate(numbers.items())
+                for color, key in enumerate(chart.keys)
+            ]
+            # That nothing was learned is to be seen; of the rest, what never happened is left out.
+            if group == "Learning" or any(any(one.values) for one in series):
+                drawn.setdefault(group, []).append(line_chart(chart.title, series, hint=chart.hint))
     return drawn
 
 
-def used_tokens(line: Line) -> float:
-    return sum(line["tokens"].get(kind, 0) for kind in ("generated", "trained"))
+def label_of(key: str) -> str:
+    """groups/all_wrong -> all wrong"""
+    return key.partition("/")[2].replace("_", " ")
 
 
-def amounts_of(lines: Sequence[Line]) -> dict[str, list[float]]:
-    """What a stage had used after its steps, at most MAX_AMOUNTS of them: the other axes of its
-    charts. Without a price there is no USD.
-    """
-    sums: dict[str, list[float]] = {
-        "step": [line["step"] for line in lines],
-        "tokens": list(accumulate(map(used_tokens, lines))),
-        "minutes": list(accumulate(sum(line["seconds"].values()) / 60 for line in lines)),
-    }
-    if all(line["usd"] is not None for line in lines):
-        sums["USD"] = list(accumulate(line["usd"] for line in lines))
-    return {
-        unit: [float(f"{value:.6g}") for value in evenly_spaced(values, MAX_AMOUNTS)]
-        for unit, values in sums.items()
-    }
-
-
-def chart_plans(recorded: Sequence[str], num_runs: int) -> list[ChartPlan]:
-    """The plans for the numbers that were recorded, every one of them in exactly one plan."""
-    subdomains = [key for key in recorded if key.startswith("reward/") and key != "reward/mean"]
-    plans = list(PLANS)
-    if subdomains:
-        labels = {key: key.removeprefix("reward/") for key in subdomains}
-        plans.insert(2, ChartPlan("Reward by sub-domain", labels, FRACTION, group="Learning"))
-    named = {key for plan in plans for key in plan.metrics}
-    plans += [ChartPlan(key, {key: key}) for key in recorded if key not in named]
-    if num_runs == 1:
-        return [plan for plan in plans if plan.is_shown_alone]
-    return [
-        replace(
-            plan,
-            title=f"{plan.title}: {label}" if len(plan.metrics) > 1 else plan.title,
-            metrics={key: label},
-        )
-        for plan in plans
-        for key, label in plan.metrics.items()
-    ]
-
-
-def draw_plan(
-    plan: ChartPlan, numbers: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]]
-) -> Markup:
-    """The chart of one plan from run -> (step, its numbers): a series per number, or per run."""
-    series = []
-    for run, lines in numbers.items():
-        for key, label in plan.metrics.items():
-            points = [(step, line[key]) for step, line in lines if key in line]
-            series.append(Series(run if len(numbers) > 1 else label, points, len(series)))
-    values = [y for one in series for _, y in one.points]
-    if not plan.is_shown_at_zero and not any(values):
-        return Markup("")
-    y_range = fitting_range(plan, values)
-    return line_chart(plan.title, series, y_range=y_range, is_noisy=plan.is_noisy, hint=plan.hint)
-
-
-def fitting_range(plan: ChartPlan, values: Sequence[float]) -> tuple[float, float] | None:
-    """The plan's range, unless a value lies outside: rewards need not end at 1."""
-    if plan.y_range is None or not values:
-        return None
-    low, high = plan.y_range
-    high = max(values) if high is None else high
-    return (low, high) if low <= min(values) and max(values) <= high else None
+def plan_charts(recorded: Sequence[str], num_runs: int) -> dict[Group, list[Chart]]:
+    """The charts of the numbers that were recorded, every one of them in exactly one."""
+    others = [key for key in recorded if key not in NAMED]
+    families = {key for key in NAMED if key.endswith("/")}
+    planned: dict[Group, list[Chart]] = {}
+    for group, charts in CHARTS.items():
+        for chart in charts:
+            keys = [key for key in chart.keys if key in recorded]
+            if chart.keys[0] in families:
+                keys = [key for key in others if key.startswith(chart.keys[0])]
+            parts = [keys] if num_runs == 1 else [[key] for key in keys]
+            for part in filter(None, parts):
+                is_part = len(part) < len(keys)
+                title = f"{chart.title}: {label_of(part[0])}" if is_part else chart.title
+                planned.setdefault(group, []).append(Chart(title, part, chart.hint))
+    rest = [key for key in others if not key.startswith(tuple(families))]
+    planned.setdefault("More", []).extend(Chart(key, [key]) for key in rest)
+    return planned

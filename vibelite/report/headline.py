@@ -51,12 +51,12 @@ class Headline:
     @property
     def times(self) -> list[tuple[str, str]]:
         """(what happened, when) of the moments worth knowing."""
-        known = {
-            "running": [],
-            "killed": [("last sign of life", self.state.utc)],
-        }.get(self.state.state, [("ended", self.state.utc)])
-        if self.state.state != "finished":
-            known = [*known, ("last step", self.last_step_utc)]
+        state = self.state.state
+        ended = "last sign of life" if state == "killed" else "ended"
+        known = [
+            (ended, "" if state == "running" else self.state.utc),
+            ("last step", "" if state == "finished" else self.last_step_utc),
+        ]
         return [pair for pair in known if pair[1]]
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ def find_problems(run_dir: Path, results: Sequence[Mapping[str, Any]]) -> list[F
 
 
 def stage_problems(path: Path) -> Iterator[Finding]:
-    """Of one stage's directory, in the order in which they began."""
+    """Of one stage's directory, oldest first."""
     stage, warnings = path.name.partition("-")[2], path / WARNINGS_NAME
     if warnings.exists():
         for cause, message in read_json(warnings).items():
@@ -146,8 +146,9 @@ def stage_problems(path: Path) -> Iterator[Finding]:
     for row in read_jsonl(path / "steps.jsonl"):
         for cause, message in row.get("health", {}).items():
             step = row["step"]
-            old = found.get(cause) or Finding(stage, cause, message, first_step=step)
-            count = old.num_steps + 1
-            found[cause] = replace(old, message=message, last_step=step, num_steps=count)
+            old = found.get(cause) or Finding(stage, cause, "", first_step=step)
+            found[cause] = replace(
+                old, message=message, last_step=step, num_steps=old.num_steps + 1
+            )
     for finding in found.values():
         yield replace(finding, is_over=finding.last_step != row["step"])

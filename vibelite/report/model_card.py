@@ -1,6 +1,4 @@
-"""The model card of an export: what it was made from, how, at what cost, and how well it does. From
-the run directory alone; what is not known there is called unknown.
-"""
+"""The model card of an export, from the run directory alone; the rest is called unknown."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from vibelite.report.cost import add_up, stage_costs
 from vibelite.report.summary import collect_results, with_interval
 from vibelite.run_dir import read_json
 from vibelite.telemetry.ledger import read_ledger
-from vibelite.units import HOUR, percent, usd_text
+from vibelite.units import duration, percent, usd
 
 CARD_NAME = "README.md"
 UNKNOWN = "unknown"
@@ -71,12 +69,7 @@ def model_card(run_dir: Path, stage: str) -> str:
         data=data_rows(recipe, manifest),
         dropped=[(n, row["num_rows"], row["num_dropped"]) for n, row in decontamination.items()],
         costs=[
-            (
-                one.name,
-                f"{one.seconds / HOUR:.2f}",
-                UNKNOWN if one.usd is None else usd_text(one.usd),
-            )
-            for one in [*stage_costs(ledger), total]
+            (one.name, duration(one.seconds), usd(one.usd)) for one in [*stage_costs(ledger), total]
         ],
         hardware=gpus or hardware.get("cpu") or "an unknown machine",
         prices=total.prices,
@@ -131,46 +124,34 @@ def data_rows(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterato
     hashes = manifest.get("data_sha256", {})
     for kind in ("problems", "traces"):
         for name, source in recipe["data"][kind].items():
-            users = [stage["name"] for stage in recipe["stages"] if name in used_by(stage, kind)]
+            tested = "benchmarks" if kind == "problems" else "none"
+            users = [
+                stage["name"]
+                for stage in recipe["stages"]
+                if name in (stage.get(kind), *stage.get(tested, []))
+            ]
             yield [
                 name,
                 ", ".join(users) or ("decontamination" if kind == "problems" else "nothing"),
-                "; ".join(places(source)),
+                place(source),
                 hashes.get(name, UNKNOWN)[:16],
             ]
 
 
-def used_by(stage: Mapping[str, Any], kind: str) -> list[str]:
-    names = [stage.get(kind), *(stage.get("benchmarks", []) if kind == "problems" else [])]
-    return [name for name in names if isinstance(name, str)]
-
-
-def places(source: Mapping[str, Any]) -> Iterator[str]:
-    """Where a set comes from, in words."""
-    match source["source"]:
-        case "mix":
-            for part in source["sets"]:
-                yield from places(part)
-        case "hub":
-            parts = [source["path"], source["config"], source["split"]]
-            copy = " (a local copy)" if source["local"] else ""
-            yield f"{' '.join(filter(None, parts))} at {source['revision']}{copy}"
-        case "file":
-            yield f"the file {Path(source['path']).name}"
-        case "benchmark":
-            copy = f" from the file {Path(source['path']).name}" if source["path"] else ""
-            yield f"benchmark {source['name']}{copy}"
-        case "reasoning_gym":
-            names = ", ".join(task["dataset"] for task in source["tasks"].values())
-            yield f"reasoning-gym: {names} ({source['split']})"
-        case other:
-            yield f"{other}: {source.get('problems', '')}"
+def place(source: Mapping[str, Any]) -> str:
+    """Where a set comes from, in words; of a file its name alone."""
+    kind = source["source"]
+    if kind == "mix":
+        return "; ".join(map(place, source["sets"]))
+    path = source.get("path") or ""
+    parts = [kind, source.get("name"), path if kind == "hub" else Path(path).name]
+    parts += [source.get(key) for key in ("config", "split", "revision", "problems")]
+    parts += [task["dataset"] for task in source.get("tasks", {}).values()]
+    return " ".join(filter(None, parts))
 
 
 def result_rows(run_dir: Path, stage: str) -> list[tuple[str, ...]]:
-    """Pass@1 and Pass@k of this model beside the base, with 95% intervals over problems; nothing
-    where it was not evaluated.
-    """
+    """Scores of this model beside the base; nothing where it was not evaluated."""
     rows = [row for row in collect_results(run_dir) if row["stage"] in ("base", stage)]
     if not any(row["stage"] == stage for row in rows):
         return []

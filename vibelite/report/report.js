@@ -1,6 +1,5 @@
 "use strict";
-// The sample browser's filters, values in charts and other axes, and the updates of a live page; all
-// else works without script.
+// The sample browser's filters, the charts' x axis and values, and a live page's updates.
 document.documentElement.classList.add("js");
 const ASK_EVERY_MS = 2000;
 
@@ -42,128 +41,14 @@ function prepareFilters() {
   if (filters().length > 0) applyFilters();
 }
 
-// The plot's edges in SVG units, as in charts.py.
-const LEFT = 46, RIGHT = 348, TOP = 10, BOTTOM = 146;
-
-function numbers(text) {
-  return text.split(" ").map(Number);
-}
-
-function plots() {
-  return [...document.querySelectorAll("svg[data-unit=step]")];
-}
-
-// Linear between the known points; both lists ascend.
-function interpolate(xs, ys, x) {
-  const after = xs.findIndex((known) => known >= x);
-  if (after <= 0) return after < 0 ? ys.at(-1) : ys[0] * (xs[0] ? x / xs[0] : 1);
-  const share = (x - xs[after - 1]) / (xs[after] - xs[after - 1]);
-  return ys[after - 1] + share * (ys[after] - ys[after - 1]);
-}
-
-function short(value) {
-  return new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 })
-    .format(value);
-}
-
-// Draws the lines of a chart over what each run had used, in `unit`, after its steps.
-function redraw(svg, unit) {
-  const amounts = JSON.parse(svg.closest("[data-amounts]").dataset.amounts);
-  if (amounts.some((one) => !(unit in one))) return;
-  const [low, high] = numbers(svg.dataset.x);
-  const used = (line, step) => {
-    const one = amounts[Math.min(line.dataset.series, amounts.length - 1)];
-    return interpolate(one.step, one[unit], step);
-  };
-  const stepAt = (x) => low + ((x - LEFT) / (RIGHT - LEFT)) * (high - low);
-  const lines = [...svg.querySelectorAll("polyline")];
-  const drawn = lines.map((line) => {
-    line.dataset.steps ??= line.getAttribute("points");
-    return line.dataset.steps.split(" ").map((pair) => pair.split(",").map(Number))
-      .map(([x, y]) => [used(line, stepAt(x)), y]);
-  });
-  const all = drawn.flat().map(([x]) => x);
-  const ends = [Math.min(...all), Math.max(...all)];
-  svg.dataset.ends = ends.join(" ");
-  svg.dataset.over = unit;
-  const place = (x) => LEFT + ((x - ends[0]) / (ends[1] - ends[0] || 1)) * (RIGHT - LEFT);
-  lines.forEach((line, index) => line.setAttribute(
-    "points", drawn[index].map(([x, y]) => `${place(x).toFixed(1)},${y}`).join(" ")));
-  const labels = [...svg.querySelectorAll("text.x")];
-  labels[0].textContent = unit;
-  labels.slice(1).forEach((label, index, rest) => {
-    const share = rest.length > 1 ? index / (rest.length - 1) : 1;
-    label.setAttribute("x", LEFT + share * (RIGHT - LEFT));
-    label.setAttribute("text-anchor", ["start", "middle", "end"][Math.ceil(share) + Math.floor(share)]);
-    label.textContent = short(ends[0] + share * (ends[1] - ends[0]));
-  });
-}
-
-// The values nearest to `x`, in SVG units: a line through the chart, and words over it.
-function point(svg, x) {
-  const amounts = JSON.parse(svg.closest("[data-amounts]")?.dataset.amounts ?? "[]");
-  const [low, high] = numbers(svg.dataset.ends ?? svg.dataset.x);
-  const unit = svg.dataset.over ?? svg.dataset.unit;
-  const told = [...svg.querySelectorAll("[data-values]")].map((line) => {
-    const one = amounts[Math.min(line.dataset.series, amounts.length - 1)];
-    const places = line.dataset.values.split(" ").map((pair) => {
-      const [at, value] = pair.split(":");
-      const used = unit === svg.dataset.unit ? Number(at) : interpolate(one.step, one[unit], at);
-      return { at: used, x: LEFT + ((used - low) / (high - low || 1)) * (RIGHT - LEFT), value };
-    });
-    const near = places.reduce((a, b) => (Math.abs(b.x - x) < Math.abs(a.x - x) ? b : a));
-    return { ...near, label: line.dataset.label };
-  });
-  const at = told[0];
-  let cross = svg.querySelector(".cross");
-  if (cross === null) {
-    cross = document.createElementNS(svg.namespaceURI, "line");
-    svg.append(cross);
-  }
-  const ends = { class: "cross", x1: at.x, x2: at.x, y1: TOP, y2: BOTTOM };
-  for (const [name, value] of Object.entries(ends)) cross.setAttribute(name, value);
-  const figure = svg.closest("figure");
-  const output = figure.querySelector("output") ?? figure.appendChild(document.createElement("output"));
-  output.textContent =
-    `${unit} ${short(at.at)}: ` + told.map((one) => `${one.label} ${one.value}`).join(", ");
-  svg.dataset.at = at.x;
-}
-
-function unpoint(svg) {
-  svg.querySelector(".cross")?.remove();
-  svg.closest("figure").querySelector("output")?.remove();
-}
-
-function preparePlots() {
-  for (const svg of document.querySelectorAll("svg[data-x]")) {
-    svg.addEventListener("pointermove", (event) => {
-      const box = svg.getBoundingClientRect();
-      point(svg, ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width);
-    });
-    svg.addEventListener("pointerleave", () => unpoint(svg));
-    svg.addEventListener("blur", () => unpoint(svg));
-    svg.addEventListener("keydown", (event) => {
-      const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (move === undefined) return;
-      event.preventDefault();
-      const many = svg.querySelector("[data-values]").dataset.values.split(" ").length;
-      point(svg, Number(svg.dataset.at ?? LEFT) + (move * (RIGHT - LEFT)) / Math.max(1, many - 1));
-    });
-  }
-  const axis = document.querySelector("[data-axis]");
-  const change = () => plots().forEach((svg) => redraw(svg, axis.value));
-  axis?.addEventListener("change", change);
-  if (axis && axis.value !== "step") change();
-}
-
 // What the reader has opened and typed stays when the page's parts are replaced.
 function readerState() {
   const open = [...document.querySelectorAll("details[open] > summary")];
   return {
     open: new Set(open.map((summary) => summary.parentElement.dataset.key)),
     filters: Object.fromEntries(filters().map((filter) => [filter.dataset.filter, filter.value])),
-    axis: document.querySelector("[data-axis]")?.value,
     focused: document.activeElement?.dataset?.filter,
+    axis: document.querySelector("[data-axis]")?.value,
   };
 }
 
@@ -171,14 +56,116 @@ function restore(state) {
   for (const details of document.querySelectorAll("details")) {
     if (state.open.has(details.dataset.key)) details.open = true;
   }
-  const axis = document.querySelector("[data-axis]");
-  if (axis && state.axis) axis.value = state.axis;
   for (const filter of filters()) {
     filter.value = state.filters[filter.dataset.filter] ?? "";
     if (filter.dataset.filter === state.focused) filter.focus();
   }
   if (filters().length > 0) applyFilters();
+  const axis = document.querySelector("[data-axis]");
+  if (axis && state.axis && state.axis !== "step") {
+    axis.value = state.axis;
+    document.querySelectorAll(".chart svg").forEach(drawOver);
+  }
 }
+
+// The edges of the plot, as in charts.py. Each mark has its values in data-y, one for each x value of
+// its run; "" where there is none.
+const [LEFT, RIGHT, TOP, BOTTOM] = [46, 348, 10, 146];
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+
+// The unit of a chart's x axis, and its marks with their places, values and what they lie over.
+function read(svg) {
+  const runs = JSON.parse(svg.closest("[data-axes]").dataset.axes);
+  const wanted = document.querySelector("[data-axis]").value;
+  const name = runs.every((run) => wanted in run) ? wanted : "step";
+  const marks = [...svg.querySelectorAll("[data-y]")].map((mark) => {
+    const points = mark.getAttribute("points")?.split(" ").map((pair) => pair.split(","));
+    const ys = mark.dataset.y.split(",");
+    const known = (values) => values.filter((_, index) => ys[index] !== "");
+    const places = (points ?? [[mark.getAttribute("cx")]]).map(([x]) => Number(x));
+    return { mark, points, places, ys: known(ys), xs: known(runs[mark.dataset.run][name]) };
+  });
+  return [name, marks];
+}
+
+function unitOf(name, high) {
+  if (name !== "seconds") return [1, name === "USD" ? "$" : name];
+  return UNITS.slice(1).find(([size]) => high >= 2 * size) ?? [1, "s"];
+}
+
+function ticksOf(low, high) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / 4));
+  const spacing = [1, 2, 2.5, 5, 10].map((f) => f * power).find((s) => s >= (high - low) / 4.001);
+  const [first, last] = [Math.ceil(low / spacing - 1e-9), Math.floor(high / spacing + 1e-9)];
+  return Array.from({ length: last - first + 1 }, (_, index) => (first + index) * spacing);
+}
+
+function drawOver(svg) {
+  const [name, marks] = read(svg);
+  const all = marks.flatMap(({ xs }) => xs);
+  let [low, high] = [Math.min(...all), Math.max(...all)];
+  if (low === high) [low, high] = [low - 1, high + 1];
+  const place = (x) => (LEFT + ((x - low) / (high - low)) * (RIGHT - LEFT)).toFixed(1);
+  for (const { mark, points, xs } of marks) {
+    const moved = points?.map(([, y], index) => `${place(xs[index])},${y}`).join(" ");
+    mark.setAttribute(points ? "points" : "cx", moved ?? place(xs[0]));
+  }
+  const [size, unit] = unitOf(name, high);
+  svg.querySelector(".unit").textContent = unit;
+  for (const old of svg.querySelectorAll("text.x")) old.remove();
+  svg.insertAdjacentHTML("beforeend", ticksOf(low / size, high / size).map((tick) =>
+    `<text class="x" x="${place(tick * size)}" y="161" text-anchor="middle">${compact.format(tick)}</text>`
+  ).join(""));
+}
+
+function hideValues() {
+  for (const old of document.querySelectorAll(".cursor, .tip")) old.remove();
+}
+
+// The values nearest to `x`, in units of the drawing; `by` moves that many points on.
+function showValues(svg, x, by = 0) {
+  hideValues();
+  const [name, all] = read(svg);
+  const marks = all.filter(({ mark }) => !mark.classList.contains("mean"));
+  const nearest = (places, to) => places.reduce(
+    (best, place, i) => (Math.abs(place - to) < Math.abs(places[best] - to) ? i : best), 0);
+  const { places, xs } = marks.reduce((a, b) => (b.places.at(-1) > a.places.at(-1) ? b : a));
+  const chosen = Math.min(places.length - 1, Math.max(0, nearest(places, x) + by));
+  const told = marks.flatMap(({ mark, places: own, ys }) => {
+    const index = nearest(own, places[chosen]);
+    const isNear = Math.abs(own[index] - places[chosen]) < 6;
+    return isNear ? [`${mark.dataset.label} ${compact.format(ys[index])}`] : [];
+  });
+  const [size, unit] = unitOf(name, xs[chosen]);
+  const textContent = [`${unit} ${compact.format(xs[chosen] / size)}`, ...told].join("\n");
+  svg.dataset.at = places[chosen];
+  svg.insertAdjacentHTML(
+    "beforeend", `<path class="cursor" d="M${places[chosen]} ${TOP}V${BOTTOM}"/>`);
+  svg.parentElement.append(
+    Object.assign(document.createElement("output"), { className: "tip", textContent }));
+}
+
+for (const kind of ["pointermove", "pointerdown"]) {
+  document.addEventListener(kind, (event) => {
+    const svg = event.target.closest?.(".chart svg");
+    if (!svg) return hideValues();
+    const box = svg.getBoundingClientRect();
+    showValues(svg, ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width);
+  });
+}
+document.addEventListener("focusout", hideValues);
+document.addEventListener("keydown", (event) => {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key] * (event.shiftKey ? 10 : 1);
+  const svg = event.target.closest?.(".chart svg");
+  if (!svg || !by) return;
+  event.preventDefault();
+  showValues(svg, Number(svg.dataset.at ?? LEFT), svg.querySelector(".cursor") ? by : 0);
+});
+document.addEventListener("change", (event) => {
+  if (!("axis" in event.target.dataset)) return;
+  hideValues();
+  document.querySelectorAll(".chart svg").forEach(drawOver);
+});
 
 async function follow(version) {
   const status = () => document.querySelector("h1 [role=status]");
@@ -193,7 +180,6 @@ async function follow(version) {
       }
       prepareFilters();
       restore(state);
-      preparePlots();
       version = latest;
     }
     status().textContent = "live";
@@ -216,5 +202,4 @@ function tellTimes() {
 tellTimes();
 setInterval(tellTimes, 1000);
 prepareFilters();
-preparePlots();
 if ("live" in document.body.dataset) follow("");

@@ -1,6 +1,4 @@
-"""What a report shows of a run directory, as far as it exists: a run may be under way, interrupted,
-or made by a part of the pipeline.
-"""
+"""What a report shows of a run directory, as far as it exists: the run may be under way."""
 
 from __future__ import annotations
 
@@ -8,14 +6,13 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
-from vibelite.errors import VibeLiteError
 from vibelite.recipe.stage_section import BASE
 from vibelite.report.answers import AnswerBook, Answers
 from vibelite.report.headline import Finding, Headline, find_problems, headline
@@ -34,13 +31,13 @@ class StageData:
     """One stage; `total_steps` is None where the recipe names no number."""
 
     name: str
-    is_started: bool
-    is_finished: bool
     total_steps: int | None
-    steps: list[dict[str, Any]]
-    samples: list[dict[str, Any]]
-    num_samples: int
-    probe: dict[str, Any] | None
+    is_started: bool = False
+    is_finished: bool = False
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    num_samples: int = 0
+    probe: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +58,10 @@ class RunData:
 
 
 def load_run(run_dir: Path, name: str) -> RunData:
-    """Reads everything of the run, to be called `name`.
-
-    Raises VibeLiteError when there is no such directory, CheckpointError for a damaged file.
-    """
-    if not run_dir.is_dir():
-        raise VibeLiteError(f"{run_dir}: no such run directory")
+    """Everything of the run, to be called `name`. CheckpointError: a damaged file."""
     resolved = run_dir / "recipe.resolved.yaml"
     recipe_text = resolved.read_text(encoding="utf-8") if resolved.exists() else None
-    manifest = run_dir / "manifest.json"
-    ledger = read_ledger(run_dir / "ledger")
+    manifest, ledger = run_dir / "manifest.json", read_ledger(run_dir / "ledger")
     results = collect_results(run_dir)
     keys = model_keys(run_dir)
     book = AnswerBook(results, keys)
@@ -125,26 +116,18 @@ def load_stages(
         path.name.partition("-")[2]: path for path in sorted((run_dir / "stages").glob("[0-9]*-*"))
     }
     recipe = YAML(typ="safe").load(recipe_text) if recipe_text else {}
-    planned = {stage["name"]: stage for stage in recipe.get("stages", [])}
+    planned = {stage["name"]: stage.get("num_steps") for stage in recipe.get("stages", [])}
     # The first name of a model that has several: reversed, so that it is the one that stays.
     labels = {key: name for name, key in reversed(keys.items())}
     return [
-        load_stage(
-            name,
-            directories.get(name),
-            total_steps=planned.get(name, {}).get("num_steps"),
-            labels=labels,
-            book=book,
-        )
+        load_stage(name, planned.get(name), directories.get(name), labels, book)
         for name in dict.fromkeys([*planned, *directories])
     ]
 
 
 def model_keys(run_dir: Path) -> dict[str, str]:
-    """Name of a model -> what stands for its directory in the keys of an evaluation's samples,
-    BENCHMARK--DIRECTORY. A directory may have several names: the specialist of two sub-domains.
-
-    mgpo -> stages-03-mgpo-checkpoints-step-000070
+    """Name of a model -> what stands for its directory in the keys of an evaluation's samples, such
+    as stages-03-mgpo-checkpoints-step-000070. A directory may have several names.
     """
     keys = {BASE: BASE}
     for path in sorted(run_dir.glob("stages/[0-9]*-*/status.json")):
@@ -154,47 +137,39 @@ def model_keys(run_dir: Path) -> dict[str, str]:
     return keys
 
 
-def sample_origin(row: dict[str, Any], labels: dict[str, str]) -> str:
-    """Where a sample comes from, in words: its step, or the benchmark and the model."""
-    if "step" in row:
-        return f"step {row['step']}"
-    benchmark, _, directory = row.get("key", "").rpartition("--")
-    return ", ".join(filter(None, [benchmark, labels.get(directory, directory)]))
-
-
 def load_stage(
     name: str,
-    path: Path | None,
-    *,
     total_steps: int | None,
+    path: Path | None,
     labels: dict[str, str],
     book: AnswerBook,
 ) -> StageData:
-    """One stage from its directory; None = it has not been started. `labels`: names of models by
-    their keys; `book` notes what it needs of the samples.
+    """One stage from its directory; None: it has not been started. `labels`: model keys -> names.
+    A sample's `origin` is its step, or the benchmark and the model; `book` notes samples.
     """
+    stage = StageData(name, total_steps)
     if path is None:
-        return StageData(name, False, False, total_steps, [], [], 0, None)
+        return stage
     samples, num_samples = choose_samples(book.noting(read_jsonl(path / "samples.jsonl")))
+    for row in samples:
+        benchmark, _, directory = row.get("key", "").rpartition("--")
+        model = labels.get(directory, directory)
+        row["origin"] = f"step {row['step']}" if "step" in row else f"{benchmark}, {model}"
     probe = path / "probe.json"
-    return StageData(
-        name=name,
+    return replace(
+        stage,
         is_started=True,
         is_finished=(path / "status.json").exists(),
-        total_steps=total_steps,
         steps=list(read_jsonl(path / "steps.jsonl")),
-        samples=[row | {"origin": sample_origin(row, labels)} for row in samples],
+        samples=samples,
         num_samples=num_samples,
         probe=read_json(probe) if probe.exists() else None,
     )
 
 
 def choose_samples(rows: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """A few samples that show the variety, in order, and how many there were.
-
-    Of every step (or evaluated model) the first correct, wrong and unverifiable completion of each
-    sub-domain; when these are more than SAMPLES_PER_STAGE, those of evenly spaced steps, the first
-    and the last included. At least one step is shown whole.
+    """A few samples, in order, and how many there were. Of each step (or evaluated model) the first
+    correct, wrong and unverifiable one of each sub-domain; of many steps, evenly spaced ones.
     """
     by_step: dict[Any, dict[tuple[str, bool | None], dict[str, Any]]] = {}
     num_rows = 0

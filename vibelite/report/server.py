@@ -1,8 +1,7 @@
-"""The live report: one page on 127.0.0.1 that follows a run.
+"""The live report: a page on 127.0.0.1, and a short text that changes when the page would.
 
-The server knows two addresses and no files: the page, and a short text that changes when the page
-would. Requests whose Host is not this machine by name are refused, so that no site that the same
-browser has open can read the report through a name of its own (DNS rebinding).
+Requests whose Host is not this machine by name are refused, so that no site that the same browser
+has open can read the report through a name of its own (DNS rebinding).
 """
 
 from __future__ import annotations

@@ -13,25 +13,9 @@ from vibelite.tables import format_table
 from vibelite.telemetry.run_state import read_state
 from vibelite.units import duration, percent, usd
 
-# What every row has, in this order; other keys of results.json follow. Scripts of others rely on
-# the names.
-ROW_KEYS = (
-    "stage",
-    "benchmark",
-    "num_problems",
-    "num_samples",
-    "pass_at_1",
-    "pass_at_1_ci",
-    "pass_at_k",
-    "usd",
-    "seconds",
-)
-
 
 def write_summary(run_dir: Path) -> dict[str, Any]:
-    """Gathers what became of the run, what was wrong with it and the results of all finished
-    evaluate stages into `summary.json`; what it holds.
-    """
+    """Writes summary.json: what became of the run, what was wrong with it, and all results."""
     results = collect_results(run_dir)
     summary = {
         "state": asdict(read_state(run_dir)),
@@ -43,25 +27,20 @@ def write_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def collect_results(run_dir: Path) -> list[dict[str, Any]]:
-    """Rows in the order of the pipeline.
-
-    Where several evaluate stages tested the same model on the same benchmark, the row of the last
-    one stands at the place of the first.
+    """Rows in the order of the pipeline; of a model that several evaluate stages tested on the same
+    benchmark, the last at the place of the first.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for path in sorted((run_dir / "stages").glob("*/results.json")):
         if not (path.parent / "status.json").exists():
             continue
         for row in read_json(path):
-            ordered = {key: row[key] for key in ROW_KEYS}
-            rows[row["stage"], row["benchmark"]] = ordered | row
+            rows[row["stage"], row["benchmark"]] = row
     return list(rows.values())
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Prints a table per benchmark, the models with intervals and costs, and one of sub-domains
-    where there are several.
-    """
+    """Prints a table of models per benchmark, and one of sub-domains where there are several."""
     results = summary["results"]
     if not results:
         print("no evaluate stage has finished yet: nothing to tabulate")
@@ -74,9 +53,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def model_table(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line per model: Pass@1 with its interval, Pass@k, completions cut off by the token limit,
-    time and money of the stage that made it.
-    """
+    """One line per model: its scores, and time and money of the stage that made it."""
     ks = dict.fromkeys(k for row in rows for k in row["pass_at_k"])
     is_priced = any(row["usd"] is not None for row in rows)
     header = ["model", "Pass@1 % [95%]", *(f"Pass@{k} %" for k in ks), "cut off %", "time"]
@@ -102,13 +79,13 @@ def subdomain_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
     """One line per model, one column per sub-domain: Pass@1 / Pass@k in percent."""
     ks = dict.fromkeys(k for row in rows for k in row["pass_at_k"])
 
-    def cell(scores: Mapping[str, Any] | None) -> str:
-        if scores is None:
-            return "-"
-        values = [scores["pass_at_1"], *(scores["pass_at_k"].get(k) for k in ks)]
-        return " / ".join(map(percent, values))
+    def cell(scores: Mapping[str, Any]) -> str:
+        at_k = scores.get("pass_at_k", {})
+        return " / ".join(map(percent, [scores.get("pass_at_1"), *map(at_k.get, ks)]))
 
-    cells = [[row["stage"], *(cell(row["subdomains"].get(name)) for name in names)] for row in rows]
+    cells = [
+        [row["stage"], *(cell(row["subdomains"].get(name, {})) for name in names)] for row in rows
+    ]
     title = " / ".join(["Pass@1", *(f"Pass@{k}" for k in ks)])
     return f"{title} by sub-domain, %\n{format_table(['model', *names], cells)}"
 

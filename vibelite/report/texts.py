@@ -8,7 +8,7 @@ from typing import Any
 
 SAMPLE_CHARACTERS = 2400
 # Of the long texts the beginning is the smaller part: the answer stands at the end.
-HEAD_SHARE = 0.4
+HEAD_CHARACTERS = 960
 
 # Control characters, bidirectional overrides and lone surrogates: shown by their code, never sent.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -26,10 +26,9 @@ def clip(text: str) -> str:
     """Beginning and end of a long text, and how much is left out between them."""
     if len(text) <= SAMPLE_CHARACTERS:
         return text
-    head = round(SAMPLE_CHARACTERS * HEAD_SHARE)
-    tail = SAMPLE_CHARACTERS - head
     left_out = len(text) - SAMPLE_CHARACTERS
-    return f"{text[:head]}\n[... {left_out} characters left out ...]\n{text[-tail:]}"
+    head, tail = text[:HEAD_CHARACTERS], text[HEAD_CHARACTERS + left_out :]
+    return f"{head}\n[... {left_out} characters left out ...]\n{tail}"
 
 
 def printable(text: str) -> str:
