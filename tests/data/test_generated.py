@@ -104,7 +104,7 @@ def test_a_generator_of_few_entries_is_exhausted_at_its_end(monkeypatch):
         ("gdc", {}, "'sub': reasoning-gym has no data set 'gdc'; did you mean 'gcd'"),
         ("gcd", {"max_valeu": 3}, "gcd refuses .*max_valeu"),
         ("gcd", {"min_value": 0}, "gcd refuses .*min_value must be positive"),
-        ("gcd", {"seed": 3}, "seed of gcd is set by the run"),
+        ("gcd", {"seed": 3}, "gcd refuses .*multiple values for .*'seed'"),
         ("string_insertion", {}, "string_insertion has no single right answer"),
     ],
 )

@@ -9,12 +9,12 @@ import pytest
 
 from tests.data.tables import load_benchmark as load
 from tests.data.tables import write
-from vibelite.data.benchmarks import content_hash
-from vibelite.data.code_rows import (
+from vibelite.data.benchmarks import (
     ANSWER,
     TASK,
     WITH_STARTER_CODE,
     WITHOUT_STARTER_CODE,
+    content_hash,
     problem_from_lcb_row,
 )
 from vibelite.errors import DataError

@@ -112,10 +112,6 @@ def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
     if task.dataset not in DATASETS:
         hint = did_you_mean(task.dataset, DATASETS)
         raise DataError(f"{where}: reasoning-gym has no data set {task.dataset!r}{hint}")
-    if own := {"seed", "size"} & task.config.keys():
-        raise DataError(
-            f"{where}: {', '.join(sorted(own))} of {task.dataset} is set by the run, not the recipe"
-        )
     has_own_scorer = DATASETS[task.dataset][0].score_answer is not ProceduralDataset.score_answer
     if has_own_scorer and task.dataset not in (*PREPARED, *ONE_NUMBER):
         # Their answers are not unique, and some of their scorers evaluate the model's text as code.

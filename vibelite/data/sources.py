@@ -15,8 +15,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vibelite.data.rows import is_wanted, problem_from_row, trace_from_row
-from vibelite.data.tables import Rows, read_rows
+from vibelite.data.rows import problem_from_row, trace_from_row
+from vibelite.data.tables import Rows, cell, read_rows
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
@@ -146,7 +146,10 @@ def _first(names: tuple[str, ...], row: Mapping[str, Any]) -> str | None:
 
 def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:
     for index, row in enumerate(rows.table):
-        if is_wanted(row, source.where, rows, index):
+        if all(
+            str(cell(row, column, rows.at(index))) in map(str, values)
+            for column, values in source.where.items()
+        ):
             yield index, row
 
 
