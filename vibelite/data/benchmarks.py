@@ -1,8 +1,5 @@
-"""The public benchmarks of the VibeThinker report: where their problems are, how the report samples
-them, and their problems from a local file or the hub.
-
-A score means little without the problems it was measured on: copies of one benchmark differ in
-wording and number. `content_hash` of the problems is printed with every score.
+"""The benchmarks of the VibeThinker report: where they are, how the report samples them, and their
+problems. Copies of one differ in wording, so `content_hash` is printed with every score.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Rows of a table to problems and traces. A row that does not fit its columns is an error that says
-where it is, what was found, and what there is instead.
-"""
+"""Rows of a table to problems and traces; what does not fit is an error with its place."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Problems and traces from what a recipe names: generators, local files, Hugging Face data sets.
-
-The only file that imports `datasets`. Every row that cannot be used is an error that names it; none
-is skipped, unless the recipe says that so many may be: then they are counted and told.
+"""Problems and traces from what a recipe names: generators, local files, hub data sets. A row
+that cannot be used is an error, or counted and told where the recipe allows some.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Tables from local files. Whatever cannot be read is an error with the file's name and the row's
-number: for .jsonl and .csv the line, else counted from 1.
-"""
+"""Tables from local files. Errors name the file and the line, or the row counted from 1."""
 
 from __future__ import annotations
 

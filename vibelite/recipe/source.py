@@ -1,7 +1,5 @@
-"""A recipe's text as plain data that remembers where every key stands.
-
-Reads YAML 1.2 with ruamel.yaml (`1e-6` is a number, `no` is text), which keeps line and column.
-Nothing here knows the schema; `overrides.py` changes the data, and `load.py` validates it.
+"""A recipe's text as plain data that remembers where keys stand. Reads YAML 1.2 with ruamel.yaml
+(`1e-6` is a number, `no` is text). Knows nothing of the schema.
 """
 
 from __future__ import annotations
