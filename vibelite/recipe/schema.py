@@ -31,8 +31,9 @@ class Recipe(Section):
     num_gpus: PositiveInt = 1
     """Processes, one a GPU. May be changed between runs: the result changes by rounding alone."""
     parallel: Parallel = Parallel()
-    tracking: list[Literal["tensorboard", "trackio"]] = []
-    """Event files in RUN_DIR/tensorboard, or trackio's local data base (extra `track`)."""
+    tracking: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = []
+    """Where steps are shown beside the report: RUN_DIR/tensorboard, trackio's local data base, W&B
+    or MLflow as the environment says; only these two may send anything."""
     num_threads: NonNegativeInt = 0
     """CPU threads of torch; 0 = torch's own choice. Bitwise repeatable for a fixed number."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
