@@ -4,13 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vibelite.data.chat import (
-    end_token_id,
-    opened_thinking,
-    prompt_ids,
-    stop_token_ids,
-    trace_ids,
-)
+from vibelite.data.chat import end_token_id, opened_thinking, prompt_ids, stop_token_ids, trace_ids
 from vibelite.errors import DataError
 from vibelite.models.tiny import build_tokenizer
 from vibelite.recipe.data_section import Data

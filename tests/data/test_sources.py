@@ -94,9 +94,7 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
         load(tmp_path / name)
 
 
-def test_hub_rows_are_read_with_config_split_and_revision_or_told_to_be_out_of_reach(
-    monkeypatch, tmp_path
-):
+def test_hub_rows_are_read_as_named_or_told_to_be_out_of_reach(monkeypatch, tmp_path):
     import datasets
 
     asked = []

@@ -15,12 +15,7 @@ from typing import Any, Literal
 from vibelite.data.rows import located, problem_from_row
 from vibelite.data.tables import Rows, read_rows, stream_jsonl
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import (
-    BenchmarkProblems,
-    Columns,
-    ProblemSource,
-    ProblemTable,
-)
+from vibelite.recipe.data_section import BenchmarkProblems, Columns, ProblemSource, ProblemTable
 from vibelite.rewards.code_problem import PRIVATE_TESTS, PUBLIC_TESTS, lcb_metadata
 from vibelite.types import Problem
 

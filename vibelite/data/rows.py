@@ -16,13 +16,7 @@ from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemTable, TraceTable
 from vibelite.rewards.answer_text import final_gold
 from vibelite.rewards.choice import LETTERS, check_question, question_text
-from vibelite.rewards.code_problem import (
-    LIMITS,
-    PRIVATE_TESTS,
-    TESTS,
-    lcb_metadata,
-    row_metadata,
-)
+from vibelite.rewards.code_problem import LIMITS, PRIVATE_TESTS, TESTS, lcb_metadata, row_metadata
 from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION
 from vibelite.rewards.instruct import RULES, read_rules
 from vibelite.rewards.math_answer import check_gold

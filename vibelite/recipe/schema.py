@@ -66,7 +66,4 @@ class Recipe(Section):
 
     def stage_named(self, name: str) -> AnyStage:
         """The stage called `name`; KeyError if there is none."""
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        raise KeyError(name)
+        return {stage.name: stage for stage in self.stages}[name]
