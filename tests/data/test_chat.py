@@ -3,15 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
-from pydantic import ValidationError
 
-from vibelite.data.chat import (
-    end_token_id,
-    opened_thinking,
-    prompt_ids,
-    stop_token_ids,
-    trace_ids,
-)
+from vibelite.data.chat import end_token_id, opened_thinking, prompt_ids, stop_token_ids, trace_ids
 from vibelite.errors import DataError
 from vibelite.models.tiny import build_tokenizer
 from vibelite.recipe.data_section import Data
@@ -151,8 +144,11 @@ def test_the_template_is_told_what_the_recipe_says(tokenizer, monkeypatch):
         for told in ({}, {"quick": True})
     ]
     assert [text.endswith("<think>") for text in texts] == [True, False]
-    with pytest.raises(ValidationError, match="tokenize is set by the run"):
-        Data(chat_template_kwargs={"tokenize": True})
+    taken = Data(chat_template_kwargs={"tokenize": True})
+    with pytest.raises(
+        DataError, match="^rows/7: .*multiple values for keyword argument 'tokenize'"
+    ):
+        prompt_ids(tokenizer, ASKED, taken, row="rows/7")
 
 
 @pytest.mark.parametrize(

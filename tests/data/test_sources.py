@@ -94,19 +94,7 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
         load(tmp_path / name)
 
 
-def test_a_hub_data_set_without_network_is_one_clear_error(monkeypatch, tmp_path):
-    import datasets
-
-    def refuse(*args, **kwargs):
-        raise ConnectionError("Couldn't reach the hub\nin any way")
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    source = ProblemTable(source="hub", path="org/data", revision="abc", split="test")
-    with pytest.raises(DataError, match=r"org/data@abc\[test\] cannot be loaded .*source: file"):
-        load_problems(source, recipe_dir=tmp_path, seed=0)
-
-
-def test_hub_rows_are_read_with_config_split_and_revision(monkeypatch, tmp_path):
+def test_hub_rows_are_read_as_named_or_told_to_be_out_of_reach(monkeypatch, tmp_path):
     import datasets
 
     asked = []
@@ -122,6 +110,13 @@ def test_hub_rows_are_read_with_config_split_and_revision(monkeypatch, tmp_path)
     problems = load_problems(source, recipe_dir=tmp_path, seed=0)
     assert asked == [("org/data", "main", "test", "abc")]
     assert [problem.answer for problem in problems] == ["2", "4"]
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("Couldn't reach the hub\nin any way")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError, match=r"org/data@abc\[test\] cannot be loaded .*source: file"):
+        load_problems(source, recipe_dir=tmp_path, seed=0)
 
 
 def test_traces_load_from_rows_of_messages(tmp_path):
@@ -204,19 +199,13 @@ def test_the_parts_of_a_table_share_no_prompt_and_leave_none_out(tmp_path):
 
 
 def test_a_prompt_s_part_depends_on_its_letters_and_digits_alone(tmp_path):
-    for i in range(40):
-        prompts = [f"What is {i} + 1?", f"  what IS\n{i}+1 ?"]
-        path = write(tmp_path / "own.jsonl", [{"prompt": p, "answer": "1"} for p in prompts])
-        parts = [part for part in ("train", "held-out") if not is_empty(path, part)]
-        assert len(parts) == 1 and len(part_of(path, parts[0])) == 2
-
-
-def is_empty(path, part):
-    try:
-        return not part_of(path, part)
-    except DataError as error:
-        assert f"no rows in its part {part}" in str(error)
-        return True
+    prompts = [f"What is {i} + 1?" for i in range(40)]
+    respelled = [prompt.upper().replace(" ", "  ") for prompt in prompts]
+    path = write(tmp_path / "own.jsonl", [{"prompt": p, "answer": "1"} for p in prompts])
+    first = [int(problem.id.split("/")[1]) for problem in part_of(path, "train")]
+    write(path, [{"prompt": p, "answer": "1"} for p in reversed(respelled)])
+    second = [39 - int(problem.id.split("/")[1]) for problem in part_of(path, "train")]
+    assert first == sorted(second) and 20 < len(first) < 40
 
 
 @pytest.mark.parametrize("part", ["train", "held-out"])

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,96 +34,59 @@ def test_a_valid_recipe_loads_with_numbers_in_scientific_notation(tmp_path: Path
     ]
 
 
-WRONG_LINES = {
-    "unknown key": (
-        {"line_21": "    num_step: 10"},
-        "recipe.yaml:21:5: stages.sft.num_step: unknown key; did you mean 'num_steps'?",
-    ),
-    "key of the section inside": (
-        {"line_29": "    lr: 5"},
-        "recipe.yaml:29:5: stages.mgpo.lr: unknown key; did you mean 'optimizer.lr'?",
-    ),
-    "missing key, at its section": (
-        {"line_22": ""},
-        "recipe.yaml:20:5: stages.sft.checkpoint_every: this key is required",
-    ),
-    "wrong kind": (
-        {"line_28": "  - kind: mpgo"},
-        "recipe.yaml:28:5: stages.mpgo.kind: 'mpgo' is not one of: sft, probe, fuse, mgpo, "
-        "distill, filter, evaluate, export; did you mean 'mgpo'?",
-    ),
-    "missing kind": (
-        {"line_26": "  - name: fuse"},
-        "recipe.yaml:26:5: stages.fuse.kind: this key is required (one of: sft, probe, fuse, mgpo, "
-        "distill, filter, evaluate, export)",
-    ),
-    "wrong literal": (
-        {"line_8": "      split: trian"},
-        "recipe.yaml:8:7: data.problems.train.split: 'trian' is not one of: train, probe, test; "
-        "did you mean 'train'?",
-    ),
-    "out of bounds": (
-        {"line_9": "      num_problems: 0"},
-        "recipe.yaml:9:7: data.problems.train.num_problems: must be greater than 0, not 0",
-    ),
-    "wrong type inside a flow mapping": (
-        {"line_23": '    optimizer: {lr: "1e-3"}'},
-        "recipe.yaml:23:17: stages.sft.optimizer.lr: must be a number, not '1e-3'",
-    ),
-    "a boolean is no number": (
-        {"line_2": "seed: true"},
-        "recipe.yaml:2:1: seed: must be a whole number, not true",
-    ),
-    "infinity": (
-        {"line_32": "    optimizer: {lr: .inf}"},
-        "recipe.yaml:32:17: stages.mgpo.optimizer.lr: must be a finite number, not Infinity",
-    ),
-    "a number where text belongs": (
-        {"line_11": "        number: {dataset: 12}"},
-        "recipe.yaml:11:18: data.problems.train.tasks.number.dataset: must be text, not 12: put it "
-        "in quotes",
-    ),
-    "a name with a space": (
-        {"line_1": "name: so small"},
-        "recipe.yaml:1:1: name: 'so small' is no name: a name has letters, digits and . _ -, and "
-        "begins with a letter or digit",
-    ),
-    "a value where a section belongs": (
-        {"line_31": "    sampling: 32"},
-        "recipe.yaml:31:5: stages.mgpo.sampling: must be a section (a mapping of keys to values), "
-        "not 32",
-    ),
-    "rule of a section": (
-        {"line_24": "  - kind: probe\n    num_samples: 4"},
-        "recipe.yaml:24:5: stages.probe: num_samples (4) must be at least k (8)",
-    ),
-    "heads that do not divide": (
-        {"line_3": "model: {source: tiny, num_heads: 3}"},
-        "recipe.yaml:3:1: model: hidden_size (128) must be num_heads (3) times an even number "
-        "(rotary position embedding)",
-    ),
-    "slices of an engine that has none": (
-        {"line_2": "rollout: {tensor_parallel: 2}"},
-        "recipe.yaml:2:1: rollout: tensor_parallel: 2 needs engine: vllm; with engine: "
-        "transformers leave it out",
-    ),
-    "slices that cannot be shared": (
-        {"line_2": "rollout: {engine: vllm, tensor_parallel: 2, vllm: {sync: alias}}"},
-        "recipe.yaml:2:1: rollout: vllm.sync: alias needs whole tensors in the engine, and "
-        "tensor_parallel: 2 leaves it slices; use auto",
-    ),
-    "engines that do not fill the GPUs": (
-        {"line_2": "rollout: {engine: vllm, tensor_parallel: 2}\nnum_gpus: 3"},
-        "recipe.yaml:1:1: rollout.tensor_parallel: 2 must divide num_gpus, which is 3",
-    ),
+# What is told, after the file -> what line makes it wrong.
+WRONG_LINES: dict[str, dict[str, str]] = {
+    "21:5: stages.sft.num_step: unknown key; did you mean 'num_steps'?": {
+        "line_21": "    num_step: 10"
+    },
+    "29:5: stages.mgpo.lr: unknown key; did you mean 'optimizer.lr'?": {"line_29": "    lr: 5"},
+    "20:5: stages.sft.checkpoint_every: this key is required": {"line_22": ""},
+    "28:5: stages.mpgo.kind: 'mpgo' is not one of: sft, probe, fuse, mgpo, distill, filter, "
+    "evaluate, export; did you mean 'mgpo'?": {"line_28": "  - kind: mpgo"},
+    "26:5: stages.fuse.kind: this key is required (one of: sft, probe, fuse, mgpo, distill, "
+    "filter, evaluate, export)": {"line_26": "  - name: fuse"},
+    "8:7: data.problems.train.split: 'trian' is not one of: train, probe, test; did you mean "
+    "'train'?": {"line_8": "      split: trian"},
+    "9:7: data.problems.train.num_problems: must be greater than 0, not 0": {
+        "line_9": "      num_problems: 0"
+    },
+    "23:17: stages.sft.optimizer.lr: must be a number, not '1e-3'": {
+        "line_23": '    optimizer: {lr: "1e-3"}'
+    },
+    "2:1: seed: must be a whole number, not true": {"line_2": "seed: true"},
+    "32:17: stages.mgpo.optimizer.lr: must be a finite number, not Infinity": {
+        "line_32": "    optimizer: {lr: .inf}"
+    },
+    "11:18: data.problems.train.tasks.number.dataset: must be text, not 12: put it in quotes": {
+        "line_11": "        number: {dataset: 12}"
+    },
+    "1:1: name: 'so small' is no name: a name has letters, digits and . _ -, and begins with a "
+    "letter or digit": {"line_1": "name: so small"},
+    "31:5: stages.mgpo.sampling: must be a section (a mapping of keys to values), not 32": {
+        "line_31": "    sampling: 32"
+    },
+    "24:5: stages.probe: num_samples (4) must be at least k (8)": {
+        "line_24": "  - kind: probe\n    num_samples: 4"
+    },
+    "3:1: model: hidden_size (128) must be num_heads (3) times an even number (rotary position "
+    "embedding)": {"line_3": "model: {source: tiny, num_heads: 3}"},
+    "2:1: rollout: tensor_parallel: 2 needs engine: vllm; with engine: transformers leave it out": {
+        "line_2": "rollout: {tensor_parallel: 2}"
+    },
+    "2:1: rollout: vllm.sync: alias needs whole tensors in the engine, and tensor_parallel: 2 "
+    "leaves it slices; use auto": {
+        "line_2": "rollout: {engine: vllm, tensor_parallel: 2, vllm: {sync: alias}}"
+    },
+    "1:1: rollout.tensor_parallel: 2 must divide num_gpus, which is 3": {
+        "line_2": "rollout: {engine: vllm, tensor_parallel: 2}\nnum_gpus: 3"
+    },
 }
 
 
-@pytest.mark.parametrize(("lines", "message"), WRONG_LINES.values(), ids=WRONG_LINES.keys())
-def test_a_wrong_line_is_named_with_its_position(
-    lines: dict[str, str], message: str, tmp_path: Path
-) -> None:
-    assert message in problems_of(write_recipe(tmp_path, **lines))
+@pytest.mark.parametrize("message", WRONG_LINES)
+def test_a_wrong_line_is_named_with_its_position(message: str, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, **WRONG_LINES[message])
+    assert f"recipe.yaml:{message}" in problems_of(path)
 
 
 def test_all_problems_are_reported_at_once_from_top_to_bottom(tmp_path: Path) -> None:
@@ -133,10 +97,9 @@ def test_all_problems_are_reported_at_once_from_top_to_bottom(tmp_path: Path) ->
         return [problem.split(": ")[0] for problem in problems_of(path, *overrides)]
 
     values = {"line_2": "seed: -1", "line_27": "    tail_average: x", "line_32": "    lr: 1"}
-    found = positions("sed=1", **values)
-    assert found == ["--set sed=1", "recipe.yaml:2:1", "recipe.yaml:27:5"] + [
-        "recipe.yaml:28:5"
-    ] + ["recipe.yaml:32:5"]
+    places = ["2:1", "27:5", "28:5", "32:5"]  # at line 28 begins what lacks an optimizer now
+    expected = ["--set sed=1", *(f"recipe.yaml:{place}" for place in places)]
+    assert positions("sed=1", **values) == expected
     names = {
         "line_27": "    start_from: prob",
         "line_30": "    problems: trains",
@@ -146,17 +109,29 @@ def test_all_problems_are_reported_at_once_from_top_to_bottom(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("line", "place"),
+    ("line", "place", "problem"),
     [
-        ("seed: [0", "3:6: not YAML: "),
-        ("seed: 0\nseed: 1", "3:1: not YAML: found duplicate key"),
-        ("seed: !!int one", " not YAML: "),
-        ("seed: &a {b: *a}", "2:14: the alias *a is inside what it stands for"),
+        ("seed: [0", "3:6", "not YAML: expected ',' or ']', but got ':'"),
+        (
+            "seed: 0\nseed: 1",
+            "3:1",
+            r"not YAML: found duplicate key .seed. \(.*; leave one of the two",
+        ),
+        ("seed: 2026-13-01", "2:7", "not YAML: '2026-13-01' cannot be read: month must be in"),
+        ("\tseed: 0", "2:1", "not YAML: .*; indent with spaces, not with tabs"),
+        ("seed: 7: 8", "2:8", "not YAML: .*; put a value with a colon in quotes, and indent with"),
+        ("seed: %7", "2:7", "not YAML: found character '%' .*; put the value in quotes"),
+        ("x:\n  y: 1\n z: 2", "4:2", "not YAML: .*; indent this line as the others"),
+        ('seed: "C:\\Users"', "2:12", "not YAML: .* backslash begins an escape; use single quotes"),
+        ("seed: 0\n---", "3:1", "not YAML: but found another document"),
+        ("seed: &a {b: *a}", "2:14", r"the alias \*a is inside what it stands for"),
     ],
 )
-def test_broken_yaml_names_the_position(line: str, place: str, tmp_path: Path) -> None:
-    (problem,) = problems_of(write_recipe(tmp_path, line_2=line))
-    assert problem.startswith(f"recipe.yaml:{place}")
+def test_broken_yaml_is_told_with_its_position_and_what_to_do(
+    line: str, place: str, problem: str, tmp_path: Path
+) -> None:
+    (told,) = problems_of(write_recipe(tmp_path, line_2=line))
+    assert re.match(f"recipe.yaml:{place}: {problem}", told), told
 
 
 @pytest.mark.parametrize(
@@ -199,7 +174,7 @@ def test_an_unreadable_encoding_is_a_recipe_error(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"name: \xff\n")
     (problem,) = problems_of(path)
-    assert problem.startswith("recipe.yaml: cannot be read: ")
+    assert problem == "recipe.yaml: not UTF-8 text (invalid start byte); save it as UTF-8"
 
 
 def test_a_merge_key_brings_defaults_that_own_keys_replace(tmp_path: Path) -> None:

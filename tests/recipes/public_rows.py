@@ -14,45 +14,28 @@ PROGRAM = "```python\ndef f(n): return 1\nprint(1)\n```"
 
 
 def traces_of_openr1() -> list[dict[str, Any]]:
-    return [
-        {
-            "problem": f"Sum the first {number} odd numbers over their sum.",
-            "solution": "Both are equal.",
-            "answer": "1",
-            "messages": [
-                {"role": "user", "content": f"Sum the first {number} odd numbers over their sum."},
-                {
-                    "role": "assistant",
-                    "content": f"<think>\nBoth are {number * number}.\n</think>\n\n\\boxed{{1}}",
-                },
-            ],
-        }
-        for number in range(1, 9)
-    ]
+    rows = []
+    for number in range(1, 9):
+        question = f"Sum the first {number} odd numbers over their sum."
+        answer = f"<think>\nBoth are {number * number}.\n</think>\n\n\\boxed{{1}}"
+        turns = (("user", question), ("assistant", answer))
+        messages = [{"role": role, "content": content} for role, content in turns]
+        rows.append({"problem": question, "answer": "1", "messages": messages})
+    return rows
 
 
 def traces_of_open_code_reasoning() -> list[dict[str, Any]]:
+    texts = [(f"Read {n} integers and print one.", f"Any input of {n}.") for n in range(8)]
     return [
-        {
-            "id": str(number),
-            "input": f"Read {number} integers and print one.",
-            "output": f"<think>\nAny input of {number}.\n</think>\n\n{PROGRAM}",
-            "split": "train",
-            "solution": PROGRAM,
-        }
-        for number in range(8)
+        {"input": task, "output": f"<think>\n{thought}\n</think>\n\n{PROGRAM}", "split": "train"}
+        for task, thought in texts
     ]
 
 
 def math_problems() -> list[dict[str, Any]]:
     return [
-        {
-            "problem": f"In {subject.lower()}, what is the share of {number} in {number}?",
-            "solution": "It is $\\boxed{1}$.",
-            "answer": "1",
-            "subject": subject,
-            "level": level,
-        }
+        {"problem": f"In {subject.lower()}, what is the share of {number} in {number}?"}
+        | {"answer": "1", "subject": subject, "level": level}
         for number in range(1, 4)
         for level in (4, 5)
         for subject in (*SUBJECTS, "Number Theory")
@@ -60,46 +43,31 @@ def math_problems() -> list[dict[str, Any]]:
 
 
 def deepscaler() -> list[dict[str, Any]]:
-    rows = [{"problem": text, "answer": "1", "solution": "One way."} for text in MATH_QUESTIONS]
-    return [*rows * 5, {"problem": "Without an answer?", "answer": "", "solution": ""}]
+    rows = [{"problem": text, "answer": "1"} for text in MATH_QUESTIONS]
+    return [*rows * 5, {"problem": "Without an answer?", "answer": ""}]
 
 
 def dapo() -> list[dict[str, Any]]:
-    return [
-        {
-            "prompt": f"Compute {number}! / {number}!.",
-            "solution": "1",
-            "reward_model": {"ground_truth": "1", "style": "rule-lighteval/MATH_v2"},
-        }
-        for number in range(6)
-    ]
+    gold = {"ground_truth": "1", "style": "rule-lighteval/MATH_v2"}
+    questions = [f"Compute {number}! / {number}!." for number in range(6)]
+    return [{"prompt": text, "solution": "1", "reward_model": gold} for text in questions]
 
 
 def deepcoder_taco() -> list[dict[str, Any]]:
-    tests = [
-        {"inputs": ["3\n", "4\n"], "outputs": ["1\n", "1\n"]},
-        {"inputs": [[3], [4]], "outputs": [[1], [1]], "fn_name": "f"},
-    ]
+    stdin = {"inputs": ["3\n", "4\n"], "outputs": ["1\n", "1\n"]}
+    call = {"inputs": [[3], [4]], "outputs": [[1], [1]], "fn_name": "f"}
     return [
-        {
-            "problem": f"Case {number}: whatever comes, the result is one.",
-            "tests": json.dumps(tests[number % 2]),
-        }
-        for number in range(4)
+        {"problem": f"Case {n}: whatever comes, the result is one.", "tests": json.dumps(tests)}
+        for n, tests in enumerate((stdin, call, stdin, call))
     ]
 
 
 def webinstruct() -> list[dict[str, Any]]:
     kinds = (("Physics", "Integer"), ("Chemistry", "Fraction"), ("Physics", "Float"))
     return [
-        {
-            "id": number,
-            "question": f"A cart of {number} kg weighs how many times itself?",
-            "answer": "1",
-            "answer_type": answer_type,
-            "category": category,
-        }
-        for number, (category, answer_type) in enumerate((*kinds, ("Finance", "Integer")) * 2)
+        {"question": f"A cart of {n} kg weighs how many times itself?", "answer": "1"}
+        | {"answer_type": answer_type, "category": category}
+        for n, (category, answer_type) in enumerate((*kinds, ("Finance", "Integer")) * 2)
     ]
 
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.report.conftest import HOSTILE, SUBDOMAINS, result_row
-from vibelite.report.build import write_report
+from vibelite.report.build import sentence, write_report
 from vibelite.run_dir import write_json_atomic
 from vibelite.units import duration, usd
 
@@ -149,6 +149,11 @@ def test_samples_carry_what_the_filters_need(page):
     origins = {sample["data-step"] for sample in samples}
     assert {"step 1", "step 40", "held-out, mgpo", "held-out, sft"} < origins
     assert "held-out, probe-algebra" not in origins, "a model is called by its first name"
+
+
+def test_a_message_begins_with_a_capital_but_a_setting_keeps_its_name():
+    assert sentence("nothing is learned") == "Nothing is learned"
+    assert sentence("data.problems.train: no rows") == "data.problems.train: no rows"
 
 
 def test_an_unfinished_run_without_a_price_says_how_far_it_is(make_run, tmp_path):

@@ -1,6 +1,4 @@
-"""Traces as sequences of tokens, which of them a step uses, and how they are cut into micro-batches
-and laid end to end into one row.
-"""
+"""Traces as token sequences, which of them a step uses, and their packing into micro-batches."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""The public benchmarks of the VibeThinker report: where their problems are, how the report samples
-them, and their problems from a local file or the hub.
-
-A score means little without the problems it was measured on: copies of one benchmark differ in
-wording and number. `content_hash` of the problems is printed with every score.
+"""The benchmarks of the VibeThinker report: where they are, how the report samples them, and their
+problems. Copies of one differ in wording, so `content_hash` is printed with every score.
 """
 
 from __future__ import annotations
@@ -15,16 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from vibelite.data.code_rows import problem_from_lcb_row
-from vibelite.data.rows import problem_from_row
+from vibelite.data.rows import located, problem_from_row
 from vibelite.data.tables import Rows, read_rows, stream_jsonl
 from vibelite.errors import DataError
-from vibelite.recipe.data_section import (
-    BenchmarkProblems,
-    Columns,
-    ProblemSource,
-    ProblemTable,
-)
+from vibelite.recipe.data_section import BenchmarkProblems, Columns, ProblemSource, ProblemTable
+from vibelite.rewards.code_problem import PRIVATE_TESTS, PUBLIC_TESTS, lcb_metadata
 from vibelite.types import Problem
 
 # As in the files of the report's evaluation repository.
@@ -39,6 +31,23 @@ REPORT_COLUMNS = Columns(prompt="prompt", answer="reward_model.ground_truth")
 GPQA_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 # Files of LiveCodeBench, each with what its release added.
 LCB_FILES = ("test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7)))
+# The words of LiveCodeBench's generic prompt: scores with another one are not comparable.
+TASK = (
+    "You are an expert Python programmer. You will be given a question (problem specification) and "
+    "will generate a correct Python program that matches the specification and passes all tests."
+)
+WITH_STARTER_CODE = (
+    "You will use the following starter code to write the solution to the problem and enclose your "
+    "code within delimiters."
+)
+WITHOUT_STARTER_CODE = (
+    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly "
+    "test on the sample inputs). Enclose your code within delimiters as follows. Ensure that when "
+    "the python program runs, it reads the inputs, runs the algorithm and writes output to STDOUT."
+)
+NO_CODE = "# YOUR CODE HERE"
+ANSWER = "### Answer: (use the provided format with backticks)\n\n"
+TEXT_COLUMNS = ("question_id", "question_content", PUBLIC_TESTS, PRIVATE_TESTS)
 # Scores that others published, to print beside a run's own. Percent, Pass@1; None = not reported.
 PUBLISHED_IN = "VibeThinker-1.5B report (arXiv 2511.06221), tables 2 and 3"
 _PUBLISHED_FOR = ("aime24", "aime25", "hmmt25", "math500", "lcb-v5", "lcb-v6", "gpqa")
@@ -150,6 +159,32 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
     if not problems:
         raise DataError(f"{rows.name}: no rows" + (" in the window" if benchmark.window else ""))
     return problems
+
+
+def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:
+    """The problem of one row; sub-domains are the difficulties. Raises DataError for missing
+    columns and public tests that cannot be run.
+    """
+    missing = [name for name in TEXT_COLUMNS if not isinstance(row.get(name), str)]
+    if missing:
+        there = ", ".join(map(str, row))
+        raise DataError(f"{where}: no text in {', '.join(missing)}; there are: {there}")
+    with located(where):
+        metadata = lcb_metadata(row)
+    starter = row.get("starter_code") or ""
+    task = WITH_STARTER_CODE if starter else WITHOUT_STARTER_CODE
+    content = (
+        f"{TASK}\n\n### Question:\n{row['question_content']}\n\n"
+        f"### Format: {task}\n```python\n{starter or NO_CODE}\n```\n\n{ANSWER}"
+    )
+    return Problem(
+        id=row["question_id"],
+        subdomain=str(row.get("difficulty") or "all"),
+        messages=({"role": "user", "content": content},),
+        answer="",
+        verifier="code",
+        metadata=metadata,
+    )
 
 
 def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> dict[str, Any]:

@@ -1,8 +1,5 @@
-"""Chat messages to token ids, for prompts and for worked solutions, and the tokens that end them.
-
-A completion is encoded apart from its prompt, exactly as an engine sees it: `trace_ids` always
-begins with the `prompt_ids` of the same conversation, and ends with the token at which an engine
-has to stop.
+"""Chat messages to token ids, and the tokens that end them. A completion is encoded apart from its
+prompt, as an engine sees it: `trace_ids` begins with `prompt_ids` and ends where engines stop.
 """
 
 from __future__ import annotations
@@ -154,7 +151,7 @@ def _render(
             add_generation_prompt=add_generation_prompt,
             **chat.chat_template_kwargs,
         )
-    except (TemplateError, TypeError) as error:
+    except (TemplateError, TypeError, ValueError) as error:
         line = getattr(error, "lineno", None)
         at = f" (line {line} of the template)" if line else ""
         roles = ", ".join(message["role"] for message in messages)
@@ -162,7 +159,8 @@ def _render(
             f"{row or 'a conversation'}: the chat template of {_name(tokenizer)} refuses messages "
             f"of {roles}: {error}{at}"
         ) from error
-    assert isinstance(text, str)
+    if not isinstance(text, str):
+        raise DataError("data.chat_template_kwargs: asks for another form than text")
     return text
 
 

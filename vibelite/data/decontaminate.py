@@ -1,15 +1,11 @@
 """Which training rows must go: those that share 10 words in a row with an evaluation problem, and
 answers that repeat themselves. `Cleaner` judges rows one by one, for stages and for files.
 
-The rule is the VibeThinker report's (3.5): text is normalised, and a training sample that shares a
-10-gram with an evaluation problem is dropped. Not evidence are (own) the sentence that says how to
-answer, words that many problems of one evaluation set begin or end with, and n-grams that several
-evaluation problems have in common, with what is mostly made of them. Without this the instruction
-at the end of a public benchmark would drop every prompt that ends with it too. A text that is a
-problem from its first word to its last is always evidence, however short, and read with and without
-those beginnings and endings.
-
-Only the evaluation side is kept in memory. N-grams are compared as text.
+The rule is the VibeThinker report's (3.5): a training sample that shares a 10-gram of normalised
+words with an evaluation problem is dropped. No evidence are (own) sentences that say how to answer,
+what many problems of one set begin or end with, and n-grams of several problems, which would drop
+every prompt with the same instruction. A text that is a problem from its first word to its last is
+always evidence, however short, read with and without those beginnings and endings.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
-from typing import Any, Literal
+from typing import Any
 
 from vibelite.data.normalise import (
     NORMALISER,
@@ -60,18 +56,8 @@ class EvaluationItem:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """What a training text shares with an evaluation item, in normalised words."""
-
-    rule: Literal["ngram", "whole_text"]
-    source: str
-    item: str
-    text: str
-
-    def as_json(self) -> dict[str, Any]:
-        found = {"rule": self.rule, "against": self.source, "item": self.item}
-        return {**found, "text": self.text}
+# What a training text shares with an evaluation item, in normalised words, or why else it must go.
+Reason = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +75,19 @@ class ContaminationIndex:
     vocabulary: frozenset[str]
     num_short: dict[str, int]
 
-    def find(self, text: str) -> Match | None:
+    def find(self, text: str) -> Reason | None:
         """The first item that `text` repeats, or None. Linear in the length of `text`."""
         forms = word_forms(text)
         for words in forms:
             if gram := self._shared_ngram(words):
-                item = self.ngrams[gram]
-                return Match("ngram", item.source, item.id, gram)
+                return reason("ngram", self.ngrams[gram], gram)
         return self.find_whole(text, forms)
 
-    def find_whole(self, text: str, forms: list[list[str]]) -> Match | None:
+    def find_whole(self, text: str, forms: list[list[str]]) -> Reason | None:
         """The item that `text` is from its first word to its last; `forms` are its words."""
         for whole in self.frames.whole_forms(text, forms):
             if item := self.whole_texts.get(whole):
-                return Match("whole_text", item.source, item.id, whole)
+                return reason("whole_text", item, whole)
         return None
 
     def _shared_ngram(self, words: Sequence[str]) -> str:
@@ -114,6 +99,10 @@ class ContaminationIndex:
                 if gram in self.ngrams:
                     return gram
         return ""
+
+
+def reason(rule: str, item: EvaluationItem, text: str) -> Reason:
+    return {"rule": rule, "against": item.source, "item": item.id, "text": text}
 
 
 def build_index(items: Sequence[EvaluationItem]) -> ContaminationIndex:
@@ -243,11 +232,11 @@ class Cleaner:
 
     def keeps(self, row_id: str, texts: Sequence[Text]) -> bool:
         """Whether the row may be trained on; counts it, and notes why it may not."""
-        reason = self._reason(texts)
-        if reason is not None:
-            self.dropped.append({"row": self.num_rows, "id": row_id, **reason})
+        why = self._reason(texts)
+        if why is not None:
+            self.dropped.append({"row": self.num_rows, "id": row_id, **why})
         self.num_rows += 1
-        return reason is None
+        return why is None
 
     def counts(self) -> dict[str, Any]:
         return {
@@ -258,16 +247,16 @@ class Cleaner:
             "by_set": dict(Counter(row["against"] for row in self.dropped if row.get("against"))),
         }
 
-    def _reason(self, texts: Sequence[Text]) -> dict[str, Any] | None:
+    def _reason(self, texts: Sequence[Text]) -> Reason | None:
         for text in texts:
             if match := self.index.find(text.content):
-                return match.as_json()
+                return match
         # A problem of several messages is an item as one text.
         asked = [text.content for text in texts if not text.is_answer]
         for parts in (asked, [text.content for text in texts]):
             whole = "\n".join(parts)
             if len(parts) > 1 and (match := self.index.find_whole(whole, word_forms(whole))):
-                return match.as_json()
+                return match
         for text in texts:
             if text.is_answer and self.max_repetition < 1:
                 share = repeated_share(text.content)

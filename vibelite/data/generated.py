@@ -1,11 +1,8 @@
-"""Problems from reasoning-gym generators, in splits that are disjoint for any seed and size.
+"""Problems from reasoning-gym generators, in splits disjoint for any seed and size: the hash
+of a problem's core gives 80% of all cores to train, 10% to probe and 10% to test.
 
-The core of a problem (what makes it the same problem) is hashed, and the hash alone decides the
-split: 80% of all cores belong to train, 10% to probe, 10% to test. Small generators repeat
-themselves, so different seeds alone would not keep test problems out of training.
-
-`pose` asks the prepared tasks in shorter words than reasoning-gym's, because a small model pays for
-every token, and gives their numbers as `facts`, from which `vibelite.data.worked` builds solutions.
+`pose` asks the prepared tasks in few words, which a small model pays for, and gives their numbers
+as `facts`, from which `vibelite.data.worked` builds solutions.
 """
 
 from __future__ import annotations
@@ -112,10 +109,6 @@ def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
     if task.dataset not in DATASETS:
         hint = did_you_mean(task.dataset, DATASETS)
         raise DataError(f"{where}: reasoning-gym has no data set {task.dataset!r}{hint}")
-    if own := {"seed", "size"} & task.config.keys():
-        raise DataError(
-            f"{where}: {', '.join(sorted(own))} of {task.dataset} is set by the run, not the recipe"
-        )
     has_own_scorer = DATASETS[task.dataset][0].score_answer is not ProceduralDataset.score_answer
     if has_own_scorer and task.dataset not in (*PREPARED, *ONE_NUMBER):
         # Their answers are not unique, and some of their scorers evaluate the model's text as code.

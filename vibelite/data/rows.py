@@ -1,6 +1,4 @@
-"""Rows of a table to problems and traces. A row that does not fit its columns is an error that says
-where it is, what was found, and what there is instead.
-"""
+"""Rows of a table to problems and traces; what does not fit is an error with its place."""
 
 from __future__ import annotations
 
@@ -8,24 +6,17 @@ import ast
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vibelite.data.code_rows import function_named, own_form
 from vibelite.data.tables import Rows, cell, kind
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemTable, TraceTable
 from vibelite.rewards.answer_text import final_gold
 from vibelite.rewards.choice import LETTERS, check_question, question_text
-from vibelite.rewards.code_problem import (
-    LIMITS,
-    PRIVATE_TESTS,
-    TESTS,
-    lcb_metadata,
-    row_metadata,
-)
+from vibelite.rewards.code_problem import LIMITS, PRIVATE_TESTS, TESTS, lcb_metadata, row_metadata
 from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION
 from vibelite.rewards.instruct import RULES, read_rules
 from vibelite.rewards.math_answer import check_gold
@@ -89,23 +80,55 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
     return Problem(problem_id, subdomain, messages, answer, source.verifier, metadata=metadata)
 
 
-def is_wanted(row: Any, where: Mapping[str, Sequence[str | int]], rows: Rows, index: int) -> bool:
-    """Whether row `index` has one of the values that `where` asks for in each of its columns."""
-    return all(
-        str(cell(row, column, rows.at(index))) in map(str, values)
-        for column, values in where.items()
-    )
-
-
 def _with_content(messages: tuple[Message, ...], content: str) -> tuple[Message, ...]:
     return (*messages[:-1], {**messages[-1], "content": content})
+
+
+def own_form(tests: Any) -> Any:
+    """The `tests` of a row, those of TACO in the project's form; others are judged elsewhere.
+    Raises DataError for TACO's form with parts missing.
+    """
+    if isinstance(tests, str):
+        try:
+            tests = json.loads(tests)
+        except ValueError as error:
+            raise DataError(f"tests: not valid JSON ({error})") from error
+    if not (isinstance(tests, dict) and "inputs" in tests and "outputs" in tests):
+        return tests
+    inputs, outputs = tests["inputs"], tests["outputs"]
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+        raise DataError("tests: inputs and outputs must be lists of the same length")
+    pairs = zip(inputs, outputs, strict=True)
+    if name := tests.get("fn_name"):
+        return [_call(name, given, wanted) for given, wanted in pairs]
+    return [
+        {"type": "stdin", "input": _lines(given), "output": _lines(wanted)}
+        for given, wanted in pairs
+    ]
+
+
+def _call(name: str, given: Any, wanted: Any) -> dict[str, Any]:
+    """A test of a function; TACO puts what it returns into a list of one."""
+    is_wrapped = isinstance(wanted, list) and len(wanted) == 1
+    return {
+        "type": "functional",
+        "fn_name": name,
+        "input": "\n".join(map(json.dumps, given)) if isinstance(given, list) else given,
+        "output": json.dumps(wanted[0] if is_wrapped else wanted),
+    }
+
+
+def _lines(value: Any) -> Any:
+    is_lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
+    return "\n".join(value) if is_lines else value
 
 
 def _with_function_name(
     messages: tuple[Message, ...], metadata: Mapping[str, Any]
 ) -> tuple[Message, ...]:
     """The question with the name of the function that its tests call, where it does not say it."""
-    name, content = function_named(metadata.get(TESTS)), messages[-1]["content"]
+    first, content = (metadata.get(TESTS) or [{}])[0], messages[-1]["content"]
+    name = first.get("fn_name")
     if not name or name in content:
         return messages
     return _with_content(messages, f"{content}\n\nName the function `{name}`.")

@@ -1,7 +1,5 @@
-"""Problems and traces from what a recipe names: generators, local files, Hugging Face data sets.
-
-The only file that imports `datasets`. Every row that cannot be used is an error that names it; none
-is skipped, unless the recipe says that so many may be: then they are counted and told.
+"""Problems and traces from what a recipe names: generators, local files, hub data sets. A row
+that cannot be used is an error, or counted and told where the recipe allows some.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vibelite.data.rows import is_wanted, problem_from_row, trace_from_row
-from vibelite.data.tables import Rows, read_rows
+from vibelite.data.rows import problem_from_row, trace_from_row
+from vibelite.data.tables import Rows, cell, read_rows
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
@@ -146,7 +144,10 @@ def _first(names: tuple[str, ...], row: Mapping[str, Any]) -> str | None:
 
 def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:
     for index, row in enumerate(rows.table):
-        if is_wanted(row, source.where, rows, index):
+        if all(
+            str(cell(row, column, rows.at(index))) in map(str, values)
+            for column, values in source.where.items()
+        ):
             yield index, row
 
 

@@ -1,6 +1,4 @@
-"""Tables from local files. Whatever cannot be read is an error with the file's name and the row's
-number: for .jsonl and .csv the line, else counted from 1.
-"""
+"""Tables from local files. Errors name the file and the line, or the row counted from 1."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -44,8 +42,7 @@ def read_rows(path: Path) -> Rows:
         raise DataError(f"{path}: there is no such file (paths are relative to the recipe)")
     match path.suffix:
         case ".jsonl":
-            rows = stream_jsonl(str(path), [path])
-            return Rows(rows.name, list(rows.table), rows.places)
+            return _read_lines(path)
         case ".json":
             return _read_json(path)
         case ".csv":
@@ -125,6 +122,11 @@ def kind(value: Any) -> str:
     return "nothing (null)" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"
 
 
+def _read_lines(path: Path) -> Rows:
+    rows = stream_jsonl(str(path), [path])
+    return replace(rows, table=list(rows.table))
+
+
 def _read_json(path: Path) -> Rows:
     text = decode(path.read_bytes(), path)
     try:
@@ -132,9 +134,7 @@ def _read_json(path: Path) -> Rows:
     except (ValueError, RecursionError) as error:
         if getattr(error, "msg", "") != "Extra data":
             raise DataError(f"{path}: not valid JSON ({error})") from error
-        # One object a line, as the hub's data sets have it, under whatever name.
-        rows = stream_jsonl(str(path), [path])
-        return Rows(rows.name, list(rows.table), rows.places)
+        return _read_lines(path)  # one object a line, as the hub's data sets have it
     if not isinstance(table, list):
         raise DataError(f"{path}: expected a list of objects, found {kind(table)}")
     return Rows(str(path), table)

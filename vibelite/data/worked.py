@@ -1,8 +1,5 @@
-"""Worked solutions of generated problems: several different ways each, checked before use.
-
-A way of solving is a `path`. The texts are as short as the way allows, one step a line, because a
-model of under a million parameters has to learn them; the arithmetic is spelled out in the order in
-which it can be done.
+"""Worked solutions of generated problems, by several `path`s each, checked before use: short,
+a step a line, because a model of under a million parameters has to learn them.
 """
 
 from __future__ import annotations

@@ -5,21 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from vibelite.recipe.section import Fraction, Name, PositiveInt, Section
-
-# What `apply_chat_template` is given anyway, or answers in another form for.
-TAKEN_BY_CHAT = {
-    "conversation",
-    "tokenize",
-    "add_generation_prompt",
-    "continue_final_message",
-    "chat_template",
-    "return_dict",
-    "return_tensors",
-    "tokenizer_kwargs",
-}
 
 
 class GeneratedTask(Section):
@@ -51,12 +39,11 @@ class Columns(Section):
     answer: str = "answer"
     """A dotted path reaches into structs, for instance reward_model.ground_truth."""
     incorrect: list[str] = Field(default_factory=list)
-    """Of a multiple choice: the columns of the wrong options; `answer` is then the text of the
-    right one. Empty = the prompt lists its options in lines "A. ..." and `answer` is a letter."""
+    """Of a multiple choice: columns of the wrong options, beside the right one in `answer`; empty
+    = the prompt lists options "A. ..." and `answer` is a letter."""
     tests: str = "tests"
-    """Under `verifier: code`, in place of `answer`: the tests, a list as `vibelite verify` reads it
-    or its JSON text; a column `limits` may say what a program may take. TACO's form is read too;
-    rows in LiveCodeBench's own columns need neither."""
+    """Under `verifier: code`: a list of tests as `vibelite verify` reads it, its JSON text, or
+    TACO's form; a column `limits` is read too. LiveCodeBench's own columns need neither."""
     rules: str = "rules"
     """Under `verifier: instruct`, in place of `answer`: the rules of rewards/instruct.py."""
     subdomain: str | None = None
@@ -79,14 +66,12 @@ class Table(Section):
 
     source: Literal["file", "hub"]
     path: str
-    """A .jsonl, .json, .csv or .parquet file, or a directory of .parquet files, relative to the
-    recipe; under `source: hub` the name of the data set."""
+    """A .jsonl, .json, .csv or .parquet file or a directory of .parquet files; a hub's name."""
     config: str | None = None
     split: str = "train"
     revision: str = "main"
     local: str = ""
-    """A copy of the data set to read instead, as `path` of a file; empty = from the hub, or its
-    cache."""
+    """A copy of the hub's data set to read instead; empty = from the hub, or its cache."""
     where: dict[str, list[str | int]] = Field(default_factory=dict)
     """Column -> values: only rows that have one of them there."""
 
@@ -122,15 +107,13 @@ class ProblemTable(Table, LimitedProblems):
     subdomain: Name = "all"
     """Used where `columns.subdomain` is not set."""
     part: Literal["all", "train", "held-out"] = "all"
-    """Two problem sets of one table, one to train on and one to test on: the hash of a row's prompt
-    decides, so that a prompt is always in the same one."""
+    """Two problem sets of one table, to train and to test on, by the hash of a row's prompt."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the rows that are held out."""
     num_per_subdomain: PositiveInt | None = None
     """Keep only the first N of each sub-domain; null = all."""
     max_unusable: Fraction = 0.0
-    """Share of the rows that may be left out, with a note, because nothing could be compared with
-    their answer or run as their tests; 0 = the first such row is an error."""
+    """Share of the rows that may be left out, with a note, because they cannot be used."""
 
 
 class BenchmarkProblems(LimitedProblems):
@@ -139,8 +122,7 @@ class BenchmarkProblems(LimitedProblems):
     source: Literal["benchmark"]
     name: Literal["aime24", "aime25", "hmmt25", "math500", "gpqa", "lcb-v5", "lcb-v6"]
     path: str = ""
-    """A local .parquet or .jsonl file (for LiveCodeBench also a directory of its files), relative
-    to the recipe; empty = from the hub."""
+    """A local file, or a directory of LiveCodeBench's; empty = from the hub."""
 
 
 ProblemSource = Annotated[
@@ -169,8 +151,7 @@ class TraceTable(Table):
     """Traces from the rows of a table."""
 
     messages_column: str = "messages"
-    """A list of chat messages, the last of which is the answer; roles and texts are under `role`
-    and `content`, or under ShareGPT's `from` and `value`."""
+    """Chat messages, the last the answer, with `role` and `content` (or `from` and `value`)."""
     completion_column: str | None = None
     """Where the answer is a column of its own; `messages_column` then holds the question."""
     subdomain_column: str | None = None
@@ -209,10 +190,3 @@ class Data(Section):
     """Put before every prompt as a system message; empty = none."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """What the model's chat template is told, for instance {enable_thinking: false}."""
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _are_the_templates_own(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(TAKEN_BY_CHAT & values.keys()):
-            raise ValueError(f"{', '.join(taken)} is set by the run, not by the recipe")
-        return values

@@ -16,7 +16,7 @@ from vibelite.recipe.suggest import did_you_mean
 
 # The fields that choose between models (`Field(discriminator=...)` in the schema).
 TAG_FIELDS = ("kind", "source")
-MAX_VALUE_CHARACTERS = 60
+MAX_SHOWN = 60
 
 
 def explain(error: ValidationError) -> Iterator[tuple[Location, str]]:
@@ -130,6 +130,4 @@ def _show(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
-    if len(text) <= MAX_VALUE_CHARACTERS:
-        return text
-    return text[: MAX_VALUE_CHARACTERS - 3] + "..."
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

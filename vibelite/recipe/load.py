@@ -1,7 +1,4 @@
-"""Recipe files: text + `--set` -> Recipe, or one RecipeError that lists what is wrong.
-
-Each line of that error reads `file:line:col: path: what is wrong; did you mean ...`.
-"""
+"""Recipe files: text + `--set` -> Recipe, or one RecipeError that lists what is wrong."""
 
 from __future__ import annotations
 

@@ -57,11 +57,9 @@ class PretrainedModel(Section):
     """A local directory, or a hub name such as Qwen/Qwen2.5-Math-1.5B."""
     revision: str = "main"
     max_position: NonNegativeInt = 0
-    """Positions of a prompt with its answer, written into the run's copy of the model; 0 = what the
-    model names itself. A stage that asks for more is refused."""
+    """Positions of a prompt with its answer, in the run's copy; 0 = the model's own."""
     rope_theta: NonNegativeFloat = 0.0
-    """Base of the rotary position embedding in that copy; 0 = the model's own. More positions than
-    a model was made for need a larger one, and training to get used to it."""
+    """Base of the rotary position embedding there, larger for more positions; 0 = its own."""
     loader: Literal["transformers", "unsloth"] = "transformers"
     """unsloth = its patched modules and kernels, never its trainers; needs a GPU."""
 

@@ -1,7 +1,5 @@
-"""`--set a.b=c`: changes a recipe's data before it is validated.
-
-A key names mappings by key and lists by index; stages are named by index or by stage name, as in
-stages.mgpo.num_steps=5. The value is YAML: a scalar, or a flow list or mapping such as [1, 2].
+"""`--set a.b=c`: changes a recipe's data before it is validated. A key names mappings by key, lists
+by index and stages also by name, as in stages.mgpo.num_steps=5; the value is YAML.
 """
 
 from __future__ import annotations

@@ -22,11 +22,10 @@ class VLLM(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type in which it samples; auto = that of the weights it is given."""
     sync: Literal["auto", "alias", "copy"] = "auto"
-    """How it gets the trainer's weights: alias = one memory for both, nothing is copied; copy =
-    into its own tensors, adapters merged. auto = alias where possible, else copy."""
+    """How it gets the trainer's weights: alias = one memory for both; copy = into its own tensors,
+    adapters merged; auto = alias where possible."""
     max_prompt_tokens: PositiveInt = 2048
-    """With max_new_tokens the window that is planned for, at most the model's; a longer prompt
-    leaves less room for its completions."""
+    """With max_new_tokens the window; a longer prompt leaves less room for completions."""
     cuda_graphs: Literal["off", "decode", "full"] = "decode"
     """decode = graphs without the compiler; full = compiled as well: minutes at the first start."""
 
@@ -34,13 +33,12 @@ class VLLM(Section):
 class Rollout(Section):
     engine: Literal["transformers", "vllm"] = "transformers"
     tensor_parallel: PositiveInt = 1
-    """GPUs that hold one vLLM engine together, each a slice of its weights and its keys and values;
-    divides num_gpus. 1 = an engine of its own on every GPU, the faster way where a model fits one.
-    May be changed between runs: it changes the result by rounding alone."""
+    """GPUs that hold one vLLM engine together; divides num_gpus. 1 = an engine on every GPU, faster
+    where a model fits one. May be changed between runs: the result changes by rounding alone."""
     vllm: VLLM = VLLM()
     max_mismatch_kl: PositiveFloat = 0.05
-    """Nats per token (k3 estimate of KL(sampler || trainer)) above which a step stops the run: the
-    sampler is then not the policy that is trained. bfloat16 rounding alone gives about 0.001."""
+    """Nats per token (k3 estimate of KL(sampler || trainer)) above which a step stops the run;
+    bfloat16 rounding alone gives about 0.001."""
 
     @model_validator(mode="after")
     def _slices_are_vllms_own(self) -> Rollout:
@@ -65,21 +63,18 @@ class Verification(Section):
     num_workers: NonNegativeInt = 0
     """Processes that verify while others still generate; 0 = one per processor, at most 8."""
     seconds: PositiveFloat = 10.0
-    """Deadline of one completion; a verifier that misses it is killed and the miss is counted.
-    Programs have the limits of their tests instead."""
+    """Deadline of one completion, after which its verifier is killed and the miss counted;
+    programs have the limits of their tests instead."""
     max_failure_rate: Fraction = 0.02
-    """Share of a step's completions whose verifier may crash, time out or raise; above it the run
-    stops."""
+    """Share of a step's completions whose verifier may fail; above it the run stops."""
 
 
 class Parallel(Section):
     """How several processes work together; read where there is more than one."""
 
     sharding: Literal["auto", "optimizer", "full"] = "auto"
-    """optimizer = the GPUs share masters and moments, each holds the whole weights and gradients,
-    and nothing is exchanged before the update; full = they share weights and gradients too, which
-    are gathered layer by layer (FSDP2); auto = full where whole weights and gradients would fill
-    more than 40 % of a GPU."""
+    """optimizer = the GPUs share masters and moments; full = weights and gradients too, gathered
+    layer by layer (FSDP2); auto = full where these would fill more than 40 % of a GPU."""
 
 
 class Checkpoint(Section):
@@ -102,8 +97,8 @@ class Budget(Section):
     hours: Annotated[float, Field(gt=0)] | None = None
     """Of the machine, from the start of each process to its end."""
     steps_without_signal: NonNegativeInt = 10
-    """After so many steps of MGPO in a row in which no group's rewards differ the run ends with
-    exit code 1: it would go on learning nothing. 0 = no such limit."""
+    """MGPO steps in a row without rewards that differ in any group, after which the run ends with
+    exit code 1; 0 = no such limit."""
 
 
 class Cost(Section):
@@ -112,8 +107,7 @@ class Cost(Section):
     """
 
     gpu: str = ""
-    """The GPU that `vibelite plan` plans for, one of those that it lists; cpu = none, "" = what the
-    machine has on which it plans."""
+    """The GPU that `vibelite plan` plans for; cpu = none, "" = that of the machine it runs on."""
     usd_per_hour: Annotated[float, Field(gt=0)] | None = None
     """Price of the whole machine per hour."""
     usd_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None

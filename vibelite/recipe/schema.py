@@ -1,8 +1,5 @@
-"""The recipe: everything a run does, as one frozen value.
-
-Every field has a unit, a bound, a default with its reason, and a user. Nothing here imports torch
-or transformers, so that a recipe is checked in well under a second. The parts are in the files
-`*_section.py` beside this one.
+"""The recipe: everything a run does, as one frozen value; without torch and transformers, so
+that a recipe is checked in well under a second. Its parts are the files `*_section.py`.
 """
 
 from __future__ import annotations
@@ -32,17 +29,15 @@ class Recipe(Section):
     budget: Budget = Budget()
     checkpoint: Checkpoint = Checkpoint()
     num_gpus: PositiveInt = 1
-    """GPUs of one node, one process each; without GPUs so many processes on the CPU. May be changed
-    between runs: it changes the result by rounding alone."""
+    """Processes, one a GPU. May be changed between runs: the result changes by rounding alone."""
     parallel: Parallel = Parallel()
     tracking: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = []
-    """Where steps are shown beside the report: event files in RUN_DIR/tensorboard, or trackio's
-    data base on this machine. Both need the extra `track`; nothing is sent anywhere."""
+    """Where steps are shown beside the report: RUN_DIR/tensorboard, trackio's local data base, W&B
+    or MLflow as the environment says; only these two may send anything."""
     num_threads: NonNegativeInt = 0
     """CPU threads of torch; 0 = torch's own choice. Bitwise repeatable for a fixed number."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """How exactly float32 matrices are multiplied (torch.set_float32_matmul_precision): highest =
-    in float32; medium = in bfloat16 where the processor has units for it, else no change."""
+    """torch.set_float32_matmul_precision; medium = bfloat16 where there are units for it."""
     stages: Annotated[list[AnyStage], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -71,7 +66,4 @@ class Recipe(Section):
 
     def stage_named(self, name: str) -> AnyStage:
         """The stage called `name`; KeyError if there is none."""
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        raise KeyError(name)
+        return {stage.name: stage for stage in self.stages}[name]

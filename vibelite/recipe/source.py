@@ -1,7 +1,5 @@
-"""A recipe's text as plain data that remembers where every key stands.
-
-Reads YAML 1.2 with ruamel.yaml (`1e-6` is a number, `no` is text), which keeps line and column.
-Nothing here knows the schema; `overrides.py` changes the data, and `load.py` validates it.
+"""A recipe's text as plain data that remembers where keys stand. Reads YAML 1.2 with ruamel.yaml
+(`1e-6` is a number, `no` is text). Knows nothing of the schema.
 """
 
 from __future__ import annotations
@@ -13,8 +11,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, StringMark, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.nodes import Node
 
 from vibelite.errors import RecipeError
 
@@ -23,6 +23,15 @@ Location = tuple[str | int, ...]
 
 # Lists and mappings inside each other; no recipe has ten.
 MAX_DEPTH = 50
+# What the reader of YAML says, and what to do.
+ADVICE = {
+    "'\\t'": "indent with spaces, not with tabs",
+    "cannot start any token": "put the value in quotes",
+    "mapping values are not allowed": "put a value with a colon in quotes, and indent with spaces",
+    "expected <block end>": "indent this line as the others of its section",
+    "escape": "in double quotes a backslash begins an escape; use single quotes",
+    "duplicate key": "leave one of the two out",
+}
 
 
 @dataclass(slots=True)
@@ -90,19 +99,34 @@ class RecipeSource:
         return ".".join(parts)
 
 
+class _Constructor(RoundTripConstructor):
+    """Says where a value stands that cannot be read."""
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except ValueError as error:
+            message = f"{node.value!r} cannot be read: {error}"
+            raise MarkedYAMLError(problem=message, problem_mark=node.start_mark) from error
+
+
 def read_source(path: Path) -> RecipeSource:
     """The data of the recipe file. Raises RecipeError where there is nothing to validate at all."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     source = RecipeSource(file=str(path))
     try:
         _require_finite(text, str(path))
-        root = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError) as error:
+        yaml = YAML(typ="rt")
+        yaml.Constructor = _Constructor
+        root = yaml.load(text)
+    except YAMLError as error:
         raise RecipeError(_syntax_message(source.file, error)) from error
     if not isinstance(root, CommentedMap):
         raise RecipeError(f"{path}:1:1: a recipe is a mapping of keys to values, such as `seed: 0`")
@@ -137,24 +161,27 @@ def parse_value(text: str) -> Any:
 
 
 def _syntax_message(file: str, error: Exception) -> str:
+    place, problem = file, " ".join(str(error).split())
     if isinstance(error, MarkedYAMLError) and isinstance(mark := error.problem_mark, StringMark):
+        place = f"{file}:{mark.line + 1}:{mark.column + 1}"
         context = f" ({error.context})" if error.context else ""
-        return f"{file}:{mark.line + 1}:{mark.column + 1}: not YAML: {error.problem}{context}"
-    return f"{file}: not YAML: {' '.join(str(error).split())}"
+        # Of a duplicate key it would quote the whole values.
+        problem = " ".join(f"{str(error.problem).partition(' with value')[0]}{context}".split())
+    advice = next((f"; {advice}" for words, advice in ADVICE.items() if words in problem), "")
+    return f"{place}: not YAML: {problem}{advice}"
 
 
 def _plain(source: RecipeSource, value: Any, location: Location) -> Any:
     match value:
         case CommentedMap() | CommentedSeq():
             is_map = isinstance(value, CommentedMap)
-            items: dict[Any, Any] = dict(value.items() if is_map else enumerate(value))
-            for key, item in items.items():
+            items: dict[Any, Any] = {}
+            for key, item in value.items() if is_map else enumerate(value):
+                inner = (*location, str(key) if is_map else key)
                 # What `<<` brings has no place of its own; the section around it has.
                 if place := (value.lc.data or {}).get(key):
-                    line, column = place[:2]
-                    origin = f"{source.file}:{line + 1}:{column + 1}"
-                    source.origins[(*location, key)] = origin
-                items[key] = _plain(source, item, (*location, key))
+                    source.origins[inner] = f"{source.file}:{place[0] + 1}:{place[1] + 1}"
+                items[inner[-1]] = _plain(source, item, inner)
             return items if is_map else list(items.values())
         case bool() | None:
             return value

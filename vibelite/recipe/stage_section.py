@@ -22,8 +22,7 @@ BASE = "base"
 
 class Optimizer(Section):
     kind: Literal["adamw", "muon", "adamw_8bit", "adamw_8bit_paged", "adamw_cpu"] = "adamw"
-    """muon = torch.optim.Muon for the matrices of the layers, AdamW for the rest; adamw_8bit =
-    bitsandbytes; adamw_cpu = exact AdamW whose state and update are on the host."""
+    """muon = torch.optim.Muon for matrices, AdamW for the rest; adamw_cpu = AdamW on the host."""
     lr: PositiveFloat
     """Peak learning rate of AdamW (and of Muon's AdamW part)."""
     muon_lr: PositiveFloat = 0.02
@@ -125,8 +124,8 @@ class MGPOStage(SolvingStage, TrainingStage):
     kl_coef: NonNegativeFloat = 0.0
     """KL penalty to the stage's starting weights; 0 = no reference model in memory."""
     long2short: NonNegativeFloat = 0.0
-    """Largest shift of reward among a group's correct completions, from long to short ones; their
-    sum stays (VibeThinker-3B report: 0.2, in a stage of its own); 0 = none."""
+    """Largest shift of reward from long to short correct completions of a group; the sum stays
+    (VibeThinker-3B report: 0.2, in a stage of its own)."""
     overlong_margin: NonNegativeInt = 0
     """Tokens before sampling.max_new_tokens over which the reward falls linearly by 1 (DAPO: 4096
     of 20480); 0 = no penalty."""
@@ -178,16 +177,15 @@ class DistillStage(SolvingStage):
     min_tokens: NonNegativeInt = 16
     """Shorter answers are dropped."""
     keep_from: Annotated[float, Field(ge=0, lt=1)] = 0.4
-    """Share of each sub-domain's length bucket that the student finds easiest, and that is dropped;
-    high outliers are too. Report: "middle to high"; the number is ours."""
+    """Share of each sub-domain's length bucket, the easiest for the student, that is dropped beside
+    high outliers (report: "middle to high"; the number is ours)."""
     max_per_problem: PositiveInt = 4
     tokens_per_micro_batch: PositiveInt = 8192
 
 
 class FilterStage(SolvingStage):
     """The traces for a second, harder round of fine-tuning (VibeThinker-3B report 2.1); an `sft`
-    stage after it names it under `traces`. They belong to the problem with their id, or with the
-    same letters and digits, sentences on the answer's form left out. Drops are counted by reason.
+    stage after it names it under `traces`. A trace belongs to the problem of its id or its words.
     """
 
     kind: Literal["filter"]

@@ -70,7 +70,7 @@ def render(
         "duration": lambda value: "-" if value is None else duration(value),
         "usd": usd,
         "ago": ago,
-        "sentence": lambda text: text[:1].upper() + text[1:],
+        "sentence": sentence,
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
     }
     style, script = (
@@ -118,6 +118,12 @@ def benchmark_blocks(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             }
         )
     return blocks
+
+
+def sentence(text: str) -> str:
+    """With a capital at its beginning, unless that is a setting or a path."""
+    first = text.split(" ")[0]
+    return text if "." in first or "/" in first else text[:1].upper() + text[1:]
 
 
 def published_table(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
