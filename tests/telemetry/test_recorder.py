@@ -59,6 +59,18 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     assert capsys.readouterr().err == line
 
 
+def test_the_share_of_a_step_s_cost_without_signal_is_that_of_its_tokens(make_recorder, clock):
+    recorder, meter, stage_dir, _ = make_recorder()
+    recorder.record_step(1, {})
+    for span, seconds in (("rollout", 3), ("verify", 1), ("train", 4)):
+        spend(meter, clock, span, seconds)
+    meter.add_counts({"zero_signal_tokens": 30, "group_tokens": 40})
+    recorder.record_step(2, {})
+    # Three quarters of the tokens, and sampling and verifying are half of the time.
+    shares = [row["zero_signal_share"] for row in read_jsonl(stage_dir.steps_path)]
+    assert shares == [None, 0.375]
+
+
 def test_a_saved_state_is_not_in_the_rate_of_the_step_after_it(make_recorder, clock, capsys):
     recorder, meter, stage_dir, _ = make_recorder()
     for step, saving in ((1, 0), (2, 17)):
