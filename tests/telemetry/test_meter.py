@@ -8,6 +8,8 @@ import time
 import pytest
 
 from tests.telemetry.ledgers import FakeClock
+from tests.telemetry.nvml_driver import FakeDriver
+from vibelite.telemetry.energy import GpuMeter
 from vibelite.telemetry.meter import BOOT, IDLE, Lap, Meter, joint_lap, process_nanoseconds
 
 
@@ -87,9 +89,13 @@ def test_counts_are_added_up_by_name(clock):
 
 
 def test_energy_is_the_difference_of_two_readings_and_unknown_where_one_is(clock):
-    readings: list[int | None] = [1000, 1700, None, 2500, 2600]
-    meter = Meter(clock, read_energy=lambda: readings.pop(0))
-    assert [meter.lap().gpu_millijoules for _ in range(4)] == [700, None, None, 100]
+    driver = FakeDriver({"GPU-a": 1000})
+    meter = Meter(clock, gpus=GpuMeter(driver, ["GPU-a"]))
+    found = []
+    for reading in (1700, None, 2500, 2600):
+        driver.millijoules["GPU-a"] = reading
+        found.append(meter.lap().gpu_millijoules)
+    assert found == [700, None, None, 100]
 
 
 def test_what_passed_before_the_meter_was_made_is_in_the_first_lap_alone(clock):
