@@ -9,7 +9,7 @@ group size and number of completions, vLLM in the trainer's process on both side
 recipe is recipes/speedrun_0p5b.yaml, whose `keep_every` says which steps are points. A point's
 seconds are the clock's from the start of the training process until its weights were saved (ours:
 the ledger's); evaluating is not in them. TRL's settings are those of `beside_trl_grpo.py`. `report`
-writes rows, table and, beside the JSON, the picture as HTML.
+writes the rows and prints the table.
 """
 
 from __future__ import annotations
@@ -175,31 +175,9 @@ def point_cells(point: Point) -> list[str]:
     ]
 
 
-def picture(results: Sequence[Mapping[str, Any]]) -> str:
-    """A page with Pass@1 over seconds and over USD, a line a seed, a colour a side."""
-    from vibelite.report import charts
-
-    style = Path(charts.__file__).with_name("report.css").read_text(encoding="utf-8")
-    figures = []
-    for key, label in (("seconds", "seconds"), ("usd", "USD")):
-        series = [
-            charts.Series(
-                f"{result['side']}, seed {result['seed']}",
-                [(point[key], 100 * point["pass_at_1"]) for point in result["points"]],
-                SIDES.index(result["side"]),
-            )
-            for result in results
-            if all(point[key] is not None for point in result["points"])
-        ]
-        title = f"Pass@1 in percent over {label}"
-        figures.append(str(charts.line_chart(title, series, x_label=label, is_noisy=False)))
-    return f"<!doctype html><meta charset=utf-8><style>{style}</style>{''.join(figures)}\n"
-
-
 def report(files: Sequence[Path], out: Path) -> None:
     results = [read_json(file) for file in files]
     write_text_atomic(out, json.dumps({"benchmark": BENCHMARK, "runs": results}, indent=1) + "\n")
-    write_text_atomic(out.with_suffix(".html"), picture(results))
     print(table(results))
     for result in results:
         if "failed" in result:

@@ -6,7 +6,7 @@
 Large models, adapters and vLLM on a GPU: gpu_planner.py.
 
 Every configuration is a process of its own with one thread (`planner_steps.py`). On a CPU it
-measures its rates (`planner_rates.py`) before every step, and the prediction is made from them by
+measures its rates (`planner_steps.py`) before every step, and the prediction is made from them by
 the planner's formulas, so that other users of the machine slow down both alike. On a GPU the rates
 are those of the planner's table.
 
