@@ -40,9 +40,9 @@ from vibelite.telemetry.energy import gpu_meter, num_gpus, require_known_gpus
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
+from vibelite.telemetry.progress import TensorBoardSink
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.run_state import write_end, write_state
-from vibelite.telemetry.sinks import TensorBoardSink
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
 from vibelite.types import Problem, Trace

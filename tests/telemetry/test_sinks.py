@@ -5,12 +5,12 @@ import importlib
 import pytest
 
 from vibelite.errors import RecipeError
-from vibelite.telemetry import sinks
-from vibelite.telemetry.sinks import TensorBoardSink
+from vibelite.telemetry import progress
+from vibelite.telemetry.progress import TensorBoardSink
 
 
 def test_a_missing_library_is_told_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks, "find_spec", lambda name: None)
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"tensorboard is not installed.* install .*\[track\]"):
         TensorBoardSink(tmp_path, "sft")
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import accumulate
 
 from vibelite.telemetry.ledger import UNRECORDED, Entry, known_sum, lost_entries
-from vibelite.telemetry.unit_costs import unit_costs, zero_signal_share
+from vibelite.telemetry.spending import unit_costs, zero_signal_share
 from vibelite.units import MILLIJOULES_PER_KWH, NANOSECONDS
 
 # The palette's indices of the spans that every run has; others take the last but one.

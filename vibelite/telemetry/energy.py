@@ -90,9 +90,6 @@ def is_cut(pynvml: Any, handle: Any) -> bool:
 def visible_places(chosen: str | None, num_gpus: int) -> list[int] | None:
     """The places of the GPUs that CUDA_VISIBLE_DEVICES (None = not set) leaves; None where it says
     anything but their different numbers.
-
-    >>> visible_places("1, 0", 3), visible_places("GPU-a", 3)
-    ([1, 0], None)
     """
     if not chosen:
         return list(range(num_gpus if chosen is None else 0))

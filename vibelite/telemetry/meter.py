@@ -52,16 +52,7 @@ class Lap:
 
 
 class Meter:
-    """A stopwatch with named spans, of which exactly one runs at any time.
-
-    >>> ticks = iter([0, 10, 30, 35, 100, 100])
-    >>> meter = Meter(clock=lambda: next(ticks))
-    >>> with meter.span("train"):
-    ...     with meter.span("checkpoint"):
-    ...         pass
-    >>> meter.lap().nanoseconds
-    {'idle': 10, 'train': 85, 'checkpoint': 5}
-    """
+    """A stopwatch with named spans, of which exactly one runs at any time."""
 
     def __init__(
         self,

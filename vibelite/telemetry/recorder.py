@@ -13,11 +13,9 @@ from vibelite.run_dir import StageDir, append_jsonl, read_json, read_jsonl, writ
 from vibelite.telemetry.health import WARNINGS_NAME, Health, why_no_signal
 from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter, joint_lap
-from vibelite.telemetry.progress import ProgressLine
-from vibelite.telemetry.sinks import TensorBoardSink, numbers_of
-from vibelite.telemetry.spending import project
+from vibelite.telemetry.progress import ProgressLine, TensorBoardSink, numbers_of
+from vibelite.telemetry.spending import project, zero_signal_share
 from vibelite.telemetry.stop import StopRules
-from vibelite.telemetry.unit_costs import zero_signal_share
 from vibelite.types import StepRecord
 from vibelite.units import NANOSECONDS
 
