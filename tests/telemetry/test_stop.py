@@ -61,10 +61,11 @@ def test_the_report_is_taken_to_be_as_slow_as_the_slowest_before(tmp_path):
         stop.check()
 
 
-def test_hours_are_a_limit_without_a_price(tmp_path):
+def test_hours_are_a_limit_without_a_price_over_restarts_too(tmp_path):
     stop = make_stop(tmp_path, Cost(), hours=1.0)
     record(stop, 1700, step=1)
     assert stop.reason_to_stop() is None
+    stop = make_stop(tmp_path, Cost(), hours=1.0)
     record(stop, 1700, step=1)
     assert isinstance(stop.reason_to_stop(), BudgetReached)
 
