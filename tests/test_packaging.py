@@ -38,6 +38,7 @@ OPTIONAL_IMPORTS = {
     "pynvml",
     "unsloth",
     "gguf",
+    "trackio",
 }
 
 

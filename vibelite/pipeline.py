@@ -40,9 +40,9 @@ from vibelite.telemetry.energy import gpu_meter, num_gpus, require_known_gpus
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
-from vibelite.telemetry.progress import TensorBoardSink
 from vibelite.telemetry.recorder import Recorder
 from vibelite.telemetry.run_state import write_end, write_state
+from vibelite.telemetry.sinks import open_sinks
 from vibelite.telemetry.spending import Spending
 from vibelite.telemetry.stop import StopRules
 from vibelite.types import Problem, Trace
@@ -173,8 +173,10 @@ class Session:
         recipe, run, meter = self.recipe, self.run, self.meter
         settings = recipe.verification
         steps = {stage.name: getattr(stage, "num_steps", None) for stage in recipe.stages}
-        is_tracked = world.is_leader and bool(recipe.tracking)
-        sinks = [TensorBoardSink(run.path, name)] if is_tracked else []
+        sinks = ()
+        if world.is_leader:
+            where = {"run_dir": run.path, "stage": name, "project": recipe.name}
+            sinks = open_sinks(recipe.tracking, **where)
         shown = {"num_steps": steps.get(name), "ranks": world, "sinks": sinks}
         recorder = Recorder(name, stage_dir, meter, self.stop, **shown)
         if world.watchdog is not None:

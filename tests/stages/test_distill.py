@@ -93,6 +93,14 @@ def test_chosen_traces_are_verified_answers_and_the_next_stage_trains_on_them(ru
     assert len(list(read_jsonl(run_path / "stages" / "02-second" / "steps.jsonl"))) == 2
 
 
+def test_the_share_that_the_student_finds_easiest_is_dropped(directory, tmp_path):
+    recipe_path = directory / "recipe.yaml"
+    recipe = load_recipe(recipe_path, ["stages.distill.keep_from=0.5"])
+    run_pipeline(recipe, recipe_path=recipe_path, run_dir=tmp_path / "run", until="distill")
+    report = json.loads((tmp_path / "run/stages/01-distill/distillation.json").read_text())
+    assert 0 < report["dropped"]["easy"] < report["num_verified"]
+
+
 def test_the_score_is_the_mean_nll_of_the_answer_s_tokens_under_the_student(run_path):
     student = load_policy(run_path / "base")
     for trace in list(read_jsonl(run_path / "stages" / "01-distill" / "traces.jsonl"))[:5]:

@@ -41,6 +41,12 @@ def test_the_next_step_and_its_checkpoint_must_fit(tmp_path):
     assert "$100" in str(reason) and "$84.5" in str(reason)
 
 
+def test_hours_of_earlier_processes_count(tmp_path):
+    record(make_stop(tmp_path), 3000, step=1)
+    stop = make_stop(tmp_path, hours=0.8)
+    assert "the budget of 0.8 hours ends here: 0.833 are spent" in str(stop.reason_to_stop())
+
+
 def test_the_first_checkpoint_is_taken_to_be_as_slow_as_loading(tmp_path):
     stop = make_stop(tmp_path, usd=100.0)
     stop.spending.record(Lap({"load": 30 * SECOND}, {}, {}), stage="sft", what="load")
@@ -61,11 +67,10 @@ def test_the_report_is_taken_to_be_as_slow_as_the_slowest_before(tmp_path):
         stop.check()
 
 
-def test_hours_are_a_limit_without_a_price_over_restarts_too(tmp_path):
+def test_hours_are_a_limit_without_a_price(tmp_path):
     stop = make_stop(tmp_path, Cost(), hours=1.0)
     record(stop, 1700, step=1)
     assert stop.reason_to_stop() is None
-    stop = make_stop(tmp_path, Cost(), hours=1.0)
     record(stop, 1700, step=1)
     assert isinstance(stop.reason_to_stop(), BudgetReached)
 

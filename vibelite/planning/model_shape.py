@@ -107,6 +107,9 @@ SHAPES = {
     "Qwen/Qwen2.5-0.5B": ModelShape(24, 896, 4864, 14, 2, 64, 151936, True),
     "Qwen/Qwen2.5-1.5B": ModelShape(28, 1536, 8960, 12, 2, 128, 151936, True),
     "Qwen/Qwen2.5-Math-1.5B": ModelShape(28, 1536, 8960, 12, 2, 128, 151936, True),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": ModelShape(
+        28, 1536, 8960, 12, 2, 128, 151936, False
+    ),
     "Qwen/Qwen2.5-3B": ModelShape(36, 2048, 11008, 16, 2, 128, 151936, True),
     "Qwen/Qwen2.5-Coder-3B": ModelShape(36, 2048, 11008, 16, 2, 128, 151936, True),
 }

@@ -35,9 +35,9 @@ class Recipe(Section):
     """GPUs of one node, one process each; without GPUs so many processes on the CPU. May be changed
     between runs: it changes the result by rounding alone."""
     parallel: Parallel = Parallel()
-    tracking: list[Literal["tensorboard"]] = []
-    """Where steps are shown beside the report: event files in RUN_DIR/tensorboard, which need the
-    extra `track`."""
+    tracking: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = []
+    """Where steps are shown beside the report: event files in RUN_DIR/tensorboard, or trackio's
+    data base on this machine. Both need the extra `track`; nothing is sent anywhere."""
     num_threads: NonNegativeInt = 0
     """CPU threads of torch; 0 = torch's own choice. Bitwise repeatable for a fixed number."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"

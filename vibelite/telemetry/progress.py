@@ -1,6 +1,4 @@
-"""How far a stage is: on the console a line per step and, on a terminal, a bar within it; where
-the recipe asks for it, in TensorBoard (`tensorboard --logdir runs`). steps.jsonl stays the record.
-"""
+"""How far a stage is, on the console: a line per step and, on a terminal, a bar within it."""
 
 from __future__ import annotations
 
@@ -8,18 +6,13 @@ import atexit
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from statistics import fmean
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from vibelite.errors import RecipeError
-from vibelite.hints import install
 from vibelite.types import StepRecord
-from vibelite.units import GIB, duration, short_number, usd_text
+from vibelite.units import duration, short_number, usd_text
 
 # Metrics on the console, with the names used there; those a step does not have are left out.
 CONSOLE_METRICS = {
@@ -160,39 +153,3 @@ def money_parts(record: StepRecord) -> list[str]:
         total, low, high = map(usd_text, record.usd_at_end_of_stage)
         parts.append(f"${total} ({low} to {high}) after {record.stage}")
     return parts
-
-
-class TensorBoardSink:
-    """Event files of one stage in `RUN_DIR/tensorboard/STAGE`, made at its first step. RecipeError
-    without TensorBoard.
-    """
-
-    def __init__(self, run_dir: Path, stage: str) -> None:
-        if find_spec("tensorboard") is None:
-            raise RecipeError(
-                "tracking: tensorboard is not installed; leave it out, or run "
-                + install("vibelite[track]")
-            )
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._make_writer = SummaryWriter
-        self._path = run_dir / "tensorboard" / stage
-        self._writer: SummaryWriter | None = None
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of step `step`; those of an earlier process from this step on are hidden."""
-        if self._writer is None:
-            self._writer = self._make_writer(str(self._path), purge_step=step)
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-
-def numbers_of(record: StepRecord) -> dict[str, float]:
-    """The metrics of a step, its seconds, tokens and peak memory, and its money where known."""
-    values = dict(record.metrics)
-    values |= {f"seconds/{span}": seconds for span, seconds in record.seconds.items()}
-    values |= {f"tokens/{use}": float(number) for use, number in record.tokens.items()}
-    values["memory/peak_gib"] = max(record.peak_bytes.values()) / GIB
-    money = {"usd/step": record.usd, "usd/so_far": record.usd_so_far}
-    return values | {name: usd for name, usd in money.items() if usd is not None}

@@ -13,7 +13,8 @@ from vibelite.run_dir import StageDir, append_jsonl, read_json, read_jsonl, writ
 from vibelite.telemetry.health import WARNINGS_NAME, Health, why_no_signal
 from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter, joint_lap
-from vibelite.telemetry.progress import ProgressLine, TensorBoardSink, numbers_of
+from vibelite.telemetry.progress import ProgressLine
+from vibelite.telemetry.sinks import Sink, numbers_of
 from vibelite.telemetry.spending import project, zero_signal_share
 from vibelite.telemetry.stop import StopRules
 from vibelite.types import StepRecord
@@ -32,7 +33,7 @@ class Recorder:
         *,
         num_steps: int | None = None,
         ranks: Ranks = ONE_RANK,
-        sinks: Sequence[TensorBoardSink] = (),
+        sinks: Sequence[Sink] = (),
     ) -> None:
         """`num_steps` of the whole stage; None = it has none. Of `ranks` the leader writes."""
         self._ranks = ranks
