@@ -49,6 +49,7 @@ def test_the_energy_of_this_process_s_gpus_is_added_up(install, visible, driver)
     install(driver, visible=visible)
     assert energy.num_gpus() == 2
     meter = meter_of()
+    assert meter is not None
     assert meter.millijoules() == 21_000
     driver.millijoules["GPU-a"] = 1500
     assert meter.millijoules() == 21_500
