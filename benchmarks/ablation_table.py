@@ -224,30 +224,6 @@ def scaled(value: Difference, unit: float) -> str:
     return f"**{text}**" if value.excludes_zero else text
 
 
-def sentences(rows: Sequence[Row], max_tokens: int) -> str:
-    """Each claim in words, as it came out."""
-    lines = []
-    for claim in CLAIMS:
-        pairs = paired_rows(rows, claim.a, claim.b)
-        if not pairs:
-            continue
-        words = []
-        for metric, name, more, less in (
-            ("pass_at_1", "Pass@1", "raised", "lowered"),
-            ("pass_at_8", "Pass@8", "raised", "lowered"),
-            ("tokens", "responses", "lengthened", "shortened"),
-        ):
-            found = difference(pairs, metric, max_tokens)
-            if not found.excludes_zero:
-                words.append(f"{name} {NOT_DISTINGUISHABLE}")
-                continue
-            unsure = "one seed" if found.over_seeds is None else "not over seeds"
-            caveat = "" if found.seeds_exclude_zero else f" ({unsure})"
-            words.append(f"{name} {more if found.mean > 0 else less}{caveat}")
-        lines.append(f"- {claim.text}: {', '.join(words)}.")
-    return "\n".join(lines)
-
-
 def merged_rows(reports: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The rows of several outputs, whose seeds ran one by one on machines of one kind. SystemExit
     where their settings differ or a seed is in two.
@@ -262,9 +238,8 @@ def merged_rows(reports: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def tables(rows: Sequence[Row], *, max_tokens: int) -> str:
-    """Both tables and the sentences; `max_tokens`: the longest response, in tokens."""
-    parts = (model_table, claim_table, sentences)
-    return "\n\n".join(part(rows, max_tokens) for part in parts)
+    """Both tables; `max_tokens`: the longest response, in tokens."""
+    return "\n\n".join(part(rows, max_tokens) for part in (model_table, claim_table))
 
 
 def main() -> None:

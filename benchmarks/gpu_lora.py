@@ -20,17 +20,15 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_activations import QWEN_1_5B, TINY
-from benchmarks.gpu_mgpo import completion_batch, peaks, reset_peak
-from benchmarks.random_policy import bare_trainer, now, random_policy
+from benchmarks.gpu_mgpo import completion_batch, peaks, reset_peak, trainer_of
+from benchmarks.random_policy import now, random_policy
 from benchmarks.row_report import COLUMNS, SaveRows, forget, rows_of, run_command
 from vibelite.data.batching import TrainingSequence
 from vibelite.models.activations import apply_activations
 from vibelite.models.load import attach, default_device, quantise
-from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter, Training
-from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
+from vibelite.recipe.stage_section import Optimizer, SFTStage
 from vibelite.stages import mgpo, sft
-from vibelite.training.optim import PolicyOptimizer
 
 TOKENS = (4096, 16384)
 TINY_TOKENS = (64, 128)
@@ -82,18 +80,7 @@ def make_trainer(
         quantise(policy.model, device)
     policy = attach(policy, adapter, start=Path("random"), seed=0)
     apply_activations(policy.model, training)
-    return trainer_of(policy, training)
-
-
-def trainer_of(policy: Policy, training: Training) -> mgpo.Trainer:
-    """The stage's own trainer around a policy with an adapter; it has no engine and no run."""
-    optimizer = Optimizer.model_validate({"kind": "adamw", "lr": 1e-5})
-    updates = PolicyOptimizer(policy, optimizer, num_steps=1000, training=training)
-    stage = MGPOStage(
-        kind="mgpo", num_steps=1, optimizer=optimizer, tokens_per_micro_batch=1 << 20,
-        sampling=Sampling(max_new_tokens=16),
-    )  # fmt: skip
-    return bare_trainer(stage, policy, updates)
+    return trainer_of(policy, Optimizer(kind="adamw", lr=1e-5), training)
 
 
 def measure_one(

@@ -120,13 +120,18 @@ def make_trainer(config: Mapping[str, Any], case: Case, device: torch.device) ->
         }
     )
     optimizer = Optimizer.model_validate({"kind": case.optimizer, "lr": 1e-6})
+    policy = random_policy(config, dtype=getattr(torch, case.dtype), device=device)
+    apply_activations(policy.model, training)
+    return trainer_of(policy, optimizer, training)
+
+
+def trainer_of(policy: Policy, optimizer: Optimizer, training: Training) -> mgpo.Trainer:
+    """The stage's own trainer around a policy, whose sequences are never split."""
     stage = MGPOStage(
         kind="mgpo", num_steps=1, optimizer=optimizer, tokens_per_micro_batch=1 << 20,
         sampling=Sampling(max_new_tokens=16),
     )  # fmt: skip
-    policy = random_policy(config, dtype=getattr(torch, case.dtype), device=device)
-    apply_activations(policy.model, training)
-    updates = PolicyOptimizer(policy, optimizer, num_steps=1 + len(TOKENS), training=training)
+    updates = PolicyOptimizer(policy, optimizer, num_steps=1000, training=training)
     return bare_trainer(stage, policy, updates)
 
 

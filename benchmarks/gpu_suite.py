@@ -69,7 +69,6 @@ ON_REQUEST = (
     vllm("vllm-alias", 180.0, "alias"),
     vllm("vllm-alone", 150.0, "alone"),
     vllm("vllm-copy", 100.0, "copy"),
-    vllm("vllm-alone-compiled", 200.0, "alone-compiled"),
 )
 
 

@@ -63,14 +63,12 @@ class Part:
     sync: str
     sleeps: bool
     speeds: bool = False
-    cuda_graphs: str = "decode"
 
 
 PARTS = (
     Part("alias", "alias", True, speeds=True),
     Part("alone", "", False, speeds=True),
     Part("copy", "copy", True),
-    Part("alone-compiled", "", False, speeds=True, cuda_graphs="full"),
 )
 
 
@@ -184,7 +182,7 @@ def settings_of(policy: Policy, part: Part, sizes: Sizes) -> VLLMSettings:
         stop_ids=(), max_sequences=most, max_model_len=longest,
         kv_cache_bytes=max(whole, longest + 32) * shape.bytes_per_token + (64 << 20),
         dtype=str(dtype).removeprefix("torch."), sync=cast(Any, part.sync or "copy"),
-        sleeps=part.sleeps, cuda_graphs=cast(Any, part.cuda_graphs),
+        sleeps=part.sleeps,
     )  # fmt: skip
 
 

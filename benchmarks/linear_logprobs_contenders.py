@@ -140,13 +140,6 @@ def torch_contenders(device: torch.device) -> list[Contender]:
     result = [from_head("torch eager", eager_head)]
     if device.type == "cuda":
         result.append(from_head("torch.compile", torch.compile(eager_head, dynamic=False)))
-    functional = torch.nn.functional
-    if hasattr(functional, "linear_cross_entropy"):
-
-        def loss(hidden: torch.Tensor, weight: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-            return functional.linear_cross_entropy(hidden, weight, inputs.targets, reduction="sum")
-
-        result.append(from_loss("torch linear_cross_entropy", loss, negative_log_likelihood))
     return result
 
 

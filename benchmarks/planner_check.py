@@ -1,14 +1,12 @@
 """What `vibelite plan` predicts against what is measured: peak memory and seconds of a step.
 
     OMP_NUM_THREADS=1 python -m benchmarks.planner_check [NAME ...] [--out FILE.json]
-    python -m benchmarks.planner_check --gpu h100-80gb      on a machine with that GPU
 
-Large models, adapters and vLLM on a GPU: gpu_planner.py.
+Large models, adapters and vLLM, on a GPU: gpu_planner.py.
 
-Every configuration is a process of its own with one thread (`planner_steps.py`). On a CPU it
-measures its rates (`planner_rates.py`) before every step, and the prediction is made from them by
-the planner's formulas, so that other users of the machine slow down both alike. On a GPU the rates
-are those of the planner's table.
+Every configuration is a process of its own with one thread (`planner_steps.py`), which measures
+its rates before every step; the prediction is made from them by the planner's formulas, so that
+other users of the machine slow down both alike.
 
 Seconds: of the process on the processor, generating, training and updating together; the error is
 the median over all steps but the first, which also makes the optimizer's state. Peak: resident
@@ -265,7 +263,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore
     parser.add_argument("names", nargs="*", help="Only cases whose name contains one of these.")
     parser.add_argument("--out", type=Path, help="Written after each; keeps what it had of others.")
-    parser.add_argument("--gpu", help="The listed GPU of this machine; default: its processor.")
     arguments = parser.parse_args()
     cases = [
         case for case in CASES
@@ -276,7 +273,7 @@ def main() -> None:
         write_models(Path(directory))
         for case in cases:
             name = next(name for name, model in models().items() if model == case.model)
-            rows.append(compare(case, measure(case, Path(directory) / name), arguments.gpu))
+            rows.append(compare(case, measure(case, Path(directory) / name)))
             print(report(rows[-1:]).splitlines()[-3], file=sys.stderr)
             if arguments.out is not None:
                 result = {"hardware": describe_hardware(), "rows": rows}

@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import torch
 
-from benchmarks.planner_rates import measure_rates
 from benchmarks.random_policy import bare_trainer, mgpo_step, now, random_prompts, sft_step
 from vibelite.data.batching import TrainingSequence
 from vibelite.models.activations import apply_activations
@@ -33,6 +33,38 @@ from vibelite.rollout.engine import RolloutEngine
 from vibelite.rollout.transformers_engine import TransformersEngine
 from vibelite.telemetry.memory import bytes_held, return_freed_tensors, take_peak_bytes
 from vibelite.training.optim import PolicyOptimizer
+
+
+def seconds_of(work: Callable[[], object], *, repeats: int = 3) -> float:
+    """Median seconds on the processor, after one unmeasured time."""
+    work()
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        found.append(time.process_time() - start)
+    return median(found)
+
+
+def measure_rates() -> dict[str, float]:
+    """Products in float32 with weights that are not in the processor's caches.
+
+    A weight of 50 MB times 16 rows: nothing counts but its passing. 16 weights of 512 x 1280 times
+    1024 rows: arithmetic and their passing.
+    """
+    few, large = torch.randn(16, 768), torch.randn(16 * 1024, 768)
+    passing = large.numel() * 4 / seconds_of(lambda: few @ large.T)
+    rows, weights = torch.randn(1024, 512), torch.randn(16, 1280, 512)
+    out = torch.empty(1024, 1280)
+
+    def multiply() -> None:
+        for weight in weights:
+            torch.mm(rows, weight.T, out=out)
+
+    seconds = seconds_of(multiply) / 16
+    num_bytes = weights[0].numel() * 4
+    flops = 2 * 1024 * 512 * 1280 / max(seconds - num_bytes / passing, 0.2 * seconds)
+    return {"bytes_per_second": passing, "flops": flops}
 
 
 class Watch:

@@ -31,6 +31,7 @@ from typing import Any
 from vibelite.errors import SandboxError
 from vibelite.rewards.sandbox import TIERS, Sandbox
 from vibelite.rewards.sandbox_slot import Slot
+from vibelite.tables import format_table
 
 RESULT = Path(__file__).parent / "results" / "sandbox.json"
 NUM_PROCESSORS = 2
@@ -199,14 +200,9 @@ def main() -> None:
         "tiers": table,
     }
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{'':16}{'programs/s':>12}{'range':>16}{'CPU ms':>9}{'start s':>9}{'others':>8}")
-    for name, row in table.items():
-        low, high = row["programs_per_second_range"]
-        print(
-            f"{name:16}{row['programs_per_second']:12.1f}{f'{low:.0f}-{high:.0f}':>16}"
-            f"{row['cpu_ms_per_program']:9.2f}{row['start_seconds']:9.2f}"
-            f"{row['processors_taken_by_others']:8.2f}"
-        )
+    header = ["programs_per_second", "programs_per_second_range", "cpu_ms_per_program"]
+    cells = [[name, *(str(row[key]) for key in header)] for name, row in table.items()]
+    print(format_table(["", *header], cells))
 
 
 if __name__ == "__main__":

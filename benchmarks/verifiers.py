@@ -28,6 +28,7 @@ from math_verify import parse, verify
 
 from vibelite.rewards.math_answer import check_math
 from vibelite.rewards.pool import VerifierPool
+from vibelite.tables import format_table
 from vibelite.types import Completion, Problem
 
 RESULT = Path(__file__).parent / "results" / "verifiers.json"
@@ -182,16 +183,10 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the worker inherits it
     with VerifierPool(num_workers=1) as pool:
         results = run(pool)
+    header = ["verdicts_a_second", "median_seconds", "median_processor_seconds", "wrong_share"]
     for title, judges in results.items():
-        print(title)
-        for name, row in judges.items():
-            print(
-                f"  {name:28} {row['verdicts_a_second']:>10,.0f}/s   "
-                f"{row['verdicts_a_round']} in {row['median_seconds']:.3f} s "
-                f"({min(row['seconds']):.3f} to {max(row['seconds']):.3f}; "
-                f"processor {row['median_processor_seconds']:.2f} s)   "
-                f"wrong {row['wrong_share']:.2%}"
-            )
+        cells = [[name, *(str(row[key]) for key in header)] for name, row in judges.items()]
+        print(format_table([title, *header], cells))
     environment = {
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs TRL into .venv-trl, for benchmarks/step_vs_trl.py alone: the package never needs it.
+# Installs TRL into .venv-trl, for benchmarks/gpu_step_vs_trl.py alone: the package never needs it.
 # Its torch, transformers and datasets are those of constraints/cpu.txt, so that both sides of the
 # benchmark run on the same libraries.
 set -euo pipefail

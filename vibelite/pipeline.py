@@ -36,12 +36,7 @@ from vibelite.run_lock import locked
 from vibelite.stages.context import StageContext
 from vibelite.stages.decontaminate import dropped_counts
 from vibelite.storage import require_writable, storage_errors
-from vibelite.telemetry.energy import (
-    gpu_energy_reader,
-    gpu_use_reader,
-    num_gpus,
-    require_known_gpus,
-)
+from vibelite.telemetry.energy import gpu_meter, num_gpus, require_known_gpus
 from vibelite.telemetry.manifest import environment_manifest
 from vibelite.telemetry.memory import return_freed_tensors
 from vibelite.telemetry.meter import Meter
@@ -75,10 +70,9 @@ def run_pipeline(
     # First of all, as importing is paid for too.
     own_gpus = num_gpus()
     gpus = num_gpus_of(own_gpus)
-    readers = {}
-    if gpus == own_gpus:  # else what others' do is unknown
-        readers = {"read_energy": gpu_energy_reader(), "read_use": gpu_use_reader()}
-    meter = Meter(boot_nanoseconds=boot_nanoseconds, **readers)
+    # What the GPUs of others do is unknown.
+    known = gpu_meter() if gpus == own_gpus else None
+    meter = Meter(gpus=known, boot_nanoseconds=boot_nanoseconds)
     return_freed_tensors()
     if is_follower():
         follow_run(recipe, recipe_path, RunDir(run_dir.resolve()), until, meter)

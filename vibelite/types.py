@@ -163,6 +163,7 @@ class StepRecord:
     worked, and USD are None where unknown: USD of the step, of the whole run so far, and projected
     to the end of the stage with their 80% interval (`telemetry.spending.project`).
 
+    `zero_signal_share` of the cost went into groups of equal rewards; None in steps without groups.
     `health`: what is wrong, cause -> sentence (`telemetry.health`).
 
     On several ranks `seconds` is the leader's, `tokens` all ranks', `peak_bytes` the largest.
@@ -177,6 +178,7 @@ class StepRecord:
     counts: dict[str, int] = field(default_factory=dict)
     joules: float | None = None
     gpu_use: float | None = None
+    zero_signal_share: float | None = None
     usd: float | None = None
     usd_so_far: float | None = None
     usd_at_end_of_stage: tuple[float, float, float] | None = None

@@ -74,8 +74,6 @@ def test_the_report_has_every_seed_the_means_and_who_failed(tmp_path, capsys):
     assert "vibelite mean of 2 9 90 0.075 45.0" in lines
     assert "trl, seed 2: train: exit code 1" in lines
     assert json.loads((tmp_path / "beside.json").read_text())["runs"] == results
-    page = (tmp_path / "beside.html").read_text()
-    assert page.count("<svg") == 2 and "trl, seed 1" in page
 
 
 def test_a_seed_keeps_a_point_every_so_many_steps_and_the_last():

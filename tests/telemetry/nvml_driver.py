@@ -8,7 +8,7 @@ class NVMLError(Exception):
 
 
 class FakeDriver:
-    """As much of pynvml as is used, for GPUs named by their UUID."""
+    """As much of pynvml as is used, for GPUs that are their own handles."""
 
     NVMLError = NVMLError
 
@@ -39,9 +39,6 @@ class FakeDriver:
 
     def nvmlDeviceGetName(self, handle: str) -> str:
         return self.names.get(handle, "H100")
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:
-        return handle
 
     def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
         if not self.cut:

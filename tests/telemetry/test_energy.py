@@ -11,16 +11,16 @@ import torch
 from tests.telemetry.nvml_driver import FakeDriver
 from vibelite.errors import RecipeError
 from vibelite.telemetry import energy
-from vibelite.telemetry.energy import GpuUse, gpu_energy_reader, gpu_use_reader
+from vibelite.telemetry.energy import GpuMeter
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def install(monkeypatch):
-    """Pretends that torch sees GPUs b and a, in this order, and the driver those that are given."""
+    """Pretends that torch sees two GPUs, and the driver those that are given."""
 
-    def put(driver, *, visible: str | None = "GPU-b,GPU-a") -> None:
+    def put(driver, *, visible: str | None = "2,0") -> None:
         monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/dev/null")])
         monkeypatch.setattr(energy, "is_torch_for_gpus", lambda: True)
         monkeypatch.setitem(sys.modules, "pynvml", driver)
@@ -36,31 +36,30 @@ def install(monkeypatch):
 THREE = {"GPU-a": 1000, "GPU-other": 7, "GPU-b": 20_000}
 
 
+def meter_of():
+    return energy.gpu_meter.__wrapped__()
+
+
 @pytest.mark.parametrize(
     ("visible", "driver"),
-    [
-        ("GPU-b,GPU-a", FakeDriver({**THREE})),
-        ("2,0", FakeDriver({**THREE})),
-        (None, FakeDriver({"GPU-a": 1000, "GPU-b": 20_000})),
-    ],
-    ids=["uuids", "numbers", "all"],
+    [("2,0", FakeDriver({**THREE})), (None, FakeDriver({"GPU-a": 1000, "GPU-b": 20_000}))],
+    ids=["numbers", "all"],
 )
 def test_the_energy_of_this_process_s_gpus_is_added_up(install, visible, driver):
     install(driver, visible=visible)
     assert energy.num_gpus() == 2
-    read = gpu_energy_reader()
-    assert read() == 21_000
+    meter = meter_of()
+    assert meter is not None
+    assert meter.millijoules() == 21_000
     driver.millijoules["GPU-a"] = 1500
-    assert read() == 21_500
+    assert meter.millijoules() == 21_500
 
 
 def test_cuda_s_choice_of_gpus_is_read_as_cuda_reads_it():
-    uuids = ["GPU-abc", "GPU-abd", "GPU-def"]
     for chosen, places in {
-        None: [0, 1, 2], "": [], "-1": [], "2, 0": [2, 0], "0,-1,1": [0], "1,3,0": [1],
-        "GPU-d,0": [2, 0], "GPU-ab,0": [], "1,1": None, "MIG-1": None, "NoDevFiles": None,
+        None: [0, 1, 2], "": [], "2, 0": [2, 0], "1,1": None, "1,3,0": None, "GPU-d": None,
     }.items():  # fmt: skip
-        assert energy.visible_places(chosen, uuids) == places, chosen
+        assert energy.visible_places(chosen, 3) == places, chosen
 
 
 def test_gpus_that_torch_does_not_see_end_the_run(install, monkeypatch):
@@ -113,42 +112,40 @@ def test_with_gpus_too_the_ledger_is_open_before_torch_is_imported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "driver",
+    ("driver", "visible"),
     [
-        None,  # nvidia-ml-py is not installed: importing it fails
-        FakeDriver({}, has_driver=False),
-        FakeDriver({"GPU-a": 1000, "GPU-b": None}),  # a GPU without a counter
-        # GPUs that only torch can tell apart: numbers of unlike cards, and cards that are cut.
-        FakeDriver({**THREE}, names={"GPU-other": "T4"}),
-        FakeDriver({**THREE}, cut=("GPU-other",)),
+        (None, "1,0"),  # nvidia-ml-py is not installed: importing it fails
+        (FakeDriver({}, has_driver=False), "1,0"),
+        # GPUs that only torch can tell apart: names, numbers of unlike cards, cards that are cut.
+        (FakeDriver({**THREE}), "GPU-b,GPU-a"),
+        (FakeDriver({**THREE}, names={"GPU-other": "T4"}), "1,0"),
+        (FakeDriver({**THREE}, cut=("GPU-other",)), "1,0"),
     ],
 )
-def test_energy_that_cannot_be_read_is_unknown_and_gpus_are_counted_by_torch(install, driver):
-    install(driver, visible="1,0")
+def test_what_cannot_be_read_is_unknown_and_gpus_are_counted_by_torch(install, driver, visible):
+    install(driver, visible=visible)
     assert energy.num_gpus() == 2
-    assert gpu_energy_reader()() is None
+    assert meter_of() is None
 
 
 def test_nobody_is_asked_where_no_driver_is(install, monkeypatch):
-    install(FakeDriver({**THREE}))
-    assert energy.num_gpus() == 2
+    install(FakeDriver({**THREE}), visible="2,0")
     monkeypatch.setattr(energy, "GPU_DEVICES", [Path("/nowhere/nvidiactl")])
     assert energy.num_gpus() == 0
-    assert gpu_energy_reader()() is None
+    assert meter_of() is None
 
 
 def test_the_share_of_time_in_which_gpus_worked_is_the_mean_of_what_was_seen():
     driver = FakeDriver({"GPU-a": 0, "GPU-b": 0}, busy_percent={"GPU-a": 80, "GPU-b": 0})
-    use = GpuUse(driver, ["GPU-a", "GPU-b"])
-    assert use.take() is None
-    assert use.look()
+    meter = GpuMeter(driver, ["GPU-a", "GPU-b"])
+    assert meter.use() is None
+    assert meter.look()
     driver.busy_percent = {"GPU-a": 100, "GPU-b": 60}
-    assert use.look()
-    assert use.take() == pytest.approx((0.4 + 0.8) / 2)
-    assert use.take() is None, "since it was last asked"
-    assert not GpuUse(FakeDriver({"GPU-a": 0}), ["GPU-a"]).look(), "a part of a GPU has no counter"
+    assert meter.look()
+    assert meter.use() == pytest.approx((0.4 + 0.8) / 2)
+    assert meter.use() is None, "since it was last asked"
 
 
-def test_without_gpus_nothing_is_known_of_their_use(monkeypatch):
-    monkeypatch.setattr(energy, "GPU_DEVICES", [])
-    assert gpu_use_reader.__wrapped__()() is None
+def test_a_gpu_without_counters_has_neither_energy_nor_use():
+    meter = GpuMeter(FakeDriver({"GPU-a": None}), ["GPU-a"])
+    assert meter.millijoules() is None and not meter.look()

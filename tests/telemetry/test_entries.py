@@ -36,31 +36,11 @@ def append(ledger, seconds, stage="sft", step: int | None = 1):
     ledger.append(make_lap(seconds), stage=stage, step=step, what="step")
 
 
-def test_money_is_time_times_the_price_at_that_time(tmp_path):
-    append(Ledger(tmp_path, Price(Decimal(1))), 3600)
-    append(Ledger(tmp_path, Price(Decimal("2.5"))), 7200)
-    assert run_cost(tmp_path) == (10800.0, 6.0)
-    append(Ledger(tmp_path, Price(Decimal(4))), 1800)
-    assert run_cost(tmp_path) == (12600.0, 8.0)
-
-
 def test_a_sum_with_an_unpriced_part_is_unknown(tmp_path):
     append(Ledger(tmp_path, Price(Decimal(1))), 3600)
     append(Ledger(tmp_path, None), 3600)
     assert run_cost(tmp_path, "sft") == (7200.0, None)
     assert run_cost(tmp_path, "probe") == (0.0, None)
-
-
-def test_steps_done_again_by_a_later_process_stay_and_are_lost(tmp_path):
-    for steps in [(1, 2, 3), (2, 3), (3, 4)]:
-        ledger = Ledger(tmp_path, DOLLAR_PER_SECOND)
-        for step in steps:
-            append(ledger, 10 * step, step=step)
-    append(ledger, 1, stage="mgpo", step=2)
-    entries = read_ledger(tmp_path)
-    assert [entry.step for entry in lost_entries(entries)] == [2, 3, 3]
-    assert sum(entry.usd or 0 for entry in lost_entries(entries)) == 80
-    assert run_cost(tmp_path, "sft")[1] == 180
 
 
 def test_two_entries_of_one_step_in_one_process_are_parts_of_it():

@@ -8,6 +8,8 @@ import time
 import pytest
 
 from tests.telemetry.ledgers import FakeClock
+from tests.telemetry.nvml_driver import FakeDriver
+from vibelite.telemetry.energy import GpuMeter
 from vibelite.telemetry.meter import BOOT, IDLE, Lap, Meter, joint_lap, process_nanoseconds
 
 
@@ -70,46 +72,34 @@ def test_spans_add_up_to_wall_for_random_nesting(clock):
     assert sum(walls) == clock.now - start
 
 
-def test_tokens_are_counted_since_the_last_lap(clock):
+def test_tokens_and_counts_are_those_since_the_last_lap(clock):
     meter = Meter(clock)
     meter.add_tokens(prompt=3, generated=10)
     meter.add_tokens(generated=5, trained=7)
-    assert meter.lap().tokens == {"prompt": 3, "generated": 15, "trained": 7}
-    assert meter.lap().tokens == {"prompt": 0, "generated": 0, "trained": 0}
-
-
-def test_counts_are_added_up_by_name(clock):
-    meter = Meter(clock)
     meter.add_counts({"num_correct": 3})
     meter.add_counts({"num_correct": 2, "num_useful": 1})
-    assert meter.lap().counts == {"num_correct": 5, "num_useful": 1}
-    assert meter.lap().counts == {}
+    first, second = meter.lap(), meter.lap()
+    assert first.tokens == {"prompt": 3, "generated": 15, "trained": 7}
+    assert first.counts == {"num_correct": 5, "num_useful": 1}
+    assert second.tokens == {"prompt": 0, "generated": 0, "trained": 0} and second.counts == {}
 
 
 def test_energy_is_the_difference_of_two_readings_and_unknown_where_one_is(clock):
-    readings: list[int | None] = [1000, 1700, None, 2500, 2600]
-    meter = Meter(clock, read_energy=lambda: readings.pop(0))
-    assert [meter.lap().gpu_millijoules for _ in range(4)] == [700, None, None, 100]
+    driver = FakeDriver({"GPU-a": 1000})
+    meter = Meter(clock, gpus=GpuMeter(driver, ["GPU-a"]))
+    found = []
+    for reading in (1700, None, 2500, 2600):
+        driver.millijoules["GPU-a"] = reading
+        found.append(meter.lap().gpu_millijoules)
+    assert found == [700, None, None, 100]
 
 
 def test_what_passed_before_the_meter_was_made_is_in_the_first_lap_alone(clock):
     meter = Meter(clock, boot_nanoseconds=50)
     clock.now += 5
-    assert meter.unrecorded_nanoseconds == 55
+    assert [meter.unrecorded_nanoseconds for _ in range(2)] == [55, 55], "no lap ends by looking"
     assert meter.lap().nanoseconds == {IDLE: 5, BOOT: 50}
     assert meter.lap().nanoseconds == {IDLE: 0}
-
-
-def test_looking_at_the_time_since_the_last_lap_changes_nothing(clock):
-    meter = Meter(clock)
-    with meter.span("train"):
-        clock.now += 3
-        assert meter.unrecorded_nanoseconds == 3
-        clock.now += 4
-        assert meter.unrecorded_nanoseconds == 7
-    assert meter.lap().nanoseconds == {IDLE: 0, "train": 7}
-    clock.now += 2
-    assert meter.unrecorded_nanoseconds == 2
 
 
 def test_the_age_of_a_process_is_what_its_parent_measures():

@@ -6,9 +6,11 @@ import math
 import pytest
 
 from tests.telemetry.ledgers import FakeClock
+from tests.telemetry.nvml_driver import FakeDriver
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.run_section import Budget, Cost
 from vibelite.run_dir import StageDir, read_jsonl
+from vibelite.telemetry.energy import GpuMeter
 from vibelite.telemetry.ledger import read_ledger, run_cost
 from vibelite.telemetry.meter import Meter
 from vibelite.telemetry.recorder import Recorder
@@ -23,9 +25,9 @@ def clock():
 
 @pytest.fixture
 def make_recorder(tmp_path, clock):
-    def make(stage="mgpo", usd_per_hour=3.6, num_steps=None, sinks=()):
+    def make(stage="mgpo", usd_per_hour=3.6, num_steps=None, sinks=(), gpus=None):
         stage_dir = StageDir(tmp_path / "stages" / f"00-{stage}")
-        meter = Meter(clock)
+        meter = Meter(clock, gpus=gpus)
         ledger_path = tmp_path / "ledger"
         stop = StopRules(Budget(), Spending(Cost(usd_per_hour=usd_per_hour), ledger_path))
         recorder = Recorder(stage, stage_dir, meter, stop, num_steps=num_steps, sinks=sinks)
@@ -40,11 +42,12 @@ def spend(meter, clock, span, seconds):
 
 
 def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, capsys):
-    recorder, meter, stage_dir, ledger_path = make_recorder()
+    gpu = GpuMeter(FakeDriver({"GPU-a": 5000}, busy_percent={"GPU-a": 60}), ["GPU-a"])
+    recorder, meter, stage_dir, ledger_path = make_recorder(gpus=gpu)
+    gpu.look()
     spend(meter, clock, "rollout", 3)
     meter.add_tokens(generated=100)
     clock.now += 10**9
-    meter._read_use = lambda: 0.6
     recorder.record_step(1, {"reward/mean": 0.25, "policy/loss": -0.5})
     (row,) = read_jsonl(stage_dir.steps_path)
     assert row["seconds"] == {"idle": 1.0, "rollout": 3.0}
@@ -53,10 +56,22 @@ def test_a_step_is_recorded_in_steps_ledger_and_console(make_recorder, clock, ca
     assert row["metrics"] == {"reward/mean": 0.25, "policy/loss": -0.5}
     assert row["gpu_use"] == 0.6
     assert row["tokens"] == {"prompt": 0, "generated": 100, "trained": 0}
-    assert (row["stage"], row["step"], row["usd"], row["joules"]) == ("mgpo", 1, 0.004, None)
+    assert (row["stage"], row["step"], row["usd"], row["joules"]) == ("mgpo", 1, 0.004, 0.0)
     assert run_cost(ledger_path, "mgpo") == (4.0, 0.004)
     line = "mgpo 1  reward 0.25  loss -0.5  4 s  25 tokens/s  $0.004  $0.004 so far\n"
     assert capsys.readouterr().err == line
+
+
+def test_the_share_of_a_step_s_cost_without_signal_is_that_of_its_tokens(make_recorder, clock):
+    recorder, meter, stage_dir, _ = make_recorder()
+    recorder.record_step(1, {})
+    for span, seconds in (("rollout", 3), ("verify", 1), ("train", 4)):
+        spend(meter, clock, span, seconds)
+    meter.add_counts({"zero_signal_tokens": 30, "group_tokens": 40})
+    recorder.record_step(2, {})
+    # Three quarters of the tokens, and sampling and verifying are half of the time.
+    shares = [row["zero_signal_share"] for row in read_jsonl(stage_dir.steps_path)]
+    assert shares == [None, 0.375]
 
 
 def test_a_saved_state_is_not_in_the_rate_of_the_step_after_it(make_recorder, clock, capsys):

@@ -75,14 +75,6 @@ def test_hours_are_a_limit_without_a_price(tmp_path):
     assert isinstance(stop.reason_to_stop(), BudgetReached)
 
 
-def test_without_limits_nothing_stops(tmp_path):
-    stop = make_stop(tmp_path)
-    record(stop, 10**6, step=1)
-    assert stop.reason_to_stop() is None
-    stop.check()
-    stop.check_deadline()
-
-
 def test_what_is_spent_counts_over_restarts(tmp_path):
     record(make_stop(tmp_path), 99, step=1)
     stop = make_stop(tmp_path, usd=101.0)

@@ -101,9 +101,8 @@ def _smaller_micro_batches(stage: SFTStage | MGPOStage, prompt_tokens: float) ->
 
 
 def longest_responses(plan: Plan) -> dict[str, int]:
-    """For every stage that trains on its own samples the largest max_new_tokens with which it fits,
-    everything else as it is, in steps of 1,024; 0 if not even 1,024 fits. Micro-batches grow with
-    their longest sequence.
+    """For every MGPO stage the largest max_new_tokens with which it fits, everything else as it is,
+    in steps of 1,024; 0 if not even 1,024 fits.
     """
     stages = [stage for stage in plan.recipe.stages if isinstance(stage, MGPOStage)]
     return {stage.name: _longest_response(plan, stage) for stage in stages}

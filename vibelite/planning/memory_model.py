@@ -65,12 +65,10 @@ class ParameterBytes:
 
 
 def bytes_per_parameter(kind: str, dtype: str, gradient_dtype: str) -> ParameterBytes:
-    """What one trained parameter costs under an optimizer and a precision; a frozen one costs its
-    weight alone.
+    """What one trained parameter costs under an optimizer and a precision.
 
     Under `muon` this is a parameter of a layer's matrix; the others cost what they do under
-    `adamw`. On a CPU, where device and host are one, adamw_cpu shares float32 weights with its
-    masters. Beyond these, `UPDATE_BUFFER_BYTES` or for adamw_cpu `HOST_BUFFER_BYTES`, and on the
+    `adamw`. Beyond these, `UPDATE_BUFFER_BYTES` or for adamw_cpu `HOST_BUFFER_BYTES`, and on the
     device the gradient of the largest parameter.
     """
     weight, gradient = BYTES[dtype], BYTES[gradient_dtype]
@@ -163,13 +161,11 @@ def _worst(
 def generating_moments(
     config: StageConfig, work: Work, model: ModelBytes
 ) -> dict[str, dict[str, float]]:
-    """Bytes by part when the cache is fullest.
+    """Bytes by part when the cache is fullest, the optimizer's state where it is.
 
-    The optimizer's state stays where it is; vLLM is given what is left, at most what all its rows
-    can fill. Per row keys and values of prompt and completion, on a GPU with the room that
-    transformers' buffers have. The prompts' own pass holds their keys, values and the widest
-    tensors of one layer. GPUs that hold an engine together share its heads evenly, but for keys and
-    values at least one each; the rest is counted whole.
+    Per row keys and values of prompt and completion, on a GPU with the room that transformers'
+    buffers have. The prompts' own pass holds their keys, values and the widest tensors of a layer.
+    GPUs that hold an engine together share its heads, but for keys and values at least one each.
     """
     shape, element = config.shape, BYTES[config.training.dtype]
     prompt = config.assumed.prompt_tokens
@@ -254,11 +250,9 @@ def _head(config: StageConfig, tokens: int) -> dict[str, float]:
 
 
 def model_bytes(config: StageConfig, work: Work) -> ModelBytes:
-    """Bytes of everything as large as the model.
-
-    Where several GPUs share the optimizer each holds its part of masters and moments; under full
-    sharding float32 masters, gradients and moments are all cut, and in training the embeddings and
-    two layers, with the gradients of one, are whole at a time (not yet measured on GPUs).
+    """Bytes of everything as large as the model. GPUs that share the optimizer hold a part of
+    masters and moments each; under full sharding gradients are cut too, and in training the
+    embeddings and two layers, with the gradients of one, are whole at a time (not yet measured).
     """
     shape, training = config.shape, config.training
     element = BYTES[training.dtype]

@@ -17,11 +17,8 @@ FLOAT32 = BYTES["float32"]
 
 # The names in a Hugging Face config.json without which nothing can be said.
 REQUIRED = (
-    "num_hidden_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "vocab_size",
+    *("num_hidden_layers", "hidden_size", "intermediate_size"),
+    *("num_attention_heads", "vocab_size"),
 )
 # Any of these makes it a mixture of experts.
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -66,11 +63,8 @@ class ModelShape:
 
 
 def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
-    """The shape of the model of a Hugging Face config.json.
-
-    Absent keys mean what they mean to transformers' Llama and Qwen2: as many key-value heads as
-    heads, heads that divide the width, an untied head; a model of text and images is its text
-    model. Raises RecipeError for a model that is something else.
+    """The shape of the model of a Hugging Face config.json, of a model of text and images its text
+    model; absent keys mean what they do to transformers' Llama. RecipeError for something else.
     """
     text = config.get("text_config")
     if isinstance(text, Mapping):

@@ -161,9 +161,7 @@ def stage_config(
 
 
 def _engine_weights(recipe: Recipe, shape: ModelShape, sharding: Sharding) -> float:
-    """Bytes on each GPU of the weights that vLLM has beside the trainer's; 0 where it shares
-    those.
-    """
+    """Bytes on each GPU of the weights that vLLM has beside the trainer's; 0 where it shares."""
     rollout, dtype = recipe.rollout, recipe.training.dtype
     if rollout.engine != "vllm":
         return 0.0
@@ -178,11 +176,9 @@ def _engine_weights(recipe: Recipe, shape: ModelShape, sharding: Sharding) -> fl
 def disk_needs(
     recipe: Recipe, shape: ModelShape, works: Sequence[Work], trained: int
 ) -> list[DiskNeed]:
-    """The run directory, and the cache of a model that comes from the hub.
-
-    Models: the first one and every directory that a stage leaves, in the weights' type; under an
-    adapter what the trained stages leave is the adapter, `trained` weights. States: weights and
-    optimizer of `checkpoint.keep_last` steps and of the one that is being written.
+    """The run directory, and the cache of a model of the hub. Models: the first one and every
+    directory that a stage leaves, of a trained stage under an adapter its `trained` weights.
+    States: of `checkpoint.keep_last` steps and of the one that is being written.
     """
     element = BYTES[recipe.training.dtype]
     whole = element * shape.num_parameters

@@ -1,11 +1,9 @@
-"""Seconds of training and sampling, from counted work and published rates (a roofline; own model,
-except where a source is named).
+"""Seconds of training and sampling, from counted work and published rates: a roofline, own model.
 
-Training is products with weights, attention, and between them the traffic of activations through
-memory; decoding is memory traffic and vLLM's own work. A token passes forward with 2 operations per
-weight and backward with 4 (arXiv 2001.08361, 2.1); what is recomputed counts again. The rates in
-`Assumptions` are those of one H200 (`benchmarks/gpu_planner.py`). A processor has the CPU_ factors
-instead, and computes while it decodes.
+Training is products with weights, attention, and the traffic of activations through memory;
+decoding is memory traffic and vLLM's own work. A token passes forward with 2 operations per weight
+and backward with 4 (arXiv 2001.08361, 2.1). The rates in `Assumptions` are those of one H200
+(`benchmarks/gpu_planner.py`); a processor has the CPU_ factors, and computes while it decodes.
 """
 
 from __future__ import annotations
@@ -95,11 +93,9 @@ def training_seconds(config: StageConfig, work: Work, device: Device) -> float:
 
 
 def product_flops(config: StageConfig, work: Work) -> float:
-    """Operations of all products with weights in a stage.
-
-    Layers: 2 x weights x `passes` a token. Head: 6 H V for a token that reaches it, none
-    recomputed. Frozen weights have no gradient, which is a third of both without recomputation. A
-    token that is scored alone passes forward once.
+    """Operations of all products with weights in a stage: of layers 2 x weights x `passes` a token,
+    of the head 6 H V for a token that reaches it. Frozen weights have no gradient, a third of both
+    without recomputation. A token that is scored alone passes forward once.
     """
     shape, frozen = config.shape, 0 if config.adapter is None else 1
     layers = 2 * shape.layer_parameters * shape.num_layers
@@ -109,9 +105,8 @@ def product_flops(config: StageConfig, work: Work) -> float:
 
 
 def attention_flops(config: StageConfig, work: Work) -> float:
-    """Operations of attention in a stage: a token sees half its sequence on average, 4 x heads x
-    head_size operations each, forward once and backward 2.5 times (flash attention recomputes its
-    scores), and once more where layers are computed again.
+    """Operations of attention in a stage: a token sees half its sequence, 4 x heads x head_size
+    operations each, forward once, backward 2.5 times, and once more where layers are recomputed.
     """
     recomputed = 0 if config.training.activations == "keep" else 1
     seen = 4 * config.shape.query_size * work.trained_length / 2 * config.shape.num_layers
@@ -128,9 +123,8 @@ def map_widths(shape: ModelShape) -> int:
 
 
 def passes(config: StageConfig, work: Work) -> float:
-    """Products of a layer's weights and its tokens, in forward passes: one forward and two
-    backward; one more where all is computed again, and one more of the MLP where only that is, in
-    tiles.
+    """Products with a layer's weights, in forward passes: one forward and two backward; one more
+    where all is computed again, one more of the MLP where only that is, in tiles.
     """
     shape, training = config.shape, config.training
     if training.activations != "keep":
@@ -143,10 +137,9 @@ def passes(config: StageConfig, work: Work) -> float:
 def generation_seconds(config: StageConfig, work: Work, device: Device) -> float:
     """Seconds to sample `work.completions`, `work.rows` at a time, on one device.
 
-    Every step reads the weights once and the cache of every running row; rows that end are
-    replaced, so that about completions x length / rows steps are taken. vLLM's scheduler works on
-    each row in turn, and the GPU waits for it. Reading the prompts is arithmetic. Each GPU of an
-    engine reads its part of weights and cache, and all of them take every step.
+    Each of about completions x length / rows steps reads the weights once and the cache of every
+    row; vLLM's scheduler works on each row, and the GPU waits for it. Reading the prompts is
+    arithmetic. Each GPU of an engine reads its part of both, and all of them take every step.
     """
     if not work.completions:
         return 0.0
@@ -166,12 +159,10 @@ def generation_seconds(config: StageConfig, work: Work, device: Device) -> float
 
 
 def update_seconds(config: StageConfig, device: Device) -> float:
-    """Seconds of one update of one device's part of the trained parameters.
-
-    AdamW reads and writes master and moments, reads gradient twice (for its norm too) and writes
-    16-bit weights, at the memory's bandwidth; adamw_cpu moves the same through the host's memory,
-    and gradients and weights over PCIe (`assumed.host_gb_per_second` for both; on one H100 machine
-    with 16 processors 1.54e9 parameters took 1.23 s: 43 GB/s).
+    """Seconds of one update of one device's part of the trained parameters: master and moments are
+    read and written, the gradient read twice (for its norm too), 16-bit weights written. adamw_cpu
+    moves the same through the host's memory, and gradients and weights over PCIe (an H100 machine
+    with 16 processors took 1.23 s for 1.54e9 parameters: 43 GB/s).
     """
     if config.optimizer is None:
         return 0.0
@@ -198,15 +189,13 @@ def passes_of_a_rank(work: Work, config: StageConfig) -> float:
 
 
 def communicated_bytes(config: StageConfig, num_passes: float = 1.0) -> float:
-    """Bytes that each of n GPUs sends per update, in rings (Patarasuk and Yuan, Bandwidth optimal
-    all-reduce algorithms, 2009: each sends (n - 1) / n of the data). 0 for one GPU.
+    """Bytes that each of n GPUs sends per update, in rings: (n - 1) / n of the data (Patarasuk and
+    Yuan, Bandwidth optimal all-reduce algorithms, 2009).
 
-    Where each holds the whole weights (`training/shared_adamw.py`), a reduce-scatter of the
-    gradients and an all-gather of the updated weights. Where weights are cut
-    (`ranks/full_sharding.py`), in each of `num_passes` micro-batches the layers are gathered
-    forward and backward, the embeddings once, and the gradients are scattered; then the weights are
-    gathered whole. Completions and their diagnostics, about 30 bytes a token, are not in it;
-    nothing is taken to hide behind the backward pass.
+    Where each holds the whole weights, a reduce-scatter of the gradients and an all-gather of the
+    updated weights. Where they are cut, in each of `num_passes` micro-batches the layers are
+    gathered forward and backward, the embeddings once, and the gradients are scattered; then the
+    weights are gathered whole. Completions, about 30 bytes a token, are not in it.
     """
     share = (config.num_gpus - 1) / config.num_gpus
     training, shape = config.training, config.shape

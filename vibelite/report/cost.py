@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from vibelite.telemetry.ledger import UNRECORDED, Entry, known_sum, lost_entries
-from vibelite.telemetry.unit_costs import unit_costs, zero_signal_share
+from vibelite.telemetry.spending import unit_costs, zero_signal_share
 from vibelite.units import MILLIJOULES_PER_KWH, NANOSECONDS
 
 # In the order of the page's palette; other spans take its next colour, idle the last.

@@ -45,7 +45,7 @@ from vibelite.stages.mgpo_metrics import (
 from vibelite.stages.mgpo_start import probe_mismatch, select_learnable
 from vibelite.stages.rollout import sample_groups, sample_rows
 from vibelite.stages.training_loop import TrainingLoop
-from vibelite.telemetry.unit_costs import completion_counts
+from vibelite.telemetry.spending import completion_counts
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.types import Group, Problem, TokenBatch
 

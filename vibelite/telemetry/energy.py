@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import runpy
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -19,17 +18,10 @@ from typing import Any
 
 from vibelite.errors import RecipeError
 
-ReadEnergy = Callable[[], int | None]
-ReadUse = Callable[[], float | None]
 SECONDS_PER_LOOK = 0.25
 
 # One of them exists where a program can use a GPU: NVIDIA's driver, its Windows host, AMD's.
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
-
-
-def no_energy() -> int | None:
-    """The reading where nothing measures it."""
-    return None
 
 
 def num_gpus() -> int:
@@ -67,9 +59,8 @@ def is_torch_for_gpus() -> bool:
 
 
 def visible_handles() -> list[Any] | None:
-    """NVML's handles of the GPUs that CUDA shows this process; None where NVML cannot tell: it or
-    its driver is missing, GPUs are cut into parts (MIG), or they differ and are named by number, of
-    which CUDA has an order of its own.
+    """NVML's handles of the GPUs that CUDA shows this process; None where NVML cannot tell: without
+    a driver, with GPUs that are cut (MIG), or that differ, of which CUDA has an order of its own.
     """
     try:
         import pynvml  # pyright: ignore[reportMissingImports]
@@ -81,12 +72,11 @@ def visible_handles() -> list[Any] | None:
         count = pynvml.nvmlDeviceGetCount()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
         names = {pynvml.nvmlDeviceGetName(handle) for handle in handles}
-        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
         if any(is_cut(pynvml, handle) for handle in handles) or (chosen and len(names) > 1):
             return None
     except pynvml.NVMLError:
         return None
-    places = visible_places(chosen, uuids)
+    places = visible_places(chosen, count)
     return None if places is None else [handles[place] for place in places]
 
 
@@ -97,59 +87,34 @@ def is_cut(pynvml: Any, handle: Any) -> bool:
         return False
 
 
-def visible_places(chosen: str | None, uuids: Sequence[str]) -> list[int] | None:
-    """The places in `uuids` of the GPUs that CUDA_VISIBLE_DEVICES (None = not set) leaves: by
-    number or by the beginning of a UUID, up to the first that is none. None where it says anything
-    else, or one twice.
-
-    >>> visible_places("1,GPU-a,7,0", ["GPU-abc", "GPU-def", "GPU-ghi"])
-    [1, 0]
+def visible_places(chosen: str | None, num_gpus: int) -> list[int] | None:
+    """The places of the GPUs that CUDA_VISIBLE_DEVICES (None = not set) leaves; None where it says
+    anything but their different numbers.
     """
-    if chosen is None:
-        return list(range(len(uuids)))
-    places = []
-    for name in map(str.strip, chosen.split(",")):
-        if not re.fullmatch(r"(-?\d+|GPU-.+)?", name):
-            return None
-        if name.startswith("GPU-"):
-            found = [place for place, uuid in enumerate(uuids) if uuid.startswith(name)]
-        else:
-            found = [place for place in range(len(uuids)) if str(place) == name]
-        if len(found) != 1:
-            break
-        places += found
-    return places if len(set(places)) == len(places) else None
+    if not chosen:
+        return list(range(num_gpus if chosen is None else 0))
+    places = [int(name) if name.strip().isdecimal() else num_gpus for name in chosen.split(",")]
+    is_known = len(set(places)) == len(places) and max(places) < num_gpus
+    return places if is_known else None
 
 
-def gpu_energy_reader() -> ReadEnergy:
-    """A function that returns the millijoules of this process's GPUs since their driver was loaded;
-    None where NVML cannot tell, or a GPU has no counter (before Volta, or a part of one). It is
-    renewed every 20 to 100 ms, so it is read once per step, not per span.
-    """
-    handles = visible_handles() if num_gpus() else None
-    if not handles:
-        return no_energy
-    import pynvml  # pyright: ignore[reportMissingImports]
-
-    def read() -> int | None:
-        with suppress(pynvml.NVMLError):
-            return sum(map(pynvml.nvmlDeviceGetTotalEnergyConsumption, handles))
-
-    return read
-
-
-class GpuUse:
-    """The share of the time in which these GPUs worked, 0..1, from looks at what the driver says of
-    the last moments (nvmlDeviceGetUtilizationRates: over 1/6 to 1 s).
-    """
+class GpuMeter:
+    """Energy and use of these GPUs, as NVML knows them; None where it does not."""
 
     def __init__(self, pynvml: Any, handles: Sequence[Any]) -> None:
         self._pynvml = pynvml
         self._handles = handles
         self._seen: list[float] = []
 
+    def millijoules(self) -> int | None:
+        """Used since the driver was loaded; a counter before Volta, or of a part of a GPU, there is
+        none. Renewed every 20 to 100 ms, so it is read once per step, not per span.
+        """
+        with suppress(self._pynvml.NVMLError):
+            return sum(map(self._pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handles))
+
     def look(self) -> bool:
-        """Whether the driver said anything."""
+        """Takes in the share of the last 1/6 to 1 s in which they worked; whether it is known."""
         try:
             rates = [self._pynvml.nvmlDeviceGetUtilizationRates(each).gpu for each in self._handles]
         except self._pynvml.NVMLError:
@@ -157,8 +122,8 @@ class GpuUse:
         self._seen.append(fmean(rates) / 100)
         return True
 
-    def take(self) -> float | None:
-        """The mean of the looks since this was last asked; None without one."""
+    def use(self) -> float | None:
+        """The mean of the looks since this was last asked, 0..1; None without one."""
         seen, self._seen = self._seen, []
         return fmean(seen) if seen else None
 
@@ -168,13 +133,13 @@ class GpuUse:
 
 
 @cache
-def gpu_use_reader() -> ReadUse:
-    """`GpuUse.take` of this process's GPUs, with one thread that looks; None where unknown."""
+def gpu_meter() -> GpuMeter | None:
+    """Of this process's GPUs, with one thread that looks; None without any that NVML can tell."""
     handles = visible_handles() if num_gpus() else None
     if not handles:
-        return no_energy
+        return None
     import pynvml  # pyright: ignore[reportMissingImports]
 
-    use = GpuUse(pynvml, handles)
-    threading.Thread(target=use.watch, name="gpu use", daemon=True).start()
-    return use.take
+    meter = GpuMeter(pynvml, handles)
+    threading.Thread(target=meter.watch, name="gpu use", daemon=True).start()
+    return meter

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vibelite.telemetry.energy import ReadEnergy, ReadUse, no_energy
+from vibelite.telemetry.energy import GpuMeter
 from vibelite.telemetry.memory import take_peak_bytes
 from vibelite.units import NANOSECONDS
 
@@ -52,37 +52,25 @@ class Lap:
 
 
 class Meter:
-    """A stopwatch with named spans, of which exactly one runs at any time.
-
-    >>> ticks = iter([0, 10, 30, 35, 100, 100])
-    >>> meter = Meter(clock=lambda: next(ticks))
-    >>> with meter.span("train"):
-    ...     with meter.span("checkpoint"):
-    ...         pass
-    >>> meter.lap().nanoseconds
-    {'idle': 10, 'train': 85, 'checkpoint': 5}
-    """
+    """A stopwatch with named spans, of which exactly one runs at any time."""
 
     def __init__(
         self,
         clock: Callable[[], int] = time.perf_counter_ns,
         take_peak: Callable[[], int] = take_peak_bytes,
         *,
-        read_energy: ReadEnergy = no_energy,
-        read_use: ReadUse = no_energy,
+        gpus: GpuMeter | None = None,
         boot_nanoseconds: int = 0,
     ) -> None:
         """`clock` returns monotonic nanoseconds; `take_peak` the most bytes used since its last
-        call; `read_energy` the GPUs' millijoules so far; `read_use` their use since its last call.
-        `boot_nanoseconds` passed before the meter was made and belong to it.
+        call. `boot_nanoseconds` passed before the meter was made and belong to it.
         """
         self._clock = clock
         self._take_peak = take_peak
-        self._read_energy = read_energy
-        self._read_use = read_use
+        self._gpus = gpus
         self._running = [IDLE]
         self._since = clock()
-        self._energy_before = read_energy()
+        self._energy_before = self._read_energy()
         self._reset()
         if boot_nanoseconds:
             self._nanoseconds[BOOT] = boot_nanoseconds
@@ -117,8 +105,9 @@ class Meter:
         before, self._energy_before = self._energy_before, self._read_energy()
         now = self._energy_before
         energy = None if before is None or now is None else now - before
+        use = self._gpus.use() if self._gpus else None
         made = (self._nanoseconds, self._tokens, self._peak_bytes, dict(self._counts))
-        lap = Lap(*made, energy, self._read_use())
+        lap = Lap(*made, energy, use)
         self._reset()
         return lap
 
@@ -130,6 +119,9 @@ class Meter:
     @property
     def generated_tokens(self) -> int:
         return self._tokens["generated"]
+
+    def _read_energy(self) -> int | None:
+        return self._gpus.millijoules() if self._gpus else None
 
     def _settle(self) -> None:
         """Gives the time and the peak since the last call to the span that runs."""

@@ -15,7 +15,7 @@ from vibelite.telemetry.memory import LeakWatch
 from vibelite.telemetry.meter import Lap, Meter, joint_lap
 from vibelite.telemetry.progress import ProgressLine
 from vibelite.telemetry.sinks import Sink, numbers_of
-from vibelite.telemetry.spending import project
+from vibelite.telemetry.spending import project, zero_signal_share
 from vibelite.telemetry.stop import StopRules
 from vibelite.types import StepRecord
 from vibelite.units import NANOSECONDS
@@ -88,6 +88,7 @@ class Recorder:
             counts=lap.counts,
             joules=None if lap.gpu_millijoules is None else lap.gpu_millijoules / 1000,
             gpu_use=lap.gpu_use,
+            zero_signal_share=zero_signal_share(lap.nanoseconds, lap.counts),
             usd=None if usd is None else float(usd),
             usd_so_far=self._usd_so_far(),
             usd_at_end_of_stage=self._project(step),

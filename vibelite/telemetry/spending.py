@@ -1,9 +1,11 @@
-"""What a run has spent: every lap goes through here into the ledger. And what is still to come."""
+"""What a run has spent: every lap goes through here into the ledger; what is still to come; and
+what a million tokens, a correct completion and a useful one cost of all that was spent.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +16,7 @@ from vibelite.errors import VibeLiteError
 from vibelite.recipe.run_section import Cost
 from vibelite.telemetry.ledger import Ledger, known_sum, price_of, read_ledger
 from vibelite.telemetry.meter import Lap, Meter
+from vibelite.types import Group
 
 MIN_STEPS = 10
 """Fewer say nothing about their spread: no projection."""
@@ -81,9 +84,6 @@ def project(costs: Sequence[float], num_remaining: int) -> tuple[float, float, f
     The interval holds the sum in 80% of cases if the steps to come are as the recent ones were,
     each independent of the others: mean and standard deviation s of n recent costs give
     m mean +- 1.28 s sqrt(m + m^2 / n) for m steps (own). It knows of no trend.
-
-    >>> project([1.0, 3.0] * 5, 0)
-    (0.0, 0.0, 0.0)
     """
     recent = costs[-WINDOW:]
     if len(recent) < MIN_STEPS:
@@ -92,3 +92,48 @@ def project(costs: Sequence[float], num_remaining: int) -> tuple[float, float, f
     deviation = stdev(recent) * math.sqrt(num_remaining + num_remaining**2 / len(recent))
     reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * deviation
     return ahead, max(ahead - reach, 0.0), ahead + reach
+
+
+# Spans whose time goes to completions, whether or not they are of use.
+SAMPLING_SPANS = ("rollout", "verify")
+
+
+def completion_counts(groups: Sequence[Group]) -> dict[str, int]:
+    """What `unit_costs` needs to know of a step's groups, for `Meter.add_counts`. Useful are the
+    completions in groups of mixed outcomes: the others have no gradient.
+    """
+    equal = [group for group in groups if not group.has_signal]
+    num_completions = sum(len(group.completions) for group in groups)
+    return {
+        "num_completions": num_completions,
+        "num_correct": sum(group.num_correct for group in groups),
+        "num_useful": num_completions - sum(len(group.completions) for group in equal),
+        "zero_signal_tokens": sum(sum(group.lengths) for group in equal),
+        "group_tokens": sum(sum(group.lengths) for group in groups),
+    }
+
+
+def unit_costs(
+    usd: Decimal | None, tokens: Mapping[str, int], counts: Mapping[str, int]
+) -> dict[str, Decimal]:
+    """USD per unit, of the units that were made; nothing where `usd` is unknown."""
+    made = {
+        "1M generated": (tokens.get("generated", 0), 1_000_000),
+        "1M trained": (tokens.get("trained", 0), 1_000_000),
+        "correct": (counts.get("num_correct", 0), 1),
+        "useful": (counts.get("num_useful", 0), 1),
+    }
+    if usd is None:
+        return {}
+    return {name: usd * unit / count for name, (count, unit) in made.items() if count}
+
+
+def zero_signal_share(nanoseconds: Mapping[str, int], counts: Mapping[str, int]) -> float | None:
+    """Share of the cost (time by span) that went into groups of equal outcomes: of sampling and
+    verifying, their share of the generated tokens. None where no groups were sampled.
+    """
+    if not counts.get("group_tokens"):
+        return None
+    sampling = sum(nanoseconds.get(span, 0) for span in SAMPLING_SPANS)
+    share = counts["zero_signal_tokens"] / counts["group_tokens"]
+    return share * sampling / sum(nanoseconds.values())
