@@ -15,7 +15,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """
     found: Backend = request.param
     if found.has_tiny_tiles:
-        tiny = {"TILE_ELEMENTS": 700, "ROWS_PER_TILE": 7, "ROW_ELEMENTS": 3000}
-        for name, value in (tiny | {"BLOCK_ELEMENTS": 1000}).items():
+        tiny = {"ROW_ELEMENTS": 3000, "BLOCK_ELEMENTS": 1000}
+        for name, value in tiny.items():
             monkeypatch.setitem(getattr(chunked, name), found.device, value)
     return found

@@ -29,12 +29,12 @@ class Backend(NamedTuple):
         return f"{self.impl}-{self.device}" + ("-tiny-tiles" if self.has_tiny_tiles else "")
 
 
-BACKENDS: list[Any] = [
+CHUNKED: list[Any] = [
     Backend("chunked", "cpu"),
     Backend("chunked", "cpu", has_tiny_tiles=True),
-    pytest.param(Backend("triton", "cuda"), marks=pytest.mark.gpu),
     pytest.param(Backend("chunked", "cuda"), marks=pytest.mark.gpu),
 ]
+BACKENDS = [*CHUNKED, pytest.param(Backend("triton", "cuda"), marks=pytest.mark.gpu)]
 if INTERPRETED:
     BACKENDS = [Backend("triton", "cpu")]
 

@@ -36,9 +36,9 @@ def linear_logprobs(
     """Log-probs of the targets and entropies of their distributions, each [N] float32, in nats.
 
     They carry no gradient: `linear_token_loss` is for training. float64 inputs give float64
-    outputs; two different dtypes are promoted. `auto` takes triton for 16-bit inputs on a GPU of
-    compute capability 8.0 or later if triton is installed, else chunked. Raises ValueError or
-    TypeError for misuse.
+    outputs; two different dtypes are promoted. `auto` takes triton for bfloat16 on a GPU of compute
+    capability 8.0 or later if triton is installed, else chunked. Raises ValueError or TypeError for
+    misuse.
     """
     call = call.checked()
     statistics = _backend(call, impl).forward(call)
@@ -65,7 +65,7 @@ def _backend(call: HeadCall, impl: Implementation) -> Any:
         suits_triton = (
             TRITON_IS_INSTALLED
             and call.hidden.is_cuda
-            and call.hidden.dtype in (torch.bfloat16, torch.float16)
+            and call.hidden.dtype == torch.bfloat16
             and torch.cuda.get_device_capability(call.hidden.device) >= (8, 0)
         )
         impl = "triton" if suits_triton else "chunked"

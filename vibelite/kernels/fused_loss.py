@@ -92,9 +92,11 @@ def loss_and_upstream(
     return loss.detach(), (grad_logprobs, grad_entropy)
 
 
-def add_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """out += left @ right, accumulated in out's dtype."""
+def add_product(
+    out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0
+) -> None:
+    """out += scale left @ right, accumulated in out's dtype."""
     if left.dtype == out.dtype or not out.is_cuda:
-        out.addmm_(left.to(out.dtype), right.to(out.dtype))
+        out.addmm_(left.to(out.dtype), right.to(out.dtype), alpha=scale)
     else:
-        torch.addmm(out, left, right, out_dtype=out.dtype, out=out)
+        torch.addmm(out, left, right, out_dtype=out.dtype, alpha=scale, out=out)

@@ -1,8 +1,7 @@
 """The fused head on NVIDIA GPUs: what is computed in which order.
 
-The loss stores exp(z) once as bf16 and turns it into dz in place; float16 and float32 inputs, which
-cannot be stored so, recompute dz a chunk of the vocabulary at a time. Library GEMMs turn dz into
-gradients. No atomics: results repeat bit for bit.
+The loss stores exp(z) once, as bf16 for bf16 inputs, and turns it into dz in place; library GEMMs
+turn dz into gradients. float16 has not the range for that. No atomics: results repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from dataclasses import replace
 
 import torch
 
+from vibelite.kernels.chunked import blocks
 from vibelite.kernels.fused_loss import PerTokenLoss, add_product, loss_and_upstream
 from vibelite.kernels.head_call import Gradients, HeadCall, NeedsGrad, Statistics
 from vibelite.kernels.triton_launch import (
     ceil_divide,
-    launch_dz,
     launch_exp,
     launch_exp_to_dz,
     launch_forward,
@@ -32,8 +31,6 @@ MAX_ROWS_PER_LAUNCH = 16384
 # Bytes of stored exponentials: one chunk of 8192 rows at V = 151936 is 2.3 GiB. More rows than fit
 # are done in chunks, at the price of a float32 [V, H] sum for the weight's gradient.
 STORE_BYTES = 5 << 29
-# Bytes of one chunk of dz where it is recomputed.
-WORKSPACE_BYTES = 256 << 20
 
 
 def forward(call: HeadCall) -> Statistics:
@@ -42,9 +39,8 @@ def forward(call: HeadCall) -> Statistics:
     A target outside the vocabulary gives NaN.
     """
     call = row_major(call)
-    num, outputs, step = call.num_tokens, Statistics.empty(call), rows_per_launch(call)
-    for start in range(0, num, step):
-        rows = slice(start, min(start + step, num))
+    outputs = Statistics.empty(call)
+    for rows in blocks(call.num_tokens, rows_per_launch(call)):
         launch_forward(call.select(rows), outputs.select(rows))
     return outputs
 
@@ -52,155 +48,76 @@ def forward(call: HeadCall) -> Statistics:
 def loss_and_gradients(
     call: HeadCall, per_token_loss: PerTokenLoss, needs_grad: NeedsGrad
 ) -> tuple[torch.Tensor, Statistics, Gradients]:
-    """Summed loss, statistics [N] float32, gradients of that sum.
-
-    Only bf16 has the range to store exp(z) without loss; other dtypes compute the logits twice.
+    """Summed loss, statistics [N] float32, gradients of that sum. Rows without an upstream gradient
+    cost the same as the others.
     """
-    if needs_grad.any and call.hidden.dtype == torch.bfloat16 and call.num_tokens:
-        return _in_one_pass(row_major(call), per_token_loss, needs_grad)
-    statistics = forward(call)
-    loss, upstream = loss_and_upstream(per_token_loss, statistics, slice(0, call.num_tokens))
-    gradients = Gradients()
-    if needs_grad.any:
-        gradients = _recomputed_gradients(row_major(call), statistics, upstream, needs_grad)
-    return loss, statistics, gradients
-
-
-def _in_one_pass(
-    call: HeadCall, per_token_loss: PerTokenLoss, needs_grad: NeedsGrad
-) -> tuple[torch.Tensor, Statistics, Gradients]:
-    """Rows without upstream gradient cost the same as the others."""
-    num, vocab, hidden = call.num_tokens, call.vocab_size, call.hidden
-    step, outputs = rows_at_once(call), Statistics.empty(call)
+    assert call.hidden.dtype != torch.float16, "exp(z) would not fit"
+    if not needs_grad.any:
+        outputs = forward(call)
+        loss, _ = loss_and_upstream(per_token_loss, outputs, slice(0, call.num_tokens))
+        return loss, outputs, Gradients()
+    call = row_major(call)
+    hidden, vocab, outputs = call.hidden, call.vocab_size, Statistics.empty(call)
+    step = rows_at_once(call)
     loss = hidden.new_zeros((), dtype=torch.float32)
-    weight_sum = None
-    if needs_grad.weight and step < num:
-        weight_sum = hidden.new_zeros(call.weight.shape, dtype=torch.float32)
-    exps = hidden.new_empty((min(step, num), ceil_divide(vocab, 256) * 256))
-    parts: list[Gradients] = []
-    for start in range(0, num, step):
-        rows = slice(start, min(start + step, num))
+    exps = hidden.new_empty((min(step, call.num_tokens), ceil_divide(vocab, 256) * 256))
+    sums = _room(call, needs_grad, is_whole=step >= call.num_tokens)
+    for rows in blocks(call.num_tokens, step):
         part, statistics = call.select(rows), outputs.select(rows)
         part_exps = exps[: part.num_tokens]
         partial = launch_exp(part, part_exps)
         merge(part, partial, statistics)
         part_loss, upstream = loss_and_upstream(per_token_loss, statistics, rows)
         loss += part_loss
-        constants, _ = row_constants(part, statistics, upstream)
-        launch_exp_to_dz(part, constants, partial, part_exps)
-        sums = GradientSums(part, needs_grad, weight_sum=weight_sum)
-        sums.add(part_exps[:, :vocab], slice(0, vocab))
-        parts.append(sums.finish())
-    return loss, outputs, _joined(call, parts, weight_sum)
+        launch_exp_to_dz(part, row_constants(part, statistics, upstream), partial, part_exps)
+        dz = part_exps[:, :vocab]
+        if sums.hidden is not None:
+            add_product(sums.hidden[rows], dz, call.weight)
+        if sums.weight is not None and sums.weight.dtype == torch.float32:
+            add_product(sums.weight, dz.T, part.hidden)
+        elif sums.weight is not None:
+            _write_product(sums.weight, dz.T, part.hidden)
+        if sums.bias is not None:
+            sums.bias.add_(dz.sum(0, dtype=torch.float32))
+    return loss, outputs, sums.like(call)
 
 
-def _recomputed_gradients(
-    call: HeadCall,
-    statistics: Statistics,
-    upstream: tuple[torch.Tensor, torch.Tensor],
-    needs_grad: NeedsGrad,
-) -> Gradients:
-    """For upstream gradients [N], the vocabulary as the outer loop; rows without any drop out."""
-    # Before the host waits for the number of rows, so that the device goes on at once after it.
-    constants, dz_scale = row_constants(call, statistics, upstream)
-    rows = ((upstream[0] != 0) | (upstream[1] != 0)).nonzero().squeeze(1)
-    part, all_live = call, len(rows) == call.num_tokens
-    if not all_live:
-        part, constants = call.select(rows), constants[:, rows].contiguous()
-    num, vocab = part.num_tokens, part.vocab_size
-    sums = GradientSums(part, needs_grad, dz_scale=dz_scale)
-    if num:
-        width = chunk_columns(num, vocab, part.hidden.element_size())
-        dz = part.hidden.new_empty((num, width))
-        for start in range(0, vocab, width):
-            columns = slice(start, min(start + width, vocab))
-            launch_dz(part, constants, columns, dz)
-            sums.add(dz[:, : columns.stop - start], columns)
-    gradients = sums.finish()
-    if gradients.hidden is None or all_live:
-        return gradients
-    full = call.hidden.new_zeros(call.hidden.shape)
-    return replace(gradients, hidden=full.index_copy_(0, rows, gradients.hidden))
+def _room(call: HeadCall, needs_grad: NeedsGrad, *, is_whole: bool) -> Gradients:
+    """Zeros in float32; for a weight's gradient that is one product, in the weight's dtype."""
+    hidden, weight, sums = call.hidden, call.weight, torch.float32
+    dtype = weight.dtype if is_whole else sums
+    return Gradients(
+        torch.zeros_like(hidden, dtype=sums) if needs_grad.hidden else None,
+        torch.zeros_like(weight, dtype=dtype) if needs_grad.weight else None,
+        hidden.new_zeros(call.vocab_size, dtype=sums) if needs_grad.bias else None,
+    )
 
 
 def rows_per_launch(call: HeadCall) -> int:
     """Rows of one forward launch: a multiple of 128, launches of about equal size."""
     row_bytes = call.hidden.shape[1] * call.hidden.element_size()
     affordable = min(max(LAUNCH_BYTES // row_bytes, 1024), MAX_ROWS_PER_LAUNCH)
-    return _equal_chunks(call.num_tokens, ceil_divide(call.num_tokens, affordable), 128)
+    return _equal_chunks(call.num_tokens, ceil_divide(call.num_tokens, affordable))
 
 
 def rows_at_once(call: HeadCall) -> int:
     """Rows whose exponentials are stored at a time: a multiple of 128, within STORE_BYTES."""
-    width = ceil_divide(call.vocab_size, 256) * 256
-    num_chunks = ceil_divide(call.num_tokens * width * 2, STORE_BYTES)
-    return _equal_chunks(call.num_tokens, num_chunks, 128)
+    row_bytes = ceil_divide(call.vocab_size, 256) * 256 * call.hidden.element_size()
+    return _equal_chunks(call.num_tokens, ceil_divide(call.num_tokens * row_bytes, STORE_BYTES))
 
 
-def chunk_columns(num: int, vocab_size: int, element_size: int) -> int:
-    """Columns of dz per chunk: a multiple of 256, chunks of equal width, about WORKSPACE_BYTES."""
-    affordable = max(WORKSPACE_BYTES // (num * element_size) // 256, 1) * 256
-    return _equal_chunks(vocab_size, ceil_divide(vocab_size, affordable), 256)
+def _equal_chunks(size: int, num_chunks: int) -> int:
+    """The size of chunks of about equal size, a multiple of 128."""
+    return max(ceil_divide(ceil_divide(size, max(num_chunks, 1)), 128), 1) * 128
 
 
-def _equal_chunks(size: int, num_chunks: int, multiple: int) -> int:
-    """The size of chunks of about equal size, a multiple of `multiple`."""
-    return max(ceil_divide(ceil_divide(size, max(num_chunks, 1)), multiple), 1) * multiple
-
-
-class GradientSums:
-    """The gradients under construction, fed one vocabulary chunk of dz [n, c] at a time.
-
-    `weight_sum` [V, H] float32: the weight's gradient is added to it, for calls in several parts.
-    `dz_scale` [1]: what dz was divided by.
-    """
-
-    def __init__(
-        self,
-        part: HeadCall,
-        needs_grad: NeedsGrad,
-        *,
-        weight_sum: torch.Tensor | None = None,
-        dz_scale: torch.Tensor | None = None,
-    ) -> None:
-        hidden, weight = part.hidden, part.weight
-        self.part, self.dz_scale, self.weight_sum = part, dz_scale, weight_sum
-        self.hidden = self.weight = self.bias = None
-        if needs_grad.hidden:
-            self.hidden = hidden.new_zeros(hidden.shape, dtype=torch.float32)
-        if needs_grad.weight and weight_sum is None:
-            make = weight.new_empty if part.num_tokens else weight.new_zeros
-            self.weight = make(weight.shape)
-        if needs_grad.bias:
-            self.bias = hidden.new_zeros(part.vocab_size, dtype=torch.float32)
-
-    def add(self, dz: torch.Tensor, columns: slice) -> None:
-        if self.hidden is not None:
-            add_product(self.hidden, dz, self.part.weight[columns])
-        if self.weight_sum is not None:
-            add_product(self.weight_sum[columns], dz.T, self.part.hidden)
-        if self.weight is not None:
-            self._write_weight(self.weight[columns], dz)
-        if self.bias is not None:
-            self.bias[columns] = dz.sum(0, dtype=torch.float32)
-
-    def _write_weight(self, out: torch.Tensor, dz: torch.Tensor) -> None:
-        hidden = self.part.hidden
-        if hidden.is_cuda and self.dz_scale is None:
-            with _full_sums():
-                torch.mm(dz.T, hidden, out=out)
-            return
-        block = torch.zeros(out.shape, dtype=torch.float32, device=out.device)
-        add_product(block, dz.T, hidden)
-        out.copy_(block if self.dz_scale is None else block * self.dz_scale)
-
-    def finish(self) -> Gradients:
-        """The gradients in their tensors' dtypes."""
-        if self.dz_scale is not None:
-            for total in (self.hidden, self.bias):
-                if total is not None:
-                    total *= self.dz_scale
-        return Gradients(self.hidden, self.weight, self.bias).like(self.part)
+def _write_product(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """out = left @ right, summed in float32 and rounded once."""
+    if out.is_cuda:
+        with _full_sums():
+            torch.mm(left, right, out=out)
+    else:
+        out.copy_(left.float() @ right.float())
 
 
 @contextmanager
@@ -215,19 +132,6 @@ def _full_sums() -> Iterator[None]:
         yield
     finally:
         matmul.allow_bf16_reduced_precision_reduction = before
-
-
-def _joined(call: HeadCall, parts: list[Gradients], weight_sum: torch.Tensor | None) -> Gradients:
-    """One set of gradients from those of consecutive chunks of rows."""
-    if len(parts) == 1:
-        return parts[0]
-    hiddens = [part.hidden for part in parts if part.hidden is not None]
-    biases = [part.bias for part in parts if part.bias is not None]
-    return Gradients(
-        torch.cat(hiddens) if hiddens else None,
-        None if weight_sum is None else weight_sum.to(call.weight.dtype),
-        torch.stack(biases).sum(0) if biases else None,
-    )
 
 
 def row_major(call: HeadCall) -> HeadCall:

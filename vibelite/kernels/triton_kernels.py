@@ -212,9 +212,9 @@ def _tile_order(tile, num_row_tiles, num_column_tiles, GROUP: tl.constexpr):
 
 @triton.jit
 def row_constants_kernel(
-    logprobs, entropy, logsumexp, grad_logprobs, grad_entropy, dz_scale, out,
+    logprobs, entropy, logsumexp, grad_logprobs, grad_entropy, out,
     N, logprob_stride, entropy_stride, softcap, scale,
-    BLOCK: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
 ):  # fmt: skip
     """What dz needs of each row, out [4, N]: log-sum-exp in base 2, A, B, dz at the target.
 
@@ -225,9 +225,6 @@ def row_constants_kernel(
     inverse = scale * LN2
     a = tl.load(grad_logprobs + rows * logprob_stride, mask=inside, other=0.0) * inverse
     b = tl.load(grad_entropy + rows * entropy_stride, mask=inside, other=0.0) * inverse
-    if HAS_SCALE:
-        a = a / tl.load(dz_scale)
-        b = b / tl.load(dz_scale)
     dead = (a == 0) & (b == 0)
     log_p = tl.load(logprobs + rows, mask=inside, other=0.0)
     spread = tl.load(entropy + rows, mask=inside, other=0.0)
@@ -247,52 +244,12 @@ def row_constants_kernel(
 
 
 @triton.jit
-def dz_kernel(
-    hidden, weight, bias, row_constants, dz,
-    N, V, H, hidden_stride, weight_stride, dz_stride, softcap, scale, first_column, num_columns,
-    num_row_tiles, num_column_tiles, num_programs,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr,
-    USE_TMA: tl.constexpr, WIDEN: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
-):  # fmt: skip
-    """Gradient of the unscaled, uncapped logits for columns [first_column, + num_columns), as if no
-    column were a target.
-
-    row_constants [3, N]: log-sum-exp in base 2, A and B; dz = -p (A + B log2 p). Programs are
-    persistent: flattening the two loops loads a tile's operands under the last tile's epilogue.
-    """
-    num_tiles = num_row_tiles * num_column_tiles
-    for tile in tl.range(tl.program_id(0), num_tiles, num_programs, flatten=USE_TMA):  # pyright: ignore
-        row_tile, column_tile = _tile_order(tile, num_row_tiles, num_column_tiles, 8)  # pyright: ignore
-        start_row = row_tile * BM
-        start_column = column_tile * BN
-        logits = _logit_tile(
-            hidden, weight, bias, start_row, first_column + start_column, N, V, H, hidden_stride,
-            weight_stride, softcap, BM, BN, BK, EVEN_K, USE_TMA, WIDEN, HAS_BIAS, HAS_SOFTCAP,
-        )  # fmt: skip
-        rows = start_row + tl.arange(0, BM)
-        inside = rows < N
-        logsumexp = tl.load(row_constants + rows, mask=inside, other=0.0)
-        A = tl.load(row_constants + N + rows, mask=inside, other=0.0)
-        B = tl.load(row_constants + 2 * N + rows, mask=inside, other=0.0)
-        log_p = logits * scale - logsumexp[:, None]
-        gradient = tl.exp2(log_p) * (-A[:, None] - B[:, None] * log_p)
-        if HAS_SOFTCAP:
-            capped = logits / softcap
-            gradient = gradient * (1 - capped * capped)
-        _store_tile(
-            dz, gradient, start_row, start_column, N, num_columns, dz_stride, BM, BN, USE_TMA,
-        )  # fmt: skip
-
-
-@triton.jit
-def target_dz_kernel(
-    targets, at_target, dz, N, dz_stride, first_column, num_columns, BLOCK: tl.constexpr
-):
-    """Overwrites dz at each row's target, where it is in this chunk of columns."""
+def target_dz_kernel(targets, at_target, dz, N, V, dz_stride, BLOCK: tl.constexpr):
+    """Overwrites dz at each row's target."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    column = tl.load(targets + rows, mask=rows < N, other=-1).to(tl.int64) - first_column
+    column = tl.load(targets + rows, mask=rows < N, other=-1).to(tl.int64)
     value = tl.load(at_target + rows, mask=rows < N, other=0.0)
-    mask = (rows < N) & (column >= 0) & (column < num_columns)
+    mask = (rows < N) & (column >= 0) & (column < V)
     out = dz + rows.to(tl.int64) * dz_stride + column
     tl.store(out, value.to(dz.dtype.element_ty), mask=mask)
 

@@ -118,39 +118,22 @@ def merge(part: HeadCall, partial: torch.Tensor, outputs: Statistics) -> None:
         )  # fmt: skip
 
 
-def launch_dz(part: HeadCall, constants: torch.Tensor, columns: slice, dz: torch.Tensor) -> None:
-    """Fills dz [n, width >= c] for a range of vocabulary columns; constants [4, n]."""
-    tile, num_columns = dz_tile(part), columns.stop - columns.start
-    grid, tiles = _persistent_grid(part, tile, num_columns)
-    with torch.cuda.device_of(part.hidden):
-        kernels.dz_kernel[grid](
-            *_operands(part, tile), part.bias, constants, _target(dz, tile), *_sizes(part),
-            dz.stride(0), *_scaling(part), columns.start, num_columns, *tiles,
-            **_constants(part, tile),
-        )  # fmt: skip
-    write_targets(part, constants, columns, dz)
-
-
-def write_targets(
-    part: HeadCall, constants: torch.Tensor, columns: slice, dz: torch.Tensor
-) -> None:
-    """Overwrites dz [n, c] at the targets that lie among the columns with constants[3]."""
-    with torch.cuda.device_of(part.hidden):
-        kernels.target_dz_kernel[(ceil_divide(part.num_tokens, 128),)](
-            part.targets, constants[3], dz, part.num_tokens, dz.stride(0), columns.start,
-            columns.stop - columns.start, BLOCK=128,
-        )  # fmt: skip
-
-
 def launch_exp(part: HeadCall, exps: torch.Tensor) -> torch.Tensor:
     """Fills exps [n, width >= V]; returns partial (k, S, U), [column tiles, 3, n] float32."""
     tile = dz_tile(part)
-    grid, tiles = _persistent_grid(part, tile, part.vocab_size)
-    partial = part.hidden.new_empty((tiles[1], 3, part.num_tokens), dtype=torch.float32)
+    row_tiles = ceil_divide(part.num_tokens, tile.rows)
+    column_tiles = ceil_divide(part.vocab_size, tile.columns)
+    programs = row_tiles * column_tiles
+    if tile.use_tma and part.hidden.is_cuda:  # there the loop over tiles is pipelined
+        properties = torch.cuda.get_device_properties(part.hidden.device)
+        programs = min(programs, properties.multi_processor_count)
+    partial = part.hidden.new_empty((column_tiles, 3, part.num_tokens), dtype=torch.float32)
     with torch.cuda.device_of(part.hidden):
-        kernels.exp_kernel[grid](
-            *_operands(part, tile), part.bias, partial, _target(exps, tile), *_sizes(part),
-            exps.stride(0), *_scaling(part), *tiles, **_constants(part, tile),
+        kernels.exp_kernel[(programs,)](
+            *_operands(part, tile), part.bias, partial,
+            _described(exps, tile, [tile.rows, tile.columns]), *_sizes(part),
+            exps.stride(0), *_scaling(part), row_tiles, column_tiles, programs,
+            **_constants(part, tile),
         )  # fmt: skip
     return partial
 
@@ -166,62 +149,38 @@ def launch_exp_to_dz(
             exps, partial, constants, num, part.vocab_size, exps.stride(0), *_scaling(part),
             num_row_tiles, ROWS=rows, BN=columns, HAS_SOFTCAP=part.softcap is not None,
         )  # fmt: skip
-    write_targets(part, constants, slice(0, part.vocab_size), exps)
+        kernels.target_dz_kernel[(ceil_divide(num, 128),)](
+            part.targets, constants[3], exps, num, part.vocab_size, exps.stride(0), BLOCK=128
+        )
 
 
 def row_constants(
     part: HeadCall, statistics: Statistics, upstream: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> torch.Tensor:
     """What dz needs of each row, [4, n] float32: log-sum-exp in base 2, A, B, dz at the target.
 
     Elsewhere dz = -p (A + B log2 p) with A = (a + b E) / temperature, B = b ln 2 / temperature.
-    For float16 inputs dz is divided by the second result, a power of two [1], so that large
-    upstream gradients stay in range.
     """
-    num, dz_scale, (softcap, scale) = part.num_tokens, None, _scaling(part)
-    if part.hidden.dtype == torch.float16 and num:
-        largest = torch.maximum(*((gradient * scale).abs().max() for gradient in upstream))
-        dz_scale = torch.exp2(torch.ceil(torch.log2(largest.clamp(min=1e-30)))).reshape(1)
+    num = part.num_tokens
     constants = part.hidden.new_empty((4, num), dtype=torch.float32)
-    if num == 0:
-        return constants, dz_scale
     with torch.cuda.device_of(part.hidden):
         kernels.row_constants_kernel[(ceil_divide(num, 128),)](
-            statistics.logprobs, statistics.entropy, statistics.logsumexp, *upstream, dz_scale,
-            constants, num, upstream[0].stride(0), upstream[1].stride(0), softcap, scale,
-            BLOCK=128, HAS_SCALE=dz_scale is not None, HAS_SOFTCAP=part.softcap is not None,
+            statistics.logprobs, statistics.entropy, statistics.logsumexp, *upstream, constants,
+            num, upstream[0].stride(0), upstream[1].stride(0), *_scaling(part),
+            BLOCK=128, HAS_SOFTCAP=part.softcap is not None,
         )  # fmt: skip
-    return constants, dz_scale
-
-
-def _persistent_grid(
-    part: HeadCall, tile: Tile, num_columns: int
-) -> tuple[tuple[int], tuple[int, int, int]]:
-    """The grid, and (row tiles, column tiles, programs). One program per processor where the loop
-    over tiles is pipelined, one per tile elsewhere.
-    """
-    row_tiles = ceil_divide(part.num_tokens, tile.rows)
-    column_tiles = ceil_divide(num_columns, tile.columns)
-    programs = row_tiles * column_tiles
-    if tile.use_tma and part.hidden.is_cuda:
-        properties = torch.cuda.get_device_properties(part.hidden.device)
-        programs = min(programs, properties.multi_processor_count)
-    return (programs,), (row_tiles, column_tiles, programs)
+    return constants
 
 
 def _operands(part: HeadCall, tile: Tile) -> tuple[object, object]:
-    if not tile.use_tma:
-        return part.hidden, part.weight
     return (
-        TensorDescriptor.from_tensor(part.hidden, [tile.rows, tile.depth]),
-        TensorDescriptor.from_tensor(part.weight, [tile.columns, tile.depth]),
+        _described(part.hidden, tile, [tile.rows, tile.depth]),
+        _described(part.weight, tile, [tile.columns, tile.depth]),
     )
 
 
-def _target(matrix: torch.Tensor, tile: Tile) -> object:
-    if not tile.use_tma:
-        return matrix
-    return TensorDescriptor.from_tensor(matrix, [tile.rows, tile.columns])
+def _described(matrix: torch.Tensor, tile: Tile, block: list[int]) -> object:
+    return TensorDescriptor.from_tensor(matrix, block) if tile.use_tma else matrix
 
 
 def _sizes(part: HeadCall) -> tuple[int, ...]:

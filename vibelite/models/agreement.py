@@ -35,9 +35,7 @@ LARGEST_ERROR_OF_FOUR_BIT = 0.5
 @torch.no_grad()
 def agreeing(policy: Policy) -> Policy:
     """The policy, set to take one sequence at a time where only that is exact. RecipeError where
-    its log-probs are not the model's own, naming the family, the difference and its place.
-
-    Compared in float32; of 16-bit weights also in their own type, by mean errors.
+    its log-probs are not the model's own in float32 or, by mean errors, in its weights' type.
     """
     layer_types = getattr(policy.model.config.get_text_config(), "layer_types", None) or ()
     if policy.model.get_decoder() is policy.model or "chunked_attention" in layer_types:

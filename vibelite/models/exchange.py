@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from vibelite.errors import CheckpointError
-from vibelite.models.adapter import added, below, is_adapter, on_device, read_adapter
+from vibelite.models.adapter import added, below
 from vibelite.models.policy import Policy
 from vibelite.run_dir import REMAKE_MODEL, read_json
 from vibelite.storage import require_unchanged
@@ -67,29 +67,20 @@ def configuration(path: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def take_weights(policy: Policy, path: Path) -> None:
-    """Gives the policy, in place, the weights of the model in directory `path`, adapters merged,
-    straight from the files to its device. CheckpointError where a run made the model and its bytes
-    have changed since, or where a weight is not finite.
+    """Gives the policy, in place, the weights of the model in directory `path`, adapters merged.
+    CheckpointError where its bytes have changed since a run made it, or a weight is not finite.
     """
     root, adapters = below(path)
     parameters = dict(policy.model.named_parameters())
-    require_whole_chain(path)
+    for made in (path, *(adapter.base for adapter in adapters)):
+        require_unchanged(made, remedy=REMAKE_MODEL)
     for file in sorted(root.glob("*.safetensors")):
         with safe_open(file, framework="pt", device=str(policy.device)) as stored:
             for name in stored.keys():  # noqa: SIM118
                 tensor = stored.get_tensor(name)
                 for adapter in adapters:
                     if factors := adapter.factors.get(name.removesuffix(".weight")):
-                        term = on_device(tensor.device, factors), adapter.scale
-                        tensor = added(tensor, [term])
+                        tensor = added(tensor, factors, adapter.scale)
                 if not tensor.sum(dtype=torch.float32).isfinite():
                     raise CheckpointError(f"{path}: {name} is not finite; {REMAKE_MODEL}")
                 parameters[name].copy_(tensor)
-
-
-def require_whole_chain(path: Path) -> None:
-    """CheckpointError unless a model, and those that it is an adapter on, are as they were made."""
-    require_unchanged(path, remedy=REMAKE_MODEL)
-    while is_adapter(path):
-        path = read_adapter(path).base
-        require_unchanged(path, remedy=REMAKE_MODEL)

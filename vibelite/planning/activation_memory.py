@@ -23,9 +23,8 @@ NORM_COPIES = 5
 # Logits of whole rows at a time, and of the blocks that they are worked on in (kernels/chunked.py).
 CPU_LOGITS = (8 << 20, 1 << 19)
 GPU_LOGITS = (1 << 28, 1 << 28)
-# Stored exponentials of the one-pass loss, and dz of the recomputing path (kernels/triton_head.py).
+# Stored exponentials (kernels/triton_head.py).
 STORE_BYTES = 5 << 29
-WORKSPACE_BYTES = 256 << 20
 
 
 def activation_bytes(
@@ -120,25 +119,19 @@ def head_bytes(
     }
 
 
-def gpu_head_bytes(shape: ModelShape, tokens: int, *, is_bfloat16: bool) -> dict[str, float]:
-    """Bytes of the Triton head and loss on `tokens` trained tokens, by part.
+def gpu_head_bytes(shape: ModelShape, tokens: int) -> dict[str, float]:
+    """Bytes of the Triton head and loss in bfloat16 on `tokens` trained tokens, by part.
 
-    Hidden states and their gradient 2 H each, and 4 H where it is summed in float32; the weight's
-    gradient 2 V H, `held` until the embedding's own if they are one matrix. bfloat16 takes the
-    one-pass loss: it stores exp(z), 2 bytes a logit, of as many rows as fit STORE_BYTES; with more
-    rows than that the weight's gradient is summed in float32, 4 V H. float16 recomputes dz in
-    WORKSPACE_BYTES.
+    Hidden states and their gradient 2 H each, and 4 H where it is summed; the weight's gradient
+    2 V H, `held` until the embedding's own if they are one matrix; exp(z), 2 bytes a logit, of as
+    many rows as fit STORE_BYTES: with more rows the weight's gradient is summed in float32, 4 V H.
     """
     matrix = shape.vocab_size * shape.hidden_size
     stored = 2.0 * tokens * shape.vocab_size
-    if is_bfloat16:
-        workspace = min(stored, STORE_BYTES)
-        summed = FLOAT32 * matrix if stored > STORE_BYTES else 0
-    else:
-        workspace, summed = min(stored, WORKSPACE_BYTES), 0
+    summed = FLOAT32 * matrix if stored > STORE_BYTES else 0
     return {
         "hidden": tokens * shape.hidden_size * (2 + 2 + FLOAT32),
-        "logits": workspace,
+        "logits": min(stored, STORE_BYTES),
         "gradient": summed + (0 if shape.tied else 2 * matrix),
         "held": 2 * matrix if shape.tied else 0,
     }

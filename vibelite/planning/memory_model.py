@@ -209,14 +209,13 @@ def training_moments(
 def _head(config: StageConfig, tokens: int, is_trained: bool) -> dict[str, float]:
     """The fused head's bytes for `tokens` trained tokens, by part; `held` stays for a while."""
     element = BYTES[config.training.dtype]
-    if config.is_cpu or config.training.dtype == "float32":
+    if config.is_cpu or config.training.dtype != "bfloat16":
         rows, block = CPU_LOGITS if config.is_cpu else GPU_LOGITS
         rows = min(rows, tokens * config.shape.vocab_size)
         logits = rows + 2 * min(block, rows)
         parts = head_bytes(config.shape, tokens, element, logits=logits)
     else:
-        is_bfloat16 = config.training.dtype == "bfloat16"
-        parts = gpu_head_bytes(config.shape, tokens, is_bfloat16=is_bfloat16)
+        parts = gpu_head_bytes(config.shape, tokens)
     if not is_trained:
         parts |= {"gradient": 0.0, "held": 0.0}
     return parts
