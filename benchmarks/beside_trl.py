@@ -31,9 +31,8 @@ from vibelite.recipe.schema import Recipe
 from vibelite.recipe.stage_section import BASE, MGPOStage
 from vibelite.run_dir import RunDir, read_json, write_text_atomic
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware
-from vibelite.telemetry.ledger import read_ledger
-from vibelite.telemetry.price import price_of
+from vibelite.telemetry.ledger import price_of, read_ledger
+from vibelite.telemetry.manifest import describe_hardware
 from vibelite.units import NANOSECONDS
 
 RECIPE = ROOT / "recipes" / "speedrun_0p5b.yaml"

@@ -29,7 +29,7 @@ from typing import Any
 
 from vibelite.data.decontaminate import EvaluationItem, build_index
 from vibelite.data.normalise import without_instructions
-from vibelite.telemetry.hardware import describe_hardware
+from vibelite.telemetry.manifest import describe_hardware
 from vibelite.tools.decontaminate import read_items
 
 RESULT = Path(__file__).parent / "results" / "decontaminate.json"

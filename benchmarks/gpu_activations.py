@@ -27,7 +27,7 @@ from benchmarks.row_report import COLUMNS, SaveRows, forget, release, rows_of, r
 from vibelite.models.activations import apply_activations
 from vibelite.models.load import default_device
 from vibelite.models.policy import Policy
-from vibelite.planning.activation_memory import Activations, activation_bytes, head_bytes
+from vibelite.planning.activation_memory import activation_bytes, head_bytes
 from vibelite.planning.model_shape import shape_of_config
 from vibelite.recipe.model_section import Training
 from vibelite.types import TokenBatch
@@ -44,7 +44,7 @@ TINY: Mapping[str, Any] = {
 TOKENS = (4096, 16384, 32768, 40960)
 TINY_TOKENS = (64, 128)
 # (activations, mlp_tile_tokens); an offloaded one behind the one that it is compared with.
-SETTINGS: tuple[tuple[Activations, int], ...] = (
+SETTINGS: tuple[tuple[str, int], ...] = (
     ("keep", 0),
     ("checkpoint", 0),
     ("checkpoint_offload", 0),
@@ -69,7 +69,7 @@ def measure(
     device = device or default_device()
     kept: dict[tuple[int, int], float] = {}  # (tile, tokens) -> seconds of checkpoint
 
-    def row_maker(activations: Activations, tile: int) -> Callable[[], Iterator[dict[str, Any]]]:
+    def row_maker(activations: str, tile: int) -> Callable[[], Iterator[dict[str, Any]]]:
         setting = {"activations": activations, "mlp_tile_tokens": tile // tile_divisor}
 
         def make_rows() -> Iterator[dict[str, Any]]:
@@ -78,7 +78,7 @@ def measure(
             train(policy, random_batch([16], config["vocab_size"], device=device))
             for count in tokens:
                 row = setting | {"tokens": count}
-                row["predicted_bytes"] = predicted_bytes(config, activations, count, row)
+                row["predicted_bytes"] = predicted_bytes(config, count, setting)
                 batch = random_batch([count], config["vocab_size"], device=device)
                 try:
                     row |= measure_one(policy, batch)
@@ -119,12 +119,11 @@ def measure_one(policy: Policy, batch: TokenBatch) -> dict[str, Any]:
     return row | {"seconds": statistics.median(seconds)}
 
 
-def predicted_bytes(
-    config: Mapping[str, Any], activations: Activations, tokens: int, setting: Mapping[str, Any]
-) -> int:
+def predicted_bytes(config: Mapping[str, Any], tokens: int, setting: Mapping[str, Any]) -> int:
     """Weights and gradients in bfloat16 and activations, in bytes on the device."""
     shape = shape_of_config(config)
-    parts = activation_bytes(shape, tokens, activations, setting["mlp_tile_tokens"], 2)
+    training = Training.model_validate({"dtype": "bfloat16", **setting})
+    parts = activation_bytes(shape, training, tokens)
     parts.pop("offloaded", None)
     held = head_bytes(shape, tokens, 2, logits=0)["held"]
     return round(2 * 2 * shape.num_parameters + held + sum(parts.values()))

@@ -30,10 +30,10 @@ from benchmarks.row_report import (
     run_command,
 )
 from vibelite.models.load import default_device
-from vibelite.planning.optimizer_memory import bytes_per_parameter
+from vibelite.planning.memory_model import bytes_per_parameter
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import Optimizer
-from vibelite.telemetry.hardware import resident_bytes
+from vibelite.telemetry.memory import resident_bytes
 from vibelite.training.optim import PolicyOptimizer
 
 # (kind, dtype, gradient_dtype).

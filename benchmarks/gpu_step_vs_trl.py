@@ -35,7 +35,7 @@ from benchmarks.gpu_activations import QWEN_1_5B
 from benchmarks.gpu_vllm_parts import TINY
 from benchmarks.random_policy import random_policy
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware
+from vibelite.telemetry.manifest import describe_hardware
 
 PROMPT_TOKENS = 64
 

@@ -43,7 +43,7 @@ from vibelite.rollout.kv_memory import BatchSizes, engine_shape
 from vibelite.rollout.vllm_engine import VLLMEngine
 from vibelite.rollout.vllm_start import VLLMSettings, is_vllm_installed
 from vibelite.run_dir import write_text_atomic
-from vibelite.telemetry.hardware import describe_hardware
+from vibelite.telemetry.manifest import describe_hardware
 
 # Heads of 32 numbers are the smallest that vLLM's attention for the CPU takes.
 TINY: Mapping[str, Any] = {

@@ -26,8 +26,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vibelite.telemetry.hardware import describe_hardware
 from vibelite.telemetry.ledger import read_ledger, run_cost
+from vibelite.telemetry.manifest import describe_hardware
 
 RESULT_KEYS = ("stage", "benchmark", "pass_at_1", "pass_at_1_ci", "pass_at_k")
 # Models and training states; what is written whole at once, such as status.json, is too quick.

@@ -27,8 +27,8 @@ import torch
 from benchmarks.linear_logprobs_contenders import Contender, Inputs, all_contenders
 from vibelite.run_dir import write_text_atomic
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware, resident_bytes
-from vibelite.telemetry.memory import take_peak_bytes
+from vibelite.telemetry.manifest import describe_hardware
+from vibelite.telemetry.memory import resident_bytes, take_peak_bytes
 
 SHAPES = {
     "qwen2.5-1.5b": (1536, 151936),

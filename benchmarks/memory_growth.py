@@ -12,37 +12,26 @@ import numpy as np
 from torch.profiler import ProfilerActivity, profile
 
 from vibelite.kernels.chunked import BLOCK_ELEMENTS, ROW_ELEMENTS
-from vibelite.planning.activation_memory import (
-    Activations,
-    activation_bytes,
-    bytes_before_backward,
-    head_bytes,
-)
-from vibelite.planning.model_shape import ModelShape
+from vibelite.planning.activation_memory import activation_bytes, head_bytes
+from vibelite.planning.model_shape import BYTES, ModelShape
+from vibelite.recipe.model_section import Training
 
 
-def predicted_bytes(
-    shape: ModelShape,
-    tokens: tuple[int, int],
-    activations: Activations,
-    mlp_tile_tokens: int,
-    dtype_bytes: int,
-) -> float:
+def predicted_bytes(shape: ModelShape, training: Training, tokens: tuple[int, int]) -> float:
     """The peak on a CPU by `activation_memory`, in the backward pass or when the head is at work;
     `tokens`: all, and the trained ones.
 
     There an offloaded input is copied back when it is wanted, so one less is on the device.
     """
     num_tokens, trained = tokens
-    setting = (shape, num_tokens, activations, mlp_tile_tokens, dtype_bytes)
-    backward = activation_bytes(*setting, in_buckets=True)
-    forward = bytes_before_backward(*setting, in_buckets=True)
-    if activations == "checkpoint_offload":
+    backward = activation_bytes(shape, training, num_tokens, in_buckets=True)
+    forward = activation_bytes(shape, training, num_tokens, in_buckets=True, at_head=True)
+    if training.activations == "checkpoint_offload":
         backward["kept"] /= 2
     # Whole rows of logits, and two blocks in which they are worked on.
     rows = min(ROW_ELEMENTS["cpu"], trained * shape.vocab_size)
     blocks = 2 * min(BLOCK_ELEMENTS["cpu"], rows)
-    head = head_bytes(shape, trained, dtype_bytes, logits=rows + blocks)
+    head = head_bytes(shape, trained, BYTES[training.dtype], logits=rows + blocks)
     return max(sum(backward.values()) + head["held"], sum(forward.values()) + sum(head.values()))
 
 

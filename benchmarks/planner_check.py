@@ -40,7 +40,7 @@ from vibelite.planning.workload import Assumptions
 from vibelite.recipe.model_section import Model, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware
+from vibelite.telemetry.manifest import describe_hardware
 from vibelite.units import GIB
 
 RESULT = Path(__file__).parent / "results" / "planner_check.json"

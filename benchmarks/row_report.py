@@ -20,7 +20,7 @@ from vibelite.errors import RecipeError
 from vibelite.models.load import default_device
 from vibelite.run_dir import write_text_atomic
 from vibelite.tables import format_table
-from vibelite.telemetry.hardware import describe_hardware
+from vibelite.telemetry.manifest import describe_hardware
 
 Row = Mapping[str, Any]
 SaveRows = Callable[[Sequence[Row]], None]

@@ -22,8 +22,7 @@ from vibelite.report.run_data import model_keys
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import read_json, write_text_atomic
 from vibelite.tables import format_table
-from vibelite.telemetry.ledger import read_ledger
-from vibelite.telemetry.price import known_sum
+from vibelite.telemetry.ledger import known_sum, read_ledger
 from vibelite.units import NANOSECONDS
 
 

@@ -23,8 +23,7 @@ from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Training
 from vibelite.recipe.stage_section import MGPOStage, Optimizer, Sampling, SFTStage
 from vibelite.rollout.transformers_engine import TransformersEngine
-from vibelite.telemetry.hardware import resident_bytes
-from vibelite.telemetry.memory import return_freed_tensors, take_peak_bytes
+from vibelite.telemetry.memory import resident_bytes, return_freed_tensors, take_peak_bytes
 from vibelite.training.optim import PolicyOptimizer
 
 OPTIMIZER = Optimizer(lr=1e-5, warmup_fraction=0)

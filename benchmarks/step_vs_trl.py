@@ -28,7 +28,7 @@ from vibelite.data.generated import generate_problems
 from vibelite.data.worked import work_out
 from vibelite.models.smollm2 import smollm2_directory
 from vibelite.recipe.data_section import GeneratedProblems
-from vibelite.telemetry.hardware import cpu_name
+from vibelite.telemetry.manifest import cpu_name
 
 ROOT = Path(__file__).parent.parent
 TASK = {"sums": {"dataset": "chain_sum", "config": {"min_terms": 3, "max_terms": 6}}}

@@ -40,7 +40,7 @@ ALLOWED = {
     "rollout": BASE_LAYER | {"models", "ranks"},
     "training": DATA_MODEL | {"models", "kernels", "ranks"},
     "telemetry": DATA_MODEL | {"ranks", "run_lock"},
-    "planning": DATA_MODEL | {"data"},
+    "planning": DATA_MODEL | {"data", "tables"},
     # algorithms: the intervals of differences between runs.
     "report": DATA_MODEL | {"telemetry", "algorithms", "tables"},
     # report: an export brings its model card.

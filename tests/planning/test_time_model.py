@@ -86,7 +86,7 @@ def test_training_takes_products_attention_and_the_traffic_of_what_layers_keep()
     # A layer keeps of a token in bfloat16: 16 of its input, 48 of residual and norms, 48 + 8 of
     # attention, 128 of the MLP, 2 x (16 + 32 + 4) of the norms.
     kept = 2 * (16 + 48 + 56 + 128 + 104)
-    assert layer_bytes(SHAPE, 2) == kept
+    assert layer_bytes(SHAPE, BFLOAT16) == kept
     times = 3 * 100 + 10
     seconds = PRODUCTS / 500 + ATTENTION / 250 + times * 2 * kept / 100
     assert training_seconds(setting(), WORK, GPU) == pytest.approx(seconds)
@@ -112,7 +112,7 @@ def test_a_processor_multiplies_faster_by_way_of_bfloat16_and_attends_at_one_rat
     training, precision, faster
 ):
     known = setting(training, is_cpu=True, matmul_precision=precision)
-    kept = layer_bytes(SHAPE, 4 if training.dtype == "float32" else 2)
+    kept = layer_bytes(SHAPE, training)
     seconds = PRODUCTS / (1000 * faster) + ATTENTION / (1000 * CPU_ATTENTION)
     seconds += (3 * 100 + 10) * CPU_TRAFFIC * kept / 100
     assert training_seconds(known, WORK, CPU) == pytest.approx(seconds)

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 REPLICATIONS = sorted(path.stem for path in RECIPES.glob("vibethinker_*.yaml"))
+PUBLIC = [*REPLICATIONS, "justrl_1p5b_8x80gb"]
 NUM_STEPS = 3
 RIGHT, WRONG = f"So \\boxed{{1}}.\n{PROGRAM}", "So \\boxed{2}.\n```python\nprint(2)\n```"
 TINY = (
@@ -79,7 +80,7 @@ def test_a_recipe_validates_under_its_own_name(name: str) -> None:
     assert load_recipe(RECIPES / f"{name}.yaml").name == name
 
 
-@pytest.mark.parametrize("name", [*REPLICATIONS, "qwen2p5_0p5b", "speedrun_0p5b"])
+@pytest.mark.parametrize("name", [*PUBLIC, "qwen2p5_0p5b", "speedrun_0p5b"])
 def test_the_plan_is_the_one_in_the_comment(name: str) -> None:
     """Within a tenth, so that a better planner need not rewrite them each time."""
     text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
@@ -113,12 +114,14 @@ def test_recipes_of_one_model_have_the_same_data() -> None:
 
 
 def test_hub_data_are_pinned() -> None:
-    for name in REPLICATIONS:
+    for name in PUBLIC:
         recipe = load_recipe(RECIPES / f"{name}.yaml")
-        traces: Any = recipe.data.traces["traces"]
-        sources = [*traces.sets, *recipe.data.problems.values(), recipe.model]
+        mixes: Any = recipe.data.traces.values()
+        sets = [part for mix in mixes for part in mix.sets]
+        sources = [*sets, *recipe.data.problems.values(), recipe.model]
         pins = [source.revision for source in sources if hasattr(source, "revision")]
-        assert len(pins) >= 7 and all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins)
+        assert len(pins) >= 2 + 5 * (name in REPLICATIONS)
+        assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins)
 
 
 def test_a_run_may_go_on_with_copies_elsewhere(tables: dict[str, str]) -> None:
@@ -133,7 +136,7 @@ def test_a_run_may_go_on_with_copies_elsewhere(tables: dict[str, str]) -> None:
     assert here == there
 
 
-@pytest.mark.parametrize("name", REPLICATIONS)
+@pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.filterwarnings("ignore:.*rows cannot be used and are left out")
 def test_every_stage_runs_on_a_tiny_model_over_the_real_columns(
     name: str, tables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,7 +144,8 @@ def test_every_stage_runs_on_a_tiny_model_over_the_real_columns(
     ScriptedModel(reply).play(monkeypatch)
     path = RECIPES / f"{name}.yaml"
     whole = load_recipe(path)
-    known = {f"data.problems.{problems}" for problems in whole.data.problems} | {"data.traces"}
+    known = {f"data.problems.{problems}" for problems in whole.data.problems}
+    known |= {f"data.traces.{traces}" for traces in whole.data.traces}
     local = [f"{key}={value}" for key, value in tables.items() if key.startswith(tuple(known))]
     recipe = load_recipe(path, [*small(whole), *local])
     run_pipeline(recipe, recipe_path=path, run_dir=tmp_path)
@@ -161,5 +165,6 @@ def test_every_stage_runs_on_a_tiny_model_over_the_real_columns(
         expected = 0.5 if row["benchmark"] != "gpqa" else row["pass_at_1"]
         assert row["pass_at_1"] == expected, row["benchmark"]
     dropped = read_json(tmp_path / "manifest.json")["decontamination"]
-    assert set(dropped) >= {"traces/traces", "problems/rl-math", "problems/rl-code"}
+    trained_on = {f"problems/{stage.problems}" for stage in recipe.stages if stage.kind == "mgpo"}
+    assert set(dropped) >= trained_on | {f"traces/{traces}" for traces in recipe.data.traces}
     assert (tmp_path / "export" / "config.json").exists()

@@ -10,6 +10,7 @@ import pytest
 from vibelite.report.build import write_report
 from vibelite.report.server import LiveReport, make_server
 from vibelite.run_dir import append_jsonl, read_jsonl
+from vibelite.units import short_number
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -86,6 +87,28 @@ def test_what_a_model_wrote_is_inert(tab, address):
     assert tab.evaluate("document.images.length") == 0
 
 
+def test_arrow_keys_tell_values_and_another_axis_moves_the_line(tab, address, finished_run):
+    tab.goto(address)
+    figure = tab.locator("figure.chart", has_text="SFT loss")
+    line = figure.locator("polyline").first
+    before = line.get_attribute("points")
+    figure.locator("svg").focus()
+    tab.keyboard.press("ArrowRight")
+    losses = [
+        row["metrics"]["sft/loss"]
+        for row in read_jsonl(finished_run.run.find_stage("sft").steps_path)
+    ]
+    assert figure.locator("output").inner_text() == f"step 2: loss {short_number(losses[1])}"
+    tab.locator("[data-axis]").select_option("tokens")
+    assert figure.locator("text.x").first.text_content() == "tokens"
+    assert figure.locator("text.x").last.text_content() == "288K", "60 steps of 4,800 tokens"
+    # Every step had as many tokens: the line stays where it was.
+    for old, new in zip(before.split(), line.get_attribute("points").split(), strict=True):
+        assert float(old.split(",")[0]) == pytest.approx(float(new.split(",")[0]), abs=0.2)
+    tab.locator("[data-axis]").select_option("step")
+    assert figure.locator("text.x").first.text_content() == "step"
+
+
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_page_never_scrolls_sideways(tab, address, width):
     tab.set_viewport_size({"width": width, "height": 800})
@@ -131,5 +154,12 @@ def test_a_live_report_updates_and_keeps_what_the_reader_opened(tab, finished_ru
             arg=before,
         )
         assert tab.locator("[data-filter=verdict]").input_value() == "wrong"
+        order = tab.locator("main > section").evaluate_all("all => all.map(one => one.id)")
+        assert order.index("curves") < order.index("results"), "what moves comes first"
+        assert (
+            tab.locator("#samples details.stage")
+            .first.get_attribute("data-key")
+            .endswith("evaluate")
+        )
         assert tab.locator("#origin details[open] summary").inner_text().startswith("Recipe")
         server.shutdown()

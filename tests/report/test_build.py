@@ -115,7 +115,7 @@ def test_published_scores_stand_among_the_run_s_own_best_first(make_run, tmp_pat
     stage_dir.finish(models={})
     html = build(tmp_path, builder)
     (table,) = re.findall(r"<h4>Beside published scores</h4>.*?</table>", html, re.DOTALL)
-    found = re.findall(r"<tr( class=\"own\")?><th>(.*?)</th><td>(.*?)</td>", table)
+    found = re.findall(r"<tr( class=\"own\")?><th scope=\"row\">(.*?)</th><td>(.*?)</td>", table)
     assert found == [
         ("", "Big", "80.0"),
         (' class="own"', "mgpo", "40.0"),
@@ -244,3 +244,30 @@ def test_a_long_run_stays_under_two_megabytes(make_run, tmp_path):
     for stage in ("base", "sft", "probe", "fuse", "mgpo", "evaluate"):
         getattr(builder, stage)()
     assert len(build(tmp_path, builder).encode()) < 2_000_000
+
+
+def luminance(color):
+    """WCAG 2.2: relative luminance of #rrggbb."""
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("text", ["text", "muted", "accent", "good", "bad"])
+@pytest.mark.parametrize("ground", ["page", "card", "track"])
+def test_text_has_a_contrast_of_at_least_4_5(html, scheme, text, ground):
+    light, dark = re.findall(r":root \{(.*?)\}", html, re.DOTALL)
+    colors = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", light if scheme == "light" else dark))
+    low, high = sorted(luminance(colors[name]) for name in (text, ground))
+    assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+def test_every_heading_of_a_table_says_what_it_heads(page):
+    assert {one.get("scope") for one in page.all("th")} == {"col", "row"}
+
+
+def test_models_are_shown_side_by_side_on_the_same_problems(page):
+    pairs = page.all("details", "pair")
+    assert len(pairs) == len(SUBDOMAINS)
+    assert "base and mgpo on the same problems" in page.text

@@ -64,8 +64,16 @@ def test_very_long_lines_are_thinned_and_keep_both_ends():
 
 def test_one_point_is_a_dot_and_no_point_is_no_chart():
     figure = parse(line_chart("t", [Series("a", [(3, 7.0)])]))
-    assert [circle.get("class") for circle in figure.iter("circle")] == ["dot c0", "hit"]
+    assert [circle.get("class") for circle in figure.iter("circle")] == ["dot c0"]
     assert line_chart("t", [Series("a", [])]) == ""
+
+
+def test_a_line_carries_its_values_for_the_crosshair():
+    figure = parse(line_chart("t", [Series("a", [(1, 0.25), (2, 1234.5)])]))
+    (line,) = figure.iter("polyline")
+    assert (line.get("data-label"), line.get("data-values")) == ("a", "1:0.25 2:1234")
+    (svg,) = figure.iter("svg")
+    assert (svg.get("data-x"), svg.get("data-unit"), svg.get("tabindex")) == ("1 2", "step", "0")
 
 
 def test_titles_and_labels_are_escaped():

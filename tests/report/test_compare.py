@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 from tests.report.conftest import result_row
 from vibelite import cli
 from vibelite.report.compare import compare_runs, gain, solved_counts, verdicts_of
-from vibelite.report.curves import running_total
 from vibelite.report.summary import collect_results
 from vibelite.run_dir import append_jsonl, write_json_atomic, write_text_atomic
 
@@ -117,28 +116,6 @@ def test_what_cannot_be_compared_is_said(make_run, tmp_path, capsys):
     ):
         done = CliRunner().invoke(cli.app, ["compare", *arguments])
         assert message in str(done.exception)
-
-
-def test_points_lie_at_what_was_used_up_to_their_step():
-    lines = [
-        {"metrics": {"loss": 3.0}, "tokens": 10},
-        {"metrics": {}, "tokens": 5},
-        {"metrics": {"loss": 2.0}, "tokens": 20},
-    ]
-    assert running_total(lines, "loss", lambda line: line["tokens"]) == [(10, 3.0), (35, 2.0)]
-
-
-def test_runs_side_by_side_have_charts_at_equal_tokens_and_cost(make_run, tmp_path):
-    from vibelite.report.build import page_of
-
-    builders = [make_run("one"), make_run("two", mgpo_steps=20)]
-    for builder in builders:
-        builder.base()
-        builder.sft()
-        builder.mgpo()
-    page = page_of([builder.run.path for builder in builders])
-    assert "Reward, mean, at equal tokens" in page and "Reward, mean, at equal cost" in page
-    assert "at equal tokens" not in page_of([builders[0].run.path])
 
 
 def test_the_verdict_tells_gains_from_noise(finished_run):

@@ -1,10 +1,13 @@
 """Reading a run directory: which samples are shown, and texts that would do harm or not end."""
 
+import re
+
 import pytest
 
 from vibelite.errors import VibeLiteError
 from vibelite.report import run_data
-from vibelite.report.run_data import choose_samples, clip, load_run, printable
+from vibelite.report.run_data import choose_samples, load_run
+from vibelite.report.texts import SAMPLE_CHARACTERS, clip, printable
 
 
 def rows(num_steps, subdomains=("a", "b"), per_kind=3):
@@ -47,8 +50,8 @@ def test_long_text_keeps_both_ends_and_says_what_is_missing():
     text = "<" + "x" * 10_000 + ">"
     clipped = clip(text)
     assert clipped.startswith("<x") and clipped.endswith("x>")
-    assert f"[... {10_002 - run_data.SAMPLE_CHARACTERS} characters left out ...]" in clipped
-    assert len(clipped) < run_data.SAMPLE_CHARACTERS + 60
+    assert f"[... {10_002 - SAMPLE_CHARACTERS} characters left out ...]" in clipped
+    assert len(clipped) < SAMPLE_CHARACTERS + 60
     assert clip("short") == "short"
 
 
@@ -74,3 +77,25 @@ def test_stages_come_from_the_recipe_and_otherwise_from_the_directories(finished
     assert [stage.name for stage in run.stages] == names
     assert run.stages[3].total_steps is None
     assert run.recipe_text is None
+
+
+def test_the_first_line_says_what_ran_where_and_for_how_much(nano_run):
+    from vibelite.report.run_data import load_run
+
+    model, machine, day, seed = load_run(nano_run, "nano").facts
+    assert re.fullmatch(r"a tiny model, [0-9.]+[kM]? parameters", model)
+    assert machine and re.fullmatch(r"\d{4}-\d\d-\d\d", day) and seed == "seed 0"
+
+
+def test_a_priced_run_on_gpus_says_so(tmp_path):
+    from vibelite.report.run_data import facts_of
+
+    manifest = {
+        "resolved_recipe": {"model": {"source": "pretrained", "path": "Qwen/Qwen2.5-0.5B"}},
+        "hardware": {"gpus": [{"name": "NVIDIA H200"}] * 2, "cpu": "x"},
+        "cost": {"usd_per_hour": None, "usd_per_gpu_hour": 3.0},
+    }
+    assert facts_of(tmp_path, manifest) == [
+        "Qwen2.5-0.5B", "2 x NVIDIA H200", "$3.00 an hour of a GPU"
+    ]  # fmt: skip
+    assert facts_of(tmp_path, {}) == []

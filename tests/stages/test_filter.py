@@ -95,6 +95,8 @@ def recipe_path(tmp_path: Path) -> Path:
     problems = [
         {"id": name, "prompt": f"What is {name}?", "answer": ANSWERS[name]} for name in ANSWERS
     ]
+    # Of two problems of one question its traces belong to the first.
+    problems.append({"id": "again", "prompt": "what is EDGE", "answer": "0"})
     (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))
     (tmp_path / "traces.jsonl").write_text("\n".join(map(json.dumps, TRACES)))
     return tmp_path / "recipe.yaml"

@@ -2,9 +2,8 @@
 
 from decimal import Decimal
 
-from vibelite.telemetry.ledger import Entry
+from vibelite.telemetry.ledger import Entry, Price
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.price import Price
 
 SECOND = 10**9
 

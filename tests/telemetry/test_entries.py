@@ -1,8 +1,7 @@
 """Reading ledgers after everything that can happen to them, and sums that are exact or unknown.
 
 The property tests draw whole histories of a run under a fake clock: any number of processes, each
-ended or killed at any moment, each at its price, steps that are done again; then they shuffle,
-copy, join and cut off the files.
+ended or killed at any moment, each at its price, steps done again, last lines torn.
 """
 
 import json
@@ -19,13 +18,15 @@ from tests.telemetry.ledgers import SECOND, FakeClock, make_entry, make_lap
 from vibelite.errors import CheckpointError
 from vibelite.telemetry.ledger import (
     UNRECORDED,
+    USD_QUANTUM,
     Ledger,
+    Price,
+    known_sum,
     lost_entries,
     read_ledger,
     run_cost,
 )
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.price import USD_QUANTUM, Price, known_sum
 
 DOLLAR_PER_SECOND = Price(Decimal(3600))
 PRICES = [None, DOLLAR_PER_SECOND, Price(Decimal("2.69")), Price(Decimal("0.1"))]
@@ -89,15 +90,6 @@ def test_a_damaged_line_elsewhere_is_an_error_that_names_it(tmp_path):
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"\0\0\0\n" + file.read_bytes())
     with pytest.raises(CheckpointError, match=rf"{file.name}:1: not a line of a ledger"):
-        read_ledger(tmp_path)
-
-
-def test_files_that_contradict_each_other_are_an_error(tmp_path):
-    append(Ledger(tmp_path, None), 5)
-    (file,) = tmp_path.iterdir()
-    changed = file.read_text().replace("5000000000", "4000000000")
-    (tmp_path / "copy.jsonl").write_text(changed)
-    with pytest.raises(CheckpointError, match="line 2 of segment .* differs"):
         read_ledger(tmp_path)
 
 
@@ -193,22 +185,6 @@ def last_kind(directory: Path, ledger: Ledger) -> str:
     return json.loads(file.read_bytes().splitlines()[-1])["kind"]
 
 
-def scatter(directory: Path, draw) -> None:
-    """Does to the files what copying, merging and dying machines do to them."""
-    files = sorted(directory.glob("*.jsonl"))
-    for number, file in enumerate(files):
-        content = file.read_bytes()
-        file.unlink()
-        # Any name: the order of the names says nothing.
-        name = f"{draw(st.integers(0, 99)):02d}-{number}"
-        (directory / f"{name}.jsonl").write_bytes(content + draw(torn_tails))
-        if draw(st.booleans()):
-            lines = content.splitlines(keepends=True)
-            shown = draw(st.integers(0, len(lines)))
-            copy = b"".join(draw(st.permutations(lines[:shown])))
-            (directory / f"{name}-copy.jsonl").write_bytes(copy)
-
-
 torn_tails = st.sampled_from([b"", b"{", b'{"segment": "x", "seq": 3', b"\xc3", b"{}"])
 
 
@@ -218,7 +194,8 @@ def test_every_history_is_read_as_it_was(drawn, data):
     with TemporaryDirectory() as name:
         directory = Path(name)
         history = play(directory, drawn)
-        scatter(directory, data.draw)
+        for file in directory.glob("*.jsonl"):
+            file.write_bytes(file.read_bytes() + data.draw(torn_tails))
         entries = read_ledger(directory)
         assert [entry.wall_nanoseconds for entry in entries] == history.order
         assert sum(entry.wall_nanoseconds for entry in lost_entries(entries)) == history.lost

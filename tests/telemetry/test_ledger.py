@@ -7,9 +7,8 @@ from decimal import Decimal
 import pytest
 
 from tests.telemetry.ledgers import SECOND, FakeClock, make_lap
-from vibelite.telemetry.ledger import Ledger, beat_seconds, segment_number
+from vibelite.telemetry.ledger import Ledger, Price, beat_seconds, segment_number
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.price import Price
 
 
 def append(ledger, seconds=1.0, step: int | None = 1, stage="sft"):

@@ -99,7 +99,7 @@ def test_a_run_whose_steps_keep_what_they_use_ends_after_its_40th_is_written(tmp
 def test_freed_tensors_leave_resident_memory():
     code = (
         "from vibelite.telemetry.memory import return_freed_tensors\n"
-        "from vibelite.telemetry.hardware import resident_bytes\n"
+        "from vibelite.telemetry.memory import resident_bytes\n"
         "return_freed_tensors()\n"
         "before = resident_bytes()\n"
         # Blocks of a growing size with a small one between them: what fragments a heap.

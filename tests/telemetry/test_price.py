@@ -6,7 +6,7 @@ import pytest
 
 from vibelite.errors import RecipeError
 from vibelite.recipe.run_section import Cost
-from vibelite.telemetry.price import Price, known_sum, price_of
+from vibelite.telemetry.ledger import Price, known_sum, price_of
 from vibelite.units import HOUR, NANOSECONDS
 
 HALF_AN_HOUR = HOUR * NANOSECONDS // 2

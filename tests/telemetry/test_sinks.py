@@ -1,8 +1,10 @@
-"""What TensorBoard and trackio keep of a run."""
+"""What TensorBoard, trackio, Weights & Biases and MLflow keep of a run."""
 
 import importlib
 import importlib.util
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -66,3 +68,81 @@ def test_trackio_keeps_the_steps_of_a_stage_on_this_machine(tmp_path, monkeypatc
         rows = base.execute("SELECT run_name, step, metrics FROM metrics ORDER BY step").fetchall()
     assert [(name, step) for name, step, _ in rows] == [("trial-mgpo", 1), ("trial-mgpo", 2)]
     assert "0.25" in str(rows[0][2])
+
+
+class StandIn:
+    """What the sinks call of W&B and of MLflow's client, and what they were called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self.calls.append((name, arguments, options))
+            return self
+
+        return call
+
+
+def test_wandb_has_one_run_a_stage_which_a_resumed_one_goes_on_with(tmp_path, monkeypatch):
+    wandb = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(sinks, "find_spec", lambda name: True)
+    opened = []
+    for stage in ("mgpo", "mgpo", "sft"):
+        (sink,) = open_sinks(["wandb"], run_dir=tmp_path / "trial", stage=stage, project="sums")
+        sink.log(1, {"reward/mean": 0.25})
+        sink.log(2, {"reward/mean": 0.5})
+        (name, _, options), first, second = wandb.calls
+        assert (name, options["project"], options["name"]) == ("init", "sums", f"trial-{stage}")
+        assert options["resume"] == "allow" and options["group"] == "trial"
+        assert first == ("log", ({"reward/mean": 0.25},), {"step": 1})
+        assert second == ("log", ({"reward/mean": 0.5},), {"step": 2})
+        opened.append(options["id"])
+        wandb.calls.clear()
+    assert opened[0] == opened[1] != opened[2]
+
+
+needs_wandb = pytest.mark.skipif(
+    importlib.util.find_spec("wandb") is None, reason="wandb needs the extra track"
+)
+needs_mlflow = pytest.mark.skipif(
+    importlib.util.find_spec("mlflow") is None, reason="mlflow needs the extra track"
+)
+
+
+WANDB = """
+import pathlib, sys
+from vibelite.telemetry.sinks import open_sinks
+(sink,) = open_sinks(["wandb"], run_dir=pathlib.Path(sys.argv[1]), stage="mgpo", project="sums")
+for step in (1, 2):
+    sink.log(step, {"reward/mean": step / 4})
+"""
+
+
+@needs_wandb
+def test_wandb_writes_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run_dir = tmp_path / "trial"
+    run_dir.mkdir()
+    command = [sys.executable, "-c", WANDB, str(run_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    assert b"reward/mean" in path.read_bytes(), done.stderr
+
+
+@needs_mlflow
+def test_mlflow_keeps_the_steps_and_a_resumed_stage_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for steps in ((1, 2), (3,)):
+        names = {"run_dir": tmp_path / "trial", "stage": "mgpo", "project": "sums"}
+        (sink,) = open_sinks(["mlflow"], **names)
+        for step in steps:
+            sink.log(step, {"reward/mean": step / 4})
+    client = importlib.import_module("mlflow").MlflowClient()
+    experiment = client.get_experiment_by_name("sums")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "trial-mgpo"
+    history = client.get_metric_history(run.info.run_id, "reward/mean")
+    assert [(one.step, one.value) for one in history] == [(1, 0.25), (2, 0.5), (3, 0.75)]

@@ -41,6 +41,12 @@ def test_the_next_step_and_its_checkpoint_must_fit(tmp_path):
     assert "$100" in str(reason) and "$84.5" in str(reason)
 
 
+def test_hours_of_earlier_processes_count(tmp_path):
+    record(make_stop(tmp_path), 3000, step=1)
+    stop = make_stop(tmp_path, hours=0.8)
+    assert "the budget of 0.8 hours ends here: 0.833 are spent" in str(stop.reason_to_stop())
+
+
 def test_the_first_checkpoint_is_taken_to_be_as_slow_as_loading(tmp_path):
     stop = make_stop(tmp_path, usd=100.0)
     stop.spending.record(Lap({"load": 30 * SECOND}, {}, {}), stage="sft", what="load")

@@ -18,7 +18,7 @@ def compare(run_dirs: RunDirs, output: ReportPath = None, as_json: AsJson = Fals
 
     vibelite compare runs/grpo runs/mgpo -o compare.html
 
-    The report draws the curves of all runs at equal step, equal tokens and equal cost.
+    The report draws the curves of all runs over steps, tokens, minutes or USD.
     """
     if len(run_dirs) < 2:
         raise RecipeError("compare needs two run directories or more")

@@ -36,15 +36,15 @@ def samples(
     """
     from vibelite.recipe.suggest import did_you_mean
     from vibelite.report.headline import headline
-    from vibelite.report.run_data import load_stages, model_keys
+    from vibelite.report.run_data import model_keys
     from vibelite.run_dir import read_jsonl
 
     require_runs([run_dir])
     state = headline(run_dir)
     if not as_json:
         print(f"{state}\n")
-    recipe = (run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
-    stages = {one.name: one for one in load_stages(run_dir, recipe)}
+    keys = model_keys(run_dir)
+    stages = stages_of(run_dir, keys)
     with_samples = [name for name, one in stages.items() if one.num_samples]
     if not with_samples:
         raise RecipeError(f"{run_dir}: no stage has sampled anything yet")
@@ -57,7 +57,7 @@ def samples(
     (path,) = run_dir.glob(f"stages/[0-9]*-{chosen.name}/samples.jsonl")
     if key:
         benchmark, _, model = key.rpartition("--")
-        key = f"{benchmark}--{model_keys(run_dir).get(model, model)}"
+        key = f"{benchmark}--{keys.get(model, model)}"
     wanted = {"step": step, "key": key or None}
     if step is None and not key:
         wanted = {name: chosen.samples[-1].get(name) for name in wanted}
@@ -76,6 +76,16 @@ def samples(
         raise RecipeError(f"{path}: no {kind} of {asked}")
 
 
+def stages_of(run_dir: Path, keys: dict[str, str]) -> dict[str, Any]:
+    """Name -> StageData of a run."""
+    from vibelite.report.answers import AnswerBook
+    from vibelite.report.run_data import load_stages
+
+    recipe = (run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
+    loaded = load_stages(run_dir, recipe, keys, AnswerBook([], keys))
+    return {one.name: one for one in loaded}
+
+
 def matching(
     rows: Iterable[dict[str, Any]], wanted: dict[str, Any], only: str
 ) -> Iterator[dict[str, Any]]:
@@ -89,7 +99,7 @@ def matching(
 
 def describe(row: dict[str, Any]) -> str:
     """One sample as text for a terminal; what a model wrote cannot command it."""
-    from vibelite.report.run_data import printable
+    from vibelite.report.texts import printable
 
     verdict = {True: "correct", False: "wrong", None: "unverifiable"}[row.get("correct")]
     facts = [f"{key} {row[key]}" for key in ("step", "key", "subdomain") if row.get(key)]

@@ -8,12 +8,8 @@ against every allocation that is made, 1K to 32K tokens.
 
 from __future__ import annotations
 
-from typing import Literal
-
-from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.optimizer_memory import FLOAT32
-
-Activations = Literal["keep", "checkpoint", "checkpoint_offload"]
+from vibelite.planning.model_shape import BYTES, FLOAT32, ModelShape
+from vibelite.recipe.model_section import Training
 
 # Per token: positions of the packed row, and of the buckets that attention runs in, int64 each.
 INDEX_BYTES = 16
@@ -29,18 +25,19 @@ STORE_BYTES = 5 << 29
 
 def activation_bytes(
     shape: ModelShape,
+    training: Training,
     tokens: int,
-    activations: Activations,
-    mlp_tile_tokens: int,
-    dtype_bytes: int,
     *,
     in_buckets: bool = False,
+    at_head: bool = False,
 ) -> dict[str, float]:
-    """Bytes at the worst moment of the backward pass, by part; all but `offloaded` on the device.
+    """Bytes by part of a micro-batch of `tokens`; all but `offloaded` on the device. At the worst
+    moment of the backward pass, or `at_head`: what the layers and the last norm keep, no work, to
+    which the head adds its own (`head_bytes`).
 
-    `tokens` T in the micro-batch; `dtype_bytes` b of a weight; `in_buckets` = attention without
-    flash attention over variable lengths (a CPU, float32), which copies outputs once more. With H
-    hidden, I MLP, q all queries, k all keys, per token and layer:
+    `in_buckets` = attention without flash attention over variable lengths (a CPU, float32), which
+    copies outputs once more. With b bytes of a weight, H hidden, I MLP, q all queries, k all keys,
+    per token and layer:
 
         a layer keeps     its input bH, the output of attention + that bH, both norms' outputs 2bH,
                           attention b (2q + 2k + q in buckets) + 4 per head (float32 log-sums),
@@ -54,47 +51,29 @@ def activation_bytes(
     and once: rotations 2 b head_size, index 16. `weights` are gradients of matrices on their way to
     being summed: one of the MLP, or, tiled, three in float32 and two more (b each).
     """
-    b, hidden, mlp = dtype_bytes, shape.hidden_size, shape.mlp_size
-    tile = mlp_tile_tokens if 0 < mlp_tile_tokens < tokens else 0
-    inner = _inner_bytes(shape, b, tiled=bool(tile), in_buckets=in_buckets)
-    if tile:
+    b, hidden, mlp = BYTES[training.dtype], shape.hidden_size, shape.mlp_size
+    tile = training.mlp_tile_tokens if training.mlp_tile_tokens < tokens else 0
+    inner = tokens * _inner_bytes(shape, b, tiled=bool(tile), in_buckets=in_buckets)
+    is_kept = training.activations == "keep"
+    if at_head:
+        work = tokens * (b * hidden + (0 if tile else _norm_bytes(shape, b)))
+        weights = 0
+    elif tile:
         work = tokens * 2 * b * hidden + tile * b * (6 * mlp + hidden)
         weights = hidden * mlp * (3 * FLOAT32 + 2 * b)
     else:
         work = tokens * max(b * hidden + 2 * b * mlp, NORM_COPIES * FLOAT32 * hidden)
         weights = hidden * mlp * b
     inputs = tokens * b * hidden
-    positions = tokens * (2 * b * shape.head_size + INDEX_BYTES)
-    parts: dict[str, float] = {"positions": positions, "weights": weights}
-    if activations == "keep":
-        return parts | {"kept": shape.num_layers * (inputs + tokens * inner), "work": work}
-    parts |= {"kept": shape.num_layers * inputs, "work": work + tokens * inner}
-    if activations == "checkpoint":
-        return parts
-    on_device = min(2, shape.num_layers) * inputs
-    return parts | {"kept": on_device, "offloaded": parts["kept"]}
-
-
-def bytes_before_backward(
-    shape: ModelShape,
-    tokens: int,
-    activations: Activations,
-    mlp_tile_tokens: int,
-    dtype_bytes: int,
-    *,
-    in_buckets: bool = False,
-) -> dict[str, float]:
-    """Bytes when the head begins: all that the layers and the last norm keep, no work.
-
-    The head's own come on top (`head_bytes`).
-    """
-    parts = activation_bytes(
-        shape, tokens, activations, mlp_tile_tokens, dtype_bytes, in_buckets=in_buckets
-    )
-    last = dtype_bytes * shape.hidden_size
-    if not 0 < mlp_tile_tokens < tokens:
-        last += _norm_bytes(shape, dtype_bytes)
-    return parts | {"weights": 0, "work": tokens * last}
+    parts: dict[str, float] = {
+        "positions": tokens * (2 * b * shape.head_size + INDEX_BYTES),
+        "weights": weights,
+        "kept": shape.num_layers * (inputs + (inner if is_kept else 0)),
+        "work": work + (0 if is_kept or at_head else inner),
+    }
+    if training.activations == "checkpoint_offload":
+        parts |= {"kept": min(2, shape.num_layers) * inputs, "offloaded": parts["kept"]}
+    return parts
 
 
 def head_bytes(
@@ -104,8 +83,7 @@ def head_bytes(
 
     Hidden states that predict them bMH and their gradient in float32 4MH (and bMH, 16-bit); the
     weight's gradient 4VH (and bVH, 16-bit); `logits` numbers of logits at a time, float32. A tied
-    head's gradient bVH (`held`) stays until the backward pass has reached the embedding; the other
-    parts are gone before it begins.
+    head's gradient bVH (`held`) stays until the backward pass has reached the embedding.
     """
     b, rows = dtype_bytes, trained_tokens * shape.hidden_size
     weight = shape.vocab_size * shape.hidden_size
@@ -148,8 +126,6 @@ def _inner_bytes(shape: ModelShape, b: int, *, tiled: bool, in_buckets: bool) ->
 
 
 def _norm_bytes(shape: ModelShape, b: int) -> int:
-    """Bytes per token that one norm keeps beside its input and output: the normalised input, its
-    scale, and for 16-bit inputs the input in float32.
-    """
+    """Per token beside input and output: the normalised input, its scale, 16-bit inputs widened."""
     widened = FLOAT32 * shape.hidden_size if b < FLOAT32 else 0
     return b * shape.hidden_size + widened + FLOAT32

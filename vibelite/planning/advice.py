@@ -20,20 +20,16 @@ Setting = tuple[str, Any]
 
 def changes_to_fit(plan: Plan) -> list[str] | None:
     """Settings, as --set takes them, that together make the plan's recipe fit; None if none of ours
-    do.
-
-    Taken in the order in which memory is bought with speed, cheapest first, until it fits; then
+    do. Taken in the order in which memory is bought with speed, cheapest first, until it fits; then
     each one that it fits without is left out again, dearest first.
     """
-    if plan.fits:
-        return []
     chosen: list[Setting] = []
-    for setting in _settings(plan):
+    settings = _settings(plan)
+    while not _fits_with(plan, chosen):
+        setting = next(settings, None)
+        if setting is None:
+            return None
         chosen.append(setting)
-        if _fits_with(plan, chosen):
-            break
-    else:
-        return None
     for setting in chosen[::-1]:
         fewer = [other for other in chosen if other is not setting]
         if _fits_with(plan, fewer):
@@ -42,7 +38,6 @@ def changes_to_fit(plan: Plan) -> list[str] | None:
 
 
 def changed(recipe: Recipe, settings: Sequence[Setting]) -> Recipe:
-    """The recipe with other values, which are not checked."""
     for key, value in settings:
         recipe = _replaced(recipe, key.split("."), value)
     return recipe
@@ -63,7 +58,6 @@ def _fits_with(plan: Plan, settings: Sequence[Setting]) -> bool:
 
 
 def _settings(plan: Plan) -> Iterator[Setting]:
-    """Every change that we have, those left out that the recipe has made already."""
     recipe, is_cpu = plan.recipe, plan.machine.device.is_cpu
     training = recipe.training
     trained = [stage for stage in recipe.stages if isinstance(stage, SFTStage | MGPOStage)]

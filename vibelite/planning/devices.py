@@ -1,6 +1,5 @@
-"""What a plan can be made for: the listed GPUs, with what their makers publish, and this machine's
-processor. No prices: those are an input, because they differ from day to day and from renter to
-renter.
+"""What a plan can be made for: GPUs, with what their makers publish, and this machine's processor.
+Prices are an input, because they differ from day to day and from renter to renter.
 """
 
 from __future__ import annotations
@@ -102,7 +101,6 @@ def this_machine() -> Device:
 
 
 def _driver_says() -> str:
-    """Name and MiB of every GPU, a line each; "" without an NVIDIA driver."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     if shutil.which(command[0]) is None:
         return ""

@@ -1,7 +1,7 @@
 """Peak memory of every phase of a stage, by part: what exists at its worst moment.
 
-What a parameter costs is in optimizer_memory.py, what a token costs in activation_memory.py. A
-processor has one memory for device and host, in which pages that nothing has written do not count.
+What a token costs is in activation_memory.py. A processor has one memory for device and host, in
+which pages that nothing has written do not count.
 """
 
 from __future__ import annotations
@@ -14,18 +14,10 @@ from vibelite.planning.activation_memory import (
     CPU_LOGITS,
     GPU_LOGITS,
     activation_bytes,
-    bytes_before_backward,
     gpu_head_bytes,
     head_bytes,
 )
-from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.optimizer_memory import (
-    BYTES,
-    FLOAT32,
-    HOST_BUFFER_BYTES,
-    UPDATE_BUFFER_BYTES,
-    bytes_per_parameter,
-)
+from vibelite.planning.model_shape import BYTES, FLOAT32, ModelShape
 from vibelite.planning.workload import Assumptions, Work
 from vibelite.recipe.model_section import Adapter, Training
 from vibelite.recipe.schema import Recipe
@@ -42,44 +34,88 @@ NF4_BYTES = (4 + 0.127) / 8
 # part of the optimizer's state, activations and the cache. With float32 gradients that is up to
 # 1.6e9 parameters on 24 GiB and 5.7e9 on 80 GiB.
 LARGEST_WHOLE_SHARE = 0.4
+# Two 8-bit moments, and a float32 scale for each 256 entries of each (bitsandbytes 0.50).
+BYTES_8BIT_MOMENTS = 2 * (1 + 4 / 256)
+# adamw_cpu: pinned buffers between host and device, four of 32 MiB in each direction.
+HOST_BUFFER_BYTES = 8 * (32 << 20)
+# The other kinds: float32 copies of bfloat16 gradients while they are used, a bucket at a time.
+UPDATE_BUFFER_BYTES = 4 << 26
 
 Sharding = Literal["optimizer", "full"]
 
 
 @dataclass(frozen=True, slots=True)
+class ParameterBytes:
+    """Bytes per trained parameter: on the device weights, gradients from the first backward pass of
+    a step to its update, float32 `masters` of 16-bit weights, moments; `pageable` moments that CUDA
+    keeps there as long as they fit; the `host` memory's.
+    """
+
+    weights: float
+    gradients: float = 0.0
+    masters: float = 0.0
+    moments: float = 0.0
+    pageable: float = 0.0
+    host: float = 0.0
+
+    @property
+    def device(self) -> float:
+        """On the device during an update when the pageable part is not there."""
+        return self.weights + self.gradients + self.masters + self.moments
+
+
+def bytes_per_parameter(kind: str, dtype: str, gradient_dtype: str) -> ParameterBytes:
+    """What one trained parameter costs under an optimizer and a precision; a frozen one costs its
+    weight alone.
+
+    Under `muon` this is a parameter of a layer's matrix; the others cost what they do under
+    `adamw`. On a CPU, where device and host are one, adamw_cpu shares float32 weights with its
+    masters. Beyond these, `UPDATE_BUFFER_BYTES` or for adamw_cpu `HOST_BUFFER_BYTES`, and on the
+    device the gradient of the largest parameter.
+    """
+    weight, gradient = BYTES[dtype], BYTES[gradient_dtype]
+    if kind == "adamw_cpu":
+        return ParameterBytes(weight, host=12 + gradient)
+    return ParameterBytes(
+        weight,
+        gradient,
+        masters=0 if dtype == "float32" else FLOAT32,
+        moments={"adamw": 8.0, "muon": 4.0, "adamw_8bit": BYTES_8BIT_MOMENTS}.get(kind, 0.0),
+        pageable=BYTES_8BIT_MOMENTS if kind == "adamw_8bit_paged" else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StageConfig:
-    """What decides a stage's memory beside its work."""
+    """What decides a stage's memory beside its work; `optimizer` None = it does not train;
+    `tensor_parallel` GPUs hold one engine together, each `engine_weights` bytes, 0 = it samples
+    from the trainer's.
+    """
 
     shape: ModelShape
     training: Training
     assumed: Assumptions
     optimizer: Optimizer | None = None
-    """None = the stage does not train."""
     adapter: Adapter | None = None
     is_cpu: bool = False
     matmul_precision: str = "highest"
     num_gpus: int = 1
     sharding: Sharding = "optimizer"
     tensor_parallel: int = 1
-    """GPUs that hold one engine together."""
     engine_weights: float = 0.0
-    """Bytes on each GPU of an engine's own weights; 0 = it samples from the trainer's."""
-    """Where those are while training: 0 = on the GPU, 1 = in the host's memory, 2 = nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseMemory:
-    """What one phase of a stage holds, in bytes."""
+    """What one phase (train or generate) of a stage holds at its worst moment, in bytes: `parts` on
+    the device, `host` beside the program's own.
+    """
 
     stage: str
     phase: str
-    """train or generate."""
     moment: str
-    """Of the phase, when it holds most."""
     parts: dict[str, float]
-    """On the device."""
     host: float = 0.0
-    """Memory of the host, beside the program's own."""
 
     @property
     def total(self) -> float:
@@ -88,21 +124,20 @@ class PhaseMemory:
 
 @dataclass(frozen=True, slots=True)
 class ModelBytes:
-    """Everything as large as the model, in bytes; `host` is not on the device."""
+    """Everything as large as the model, in bytes: `update` while the optimizer works; `host` is not
+    on the device; `training_weights`, where they are cut over the GPUs: what is gathered at a time,
+    None = as while it samples.
+    """
 
     weights: float
-    """While it samples."""
-    gradients: float
-    optimizer: float
-    update: float
-    """For a moment, while the optimizer works."""
-    host: float
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    update: float = 0.0
+    host: float = 0.0
     training_weights: float | None = None
-    """Where they are cut over the GPUs: what is gathered at a time. None = as while it samples."""
 
 
 def stage_memory(config: StageConfig, work: Work) -> list[PhaseMemory]:
-    """The phases of one stage: generate where it samples, train where it has an optimizer."""
     model = model_bytes(config, work)
     phases = []
     if work.completions:
@@ -115,7 +150,6 @@ def stage_memory(config: StageConfig, work: Work) -> list[PhaseMemory]:
 def _worst(
     config: StageConfig, work: Work, phase: str, moments: Mapping[str, dict[str, float]]
 ) -> PhaseMemory:
-    """The moment that holds most, with the context; what is on the host of a GPU apart."""
     assumed = config.assumed
     context = GIB * (assumed.program_gib if config.is_cpu else assumed.context_gib)
     found = []
@@ -169,18 +203,16 @@ def training_moments(
     """
     shape, training, tokens = config.shape, config.training, work.micro_batch_tokens
     element = BYTES[training.dtype]
-    arguments = (shape, tokens, training.activations, training.mlp_tile_tokens, element)
-    buckets = {"in_buckets": config.is_cpu or training.dtype == "float32"}
-    backward = activation_bytes(*arguments, **buckets)
-    forward = bytes_before_backward(*arguments, **buckets)
+    in_buckets = config.is_cpu or training.dtype == "float32"
+    backward = activation_bytes(shape, training, tokens, in_buckets=in_buckets)
+    forward = activation_bytes(shape, training, tokens, in_buckets=in_buckets, at_head=True)
     offloaded = backward.pop("offloaded", 0.0)
     forward.pop("offloaded", None)
     if config.is_cpu and offloaded:
         # Copied back when it is wanted, so one less is held.
         backward["kept"] /= 2
         forward["kept"] /= 2
-    trained_head = config.adapter is None
-    head = _head(config, int(tokens * work.head_share), trained_head)
+    head = _head(config, int(tokens * work.head_share))
     held = head.pop("held", 0.0)
     weights = model.weights if model.training_weights is None else model.training_weights
     resident = {"weights": weights, "optimizer": model.optimizer}
@@ -189,7 +221,7 @@ def training_moments(
     host = model.host + offloaded
     before = model.gradients if work.accumulates else 0.0
     # The embedding's own gradient, and its sum with the head's before it joins what is there.
-    matrix = element * shape.vocab_size * shape.hidden_size if trained_head else 0
+    matrix = 0 if config.adapter else element * shape.vocab_size * shape.hidden_size
     embedding = matrix * (2 if work.accumulates and shape.tied else 1)
     kept_by_one = backward["kept"] / shape.num_layers + backward["work"]
     return {
@@ -206,8 +238,7 @@ def training_moments(
     }
 
 
-def _head(config: StageConfig, tokens: int, is_trained: bool) -> dict[str, float]:
-    """The fused head's bytes for `tokens` trained tokens, by part; `held` stays for a while."""
+def _head(config: StageConfig, tokens: int) -> dict[str, float]:
     element = BYTES[config.training.dtype]
     if config.is_cpu or config.training.dtype != "bfloat16":
         rows, block = CPU_LOGITS if config.is_cpu else GPU_LOGITS
@@ -216,7 +247,7 @@ def _head(config: StageConfig, tokens: int, is_trained: bool) -> dict[str, float
         parts = head_bytes(config.shape, tokens, element, logits=logits)
     else:
         parts = gpu_head_bytes(config.shape, tokens)
-    if not is_trained:
+    if config.adapter is not None:
         parts |= {"gradient": 0.0, "held": 0.0}
     return parts
 
@@ -230,15 +261,14 @@ def model_bytes(config: StageConfig, work: Work) -> ModelBytes:
     """
     shape, training = config.shape, config.training
     element = BYTES[training.dtype]
-    weights, trained = element * shape.num_parameters, shape.num_parameters
+    weights, trained = element * shape.num_parameters, trained_parameters(shape, config.adapter)
     if config.adapter is not None:
         if config.adapter.kind == "qlora":
             layers = shape.layer_parameters * shape.num_layers
             weights = layers * NF4_BYTES + (shape.num_parameters - layers) * element
-        trained = adapter_parameters(shape, config.adapter)
         weights += trained * element
     if config.optimizer is None:
-        return ModelBytes(weights, 0.0, 0.0, 0.0, 0.0)
+        return ModelBytes(weights)
     if work.holds_reference:
         weights *= 2
     if config.sharding == "full":
@@ -246,7 +276,7 @@ def model_bytes(config: StageConfig, work: Work) -> ModelBytes:
         gathered = element * (shape.embedding_parameters + 3 * shape.layer_parameters)
         if work.holds_reference:
             gathered += weights / 2
-        return ModelBytes(weights, cut, 3 * cut, 0.0, 0.0, gathered)
+        return ModelBytes(weights, cut, 3 * cut, training_weights=gathered)
     kind = config.optimizer.kind
     each = bytes_per_parameter(kind, training.dtype, training.gradient_dtype)
     state = (each.masters + each.moments + each.pageable) * trained
@@ -256,33 +286,32 @@ def model_bytes(config: StageConfig, work: Work) -> ModelBytes:
     if kind != "adamw_cpu":
         widened = 0.0 if training.gradient_dtype == "float32" else UPDATE_BUFFER_BYTES
         update = min(FLOAT32 * trained, widened)
-        return ModelBytes(weights, each.gradients * trained, state / config.num_gpus, update, 0.0)
+        return ModelBytes(weights, each.gradients * trained, state / config.num_gpus, update)
     if config.is_cpu:
         # Float32 weights are their own masters, and nothing is copied.
         host = (each.host - (FLOAT32 if training.dtype == "float32" else 0)) * trained
         gradients = FLOAT32 if training.gradient_dtype == "float32" else 2
-        return ModelBytes(weights, gradients * trained, host - gradients * trained, 0.0, 0.0)
+        return ModelBytes(weights, gradients * trained, host - gradients * trained)
     largest = element * shape.vocab_size * shape.hidden_size if config.adapter is None else 0
-    return ModelBytes(weights, largest, 0.0, 0.0, each.host * trained + HOST_BUFFER_BYTES)
+    return ModelBytes(weights, largest, host=each.host * trained + HOST_BUFFER_BYTES)
+
+
+def trained_parameters(shape: ModelShape, adapter: Adapter | None) -> int:
+    """All weights, or those of the adapter."""
+    return shape.num_parameters if adapter is None else adapter_parameters(shape, adapter)
 
 
 def kv_bytes_per_token(shape: ModelShape, element_bytes: int) -> int:
-    """Keys and values of one token in every layer."""
     return 2 * shape.num_layers * shape.key_size * element_bytes
 
 
 def adapter_parameters(shape: ModelShape, adapter: Adapter) -> int:
     """rank x (inputs + outputs) of every linear map that gets an adapter."""
-    widths = {
-        "q_proj": shape.hidden_size + shape.query_size,
-        "k_proj": shape.hidden_size + shape.key_size,
-        "v_proj": shape.hidden_size + shape.key_size,
-        "o_proj": shape.query_size + shape.hidden_size,
-        "gate_proj": shape.hidden_size + shape.mlp_size,
-        "up_proj": shape.hidden_size + shape.mlp_size,
-        "down_proj": shape.mlp_size + shape.hidden_size,
-    }
-    return adapter.rank * shape.num_layers * sum(widths.get(name, 0) for name in adapter.targets)
+    others = dict.fromkeys(("q_proj", "o_proj"), shape.query_size)
+    others |= dict.fromkeys(("k_proj", "v_proj"), shape.key_size)
+    others |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), shape.mlp_size)
+    widths = [shape.hidden_size + others[name] for name in adapter.targets if name in others]
+    return adapter.rank * shape.num_layers * sum(widths)
 
 
 def chosen_sharding(

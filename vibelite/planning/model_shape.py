@@ -1,6 +1,4 @@
-"""The numbers of a decoder-only model from which memory and time follow, without opening it: from
-its config.json, or from the list of published ones here; no torch.
-"""
+"""The sizes of a decoder-only model, from its config.json or from the list here; no torch."""
 
 from __future__ import annotations
 
@@ -13,6 +11,9 @@ from typing import Any
 
 from vibelite.errors import RecipeError
 from vibelite.recipe.model_section import Model, SmolLM2Model, TinyModel
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOAT32 = BYTES["float32"]
 
 # The names in a Hugging Face config.json without which nothing can be said.
 REQUIRED = (
@@ -30,7 +31,7 @@ HUB_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """Sizes of a Llama-like decoder: gated MLP of three matrices, RMS norms, shared key-value
-    heads; `tied` = the head is the input embedding.
+    heads; `tied` = the head is the input embedding. Norms and biases, under 0.1%, do not count.
     """
 
     num_layers: int
@@ -44,28 +45,23 @@ class ModelShape:
 
     @property
     def query_size(self) -> int:
-        """Numbers per token in all queries of a layer."""
         return self.num_heads * self.head_size
 
     @property
     def key_size(self) -> int:
-        """Numbers per token in all keys of a layer, and in all values."""
         return self.num_kv_heads * self.head_size
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer's matrices; norms and biases, under 0.1%, are not counted."""
         attention = 2 * self.hidden_size * (self.query_size + self.key_size)
         return attention + 3 * self.hidden_size * self.mlp_size
 
     @property
     def embedding_parameters(self) -> int:
-        """Weights of the input embedding and of the head, which are one matrix if tied."""
         return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
 
     @property
     def num_parameters(self) -> int:
-        """Weights of all matrices."""
         return self.num_layers * self.layer_parameters + self.embedding_parameters
 
 
@@ -102,16 +98,9 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
 
 def shape_of_tiny(model: TinyModel) -> ModelShape:
     """The shape of a recipe's tiny model; its vocabulary is an upper bound."""
-    return ModelShape(
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        mlp_size=model.mlp_size,
-        num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
-        head_size=model.hidden_size // model.num_heads,
-        vocab_size=model.vocab_size,
-        tied=True,
-    )
+    names = ("num_layers", "hidden_size", "mlp_size", "num_heads", "num_kv_heads", "vocab_size")
+    sizes = {name: getattr(model, name) for name in names}
+    return ModelShape(**sizes, head_size=model.hidden_size // model.num_heads, tied=True)
 
 
 SMOLLM2_135M = "HuggingFaceTB/SmolLM2-135M"
@@ -124,6 +113,9 @@ SHAPES = {
     "Qwen/Qwen2.5-0.5B": ModelShape(24, 896, 4864, 14, 2, 64, 151936, True),
     "Qwen/Qwen2.5-1.5B": ModelShape(28, 1536, 8960, 12, 2, 128, 151936, True),
     "Qwen/Qwen2.5-Math-1.5B": ModelShape(28, 1536, 8960, 12, 2, 128, 151936, True),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": ModelShape(
+        28, 1536, 8960, 12, 2, 128, 151936, False
+    ),
     "Qwen/Qwen2.5-3B": ModelShape(36, 2048, 11008, 16, 2, 128, 151936, True),
     "Qwen/Qwen2.5-Coder-3B": ModelShape(36, 2048, 11008, 16, 2, 128, 151936, True),
 }
@@ -184,12 +176,8 @@ def config_of_hub(name: str, revision: str) -> tuple[bytes | None, str]:
 
 
 def _shape_of_text(text: bytes, where: str) -> ModelShape:
-    """Of a config.json's text; what is wrong is said of `where`."""
     try:
         config = json.loads(text)
-    except ValueError as error:
-        raise RecipeError(f"{where}: not JSON ({error})") from error
-    try:
         return shape_of_config(config if isinstance(config, dict) else {})
-    except RecipeError as error:
+    except (ValueError, RecipeError) as error:
         raise RecipeError(f"{where}: {error}") from error

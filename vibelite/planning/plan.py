@@ -1,6 +1,4 @@
-"""What a recipe needs before anything is paid: memory, time, money and disk. Needs neither torch
-nor a GPU.
-"""
+"""What a recipe needs before anything is paid: memory, time, money and disk; no torch, no GPU."""
 
 from __future__ import annotations
 
@@ -14,18 +12,13 @@ from vibelite.planning.memory_model import (
     PhaseMemory,
     Sharding,
     StageConfig,
+    bytes_per_parameter,
     chosen_sharding,
     stage_memory,
-)
-from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.optimizer_memory import BYTES, FLOAT32, bytes_per_parameter
-from vibelite.planning.time_model import (
-    StageSeconds,
-    communicated_bytes,
-    passes_of_a_rank,
-    stage_seconds,
     trained_parameters,
 )
+from vibelite.planning.model_shape import BYTES, FLOAT32, ModelShape
+from vibelite.planning.time_model import StageSeconds, stage_seconds
 from vibelite.planning.workload import Assumptions, Work, stage_work
 from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.run_section import Cost
@@ -42,24 +35,21 @@ RUN, CACHE = "run directory", "model cache"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a plan is made for."""
+    """What a plan is made for; `usd_per_hour` of all of it, None = no money in the plan."""
 
     device: Device
     num_gpus: int = 1
     usd_per_hour: float | None = None
-    """Of the whole machine; None = no money in the plan."""
     price_source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage: its work, its time on the machine, and what each of its phases holds."""
+    """One stage."""
 
     work: Work
     seconds: StageSeconds
     phases: list[PhaseMemory]
-    communicated_bytes: float
-    """That each GPU sends per update."""
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -69,13 +59,13 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class DiskNeed:
-    """What goes to one place."""
+    """Bytes that go to one place: weights that stay, and training states at their most, which are
+    gone when their stage has ended.
+    """
 
     place: str
     models: float = 0.0
-    """Weights that stay, in bytes."""
     states: float = 0.0
-    """Training states at their most, in bytes; gone when their stage has ended."""
 
     @property
     def total(self) -> float:
@@ -98,10 +88,9 @@ class Plan:
     def seconds(self) -> float:
         return sum(stage.seconds.total for stage in self.stages)
 
-    def usd(self, seconds: float) -> float | None:
-        """What so many seconds of the machine cost."""
+    def usd(self, seconds: float | None) -> float | None:
         price = self.machine.usd_per_hour
-        return None if price is None else seconds / HOUR * price
+        return None if price is None or seconds is None else seconds / HOUR * price
 
     @property
     def phases(self) -> list[PhaseMemory]:
@@ -109,7 +98,6 @@ class Plan:
 
     @property
     def peak(self) -> PhaseMemory | None:
-        """The phase that needs most memory of the device; None if no stage uses it."""
         return max(self.phases, key=lambda phase: phase.total, default=None)
 
     @property
@@ -128,20 +116,21 @@ def make_plan(
     or all that is trained (`chosen_sharding`).
     """
     stages = []
-    trained = trained_parameters(
-        StageConfig(shape, recipe.training, assumed, adapter=recipe.adapter)
-    )
+    trained = trained_parameters(shape, recipe.adapter)
     for work in stage_work(recipe, recipe_dir, assumed):
         stage = recipe.stage_named(work.stage)
         config = stage_config(recipe, stage, shape, machine, assumed)
-        num_passes = passes_of_a_rank(work, config)
-        sent = communicated_bytes(config, num_passes) if config.optimizer else 0.0
         seconds = stage_seconds(config, work, machine.device)
         memory = stage_memory(config, work)
         if isinstance(stage, SFTStage | MGPOStage):
             size = snapshot_bytes(stage, recipe, shape.num_parameters, trained, machine.num_gpus)
-            memory = [with_snapshot(phase, size, config.is_cpu) for phase in memory]
-        stages.append(StagePlan(work, seconds, memory, sent))
+            memory = [
+                replace(phase, parts=phase.parts | {"saved state": size})
+                if config.is_cpu
+                else replace(phase, host=phase.host + size)
+                for phase in memory
+            ]
+        stages.append(StagePlan(work, seconds, memory))
     disk = disk_needs(recipe, shape, [stage.work for stage in stages], trained)
     return Plan(recipe, recipe_dir, shape, machine, assumed, stages, disk)
 
@@ -149,7 +138,6 @@ def make_plan(
 def stage_config(
     recipe: Recipe, stage: AnyStage, shape: ModelShape, machine: Machine, assumed: Assumptions
 ) -> StageConfig:
-    """What decides the memory and the time of a stage, besides its work."""
     is_cpu = machine.device.is_cpu
     sharding = chosen_sharding(
         recipe,
@@ -202,13 +190,10 @@ def disk_needs(
     for work in works:
         is_small = recipe.adapter is not None and work.kind in ("sft", "mgpo")
         models += work.kept_models * (element * trained if is_small else whole)
-    states = [
-        trained * state_bytes(stage, recipe)
-        for stage in recipe.stages
-        if isinstance(stage, SFTStage | MGPOStage)
-    ]
+    training = [stage for stage in recipe.stages if isinstance(stage, SFTStage | MGPOStage)]
+    state = trained * max((state_bytes(stage, recipe) for stage in training), default=0.0)
     num_states = recipe.checkpoint.keep_last + 1
-    needs = [DiskNeed(RUN, models, num_states * max(states, default=0.0))]
+    needs = [DiskNeed(RUN, models, num_states * state)]
     if isinstance(recipe.model, PretrainedModel):
         needs.append(DiskNeed(CACHE, HUB_BYTES * shape.num_parameters))
     return needs
@@ -225,15 +210,8 @@ def snapshot_bytes(
     return trained * (state_bytes(stage, recipe) + (num_gpus - 1) * element) + model
 
 
-def with_snapshot(phase: PhaseMemory, size: float, is_cpu: bool) -> PhaseMemory:
-    """A phase of a stage that trains, with the copies that are being written meanwhile."""
-    if is_cpu:
-        return replace(phase, parts=phase.parts | {"saved state": size})
-    return replace(phase, host=phase.host + size)
-
-
 def state_bytes(stage: SFTStage | MGPOStage, recipe: Recipe) -> float:
-    """Of one training state, per trained parameter: weight, master of a 16-bit one, moments."""
+    """Of one training state, per trained parameter."""
     training = recipe.training
     each = bytes_per_parameter(stage.optimizer.kind, training.dtype, training.gradient_dtype)
     if stage.optimizer.kind != "adamw_cpu":
@@ -245,22 +223,16 @@ def state_bytes(stage: SFTStage | MGPOStage, recipe: Recipe) -> float:
 def machine_price(
     cost: Cost, usd_per_gpu_hour: float | None, num_gpus: int
 ) -> tuple[float | None, str]:
-    """USD an hour of the whole machine, and where that comes from; None where no price is known.
-    The command line goes before the recipe.
-    """
+    """USD an hour of the whole machine, None where unknown, and where that comes from."""
     if usd_per_gpu_hour is not None:
         return usd_per_gpu_hour * num_gpus, "--usd-per-gpu-hour"
-    source = cost.source or "no source"
-    if cost.usd_per_hour is not None:
-        return cost.usd_per_hour, f"the recipe's cost.usd_per_hour: {source}"
-    if cost.usd_per_gpu_hour is not None:
-        usd = cost.usd_per_gpu_hour * num_gpus
-        return usd, f"the recipe's cost.usd_per_gpu_hour: {source}"
-    return None, "none is known"
+    usd, key = cost.usd_per_hour, "usd_per_hour"
+    if usd is None and cost.usd_per_gpu_hour is not None:
+        usd, key = cost.usd_per_gpu_hour * num_gpus, "usd_per_gpu_hour"
+    return usd, f"the recipe's cost.{key}: {cost.source or 'no source'}"
 
 
 def smallest_gpu(plan: Plan) -> Device | None:
-    """The listed GPU with least memory on which the recipe fits as it is."""
     fitting = [gpu for gpu in GPUS.values() if plan.peak_bytes <= USABLE * gpu.memory_bytes]
     return min(fitting, key=lambda gpu: gpu.memory_bytes, default=None)
 
@@ -270,10 +242,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
     smallest, peak = smallest_gpu(plan), plan.peak
     return {
         "name": plan.recipe.name,
-        "device": asdict(plan.machine.device),
-        "num_gpus": plan.machine.num_gpus,
-        "usd_per_hour": plan.machine.usd_per_hour,
-        "price_source": plan.machine.price_source,
+        **asdict(plan.machine),
         "num_parameters": plan.shape.num_parameters,
         "fits": plan.fits,
         "usable_share": USABLE,
@@ -285,18 +254,15 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "usd": plan.usd(plan.seconds),
         "disk": [asdict(need) for need in plan.disk],
         "assumptions": asdict(plan.assumptions),
-        "stages": [_stage_as_json(plan, stage) for stage in plan.stages],
-    }
-
-
-def _stage_as_json(plan: Plan, stage: StagePlan) -> dict[str, Any]:
-    each = stage.seconds_per_step
-    return {
-        **asdict(stage.work),
-        "seconds": asdict(stage.seconds) | {"total": stage.seconds.total},
-        "seconds_per_step": each,
-        "usd": plan.usd(stage.seconds.total),
-        "usd_per_step": None if each is None else plan.usd(each),
-        "communicated_bytes": stage.communicated_bytes,
-        "phases": [asdict(phase) | {"total": phase.total} for phase in stage.phases],
+        "stages": [
+            {
+                **asdict(stage.work),
+                "seconds": asdict(stage.seconds) | {"total": stage.seconds.total},
+                "seconds_per_step": stage.seconds_per_step,
+                "usd": plan.usd(stage.seconds.total),
+                "usd_per_step": plan.usd(stage.seconds_per_step),
+                "phases": [asdict(phase) | {"total": phase.total} for phase in stage.phases],
+            }
+            for stage in plan.stages
+        ],
     }

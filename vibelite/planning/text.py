@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 
 from vibelite.planning.plan import USABLE, DiskNeed, Plan, smallest_gpu
+from vibelite.tables import format_table
 from vibelite.units import duration, gib_text, usd_text
 
 # Parts of less than 64 MiB are left out of the lists.
@@ -27,60 +28,40 @@ def plan_text(
         f"{plan.recipe.name}: {plan.shape.num_parameters / 1e9:.3f} B parameters on "
         f"{plan.machine.num_gpus} x {device.name} ({gib_text(device.memory_bytes)} GiB, "
         f"{USABLE:.0%} usable)",
-        "",
-        *_memory_lines(plan),
-        "",
-        *_cost_lines(plan),
-        "",
-        *(_disk_line(need, *free[need.place]) for need in plan.disk),
-        *_assumption_lines(plan),
-        "",
-        *_verdict_lines(plan, changes, longest),
+        _memory_table(plan),
+        _cost_table(plan),
+        "\n".join(
+            [*(_disk_line(need, *free[need.place]) for need in plan.disk), *_assumption_lines(plan)]
+        ),
+        "\n".join(_verdict_lines(plan, changes, longest)),
     ]
-    return "\n".join(lines)
+    return "\n\n".join(lines)
 
 
-def _memory_lines(plan: Plan) -> list[str]:
-    width = _name_width(plan)
-    lines = [f"{'stage':<{width}}{'phase':<10}{'peak GiB':>9}{'host GiB':>9}  of which, in GiB"]
+def _memory_table(plan: Plan) -> str:
+    header = ["stage", "phase", "moment", "peak GiB", "host GiB", "of which, in GiB"]
+    rows = []
     for phase in plan.phases:
         parts = sorted(phase.parts.items(), key=lambda part: -part[1])
         shown = ", ".join(f"{name} {gib_text(size)}" for name, size in parts if size >= SHOWN_BYTES)
         host = gib_text(phase.host) if phase.host else ""
-        row = f"{phase.stage:<{width}}{phase.phase:<10}{gib_text(phase.total):>9}{host:>9}"
-        lines.append(f"{row}  {shown} ({phase.moment})")
-    return lines
+        rows.append([phase.stage, phase.phase, phase.moment, gib_text(phase.total), host, shown])
+    return format_table(header, rows)
 
 
-def _name_width(plan: Plan) -> int:
-    """Of the column of stages' names."""
-    return max(12, *(len(stage.work.stage) + 2 for stage in plan.stages))
-
-
-def _cost_lines(plan: Plan) -> list[str]:
-    widths = f"{{:<{_name_width(plan)}}}{{:>7}}" + 6 * "{:>13}" + 2 * "{:>10}"
-    titles = ("stage", "steps", "generate", "train", "send", "around", "together", "a step")
-    titles = (*titles, "$ a step", "$")
-    lines = [widths.format(*titles)]
+def _cost_table(plan: Plan) -> str:
+    header = ["stage", "steps", "generate", "train", "send", "around", "together"]
+    rows = []
     for stage in plan.stages:
         seconds, per_step = stage.seconds, stage.seconds_per_step
-        if not seconds.total:
-            continue
-        cells = [
-            stage.work.stage,
-            stage.work.num_steps or "",
-            _time(seconds.generate),
-            _time(seconds.train + seconds.optimizer),
-            _time(seconds.communicate),
-            _time(seconds.around),
-            _time(seconds.total),
-            _time(per_step),
-            "" if per_step is None else _usd(plan.usd(per_step)),
-            _usd(plan.usd(seconds.total)),
-        ]
-        lines.append(widths.format(*cells))
-    total = ["all", "", "", "", "", "", _time(plan.seconds), "", "", _usd(plan.usd(plan.seconds))]
-    return [*lines, widths.format(*total)]
+        train = seconds.train + seconds.optimizer
+        times = (seconds.generate, train, seconds.communicate, seconds.around, seconds.total)
+        money = [_usd(plan.usd(value)) if value else "" for value in (per_step, seconds.total)]
+        if seconds.total:
+            steps = str(stage.work.num_steps or "")
+            rows.append([stage.work.stage, steps, *map(_time, times), _time(per_step), *money])
+    total = [_time(plan.seconds), "", "", _usd(plan.usd(plan.seconds))]
+    return format_table([*header, "a step", "$ a step", "$"], [*rows, ["all", *[""] * 5, *total]])
 
 
 def _disk_line(need: DiskNeed, directory: str, free: float) -> str:
@@ -91,10 +72,7 @@ def _disk_line(need: DiskNeed, directory: str, free: float) -> str:
 
 
 def _assumption_lines(plan: Plan) -> list[str]:
-    assumed = ", ".join(
-        f"{field.name} {getattr(plan.assumptions, field.name):g}"
-        for field in fields(plan.assumptions)
-    )
+    assumed = ", ".join(f"{name} {value:g}" for name, value in asdict(plan.assumptions).items())
     price = plan.machine.usd_per_hour
     paid = "none, so no $" if price is None else f"{price:g} $/h ({plan.machine.price_source})"
     lines = [f"assumed: {assumed} (--assume NAME=VALUE)", f"price: {paid}"]

@@ -14,10 +14,15 @@ from dataclasses import dataclass
 
 from vibelite.planning.activation_memory import activation_bytes
 from vibelite.planning.devices import GIGA, Device
-from vibelite.planning.memory_model import StageConfig, adapter_parameters, kv_bytes_per_token
-from vibelite.planning.model_shape import ModelShape
-from vibelite.planning.optimizer_memory import BYTES, bytes_per_parameter
+from vibelite.planning.memory_model import (
+    StageConfig,
+    bytes_per_parameter,
+    kv_bytes_per_token,
+    trained_parameters,
+)
+from vibelite.planning.model_shape import BYTES, ModelShape
 from vibelite.planning.workload import Work
+from vibelite.recipe.model_section import Training
 
 # Rates of a processor's products over its float32 rate: by way of bfloat16 (`matmul_precision:
 # medium`), in bfloat16, and of attention, which no type speeds up.
@@ -29,8 +34,8 @@ CPU_TRAFFIC = 4.5
 
 @dataclass(frozen=True, slots=True)
 class StageSeconds:
-    """Expected seconds of one stage, by what is done; `around` its steps an engine starts, and
-    models are read and written.
+    """Expected seconds of one stage, by what is done; `around` its steps vLLM starts once, and each
+    model that is read or kept passes.
     """
 
     generate: float
@@ -49,32 +54,24 @@ class StageSeconds:
 
 
 def stage_seconds(config: StageConfig, work: Work, device: Device) -> StageSeconds:
-    """Expected seconds of a stage; its sequences are shared evenly by the GPUs. What GPUs that hold
-    an engine together send each other at every token is not counted, nor keys and values that
-    several of them hold twice.
+    """Expected seconds of a stage, whose sequences the GPUs share evenly. What GPUs that hold an
+    engine together send each other is not counted, nor keys and values that they hold twice.
     """
+    assumed = config.assumed
     sent = communicated_bytes(config, passes_of_a_rank(work, config))
+    num_bytes = config.shape.num_parameters * BYTES[config.training.dtype]
+    moved = (work.num_models + work.kept_models) * num_bytes
+    start = assumed.engine_start_seconds if work.is_paged else 0.0
     return StageSeconds(
         generate=generation_seconds(config, work, device) / config.num_gpus,
         train=training_seconds(config, work, device) / config.num_gpus,
         optimizer=work.num_updates * update_seconds(config, device),
-        communicate=work.num_updates * sent / (config.assumed.link_gb_per_second * GIGA),
-        around=seconds_around(config, work),
+        communicate=work.num_updates * sent / (assumed.link_gb_per_second * GIGA),
+        around=start + moved / (assumed.model_gb_per_second * GIGA),
     )
 
 
-def seconds_around(config: StageConfig, work: Work) -> float:
-    """Seconds of a stage in which no step is made: vLLM starts once, and each model that is read or
-    kept passes at the rate that was measured from file to ready weights.
-    """
-    num_bytes = config.shape.num_parameters * BYTES[config.training.dtype]
-    moved = (work.num_models + work.kept_models) * num_bytes
-    start = config.assumed.engine_start_seconds if work.is_paged else 0.0
-    return start + moved / (config.assumed.model_gb_per_second * GIGA)
-
-
 def product_rate(config: StageConfig, device: Device) -> float:
-    """Operations a second of products with weights."""
     if not device.is_cpu:
         return device.flops * config.assumed.matmul_efficiency
     if config.training.dtype == "bfloat16":
@@ -84,11 +81,11 @@ def product_rate(config: StageConfig, device: Device) -> float:
 
 def training_seconds(config: StageConfig, work: Work, device: Device) -> float:
     """Seconds of all forward and backward passes of a stage on one device."""
-    shape, assumed, element = config.shape, config.assumed, BYTES[config.training.dtype]
+    shape, assumed, training = config.shape, config.assumed, config.training
     attention = CPU_ATTENTION if device.is_cpu else assumed.attention_efficiency
-    moved = (CPU_TRAFFIC if device.is_cpu else assumed.layer_traffic) * layer_bytes(shape, element)
+    moved = (CPU_TRAFFIC if device.is_cpu else assumed.layer_traffic) * layer_bytes(shape, training)
     if config.adapter is not None:
-        moved += assumed.adapter_traffic * element * map_widths(shape)
+        moved += assumed.adapter_traffic * BYTES[training.dtype] * map_widths(shape)
     times = work.trained_tokens * passes(config, work) + work.scored_tokens
     return (
         product_flops(config, work) / product_rate(config, device)
@@ -121,13 +118,11 @@ def attention_flops(config: StageConfig, work: Work) -> float:
     return seen * ((3.5 + recomputed) * work.trained_tokens + work.scored_tokens)
 
 
-def layer_bytes(shape: ModelShape, dtype_bytes: int) -> float:
-    """Bytes that all layers keep of one token for the backward pass."""
-    return activation_bytes(shape, 1, "keep", 0, dtype_bytes)["kept"]
+def layer_bytes(shape: ModelShape, training: Training) -> float:
+    return activation_bytes(shape, Training(dtype=training.dtype), 1)["kept"]
 
 
 def map_widths(shape: ModelShape) -> int:
-    """Inputs and outputs of all linear maps of the layers, for one token."""
     attention = 4 * shape.hidden_size + 2 * (shape.query_size + shape.key_size)
     return shape.num_layers * (attention + 3 * (shape.hidden_size + shape.mlp_size))
 
@@ -192,18 +187,11 @@ def update_seconds(config: StageConfig, device: Device) -> float:
         state = (each.masters or each.weights) + each.moments + each.pageable
         moved = 2 * state + 2 * each.gradients + each.weights
         rate = device.bytes_per_second
-    return trained_parameters(config) / config.num_gpus * moved / rate
-
-
-def trained_parameters(config: StageConfig) -> int:
-    """All weights, or those of the adapter."""
-    if config.adapter is None:
-        return config.shape.num_parameters
-    return adapter_parameters(config.shape, config.adapter)
+    trained = trained_parameters(config.shape, config.adapter)
+    return trained / config.num_gpus * moved / rate
 
 
 def passes_of_a_rank(work: Work, config: StageConfig) -> float:
-    """Micro-batches of one update that each GPU runs, on average."""
     if not work.num_updates:
         return 0.0
     return max(1.0, work.num_micro_batches / work.num_updates / config.num_gpus)
@@ -223,7 +211,7 @@ def communicated_bytes(config: StageConfig, num_passes: float = 1.0) -> float:
     share = (config.num_gpus - 1) / config.num_gpus
     training, shape = config.training, config.shape
     gradient, weight = BYTES[training.gradient_dtype], BYTES[training.dtype]
-    trained = trained_parameters(config)
+    trained = trained_parameters(shape, config.adapter)
     if config.sharding == "optimizer":
         return share * (gradient + weight) * trained
     layers = shape.layer_parameters * shape.num_layers

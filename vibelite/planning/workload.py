@@ -1,6 +1,4 @@
-"""How much a recipe asks for, counted before anything runs: tokens, sequences and model directories
-of every stage.
-"""
+"""How much a recipe asks for, counted before anything runs: tokens, sequences, kept models."""
 
 from __future__ import annotations
 
@@ -71,72 +69,66 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One stage in numbers; what a kind does not do is 0. Times follow from the mean lengths, peaks
-    of memory from the longest.
+    """One stage in numbers, over the whole of it; what a kind does not do is 0. Times follow from
+    the mean lengths, peaks of memory from the longest.
     """
 
     stage: str
     kind: str
     num_steps: int = 0
     prompts: float = 0.0
-    """Prompts read, over the whole stage."""
     completions: float = 0.0
-    """Completions sampled, over the whole stage."""
     max_new_tokens: int = 0
+    # Sequences decoded, and prompts read, side by side.
     rows: int = 0
-    """Sequences decoded side by side."""
     prompts_at_once: int = 0
-    """Prompts read side by side."""
     is_paged: bool = False
     """Sampled by vLLM, whose cache grows page by page."""
     num_updates: int = 0
-    """Updates of the optimizer, over the whole stage."""
     trained_tokens: float = 0.0
-    """Tokens that pass forward and backward, over the whole stage, prompts included."""
+    """That pass forward and backward, prompts included."""
     scored_tokens: float = 0.0
-    """Tokens that pass forward alone, over the whole stage: log-probs before the updates, those of
-    the reference."""
+    """That pass forward alone: log-probs before the updates, those of the reference."""
     trained_length: float = 0.0
     """Mean tokens of a trained sequence."""
     head_share: float = 1.0
     """Of these the share that reaches the head: all but prompts."""
     num_micro_batches: float = 0.0
-    """Forward and backward passes, over the whole stage."""
     micro_batch_tokens: int = 0
     """Tokens of the largest micro-batch that can occur."""
     accumulates: bool = False
     """Whether a step can have several micro-batches of that size: gradients then exist while
     activations are largest."""
     num_models: int = 1
-    """Models that are read from a file."""
     kept_models: int = 0
-    """Model directories that stay on disk."""
     holds_reference: bool = False
     """A second copy of the weights, for a KL penalty."""
 
 
 def stage_work(recipe: Recipe, recipe_dir: Path, assumed: Assumptions) -> list[Work]:
-    """Every stage of the recipe in order, in numbers."""
-    works = [_work_of(stage, recipe, recipe_dir, assumed) for stage in recipe.stages]
-    if recipe.rollout.engine == "vllm":
-        works = [_by_vllm(*pair) for pair in zip(recipe.stages, works, strict=True)]
+    """Every stage of the recipe in order, in numbers. vLLM samples as many rows as it may have at
+    once, of whatever group.
+    """
+    works = []
+    for stage in recipe.stages:
+        work = _work_of(stage, recipe, recipe_dir, assumed)
+        sampling = getattr(stage, "sampling", None)
+        if sampling is not None and recipe.rollout.engine == "vllm":
+            at_once = work.completions
+            if isinstance(stage, MGPOStage):
+                at_once = stage.problems_per_step * stage.group_size
+            work = replace(work, rows=int(min(sampling.max_sequences, at_once)), is_paged=True)
+        works.append(work)
     return works
-
-
-def _by_vllm(stage: AnyStage, work: Work) -> Work:
-    """The work as vLLM does it: as many rows as it may have at once, of whatever group."""
-    sampling = getattr(stage, "sampling", None)
-    if sampling is None:
-        return work
-    at_once = work.completions
-    if isinstance(stage, MGPOStage):
-        at_once = stage.problems_per_step * stage.group_size
-    return replace(work, rows=int(min(sampling.max_sequences, at_once)), is_paged=True)
 
 
 def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumptions) -> Work:
     def count(name: str) -> float:
         return count_problems(recipe, name, recipe_dir, assumed)
+
+    def checkpoints(name: str) -> int:
+        left_by = recipe.stage_named(name)
+        return checkpoints_of(left_by) if isinstance(left_by, SFTStage) else 1
 
     match stage:
         case SFTStage():
@@ -144,8 +136,7 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumpt
         case MGPOStage():
             return _mgpo_work(stage, recipe, recipe_dir, assumed)
         case ProbeStage():
-            num_models = _num_checkpoints(recipe, stage.start_from)
-            return _sampling_work(stage, count(stage.problems), num_models)
+            return _sampling_work(stage, count(stage.problems), checkpoints(stage.start_from))
         case DistillStage():  # the student is a second model, which samples nothing
             return replace(_sampling_work(stage, count(stage.problems)), num_models=2)
         case FilterStage():
@@ -156,16 +147,10 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumpt
         case FuseStage():
             probe = recipe.stage_named(stage.start_from)
             assert isinstance(probe, ProbeStage), "a recipe is checked for it"
-            num_models = _num_checkpoints(recipe, probe.start_from)
+            num_models = checkpoints(probe.start_from)
             return Work(stage.name, stage.kind, num_models=num_models, kept_models=1)
         case _:
             return Work(stage.name, stage.kind, kept_models=1)
-
-
-def _num_checkpoints(recipe: Recipe, name: str) -> int:
-    """Models that the stage of this name leaves to those after it."""
-    stage = recipe.stage_named(name)
-    return checkpoints_of(stage) if isinstance(stage, SFTStage) else 1
 
 
 def _sft_work(stage: SFTStage, assumed: Assumptions) -> Work:
@@ -235,12 +220,11 @@ def _largest_micro_batch(num: float, longest: int, budget: int) -> tuple[int, bo
 
 
 def _num_micro_batches(num: float, length: float, budget: int) -> float:
-    """Of `num` sequences of `length` tokens."""
     return math.ceil(num / max(1, budget // length))
 
 
 def _prompts_at_once(sampling: Sampling, num_prompts: float, num_samples: int) -> int:
-    """Prompts whose completions the transformers engine samples side by side: whole groups."""
+    """Of the transformers engine, which samples whole groups side by side."""
     return int(min(num_prompts, max(1, sampling.max_sequences // num_samples)))
 
 
@@ -264,7 +248,6 @@ def _sampling_work(
 
 
 def checkpoints_of(stage: SFTStage) -> int:
-    """Model directories that an SFT stage leaves."""
     return -(-stage.num_steps // stage.checkpoint_every)
 
 
@@ -297,8 +280,8 @@ def _count_rows(path: Path, assumed: Assumptions) -> float:
         raise RecipeError(f"{path}: no such file")
     match path.suffix:
         case ".jsonl" | ".csv":
-            with path.open("rb") as lines:
-                return sum(1 for line in lines if line.strip()) - (path.suffix == ".csv")
+            num_lines = sum(1 for line in path.read_bytes().splitlines() if line.strip())
+            return num_lines - (path.suffix == ".csv")
         case ".parquet":
             from pyarrow.parquet import ParquetFile
 

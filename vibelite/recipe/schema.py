@@ -35,7 +35,7 @@ class Recipe(Section):
     """GPUs of one node, one process each; without GPUs so many processes on the CPU. May be changed
     between runs: it changes the result by rounding alone."""
     parallel: Parallel = Parallel()
-    tracking: list[Literal["tensorboard", "trackio"]] = []
+    tracking: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = []
     """Where steps are shown beside the report: event files in RUN_DIR/tensorboard, or trackio's
     data base on this machine. Both need the extra `track`; nothing is sent anywhere."""
     num_threads: NonNegativeInt = 0

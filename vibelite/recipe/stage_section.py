@@ -106,8 +106,6 @@ class ProbeStage(SolvingStage):
 class FuseStage(Stage):
     kind: Literal["fuse"]
     start_from: Name = "probe"
-    weights: dict[Name, NonNegativeFloat] = Field(default_factory=dict)
-    """Sub-domain -> weight, normalised to sum 1; empty = uniform (VibeThinker report 3.3)."""
     tail_average: NonNegativeInt = 4
     """Also average the last so many SFT checkpoints, a control without specialists; 0 = do not."""
 

@@ -1,4 +1,6 @@
-"""Charts as inline SVG: no library, no script, colours by the page's style sheet."""
+"""Charts as inline SVG, without a library; colours by the page's style sheet. Its script finds the
+values under the pointer, and draws lines over another axis, from what a chart carries with it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vibelite.report.cost import ordered_spans
-from vibelite.report.run_data import evenly_spaced
+from vibelite.report.texts import evenly_spaced
 from vibelite.units import short_number
 
 WIDTH, HEIGHT = 360, 168
@@ -20,7 +22,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 22
 NUM_TICKS = 4
 # More than the pixels of a chart show.
 MAX_POINTS = 1000
-MAX_TOOLTIPS = 120
+# Values of a line that the reader may ask for.
+MAX_VALUES = 120
 # More bars than these would be thinner than a few pixels.
 MAX_BARS = 120
 # Fewer points than this are shown as they are, without a running mean.
@@ -98,9 +101,13 @@ def line_chart(
     frame = make_frame((min(xs), max(xs)), (y_low, y_high), x_label)
     parts = [draw_grid(frame)]
     parts += [draw_line(one, frame, is_noisy=is_noisy) for one in series]
-    parts += [draw_tooltips(one, frame) for one in series]
     kind = "chart several" if len(series) > 1 else "chart"
-    return figure(title, parts, draw_legend(series), kind=kind, hint=hint)
+    shown = figure(title, parts, draw_legend(series), kind=kind, hint=hint)
+    x, y = frame.x_axis, frame.y_axis
+    reach = Markup('<svg tabindex="0" data-x="{} {}" data-y="{} {}" data-unit="{}" ').format(
+        x.low, x.high, y.low, y.high, x_label
+    )
+    return Markup(shown.replace("<svg ", reach, 1))
 
 
 def spans_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
@@ -252,27 +259,35 @@ def draw_grid(frame: Frame) -> Markup:
     """Horizontal lines with their values, and values along the bottom."""
     line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
     text = Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>')
-    parts = [text.format(0, HEIGHT - 7, "start", frame.x_label)]
+    below = Markup('<text class="x" x="{}" y="{}" text-anchor="{}">{}</text>')
+    parts = [below.format(0, HEIGHT - 7, "start", frame.x_label)]
     for y, label in frame.y_axis.labels():
         parts.append(line.format(LEFT, WIDTH - RIGHT, y, y))
         parts.append(text.format(LEFT - 6, y + 3.5, "end", label))
-    parts += [text.format(x, HEIGHT - 7, "middle", label) for x, label in frame.x_axis.labels()]
+    parts += [below.format(x, HEIGHT - 7, "middle", label) for x, label in frame.x_axis.labels()]
     return Markup("").join(parts)
 
 
 def draw_line(series: Series, frame: Frame, *, is_noisy: bool) -> Markup:
     """The points joined, and their running mean when they are noisy; a single point as a dot."""
     color = Markup("c{}").format(series.color % 8)
+    told = evenly_spaced(series.points, MAX_VALUES)
+    values = Markup('data-label="{}" data-series="{}" data-values="{}"').format(
+        series.label, series.color, " ".join(f"{x:.6g}:{short_number(y)}" for x, y in told)
+    )
     if len(series.points) == 1:
-        return Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(
-            color, *frame.place(series.points[0])
+        return Markup('<circle class="dot {}" {} cx="{}" cy="{}" r="3"/>').format(
+            color, values, *frame.place(series.points[0])
         )
     lines = [("", series.points)]
     if is_noisy and len(series.points) >= MIN_POINTS_TO_SMOOTH:
         lines = [("raw ", series.points), ("mean ", running_mean(series.points))]
     return Markup("").join(
-        Markup('<polyline class="line {}{}" points="{}"/>').format(
-            kind, color, " ".join("{:g},{:g}".format(*frame.place(point)) for point in points)
+        Markup('<polyline class="line {}{}" {} points="{}"/>').format(
+            kind,
+            color,
+            Markup('data-series="{}"').format(series.color) if kind == "mean " else values,
+            " ".join("{:g},{:g}".format(*frame.place(point)) for point in points),
         )
         for kind, points in lines
     )
@@ -287,18 +302,6 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
         window = values[max(0, index - reach) : index + reach + 1]
         smoothed.append((x, math.fsum(window) / len(window)))
     return smoothed
-
-
-def draw_tooltips(series: Series, frame: Frame) -> Markup:
-    """Invisible circles that show a point's value when the pointer rests on them."""
-    circle = Markup('<circle class="hit" cx="{}" cy="{}" r="5"><title>{}</title></circle>')
-    return Markup("").join(
-        circle.format(
-            *frame.place((x, y)),
-            f"{series.label}: {short_number(y)} at {frame.x_label} {short_number(x)}",
-        )
-        for x, y in evenly_spaced(series.points, MAX_TOOLTIPS)
-    )
 
 
 def draw_legend(series: Sequence[Series]) -> Markup:

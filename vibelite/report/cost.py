@@ -9,8 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import accumulate
 
-from vibelite.telemetry.ledger import UNRECORDED, Entry, lost_entries
-from vibelite.telemetry.price import known_sum
+from vibelite.telemetry.ledger import UNRECORDED, Entry, known_sum, lost_entries
 from vibelite.telemetry.unit_costs import unit_costs, zero_signal_share
 from vibelite.units import MILLIJOULES_PER_KWH, NANOSECONDS
 

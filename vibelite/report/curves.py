@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal, get_args
@@ -11,6 +12,7 @@ from markupsafe import Markup
 
 from vibelite.report.charts import Series, line_chart, spans_chart
 from vibelite.report.run_data import RunData
+from vibelite.report.texts import evenly_spaced
 from vibelite.units import GIB
 
 FRACTION = (0.0, 1.0)
@@ -150,8 +152,8 @@ PLANS = (
     ChartPlan("Tokens of a step", {"sft/tokens": "tokens"}),
 )
 
-# What runs are compared by when they are to have used as much: the first that a stage records.
-PROGRESS = ("reward/mean", "sft/loss")
+# More steps than these are left out of what the other axes are drawn by.
+MAX_AMOUNTS = 200
 
 
 def numbers_of(line: Line) -> dict[str, float]:
@@ -166,9 +168,9 @@ def numbers_of(line: Line) -> dict[str, float]:
     return line["metrics"] | {name: value for name, value in facts.items() if value}
 
 
-def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, dict[Group, list[Markup]]]]:
-    """(stage, its charts by group) for every stage with steps; the runs' stages of one name share
-    charts.
+def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, dict[Group, list[Markup]], str]]:
+    """(stage, its charts by group, `amounts_of` each run as JSON) for every stage with steps; the
+    runs' stages of one name share charts.
     """
     names = dict.fromkeys(stage.name for run in runs for stage in run.stages if stage.steps)
     charts = []
@@ -177,12 +179,13 @@ def stage_charts(runs: Sequence[RunData]) -> list[tuple[str, dict[Group, list[Ma
             run.name: stage.steps for run in runs for stage in run.stages if stage.name == name
         }
         drawn = draw_stage(steps)
-        if len(runs) > 1:
-            drawn["Learning"] += draw_equal_cost(steps)
-        else:
+        if len(runs) == 1:
             drawn["Speed and money"].insert(0, spans_chart(steps[runs[0].name]))
         shown = {group: [one for one in figures if one] for group, figures in drawn.items()}
-        charts.append((name, {group: figures for group, figures in shown.items() if figures}))
+        amounts = json.dumps([amounts_of(lines) for lines in steps.values()])
+        charts.append(
+            (name, {group: figures for group, figures in shown.items() if figures}, amounts)
+        )
     return charts
 
 
@@ -198,44 +201,25 @@ def draw_stage(steps: Mapping[str, Sequence[Line]]) -> dict[Group, list[Markup]]
     return drawn
 
 
-def draw_equal_cost(steps: Mapping[str, Sequence[Line]]) -> list[Markup]:
-    """The stage's progress over tokens (generated and trained) and over USD since its start."""
-    recorded = {key for lines in steps.values() for line in lines for key in line["metrics"]}
-    progress = next((key for key in PROGRESS if key in recorded), None)
-    if progress is None:
-        return []
-    (plan,) = [plan for plan in PLANS if progress in plan.metrics]
-    priced = [all(line["usd"] is not None for line in lines) for lines in steps.values()]
-
-    def series(amount: Callable[[Line], float], shown: Sequence[bool]) -> list[Series]:
-        return [
-            Series(run, running_total(lines, progress, amount), color)
-            for color, (run, lines) in enumerate(steps.items())
-            if shown[color]
-        ]
-
-    tokens = series(used_tokens, [True] * len(steps))
-    usd = series(lambda line: line["usd"], priced)
-    return [
-        line_chart(f"{plan.title}, at equal tokens", tokens, x_label="tokens"),
-        line_chart(f"{plan.title}, at equal cost", usd, x_label="USD"),
-    ]
-
-
 def used_tokens(line: Line) -> float:
-    return line["tokens"].get("generated", 0) + line["tokens"].get("trained", 0)
+    return sum(line["tokens"].get(kind, 0) for kind in ("generated", "trained"))
 
 
-def running_total(
-    lines: Sequence[Line], metric: str, amount: Callable[[Line], float]
-) -> list[tuple[float, float]]:
-    """(sum of `amount` up to and with the step, the step's metric) for the steps that have it."""
-    totals = accumulate(map(amount, lines))
-    return [
-        (total, line["metrics"][metric])
-        for total, line in zip(totals, lines, strict=True)
-        if metric in line["metrics"]
-    ]
+def amounts_of(lines: Sequence[Line]) -> dict[str, list[float]]:
+    """What a stage had used after its steps, at most MAX_AMOUNTS of them: the other axes of its
+    charts. Without a price there is no USD.
+    """
+    sums: dict[str, list[float]] = {
+        "step": [line["step"] for line in lines],
+        "tokens": list(accumulate(map(used_tokens, lines))),
+        "minutes": list(accumulate(sum(line["seconds"].values()) / 60 for line in lines)),
+    }
+    if all(line["usd"] is not None for line in lines):
+        sums["USD"] = list(accumulate(line["usd"] for line in lines))
+    return {
+        unit: [float(f"{value:.6g}") for value in evenly_spaced(values, MAX_AMOUNTS)]
+        for unit, values in sums.items()
+    }
 
 
 def chart_plans(recorded: Sequence[str], num_runs: int) -> list[ChartPlan]:

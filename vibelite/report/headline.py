@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -12,7 +13,7 @@ from ruamel.yaml import YAML
 from vibelite.run_dir import read_json, read_jsonl
 from vibelite.telemetry.health import CUT_OFF, WARNINGS_NAME
 from vibelite.telemetry.ledger import Entry, read_ledger
-from vibelite.telemetry.run_state import RunState, ago, read_state, seconds_left
+from vibelite.telemetry.run_state import WINDOW, RunState, ago, read_state, seconds_left
 from vibelite.units import duration
 
 TITLES = {
@@ -37,6 +38,8 @@ class Headline:
     """"" where there was none."""
     left: str
     """Time that a running stage still takes; "" where unknown."""
+    reward: float | None = None
+    """The mean of the last steps of the stage that trains on one."""
 
     @property
     def title(self) -> str:
@@ -79,7 +82,16 @@ def headline(run_dir: Path, ledger: Sequence[Entry] | None = None) -> Headline:
         seconds = seconds_left(ledger, steps[-1].stage, total) if total else None
         if seconds and state.state == "running":
             left = duration(seconds)
-    return Headline(state, where, steps[-1].utc if steps else "", left)
+    return Headline(state, where, steps[-1].utc if steps else "", left, last_reward(run_dir))
+
+
+def last_reward(run_dir: Path) -> float | None:
+    """Mean reward over the last steps of the last stage that has any; None where none has."""
+    for path in sorted(run_dir.glob("stages/[0-9]*-*/steps.jsonl"), reverse=True):
+        rewards = [row["metrics"].get("reward/mean") for row in read_jsonl(path)]
+        if known := [reward for reward in rewards if reward is not None]:
+            return fmean(known[-WINDOW:])
+    return None
 
 
 @dataclass(frozen=True, slots=True)

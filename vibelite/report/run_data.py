@@ -4,30 +4,29 @@ or made by a part of the pipeline.
 
 from __future__ import annotations
 
+import math
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from safetensors import safe_open
 
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.stage_section import BASE
+from vibelite.report.answers import AnswerBook, Answers
 from vibelite.report.headline import Finding, Headline, find_problems, headline
 from vibelite.report.summary import collect_results
+from vibelite.report.texts import clip_texts, evenly_spaced
 from vibelite.run_dir import read_json, read_jsonl
 from vibelite.telemetry.ledger import Entry, read_ledger
+from vibelite.units import short_number, usd
 
 # Keep the page under 2 MB whatever the run: about 400 kB of samples a stage at most.
 SAMPLES_PER_STAGE = 120
-SAMPLE_CHARACTERS = 2400
-# Of the long texts the beginning is the smaller part: the answer stands at the end.
-HEAD_SHARE = 0.4
-
-# Control characters, bidirectional overrides and lone surrogates: shown by their code, never sent.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,9 @@ class RunData:
     recipe_text: str | None
     headline: Headline
     problems: list[Finding]
+    facts: list[str]
+    """Model, machine, day, seed and price, as far as they are known."""
+    answers: list[Answers]
 
 
 def load_run(run_dir: Path, name: str) -> RunData:
@@ -70,19 +72,54 @@ def load_run(run_dir: Path, name: str) -> RunData:
     manifest = run_dir / "manifest.json"
     ledger = read_ledger(run_dir / "ledger")
     results = collect_results(run_dir)
+    keys = model_keys(run_dir)
+    book = AnswerBook(results, keys)
     return RunData(
         name=name,
-        stages=load_stages(run_dir, recipe_text),
+        stages=load_stages(run_dir, recipe_text, keys, book),
         results=results,
         ledger=ledger,
         manifest=read_json(manifest) if manifest.exists() else None,
         recipe_text=recipe_text,
         headline=headline(run_dir, ledger),
         problems=find_problems(run_dir, results),
+        facts=facts_of(run_dir, read_json(manifest) if manifest.exists() else {}),
+        answers=book.answers,
     )
 
 
-def load_stages(run_dir: Path, recipe_text: str | None) -> list[StageData]:
+def facts_of(run_dir: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What a reader asks first of a run that somebody else made."""
+    facts = []
+    if model := manifest.get("resolved_recipe", {}).get("model"):
+        name = Path(model["path"]).name if "path" in model else f"a {model['source']} model"
+        num_parameters = parameters_in(run_dir / BASE)
+        size = f", {short_number(num_parameters)} parameters" if num_parameters else ""
+        facts.append(f"{name}{size}")
+    if hardware := manifest.get("hardware"):
+        gpus = Counter(gpu["name"] for gpu in hardware["gpus"])
+        machine = [f"{count} x {gpu}" for gpu, count in gpus.items()]
+        facts.append(", ".join(machine) or hardware["cpu"])
+    facts += [manifest["started_utc"][:10]] if "started_utc" in manifest else []
+    facts += [f"seed {manifest['seed']}"] if "seed" in manifest else []
+    for key, per in (("usd_per_hour", "hour"), ("usd_per_gpu_hour", "hour of a GPU")):
+        if (price := manifest.get("cost", {}).get(key)) is not None:
+            facts.append(f"{usd(price)} an {per}")
+    return facts
+
+
+def parameters_in(directory: Path) -> int:
+    """Parameters of a model's files; 0 without any."""
+    total = 0
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
+
+
+def load_stages(
+    run_dir: Path, recipe_text: str | None, keys: dict[str, str], book: AnswerBook
+) -> list[StageData]:
     """The stages of the recipe in order, or, without a recipe, the directories that there are."""
     directories = {
         path.name.partition("-")[2]: path for path in sorted((run_dir / "stages").glob("[0-9]*-*"))
@@ -90,13 +127,14 @@ def load_stages(run_dir: Path, recipe_text: str | None) -> list[StageData]:
     recipe = YAML(typ="safe").load(recipe_text) if recipe_text else {}
     planned = {stage["name"]: stage for stage in recipe.get("stages", [])}
     # The first name of a model that has several: reversed, so that it is the one that stays.
-    labels = {key: name for name, key in reversed(model_keys(run_dir).items())}
+    labels = {key: name for name, key in reversed(keys.items())}
     return [
         load_stage(
             name,
             directories.get(name),
             total_steps=planned.get(name, {}).get("num_steps"),
             labels=labels,
+            book=book,
         )
         for name in dict.fromkeys([*planned, *directories])
     ]
@@ -125,14 +163,19 @@ def sample_origin(row: dict[str, Any], labels: dict[str, str]) -> str:
 
 
 def load_stage(
-    name: str, path: Path | None, *, total_steps: int | None, labels: dict[str, str]
+    name: str,
+    path: Path | None,
+    *,
+    total_steps: int | None,
+    labels: dict[str, str],
+    book: AnswerBook,
 ) -> StageData:
     """One stage from its directory; None = it has not been started. `labels`: names of models by
-    their keys.
+    their keys; `book` notes what it needs of the samples.
     """
     if path is None:
         return StageData(name, False, False, total_steps, [], [], 0, None)
-    samples, num_samples = choose_samples(read_jsonl(path / "samples.jsonl"))
+    samples, num_samples = choose_samples(book.noting(read_jsonl(path / "samples.jsonl")))
     probe = path / "probe.json"
     return StageData(
         name=name,
@@ -165,39 +208,3 @@ def choose_samples(rows: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]]
     most = max(map(len, steps), default=1)
     kept = evenly_spaced(steps, max(1, SAMPLES_PER_STAGE // most))
     return [row for step in kept for row in step.values()], num_rows
-
-
-def clip_texts(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with printable texts of bounded length."""
-    return {
-        key: clip(printable(value)) if isinstance(value, str) else value
-        for key, value in row.items()
-    }
-
-
-def clip(text: str) -> str:
-    """Beginning and end of a long text, and how much is left out between them."""
-    if len(text) <= SAMPLE_CHARACTERS:
-        return text
-    head = round(SAMPLE_CHARACTERS * HEAD_SHARE)
-    tail = SAMPLE_CHARACTERS - head
-    left_out = len(text) - SAMPLE_CHARACTERS
-    return f"{text[:head]}\n[... {left_out} characters left out ...]\n{text[-tail:]}"
-
-
-def printable(text: str) -> str:
-    r"""`text` with unprintable characters replaced by their code.
-
-    >>> printable("a\x1b[31mb")
-    'a\\x1b[31mb'
-    """
-    return UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], text)
-
-
-def evenly_spaced(items: Sequence[Any], limit: int) -> list[Any]:
-    """At most `limit` of `items`, the first and the last included."""
-    if len(items) <= limit:
-        return list(items)
-    if limit == 1:
-        return [items[-1]]
-    return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]

@@ -18,8 +18,11 @@ from vibelite.errors import RecipeError
 from vibelite.models.exchange import can_take, take_weights
 from vibelite.models.load import load_policy
 from vibelite.models.policy import Policy
-from vibelite.planning.memory_model import chosen_sharding
-from vibelite.planning.optimizer_memory import UPDATE_BUFFER_BYTES, bytes_per_parameter
+from vibelite.planning.memory_model import (
+    UPDATE_BUFFER_BYTES,
+    bytes_per_parameter,
+    chosen_sharding,
+)
 from vibelite.ranks.full_sharding import FullyShardedPolicy, fully_sharded
 from vibelite.ranks.ranks import num_ranks_given
 from vibelite.ranks.world import World

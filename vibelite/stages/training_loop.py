@@ -15,7 +15,7 @@ from vibelite.planning.plan import snapshot_bytes
 from vibelite.recipe.stage_section import MGPOStage, SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
-from vibelite.telemetry.hardware import available_bytes
+from vibelite.telemetry.memory import available_bytes
 from vibelite.training.checkpoint import ModelWriter, SaveSchedule, TrainingStates
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.units import gib_text

@@ -11,6 +11,7 @@ import runpy
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -22,18 +23,18 @@ ReadEnergy = Callable[[], int | None]
 ReadUse = Callable[[], float | None]
 SECONDS_PER_LOOK = 0.25
 
-# One of them exists where any program can use a GPU: NVIDIA's driver, its Windows host, AMD's.
+# One of them exists where a program can use a GPU: NVIDIA's driver, its Windows host, AMD's.
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 
 
 def no_energy() -> int | None:
-    """The reading of a machine on which nothing measures energy."""
+    """The reading where nothing measures it."""
     return None
 
 
 def num_gpus() -> int:
-    """GPUs that this process sees. NVIDIA's driver says so before torch is imported, which takes
-    seconds; torch itself is asked where only it can know.
+    """GPUs that this process sees, by NVIDIA's driver, as importing torch takes seconds; by torch
+    where only it can know.
     """
     if not any(device.exists() for device in GPU_DEVICES) or not is_torch_for_gpus():
         return 0
@@ -42,7 +43,6 @@ def num_gpus() -> int:
 
 
 def num_gpus_of_torch() -> int:
-    """GPUs that torch can use; imports it."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -60,7 +60,6 @@ def require_known_gpus() -> None:
 
 
 def is_torch_for_gpus() -> bool:
-    """Whether torch was built for GPUs, without importing it."""
     spec = importlib.util.find_spec("torch")
     assert spec is not None and spec.origin is not None, "torch is installed with this package"
     version = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
@@ -92,7 +91,6 @@ def visible_handles() -> list[Any] | None:
 
 
 def is_cut(pynvml: Any, handle: Any) -> bool:
-    """Whether a GPU is cut into parts; only some kinds can be."""
     try:
         return bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
     except pynvml.NVMLError:
@@ -124,12 +122,9 @@ def visible_places(chosen: str | None, uuids: Sequence[str]) -> list[int] | None
 
 
 def gpu_energy_reader() -> ReadEnergy:
-    """A function that returns the millijoules that this process's GPUs have used since their driver
-    was loaded, or None: no GPU, no nvidia-ml-py, no driver, GPUs that only torch can tell apart, or
-    one without a counter (before Volta, or a part of one).
-
-    The counter (nvmlDeviceGetTotalEnergyConsumption) is renewed every 20 to 100 ms, so it is read
-    once per step, not per span.
+    """A function that returns the millijoules of this process's GPUs since their driver was loaded;
+    None where NVML cannot tell, or a GPU has no counter (before Volta, or a part of one). It is
+    renewed every 20 to 100 ms, so it is read once per step, not per span.
     """
     handles = visible_handles() if num_gpus() else None
     if not handles:
@@ -137,10 +132,8 @@ def gpu_energy_reader() -> ReadEnergy:
     import pynvml  # pyright: ignore[reportMissingImports]
 
     def read() -> int | None:
-        try:
-            return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles)
-        except pynvml.NVMLError:
-            return None
+        with suppress(pynvml.NVMLError):
+            return sum(map(pynvml.nvmlDeviceGetTotalEnergyConsumption, handles))
 
     return read
 
@@ -176,9 +169,7 @@ class GpuUse:
 
 @cache
 def gpu_use_reader() -> ReadUse:
-    """`GpuUse.take` of this process's GPUs, with one thread that looks; None where `GpuUse` cannot
-    know.
-    """
+    """`GpuUse.take` of this process's GPUs, with one thread that looks; None where unknown."""
     handles = visible_handles() if num_gpus() else None
     if not handles:
         return no_energy

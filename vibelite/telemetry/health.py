@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 Numbers = Mapping[str, float]
@@ -11,18 +11,13 @@ Numbers = Mapping[str, float]
 # Of a stage, what was wrong with it before its first step: cause -> sentence.
 WARNINGS_NAME = "warnings.json"
 
-CUT_OFF = 0.9
-"""Share of completions."""
-FAILED, UNVERIFIABLE = 0.1, 0.5
-"""Shares of completions whose verifier failed, or could not judge."""
-FEW, MANY = 0.25, 4.0
-"""Lengths, as multiples of those of the first steps."""
-COLLAPSED_ENTROPY = 0.1
-"""As a multiple of that of the first steps."""
-SPIKE = 10.0
-"""Gradient norm, as a multiple of the usual one."""
+# Shares of completions: cut off, whose verifier failed, and that it could not judge.
+CUT_OFF, FAILED, UNVERIFIABLE = 0.9, 0.1, 0.5
+# Lengths and entropy, as multiples of those of the first steps; gradient norm, of the usual one.
+FEW, MANY, COLLAPSED_ENTROPY, SPIKE = 0.25, 4.0, 0.1, 10.0
 FIRST_STEPS, LAST_STEPS = 5, 20
 FAILURES = ("timeout", "crash", "exception")
+NORM = "optimizer/grad_norm"
 
 
 def without_signal(numbers: Numbers) -> bool:
@@ -47,93 +42,68 @@ def why_no_signal(numbers: Numbers) -> str:
     )
 
 
-def cut_off(numbers: Numbers, past: Sequence[Numbers]) -> str:
-    share = numbers.get("completion/truncated", 0)
-    if share < CUT_OFF:
-        return ""
-    return (
-        f"{share:.0%} of the completions are cut off before their answer: raise "
-        "sampling.max_new_tokens, or train for shorter answers first"
-    )
-
-
-def no_signal(numbers: Numbers, past: Sequence[Numbers]) -> str:
-    # One such step may be chance where a step has few groups.
-    if not without_signal(numbers) or not past or not without_signal(past[-1]):
-        return ""
-    return f"no group has rewards that differ, so nothing is learned: {why_no_signal(numbers)}"
-
-
-def verifier_failures(numbers: Numbers, past: Sequence[Numbers]) -> str:
+def of_completions(numbers: Numbers, past: Sequence[Numbers]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a step's completions and their verdicts: cause, sentence."""
     total = numbers.get("num_completions", 0)
+    share = numbers.get("completion/truncated", 0)
+    if share >= CUT_OFF:
+        yield (
+            "cut off",
+            f"{share:.0%} of the completions are cut off before their answer: raise "
+            "sampling.max_new_tokens, or train for shorter answers first",
+        )
     failed = {kind: numbers.get(f"verify/failures_{kind}", 0) for kind in FAILURES}
-    if not total or sum(failed.values()) < FAILED * total:
-        return ""
-    kinds = ", ".join(f"{count:.0f} {kind}" for kind, count in failed.items() if count)
-    return (
-        f"the verifier failed on {sum(failed.values()):.0f} of {total:.0f} completions ({kinds}), "
-        "which count as wrong: see `vibelite samples`"
-    )
-
-
-def unverifiable(numbers: Numbers, past: Sequence[Numbers]) -> str:
-    total, unread = numbers.get("num_completions", 0), numbers.get("verify/unverifiable", 0)
-    if not total or unread < UNVERIFIABLE * total:
-        return ""
-    return (
-        f"{unread:.0f} of {total:.0f} completions hold nothing that the verifier can judge: see "
-        "`vibelite samples --only unverifiable`"
-    )
-
-
-def entropy_collapse(numbers: Numbers, past: Sequence[Numbers]) -> str:
-    now, first = numbers.get("policy/entropy"), early(past, "policy/entropy")
-    if now is None or first is None or now >= COLLAPSED_ENTROPY * first:
-        return ""
-    return (
-        f"entropy fell from {first:.2g} to {now:.2g} nats per token: completions of a problem "
-        "become alike; lower optimizer.lr, or raise sampling.temperature"
-    )
-
-
-def length_change(numbers: Numbers, past: Sequence[Numbers]) -> str:
+    if total and sum(failed.values()) >= FAILED * total:
+        kinds = ", ".join(f"{count:.0f} {kind}" for kind, count in failed.items() if count)
+        yield (
+            "verifier failures",
+            f"the verifier failed on {sum(failed.values()):.0f} of {total:.0f} completions "
+            f"({kinds}), which count as wrong: see `vibelite samples`",
+        )
+    unread = numbers.get("verify/unverifiable", 0)
+    if total and unread >= UNVERIFIABLE * total:
+        yield (
+            "unverifiable",
+            f"{unread:.0f} of {total:.0f} completions hold nothing that the verifier can judge: "
+            "see `vibelite samples --only unverifiable`",
+        )
     now, first = numbers.get("completion/mean_tokens"), early(past, "completion/mean_tokens")
-    if now is None or not first or FEW * first < now < MANY * first:
-        return ""
-    change = "collapsed" if now < first else "exploded"
-    return (
-        f"completions {change} from {first:.0f} to {now:.0f} tokens: read them with `vibelite "
-        "samples`; the reward may be earned without a solution, or optimizer.lr is too high"
-    )
+    if now is not None and first and not FEW * first < now < MANY * first:
+        change = "collapsed" if now < first else "exploded"
+        yield (
+            "length",
+            f"completions {change} from {first:.0f} to {now:.0f} tokens: read them with `vibelite "
+            "samples`; the reward may be earned without a solution, or optimizer.lr is too high",
+        )
 
 
-def gradient_spike(numbers: Numbers, past: Sequence[Numbers]) -> str:
-    key = "optimizer/grad_norm"
-    before = [step[key] for step in past[-LAST_STEPS:] if key in step]
-    now = numbers.get(key, 0)
-    if len(before) < LAST_STEPS // 2 or now <= SPIKE * median(before):
-        return ""
-    return (
-        f"the gradient's norm is {now:.3g}, usually {median(before):.3g}: if it happens again, "
-        "lower optimizer.lr"
-    )
+def of_learning(numbers: Numbers, past: Sequence[Numbers]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a step's signal, policy and gradient: cause, sentence."""
+    # One step without a signal may be chance where a step has few groups.
+    if without_signal(numbers) and past and without_signal(past[-1]):
+        reason = why_no_signal(numbers)
+        yield "no signal", f"no group has rewards that differ, so nothing is learned: {reason}"
+    now, first = numbers.get("policy/entropy"), early(past, "policy/entropy")
+    if now is not None and first is not None and now < COLLAPSED_ENTROPY * first:
+        yield (
+            "entropy collapse",
+            f"entropy fell from {first:.2g} to {now:.2g} nats per token: completions of a problem "
+            "become alike; lower optimizer.lr, or raise sampling.temperature",
+        )
+    norm = numbers.get(NORM, 0)
+    before = [step[NORM] for step in past[-LAST_STEPS:] if NORM in step]
+    if len(before) >= LAST_STEPS // 2 and norm > SPIKE * median(before):
+        yield (
+            "gradient spike",
+            f"the gradient's norm is {norm:.3g}, usually {median(before):.3g}: if it happens "
+            "again, lower optimizer.lr",
+        )
 
 
 def early(past: Sequence[Numbers], key: str) -> float | None:
     """The usual value in a stage's first steps; None while they are not done."""
     first = [step[key] for step in past if key in step][:FIRST_STEPS]
     return median(first) if len(first) == FIRST_STEPS else None
-
-
-CAUSES: dict[str, Callable[[Numbers, Sequence[Numbers]], str]] = {
-    "no signal": no_signal,
-    "cut off": cut_off,
-    "verifier failures": verifier_failures,
-    "unverifiable": unverifiable,
-    "entropy collapse": entropy_collapse,
-    "length": length_change,
-    "gradient spike": gradient_spike,
-}
 
 
 class Health:
@@ -157,8 +127,7 @@ class Health:
         """
         self._count(numbers)
         step = len(self._past)
-        found = {name: cause(numbers, self._past) for name, cause in CAUSES.items()}
-        found = {name: sentence for name, sentence in found.items() if sentence}
+        found = dict(of_learning(numbers, self._past)) | dict(of_completions(numbers, self._past))
         begun = [name for name in found if step - self._warned.get(name, -step - 99) > LAST_STEPS]
         self._warned |= dict.fromkeys(found, step)
         self._past.append(dict(numbers))

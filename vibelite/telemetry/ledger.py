@@ -1,9 +1,6 @@
-"""The ledger: where every second of a run went, appended and never rewritten. Its reader finds
-what was paid for in the order in which it happened, whatever became of the files: copied twice,
-joined, cut off in their last line, or listed in any order.
+"""The ledger: where every second of a run went, appended and never rewritten.
 
-A directory with one file per start of the run, so that files of several machines are merged by
-copying.
+A directory with one file per start of the run, of which the last line may be torn.
 
     ledger/0001-3f2a9c01d2e4.jsonl      lines of JSON, in the order of "seq"
       open    which start of the run this is, and on how many GPUs
@@ -23,7 +20,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -31,11 +28,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from vibelite.errors import CheckpointError
+from vibelite.errors import CheckpointError, RecipeError
+from vibelite.recipe.run_section import Cost
 from vibelite.run_dir import append_text
 from vibelite.telemetry.meter import Lap
-from vibelite.telemetry.price import Price, known_sum
-from vibelite.units import NANOSECONDS
+from vibelite.units import HOUR, NANOSECONDS
 
 VERSION = 2
 # Before the first stage: what `boot` and the base model belong to.
@@ -43,6 +40,62 @@ FIRST_STAGE = "base"
 # What a killed process had not written down: at most half a percent of its time, and 10 seconds.
 BEAT_SHARE = 0.005
 SHORTEST_BEAT, LONGEST_BEAT = 0.05, 10.0
+
+
+# One billionth of a dollar: fine enough that rounding never shows in a sum.
+USD_QUANTUM = Decimal("1e-9")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD for one hour of the whole machine, and who says so."""
+
+    usd_per_hour: Decimal
+    source: str = ""
+
+    def usd(self, nanoseconds: int) -> Decimal:
+        """What so much time costs, to USD_QUANTUM."""
+        return (self.usd_per_hour * nanoseconds / (HOUR * NANOSECONDS)).quantize(USD_QUANTUM)
+
+    def as_json(self) -> dict[str, str]:
+        return {"usd_per_hour": f"{self.usd_per_hour:f}", "source": self.source}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any] | None) -> Price | None:
+        """None where none was given; a price of version 1 of the ledger is unknown too."""
+        if values is None or "usd_per_hour" not in values:
+            return None
+        return Price(Decimal(values["usd_per_hour"]), values["source"])
+
+    def __str__(self) -> str:
+        return f"{self.usd_per_hour:f} USD per hour ({self.source or 'no source'})"
+
+
+def price_of(cost: Cost, num_gpus: int) -> Price | None:
+    """The price that a recipe's `cost` means on a machine with `num_gpus`; None = none is given.
+
+    Raises RecipeError for a price per GPU on a machine without one.
+    """
+    # Through str: the price as the recipe has it, not its binary neighbour.
+    if cost.usd_per_hour is not None:
+        return Price(Decimal(str(cost.usd_per_hour)), cost.source)
+    if cost.usd_per_gpu_hour is None:
+        return None
+    if not num_gpus:
+        raise RecipeError(
+            "cost.usd_per_gpu_hour: this machine has no GPU; give the price of the whole machine "
+            "as cost.usd_per_hour"
+        )
+    each = Decimal(str(cost.usd_per_gpu_hour))
+    source = f"{num_gpus} GPUs at {each:f}: {cost.source or 'no source'}"
+    return Price(each * num_gpus, source)
+
+
+def known_sum(amounts: Iterable[Decimal | None]) -> Decimal | None:
+    """The sum; None of none, and where a part is unknown: then so is the sum."""
+    parts = list(amounts)
+    known = [amount for amount in parts if amount is not None]
+    return sum(known, Decimal(0)) if parts and len(known) == len(parts) else None
 
 
 class Ledger:
@@ -56,7 +109,7 @@ class Ledger:
         num_gpus: int = 0,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """`clock` returns monotonic nanoseconds, and tells how long ago the last entry was."""
+        """`clock` returns monotonic nanoseconds."""
         self.directory = directory
         self.price = price
         self.segment = uuid.uuid4().hex[:12]
@@ -70,7 +123,6 @@ class Ledger:
 
     @property
     def unwritten_nanoseconds(self) -> int:
-        """Since the last line of time."""
         return self._clock() - self._since
 
     def begin(self, unrecorded_nanoseconds: int) -> None:
@@ -142,7 +194,6 @@ class Ledger:
             self._write({"kind": "close", "reason": reason, "exit_code": exit_code}, is_synced=True)
 
     def _write(self, line: dict[str, Any], *, is_synced: bool = False) -> dict[str, Any]:
-        """Appends `line` with its place in the ledger, and returns both."""
         assert self._path is not None, "the file is open"
         with self._lock:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -154,12 +205,11 @@ class Ledger:
 
 
 def beat_seconds(age: float) -> float:
-    """Time until the next beat of a process that is `age` seconds old."""
     return min(LONGEST_BEAT, max(SHORTEST_BEAT, BEAT_SHARE * age))
 
 
 def segment_number(path: Path) -> int:
-    """The number in a file's name, 0 where there is none: files may have been renamed."""
+    """The number in a file's name, 0 where there is none."""
     number = re.match(r"(\d+)-", path.name)
     return int(number[1]) if number else 0
 
@@ -170,21 +220,19 @@ UNRECORDED = "unrecorded"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stretch of time of one process, at one price; its line of the ledger otherwise."""
+    """One stretch of time of one process, which ended at `utc`, at one price; `step` 1-based, None
+    for work that is none; time by span. None = unknown.
+    """
 
     segment: str
     utc: str
-    """When it ended."""
     stage: str
     step: int | None
-    """1-based; None for work that is no step."""
     what: str
     nanoseconds: dict[str, int]
-    """By span; the sum is wall time."""
     tokens: dict[str, int]
     counts: dict[str, int]
     gpu_millijoules: int | None
-    """None = unknown."""
     details: dict[str, Any]
     price: Price | None
 
@@ -194,33 +242,15 @@ class Entry:
 
     @property
     def usd(self) -> Decimal | None:
-        """What it cost; None = unknown."""
         return None if self.price is None else self.price.usd(self.wall_nanoseconds)
 
 
 def read_ledger(path: Path) -> list[Entry]:
-    """All entries, oldest first. `path`: a ledger's directory, or one file with lines of any
-    number of segments. Nothing there = no entries.
-
-    A line counts once however often it is found. Segments stand in the order of their numbers, then
-    of their first lines' clocks. Raises CheckpointError for a damaged line that is not a file's
-    last, and for two different lines of the same place.
+    """All entries of a ledger's directory, oldest first; nothing there = no entries.
+    CheckpointError for a damaged line that is not a file's last.
     """
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
-    segments: dict[str, dict[int, dict[str, Any]]] = {}
-    for file in files:
-        for line in read_lines(file):
-            known = segments.setdefault(line["segment"], {})
-            if known.setdefault(line["seq"], line) != line:
-                raise CheckpointError(
-                    f"{file}: line {line['seq']} of segment {line['segment']} differs from that "
-                    "of another file; remove the file that was changed"
-                )
-    ordered = [[lines[place] for place in sorted(lines)] for lines in segments.values()]
-    ordered.sort(
-        key=lambda lines: (lines[0].get("number", 0), lines[0]["utc"], lines[0]["segment"])
-    )
-    return [entry for lines in ordered for entry in segment_entries(lines)]
+    files = sorted(path.glob("*.jsonl"), key=segment_number)
+    return [entry for file in files for entry in segment_entries(list(read_lines(file)))]
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -244,7 +274,7 @@ def segment_entries(lines: Sequence[dict[str, Any]]) -> Iterator[Entry]:
             price = Price.from_json(line["price"])
         elif line["kind"] == "time":
             yield make_entry(line, price)
-    if lines[-1]["kind"] == "beat":
+    if lines and lines[-1]["kind"] == "beat":
         spans = {UNRECORDED: lines[-1]["nanoseconds"]}
         empty = {"step": None, "gpu_millijoules": None, "tokens": {}, "counts": {}, "details": {}}
         unrecorded = {**lines[-1], **empty, "what": UNRECORDED, "nanoseconds": spans}
@@ -258,8 +288,7 @@ def last_sign_of_life(path: Path) -> str:
     return lines[-1]["utc"] if lines else ""
 
 
-def make_entry(line: Mapping[str, Any], price: Price | None) -> Entry:
-    """The entry of a line of time."""
+def make_entry(line: dict[str, Any], price: Price | None) -> Entry:
     values = {field.name: line[field.name] for field in fields(Entry) if field.name != "price"}
     return Entry(**values, price=price)
 
@@ -280,9 +309,8 @@ def lost_entries(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def run_cost(path: Path, stage: str | None = None) -> tuple[float, float | None]:
-    """Seconds and USD of the whole ledger, or of one stage, lost time included.
-
-    USD is None when there is no entry, or one whose price is unknown.
+    """Seconds and USD of the whole ledger, or of one stage, lost time included; USD is None when
+    there is no entry, or one whose price is unknown.
     """
     entries = [entry for entry in read_ledger(path) if stage is None or entry.stage == stage]
     nanoseconds = sum(entry.wall_nanoseconds for entry in entries)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -15,29 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from vibelite.recipe.schema import Recipe
-from vibelite.telemetry.hardware import describe_hardware
+from vibelite.telemetry.memory import field_of
 
+CPU_INFO = Path("/proc/cpuinfo")
 # Packages whose version can change a number.
 PACKAGES = (
-    "vibelite",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "numpy",
-    "safetensors",
-    "reasoning-gym",
-    "math-verify",
-    "vllm",
-    "bitsandbytes",
-    "peft",
-    "unsloth",
-    "triton",
+    *("vibelite", "torch", "transformers", "tokenizers", "datasets", "numpy", "safetensors"),
+    *("reasoning-gym", "math-verify", "vllm", "bitsandbytes", "peft", "unsloth", "triton"),
 )
 
 
 def environment_manifest(recipe: Recipe, *, data_hashes: Mapping[str, str]) -> dict[str, Any]:
-    """Program, versions, machine, seeds and hashes. `data_hashes`: data set name -> SHA-256."""
+    """Program, versions, machine, seeds and hashes (data set name -> SHA-256)."""
     import torch
 
     return {
@@ -58,14 +48,47 @@ def environment_manifest(recipe: Recipe, *, data_hashes: Mapping[str, str]) -> d
     }
 
 
+def describe_hardware() -> dict[str, Any]:
+    """Processor, memory and GPUs, for the manifest. Memory in bytes."""
+    import psutil
+    import torch
+
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    properties = [torch.cuda.get_device_properties(index) for index in range(num_gpus)]
+    return {
+        "cpu": cpu_name(),
+        "num_cpus": num_usable_cpus(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [
+            {
+                "name": gpu.name,
+                "memory_bytes": gpu.total_memory,
+                "capability": f"{gpu.major}.{gpu.minor}",
+            }
+            for gpu in properties
+        ],
+    }
+
+
+def num_usable_cpus() -> int:
+    """CPUs that this process may run on, which in a container can be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's marketing name, or its architecture where that is all there is."""
+    name = field_of(CPU_INFO, "model name") if CPU_INFO.exists() else ""
+    return name or platform.machine()
+
+
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of the recipe with its defaults filled in."""
     text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def installed_versions() -> dict[str, str]:
-    """Version by package, of those that are installed."""
     found = {package: list(metadata.distributions(name=package)) for package in PACKAGES}
     return {package: each[0].version for package, each in found.items() if each}
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from vibelite.errors import VibeLiteError
-from vibelite.telemetry.hardware import peak_resident_bytes, resident_bytes
 from vibelite.units import gib_text
 
+PROCESS_STATUS = Path("/proc/self/status")
 # Writing 5 there starts the peak of resident memory again at its present value (Linux, proc(5)).
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
@@ -20,21 +22,48 @@ RESET_PEAK = "5"
 M_MMAP_THRESHOLD = -3
 MMAP_THRESHOLD_BYTES = 1 << 20
 
-CHECK_EVERY = 10
-"""Steps between two looks of the leak watch."""
-NUM_GROWN = 3
-"""So many looks in a row, each above the one before, are a leak."""
+# Steps between two looks of the leak watch; so many that each exceed the one before are a leak.
+CHECK_EVERY, NUM_GROWN = 10, 3
+# Share of growth between two looks that counts. On a CPU oneDNN keeps about half a MiB for every
+# new shape of a bfloat16 product (SmolLM2-135M: 0.7% a step).
 MIN_GROWTH_GPU, MIN_GROWTH_HOST = 0.01, 0.10
-"""Share of growth between two looks that counts. The host's is larger: on a CPU oneDNN keeps about
-half a MiB for every new shape of a bfloat16 product (SmolLM2-135M: 0.7% a step)."""
+
+
+def peak_resident_bytes() -> int:
+    """Of this process. Linux: VmHWM, as ru_maxrss starts at the peak of the process before."""
+    if PROCESS_STATUS.exists():
+        return int(field_of(PROCESS_STATUS, "VmHWM").split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_bytes() -> int:
+    """Memory of the host that this process may still take: the machine's, or its container's."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free
+
+
+def resident_bytes() -> int:
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def field_of(path: Path, field: str) -> str:
+    """The text behind `field` in a file of `field: text` lines; "" where it has no such line."""
+    found = re.search(rf"^{field}\s*:(.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def take_peak_bytes() -> int:
-    """The most memory used since the last call.
-
-    With a GPU in use: torch's peak of allocated bytes, plus what the driver counts beside torch's
-    own (context, libraries, an engine's pool; other processes on that GPU too). Else this process's
-    resident memory.
+    """The most memory used since the last call. With a GPU in use: torch's peak of allocated bytes,
+    plus what the driver counts beside (context, libraries, an engine's pool, other processes). Else
+    this process's resident memory.
     """
     torch = _torch_on_gpu()
     if torch is not None:
@@ -99,6 +128,4 @@ class LeakWatch:
 def _torch_on_gpu():
     """torch, if this process has loaded it and uses a GPU."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch
-    return None
+    return torch if torch is not None and torch.cuda.is_initialized() else None

@@ -30,20 +30,17 @@ IDLE = "idle"
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """What happened between two calls of `Meter.lap`."""
+    """What happened between two calls of `Meter.lap`: time by span, whose sum is wall time; tokens
+    by use (prompt, generated, trained); the most memory in use by span; counts of what was made;
+    energy, and the share of the time in which the GPUs worked, 0..1, None = unknown.
+    """
 
     nanoseconds: dict[str, int]
-    """By span, IDLE included; the sum is the wall time."""
     tokens: dict[str, int]
-    """By use: prompt, generated, trained."""
     peak_bytes: dict[str, int]
-    """By span, the most memory in use while it ran."""
     counts: dict[str, int] = field(default_factory=dict)
-    """What was made, such as completions."""
     gpu_millijoules: int | None = None
-    """None = unknown."""
     gpu_use: float | None = None
-    """Share of the time in which the GPUs worked, 0..1; None = unknown."""
 
     @property
     def wall_seconds(self) -> float:
@@ -51,7 +48,6 @@ class Lap:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By span."""
         return {span: value / NANOSECONDS for span, value in self.nanoseconds.items()}
 
 
@@ -104,14 +100,12 @@ class Meter:
 
     @property
     def running(self) -> str:
-        """The span that runs."""
         return self._running[-1]
 
     def add_tokens(self, *, prompt: int = 0, generated: int = 0, trained: int = 0) -> None:
         """Counts tokens read by an engine, sampled by it, and passed through a training step."""
-        self._tokens["prompt"] += prompt
-        self._tokens["generated"] += generated
-        self._tokens["trained"] += trained
+        for use, number in zip(self._tokens, (prompt, generated, trained), strict=True):
+            self._tokens[use] += number
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
         """Adds to the lap's counts, such as those of `completion_counts`."""
@@ -123,8 +117,8 @@ class Meter:
         before, self._energy_before = self._energy_before, self._read_energy()
         now = self._energy_before
         energy = None if before is None or now is None else now - before
-        measured = (dict(self._counts), energy, self._read_use())
-        lap = Lap(self._nanoseconds, self._tokens, self._peak_bytes, *measured)
+        made = (self._nanoseconds, self._tokens, self._peak_bytes, dict(self._counts))
+        lap = Lap(*made, energy, self._read_use())
         self._reset()
         return lap
 
@@ -135,7 +129,6 @@ class Meter:
 
     @property
     def generated_tokens(self) -> int:
-        """Sampled since the last lap."""
         return self._tokens["generated"]
 
     def _settle(self) -> None:

@@ -1,6 +1,4 @@
-"""How far a stage is, on the console: a plain line per step or piece of work and, on a terminal, a
-bar under them that moves within a step too.
-"""
+"""How far a stage is, on the console: a line per step and, on a terminal, a bar within it."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ SECONDS_PER_DRAWING = 0.2
 
 
 class ProgressLine:
-    """The console of one stage; where it is no terminal, nothing but the lines is written."""
+    """The console of one stage."""
 
     def __init__(self, stage: str, num_steps: int | None, console: Console | None = None) -> None:
         """`num_steps` None: the stage has no steps, and the bar tells no end."""
@@ -57,7 +55,6 @@ class ProgressLine:
         self._seconds: deque[float] = deque(maxlen=WINDOW)
 
     def step(self, record: StepRecord, seconds: float) -> None:
-        """The line of a step, which took `seconds`, and the bar behind it."""
         self._done = record.step
         self._seconds.append(seconds)
         money = money_parts(record)
@@ -76,7 +73,6 @@ class ProgressLine:
         print("  ".join([label, duration(seconds), *money]), file=sys.stderr)
 
     def warn(self, message: str) -> None:
-        """A line about what is wrong."""
         print(f"warning: {message}", file=sys.stderr)
 
     def expect(self, num_completions: int) -> None:
@@ -96,13 +92,11 @@ class ProgressLine:
         self._draw("  ".join(parts), at_once=False)
 
     def _time_left(self) -> str:
-        """At the pace of the last steps; "" where unknown."""
         if not self._num_steps or len(self._seconds) < MIN_STEPS or self._done >= self._num_steps:
             return ""
         return f"{duration((self._num_steps - self._done) * fmean(self._seconds))} left"
 
     def close(self) -> None:
-        """Takes the bar away."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -133,7 +127,6 @@ class ProgressLine:
 
 
 def step_parts(record: StepRecord, seconds: float) -> list[str]:
-    """What a step's line says of its metrics, its time and its own cost."""
     metrics = record.metrics
     parts = [f"{record.stage} {record.step}"]
     parts += [
@@ -153,7 +146,6 @@ def step_parts(record: StepRecord, seconds: float) -> list[str]:
 
 
 def money_parts(record: StepRecord) -> list[str]:
-    """What the run has spent, and will have at the end of the stage, where that is known."""
     parts = []
     if record.usd_so_far is not None:
         parts.append(f"${usd_text(record.usd_so_far)} so far")

@@ -1,6 +1,4 @@
-"""What a stage writes down while it runs: steps.jsonl, samples.jsonl, the ledger, one console line
-per step, and what the recipe's sinks make of it.
-"""
+"""What a stage writes down while it runs: steps.jsonl, samples.jsonl, ledger, console, sinks."""
 
 from __future__ import annotations
 
@@ -61,7 +59,12 @@ class Recorder:
 
         Raises VibeLiteError when a metric is not finite, before anything is written.
         """
-        self._require_finite(step, metrics)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise VibeLiteError(
+                    f"stage {self._stage!r}, step {step}: {name} is {value}; the run cannot go on. "
+                    "Lower optimizer.lr, or look at the last samples of this stage"
+                )
         self._num_recorded = step
         lap = joint_lap(self._ranks.gather(self._meter.lap()))
         if self._ranks.is_leader:
@@ -100,27 +103,25 @@ class Recorder:
         self._why_no_signal = why_no_signal(metrics) if self._health.num_without_signal else ""
 
     def describe(self) -> str:
-        """Where this process is in the run."""
         return f"stage {self._stage!r}, step {self._num_recorded + 1}, {self._meter.running}"
 
     def record_samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows of step `step` to samples.jsonl."""
-        if not self._ranks.is_leader:
-            return
-        append_jsonl(self._stage_dir.samples_path, [{"step": step, **row} for row in rows])
+        if self._ranks.is_leader:
+            append_jsonl(self._stage_dir.samples_path, [{"step": step, **row} for row in rows])
 
     def record_work(self, what: str, **details: Any) -> Lap:
         """One ledger line for time that belongs to no step: load, probe, evaluate, checkpoint."""
         lap = self._meter.lap()
-        if not self._ranks.is_leader:
-            return lap
-        self._spending.record(lap, stage=self._stage, what=what, **details)
-        label = " ".join([self._stage, what, *(f"{key}={value}" for key, value in details.items())])
-        self._console.work(label, lap.wall_seconds, self._usd_so_far())
+        if self._ranks.is_leader:
+            self._spending.record(lap, stage=self._stage, what=what, **details)
+            named = [f"{key}={value}" for key, value in details.items()]
+            label = " ".join([self._stage, what, *named])
+            self._console.work(label, lap.wall_seconds, self._usd_so_far())
         return lap
 
     def warn(self, cause: str, sentence: str) -> None:
-        """Says on the console and in the report what is wrong before the first step."""
+        """Tells on the console and in the report what is wrong before the first step."""
         if self._ranks.is_leader:
             path = self._stage_dir.path / WARNINGS_NAME
             write_json_atomic(path, (read_json(path) if path.exists() else {}) | {cause: sentence})
@@ -133,7 +134,6 @@ class Recorder:
         )
 
     def _nothing_learned(self) -> NothingLearned | None:
-        """Why it is no use to go on, if so: too many steps in a row without a gradient."""
         number = 0 if self._health is None else self._health.num_without_signal
         limit = self._stop.budget.steps_without_signal
         if not limit or number < limit or self._num_recorded == self._num_steps:
@@ -160,9 +160,7 @@ class Recorder:
             self._console.sampled(self._meter.generated_tokens, seconds)
 
     def _project(self, step: int) -> tuple[float, float, float] | None:
-        """USD of the run at the end of this stage, and the ends of its interval; None where the
-        price is unknown or too few steps are done to say.
-        """
+        """USD of the run at the end of this stage, and the ends of its interval."""
         spent, before = self._usd_so_far(), self._usd_at_last_step
         if before is None or spent is None or self._num_steps is None:
             return None
@@ -178,11 +176,3 @@ class Recorder:
     def _usd_so_far(self) -> float | None:
         usd = self._spending.usd
         return None if usd is None else float(usd)
-
-    def _require_finite(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise VibeLiteError(
-                    f"stage {self._stage!r}, step {step}: {name} is {value}; the run cannot go on. "
-                    "Lower optimizer.lr, or look at the last samples of this stage"
-                )

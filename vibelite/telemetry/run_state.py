@@ -1,7 +1,5 @@
-"""What became of a run: kept in its directory, so that every reader of it can say so first.
-
-state.json says "running" from the start of a process to its end, and then how it ended. Where it
-says "running" and no process holds the run's lock, the process was killed.
+"""What became of a run: state.json says "running" from the start of a process to its end, and then
+how it ended. Where it says "running" and no process holds the run's lock, that one was killed.
 """
 
 from __future__ import annotations
@@ -43,7 +41,6 @@ class RunState:
 def write_state(
     run_dir: Path, state: State, message: str = "", exit_code: int | None = None
 ) -> None:
-    """Keeps how the run stands now."""
     if len(message) > LONGEST_MESSAGE:
         message = f"{message[:LONGEST_MESSAGE]} ..."
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,12 +1,16 @@
 """Where steps are shown besides steps.jsonl, which stays the record of truth: TensorBoard's event
-files (`tensorboard --logdir runs`) and trackio's data base (`trackio show --project NAME`).
+files (`tensorboard --logdir runs`), trackio's data base (`trackio show --project NAME`), Weights &
+Biases and MLflow.
 
-Nothing is sent anywhere: both write on this machine.
+TensorBoard and trackio write on this machine. The other two go where their own environment
+variables say: W&B to its servers unless WANDB_MODE is offline, MLflow to MLFLOW_TRACKING_URI.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -43,29 +47,59 @@ class TensorBoardSink:
 
 
 class TrackioSink:
-    """One trackio run for each stage, in the project of the recipe's name; none before its first
-    step, and none for stages without steps. Where the data base lies is trackio's TRACKIO_DIR. A
-    step that is done again after an interruption is there twice.
+    """One run for each stage, in the project of the recipe's name, by trackio or by W&B, whose
+    calls are the same; none before its first step, and none for stages without steps. Where
+    trackio's data base lies is its TRACKIO_DIR. A step that is done again after an interruption is
+    there twice.
     """
 
-    def __init__(self, run_dir: Path, stage: str, project: str) -> None:
-        import trackio  # pyright: ignore[reportMissingImports]
-
-        self._trackio = trackio
+    def __init__(self, library: str, run_dir: Path, stage: str, project: str) -> None:
+        self._library: Any = import_module(library)
         self._names = {"project": project, "name": f"{run_dir.name}-{stage}", "group": run_dir.name}
+        if library == "trackio":
+            self._names |= {"auto_log_gpu": False, "auto_log_cpu": False}
+        else:  # the same stage is the same run, in whatever process
+            digest = hashlib.sha256(f"{run_dir.resolve()}/{stage}".encode()).hexdigest()
+            self._names |= {"dir": str(run_dir), "id": digest[:16], "reinit": "create_new"}
         self._run: Any = None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Values of step `step`."""
         if self._run is None:
-            self._run = self._trackio.init(
-                **self._names, resume="allow", auto_log_gpu=False, auto_log_cpu=False
-            )
+            self._run = self._library.init(**self._names, resume="allow")
         self._run.log(dict(values), step=step)
 
 
+class MLflowSink:
+    """One MLflow run for each stage, in the experiment of the recipe's name; none before its first
+    step. A resumed stage goes on in its run.
+    """
+
+    def __init__(self, run_dir: Path, stage: str, project: str) -> None:
+        self._client: Any = import_module("mlflow").MlflowClient()
+        self._project, self._name = project, f"{run_dir.name}-{stage}"
+        self._run_id = ""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of step `step`."""
+        for name, value in values.items():
+            self._client.log_metric(self._run_id or self._open(), name, value, step=step)
+
+    def _open(self) -> str:
+        known = self._client.get_experiment_by_name(self._project)
+        experiment = known.experiment_id if known else self._client.create_experiment(self._project)
+        runs = self._client.search_runs([experiment], f"attributes.run_name = '{self._name}'")
+        run = runs[0] if runs else self._client.create_run(experiment, run_name=self._name)
+        self._run_id = run.info.run_id
+        return self._run_id
+
+
 def open_sinks(
-    kinds: Sequence[Literal["tensorboard", "trackio"]], *, run_dir: Path, stage: str, project: str
+    kinds: Sequence[Literal["tensorboard", "trackio", "wandb", "mlflow"]],
+    *,
+    run_dir: Path,
+    stage: str,
+    project: str,
 ) -> list[Sink]:
     """A stage's sinks. RecipeError where one's library is missing."""
     sinks: list[Sink] = []
@@ -78,8 +112,10 @@ def open_sinks(
         match kind:
             case "tensorboard":
                 sinks.append(TensorBoardSink(run_dir, stage))
-            case "trackio":
-                sinks.append(TrackioSink(run_dir, stage, project))
+            case "trackio" | "wandb":
+                sinks.append(TrackioSink(kind, run_dir, stage, project))
+            case "mlflow":
+                sinks.append(MLflowSink(run_dir, stage, project))
     return sinks
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from vibelite.errors import VibeLiteError
 from vibelite.recipe.run_section import Cost
-from vibelite.telemetry.ledger import Ledger, read_ledger
+from vibelite.telemetry.ledger import Ledger, known_sum, price_of, read_ledger
 from vibelite.telemetry.meter import Lap, Meter
-from vibelite.telemetry.price import known_sum, price_of
 
 MIN_STEPS = 10
 """Fewer say nothing about their spread: no projection."""

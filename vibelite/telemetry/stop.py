@@ -1,7 +1,5 @@
-"""Why a run stops before its end, with everything saved: its budget, or a signal.
-
-Stages ask at the end of every step, and where a piece of work is safely on disk. A run that stopped
-goes on with the same command; after a budget stop, once the limit is raised.
+"""Why a run stops before its end, with everything saved: its budget, or a signal. Stages ask at
+the end of every step, and where a piece of work is safely on disk.
 """
 
 from __future__ import annotations
@@ -36,13 +34,13 @@ class StopRules:
         self.spending = spending
         self.budget = budget
         self._signal: signal.Signals | None = None
-        # Seconds, without those of the checkpoints that they had in them:
+        # Seconds; steps and other work without the checkpoints that they had in them.
         self._steps: list[float] = []
         self._works: list[float] = []
         self._checkpoints: list[float] = []
         self._loads: list[float] = []
-        # Of the slowest ending, summary and report:
         self._ending = 0.0
+        """Of the slowest summary and report."""
         self._num_seen = 0
 
     def new_stage(self, stage: str) -> None:
@@ -58,9 +56,7 @@ class StopRules:
         return self._reason(percentile_95(self._steps) + self._reserve())
 
     def check(self) -> None:
-        """Asked before loading, probing or testing goes on, where all that was done is on disk:
-        raises the reason to stop, if there is one.
-        """
+        """Asked before other work, where all is on disk: raises the reason to stop, if any."""
         self._look()
         ahead = percentile_95(self._works) + (self._ending or ENDING_SECONDS)
         if self._steps:  # of the stage that begins, by an earlier process
@@ -69,8 +65,8 @@ class StopRules:
             raise reason
 
     def check_deadline(self) -> None:
-        """Asked within a step, such as between completions: Interrupted after a signal, and
-        BudgetReached once what is left would no longer pay for a checkpoint.
+        """Asked within a step: raises the reason to stop at once, if what is left would no longer
+        pay for a checkpoint.
         """
         self._look()
         unwritten = self.spending.ledger.unwritten_nanoseconds / NANOSECONDS
@@ -78,7 +74,6 @@ class StopRules:
             raise reason
 
     def _look(self) -> None:
-        """Takes in the entries that have been recorded since the last look."""
         entries, num_earlier = self.spending.entries, self.spending.num_earlier
         for index in range(self._num_seen, len(entries)):
             entry, is_earlier = entries[index], index < num_earlier
@@ -143,12 +138,10 @@ class StopRules:
 
 
 def seconds_of(entry: Entry, span: str) -> float:
-    """Time of one span of an entry."""
     return entry.nanoseconds.get(span, 0) / NANOSECONDS
 
 
 def without_checkpoint(entry: Entry) -> float:
-    """Seconds of an entry, but for those of saving."""
     return entry.wall_nanoseconds / NANOSECONDS - seconds_of(entry, "checkpoint")
 
 

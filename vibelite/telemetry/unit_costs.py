@@ -1,6 +1,4 @@
-"""What one million tokens, one correct completion and one useful one cost. Everything spent is
-divided by what came out of it: neither generating nor training is of use alone.
-"""
+"""What a million tokens, a correct completion and a useful one cost, of all that was spent."""
 
 from __future__ import annotations
 

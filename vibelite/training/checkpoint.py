@@ -218,7 +218,6 @@ def start_saving(
     """
     root, step = directory.parent, step_of(directory)
     writer.wait()
-    optimizer.finish()
     # Trainable parameters once each: a tied head is its embedding.
     weights = {name: parameter.detach() for name, parameter in trained(policy).items()}
     state: State = {"weights": weights, "optimizer": optimizer.state_dict()}

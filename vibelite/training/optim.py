@@ -1,7 +1,7 @@
 """The optimizer of a policy: schedule, clipping, loss scaling, and one of several ways to update.
 
 The schedule is a pure function of the step, so it needs no state. What is held in which type is
-said in `precision.py`; how many bytes that is, in `planning/optimizer_memory.py`.
+said in `precision.py`; how many bytes that is, in `planning/memory_model.py`.
 """
 
 from __future__ import annotations
