@@ -33,16 +33,13 @@ from vibelite.recipe.model_section import Training
 # that of the decoder itself.
 TOKENWISE = ("input_layernorm", "post_attention_layernorm", "mlp")
 FINAL_NORM = ("norm",)
-
-
 # A module's own forward: hidden states [B, T, H] first.
 Forward = Callable[..., Any]
 
 
 def apply_activations(model: torch.nn.Module, training: Training) -> None:
     """Makes `model` keep and tile its activations as the recipe's `training` says; once per model.
-
-    Raises RecipeError for a model whose layers are not transformers' decoder layers.
+    RecipeError for a model whose layers are not transformers' decoder layers.
     """
     if training.activations == "keep" and not training.mlp_tile_tokens:
         return
@@ -93,8 +90,8 @@ def _checkpointed(
     hidden: torch.Tensor,
     **kwargs: Any,
 ) -> Any:
-    """A layer's forward on hidden states [B, T, H] that keeps them alone; where no gradient is
-    computed, as it was.
+    """A layer's forward on hidden states [B, T, H]; where a gradient is computed it keeps these
+    alone.
     """
     if not torch.is_grad_enabled():
         return forward(hidden, **kwargs)

@@ -86,15 +86,15 @@ def _place(
     policy: Policy, batch: TokenBatch, exact: torch.Tensor, hidden: torch.Tensor, limit: float
 ) -> str:
     """What differs, the head or the layers, by the help of the model's own hidden states [M, H]."""
+
+    def largest(logprobs: torch.Tensor) -> float:
+        return (logprobs - exact).abs().max().item()
+
     targets = batch.input_ids[batch.completion_mask]
-    found = (
-        linear_logprobs(policy.head.call(hidden, targets, 1.0))[0],
-        replace(policy, packs=True).logprobs(batch)[0],
-        replace(policy, packs=False).logprobs(batch)[0],
-    )
-    head, packed, alone = ((logprobs - exact).abs().max().item() for logprobs in found)
+    head = largest(linear_logprobs(policy.head.call(hidden, targets, 1.0))[0])
     if not head <= limit:
         return f"the head differs by up to {head:.2g} nats"
+    packed, alone = (largest(replace(policy, packs=p).logprobs(batch)[0]) for p in (True, False))
     return (
         f"the layers differ: log-probs by up to {packed:.2g} nats where sequences are packed, "
         f"{alone:.2g} for one at a time"

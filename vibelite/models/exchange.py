@@ -18,6 +18,7 @@ from vibelite.storage import require_unchanged
 
 # What a configuration says of its file, and not of the model.
 OF_THE_FILE = ("_name_or_path", "transformers_version")
+PREFIXES = ("", "generation_")
 # Files, or keys of them, that make a prompt into tokens and say where a completion ends.
 TOKENIZER_FILES = ("tokenizer.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "chat_template")
@@ -48,21 +49,22 @@ def kind_of(path: Path) -> dict[str, Any] | None:
             for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
                 part = stored.get_slice(name)
                 tensors[name] = (tuple(part.get_shape()), part.get_dtype())
-    kind: dict[str, Any] = {"tensors": tensors}
-    for name in ("config.json", "generation_config.json"):
-        kind[name] = configuration(root / name)
-    path = root / "tokenizer_config.json"
-    known = read_json(path) if path.exists() else {}
-    kind["special tokens"] = {key: known.get(key) for key in SPECIAL_TOKENS}
-    for name in TOKENIZER_FILES:
-        kind[name] = (root / name).read_bytes() if (root / name).exists() else b""
-    return kind
+    special = _read(root / "tokenizer_config.json")
+    return {
+        "tensors": tensors,
+        "configurations": [configuration(root / f"{name}config.json") for name in PREFIXES],
+        "special tokens": {key: special.get(key) for key in SPECIAL_TOKENS},
+        "tokenizer": [f.read_bytes() for f in map(root.joinpath, TOKENIZER_FILES) if f.exists()],
+    }
 
 
 def configuration(path: Path) -> dict[str, Any]:
     """What a configuration file says of the model; {} without one."""
-    known = read_json(path) if path.exists() else {}
-    return {key: value for key, value in known.items() if key not in OF_THE_FILE}
+    return {key: value for key, value in _read(path).items() if key not in OF_THE_FILE}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
 @torch.no_grad()
