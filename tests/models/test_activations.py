@@ -5,17 +5,17 @@ import gc
 import weakref
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.models.families import random_model
 from tests.policies import random_sequences, tiny_policy
 from vibelite.data.batching import TrainingSequence, pack, split_by_tokens
 from vibelite.errors import RecipeError
 from vibelite.models import activations
 from vibelite.models.activations import apply_activations
-from vibelite.models.attention import ATTENTION
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Training
 from vibelite.rollout.engine import SamplingSettings, generate
@@ -30,19 +30,8 @@ TOLERANCE = 2e-6
 
 
 def llama_policy() -> Policy:
-    """SmolLM2's architecture: Llama with shared key-value heads and tied embeddings."""
-    policy = tiny_policy()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300, hidden_size=24, intermediate_size=40, num_hidden_layers=3,
-        num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3)
-    model.set_attn_implementation(ATTENTION)
-    return replace(policy, model=model)
+    sizes: dict[str, Any] = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1}
+    return replace(tiny_policy(), model=random_model("Llama", tie_word_embeddings=True, **sizes))
 
 
 def gradients(
@@ -211,18 +200,13 @@ def test_a_dropped_model_is_freed_without_the_garbage_collector():
 
 
 def test_names_of_parameters_and_classes_stay_as_they_are():
-    policy, plain = tiny_policy(), tiny_policy()
+    policy, kept, plain = tiny_policy(), tiny_policy(), tiny_policy()
     apply_activations(policy.model, Training(activations="checkpoint", mlp_tile_tokens=8))
+    apply_activations(kept.model, Training())
     assert list(policy.model.state_dict()) == list(plain.model.state_dict())
-    names = [[type(module).__name__ for module in p.model.modules()] for p in (policy, plain)]
-    assert names[0] == names[1]
-
-
-def test_keeping_everything_leaves_every_module_alone():
-    policy = tiny_policy()
-    before = [type(module) for module in policy.model.modules()]
-    apply_activations(policy.model, Training())
-    assert [type(module) for module in policy.model.modules()] == before
+    kinds = [[type(module) for module in p.model.modules()] for p in (policy, kept, plain)]
+    assert [kind.__name__ for kind in kinds[0]] == [kind.__name__ for kind in kinds[2]]
+    assert kinds[1] == kinds[2] != kinds[0]
 
 
 def test_a_model_of_unknown_layers_is_refused():

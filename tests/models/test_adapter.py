@@ -1,8 +1,8 @@
-"""Adapters: what is trained and saved, what merging changes, and that sums in 4 bits are lost."""
+"""Adapters: what is trained and saved, and what merging changes."""
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +21,6 @@ from vibelite.models.adapter import (
     FACTORS,
     TRAINED,
     WEIGHTS_NAME,
-    concatenated,
-    dequantised,
     is_adapter,
     lora_layers,
     mean_adapter,
@@ -32,7 +30,7 @@ from vibelite.models.adapter import (
     starting_weights,
     write_adapter,
 )
-from vibelite.models.load import attach, linear_maps, load_policy, quantise
+from vibelite.models.load import attach, load_policy, quantise
 from vibelite.models.policy import Policy
 from vibelite.ranks.states import load_whole
 from vibelite.recipe.model_section import Adapter, Training
@@ -48,22 +46,26 @@ NUM_MAPS = 7 * 2  # of two layers
 KINDS = ["lora", "qlora"]
 
 
-def adapted(
-    settings: Adapter = LORA,
-    *,
-    start: Path = Path("base"),
-    dtype: torch.dtype = torch.float32,
-    scale: float = 0.05,
-    seed: int = 1,
-) -> Policy:
-    """A tiny policy whose adapter is as if it had been trained: its factors are random."""
+def plain_policy(settings: Adapter, dtype: torch.dtype = torch.float32) -> Policy:
+    """What an adapter of these settings is attached to."""
     policy = tiny_policy()
     torch.nn.Module.to(policy.model, dtype)
     if settings.kind == "qlora":
         pytest.importorskip("bitsandbytes")
         quantise(policy.model, CPU)
-    policy = attach(policy, settings, start=start, seed=seed)
-    randomise(policy, seed, scale)
+    return policy
+
+
+def adapted(
+    settings: Adapter = LORA,
+    *,
+    start: Path = Path("base"),
+    dtype: torch.dtype = torch.float32,
+    seed: int = 1,
+) -> Policy:
+    """A tiny policy whose adapter is as if it had been trained: its factors are random."""
+    policy = attach(plain_policy(settings, dtype), settings, start=start, seed=seed)
+    randomise(policy, seed)
     return policy
 
 
@@ -107,10 +109,7 @@ def plain(policy: Policy, weights: dict[str, torch.Tensor]) -> Policy:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_adapter_changes_nothing_and_trains_two_factors_per_linear_map(kind):
     settings = Adapter(kind=kind, rank=3, alpha=5.0)
-    policy = tiny_policy()
-    if kind == "qlora":
-        pytest.importorskip("bitsandbytes")
-        quantise(policy.model, CPU)
+    policy = plain_policy(settings)
     before = logprobs(policy)
     policy = attach(policy, settings, start=Path("base"), seed=1)
     assert torch.equal(logprobs(policy), before)
@@ -151,8 +150,7 @@ def test_merged_weights_have_the_names_of_the_checkpoint_and_share_what_no_adapt
     for name, tensor in merged.items():
         is_changed = name.endswith(("q_proj.weight", "down_proj.weight"))
         assert is_changed != any(tensor.data_ptr() == p.data_ptr() for p in own.values()), name
-    untouched = tiny_policy()
-    assert dict(merged_weights(untouched)).keys() == merged.keys()
+    assert dict(merged_weights(tiny_policy())).keys() == merged.keys()
 
 
 def test_the_starting_weights_are_those_before_training_and_come_back():
@@ -162,9 +160,6 @@ def test_the_starting_weights_are_those_before_training_and_come_back():
         assert torch.equal(logprobs(policy), logprobs(tiny_policy()))
     assert torch.equal(logprobs(policy), after)
     assert len(list(policy.trainable_parameters())) == 2 * NUM_MAPS
-    whole = tiny_policy()
-    with starting_weights(whole):
-        assert torch.equal(logprobs(whole), logprobs(tiny_policy()))
 
 
 @pytest.mark.parametrize("tile", [0, 7])
@@ -187,27 +182,6 @@ def test_gradients_do_not_depend_on_how_activations_are_kept(settings, activatio
         # Tiles change the order of sums; the rest is the same arithmetic.
         tolerance = 1e-5 * gradient.abs().max() if tile else 0.0
         assert (other[name] - gradient).abs().max() <= tolerance, name
-
-
-def test_the_optimizer_holds_the_adapter_alone():
-    policy = adapted()
-    optimizer = PolicyOptimizer(policy, Optimizer(lr=1e-2), num_steps=2)
-    frozen = {
-        name: parameter.clone()
-        for name, parameter in policy.model.named_parameters()
-        if not parameter.requires_grad
-    }
-    before = [parameter.clone() for parameter in policy.trainable_parameters()]
-    backward(policy)
-    optimizer.step(0)
-    state = optimizer.state_dict()
-    numbers = sum(parameter.numel() for parameter in policy.trainable_parameters())
-    moments = [value for entry in state["state"].values() for value in entry.values()]
-    assert sum(value.numel() for value in moments if value.ndim == 2) == 2 * numbers
-    parameters = dict(policy.model.named_parameters())
-    assert all(torch.equal(parameters[name], value) for name, value in frozen.items())
-    after = policy.trainable_parameters()
-    assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -282,6 +256,7 @@ def test_a_saved_adapter_is_small_and_loads_as_the_merged_model(tmp_path, kind):
     numbers = sum(parameter.numel() for parameter in policy.trainable_parameters())
     saved = load_file(target / WEIGHTS_NAME)
     assert sum(tensor.nbytes for tensor in saved.values()) == 4 * numbers
+    assert is_adapter(target) and not is_adapter(base)
     loaded = load_policy(target)
     assert loaded.adapter is None
     merged = dict(merged_weights(policy))
@@ -344,52 +319,26 @@ def test_the_mean_of_adapters_is_the_mean_of_the_merged_weights(tmp_path, kind):
     for name, tensor in result.items():
         mean = sum(0.5 * source[name].double() for source in sources)
         torch.testing.assert_close(tensor.double(), mean, rtol=0, atol=2e-7)
-    # What averaging the factors themselves would have given is another model.
-    one, two = (read_adapter(path).factors["model.layers.0.mlp.up_proj"] for path in paths[:2])
-    of_factors = (one.up + two.up) @ (one.down + two.down) / 4
-    of_products = (one.up @ one.down + two.up @ two.down) / 2
-    assert (of_factors - of_products).abs().max() > 0.1 * of_products.abs().max()
 
 
-def test_adapters_of_different_models_are_not_averaged(tmp_path):
-    first, second, _ = specialists(tmp_path, "lora")
+def test_adapters_of_different_models_or_maps_are_not_averaged(tmp_path):
+    first, second, third = specialists(tmp_path, "lora")
     tiny_policy(seed=3).save(tmp_path / "other")
     adapter = read_adapter(second)
-    write_adapter(type(adapter)(tmp_path / "other", False, adapter.scale, adapter.factors), second)
+    write_adapter(replace(adapter, base=tmp_path / "other"), second)
     with pytest.raises(CheckpointError, match="is an adapter of .*other"):
         mean_adapter([first, second], [1, 1])
-
-
-def test_rounding_a_sum_to_4_bits_again_forgets_the_adapter_so_it_stays_beside(tmp_path):
-    pytest.importorskip("bitsandbytes")
-    before = tiny_policy()
-    quantise(before.model, CPU)
-    grid = {name: dequantised(linear.weight) for name, linear in linear_maps(before.model)}
-    again = copy.deepcopy(tiny_policy())
-    generator = torch.Generator().manual_seed(0)
-    moved = {}
-    for name, linear in linear_maps(again.model):
-        # A change of 0.3 % of the largest weight, as fine-tuning makes.
-        noise = torch.randn(linear.weight.shape, generator=generator)
-        moved[name] = 0.003 * grid[name].abs().max() * noise
-        linear.weight.data = grid[name] + moved[name]
-    quantise(again.model, CPU)
-    for name, linear in linear_maps(again.model):
-        kept = dequantised(linear.weight) - grid[name]
-        # The share of the change that survives: its projection on what it should be. Here 0.03 at
-        # most and 0.004 on average; 0.02 on average for a change three times as large.
-        share = (kept * moved[name]).sum() / moved[name].square().sum()
-        assert share < 0.05, (name, share)
+    name = next(iter(adapter.factors))
+    write_adapter(replace(adapter, factors={name: adapter.factors[name]}), third)
+    with pytest.raises(CheckpointError, match="different linear maps"):
+        mean_adapter([first, third], [1, 1])
 
 
 def test_a_second_stage_of_qlora_starts_exactly_where_the_first_ended(tmp_path):
-    pytest.importorskip("bitsandbytes")
-    base = saved_base(tmp_path)
-    first = adapted(QLORA, start=base)
+    first = adapted(QLORA, start=saved_base(tmp_path))
     save_adapter(first, tmp_path)
-    second = tiny_policy()
-    quantise(second.model, CPU)
-    second = attach(second, QLORA, start=tmp_path, frozen=[read_adapter(tmp_path)], seed=9)
+    frozen = [read_adapter(tmp_path)]
+    second = attach(plain_policy(QLORA), QLORA, start=tmp_path, frozen=frozen, seed=9)
     assert (logprobs(second) - logprobs(first)).abs().max() < 1e-5
     assert len(list(second.trainable_parameters())) == 2 * NUM_MAPS
     at_the_start = logprobs(second)
@@ -415,13 +364,3 @@ def test_sampling_and_training_on_a_cpu_see_the_same_4_bit_weights():
         positions = torch.arange(3)[None]
         policy.model(input_ids=ids, position_ids=positions)
     assert torch.equal(logprobs(policy), before)
-
-
-def test_concatenated_adapters_must_be_on_the_same_maps(tmp_path):
-    save_adapter(adapted(start=saved_base(tmp_path)), tmp_path)
-    one = read_adapter(tmp_path)
-    name = next(iter(one.factors))
-    other = type(one)(one.base, False, 1.0, {name: one.factors[name]})
-    with pytest.raises(CheckpointError, match="different linear maps"):
-        concatenated([one, other], [1, 1])
-    assert is_adapter(tmp_path) and not is_adapter(tmp_path / "base")

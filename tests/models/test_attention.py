@@ -72,14 +72,14 @@ def plain_attention(
 def test_buckets_hold_every_token_once_and_waste_less_than_half():
     lengths = [1, 50, 7, 26, 25, 3, 3, 24]
     layout = packed_layout(torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]))
-    grouped = [[end - start for start, end in group] for group in layout.groups]
+    buckets, slots = layout.buckets
+    grouped = [[len(row.unique()) for row in bucket] for bucket in buckets]
     assert grouped == [[50, 26, 25], [24], [7], [3, 3], [1]]
-    held = torch.cat([bucket.token_index for bucket in layout.buckets])
-    assert held[layout.slots].tolist() == list(range(sum(lengths)))
-    assert len(set(layout.slots.tolist())) == sum(lengths)
-    for bucket in layout.buckets:
-        assert len(bucket.token_index) == bucket.num_rows * bucket.width
-        assert len(bucket.token_index.unique()) >= bucket.num_rows * bucket.width / 2
+    held = torch.cat([bucket.flatten() for bucket in buckets])
+    assert held[slots].tolist() == list(range(sum(lengths)))
+    assert len(set(slots.tolist())) == sum(lengths)
+    for bucket in buckets:
+        assert len(bucket.unique()) >= bucket.numel() / 2
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,3 @@ def test_the_table_of_the_docs_is_that_of_the_tests():
     assert [line for line in lines if line.startswith("|")] == table(), (
         "python -m tests.models.families prints it"
     )
-
-
-@pytest.mark.parametrize("family", ["Llama", "Lfm2", "Qwen3Next"])
-def test_a_policy_that_was_not_tried_packs_where_every_layer_is_attention(family):
-    policy = Policy(random_model(family, torch.float32), TOKENIZER)
-    assert policy.is_packed == (family == "Llama")

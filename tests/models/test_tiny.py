@@ -16,12 +16,9 @@ def tokenizer():
     return build_tokenizer(TEXTS, 300)
 
 
-def test_any_text_survives_encoding_and_decoding(tokenizer):
+def test_any_text_survives_and_every_digit_is_a_token_of_its_own(tokenizer):
     text = "naïve\n\t 7 × 80 = 560 – ‘ok’ \\frac{1}{2} 🙂"
     assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_every_digit_is_a_token_of_its_own(tokenizer):
     pieces = [tokenizer.decode([token]) for token in tokenizer.encode("x=1234+505")]
     assert [piece for piece in pieces if any(c.isdigit() for c in piece)] == list("1234505")
 
@@ -46,21 +43,15 @@ def test_saved_model_and_tokenizer_load_as_they_were(tokenizer, tmp_path):
         assert torch.equal(loaded(input_ids).logits, model(input_ids).logits)
 
 
-def test_weights_depend_on_the_seed_alone(tokenizer):
+def test_weights_depend_on_the_seed_alone_tied_and_in_float32(tokenizer):
     torch.manual_seed(1)
     first = build_model(CONFIG, tokenizer, seed=7)
     drawn_after = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(3), drawn_after)  # the global random state was not touched
-    second = build_model(CONFIG, tokenizer, seed=7)
-    other = build_model(CONFIG, tokenizer, seed=8)
-    weight = first.model.embed_tokens.weight
-    assert torch.equal(weight, second.model.embed_tokens.weight)
-    assert not torch.equal(weight, other.model.embed_tokens.weight)
-
-
-def test_model_is_tied_float32_and_as_wide_as_the_vocabulary(tokenizer):
-    model = build_model(CONFIG, tokenizer, seed=0)
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert model.get_input_embeddings().weight.shape == (len(tokenizer), 32)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    again, other = (build_model(CONFIG, tokenizer, seed=seed) for seed in (7, 8))
+    weight = first.lm_head.weight
+    assert weight is first.model.embed_tokens.weight and weight.shape == (len(tokenizer), 32)
+    assert torch.equal(weight, again.lm_head.weight)
+    assert not torch.equal(weight, other.lm_head.weight)
+    assert {parameter.dtype for parameter in first.parameters()} == {torch.float32}

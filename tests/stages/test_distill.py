@@ -10,6 +10,7 @@ from vibelite.models.load import load_policy
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import load_recipe
 from vibelite.run_dir import read_jsonl
+from vibelite.stages import distill
 from vibelite.stages.distill import verified_traces
 from vibelite.types import Problem
 
@@ -99,6 +100,25 @@ def test_the_share_that_the_student_finds_easiest_is_dropped(directory, tmp_path
     run_pipeline(recipe, recipe_path=recipe_path, run_dir=tmp_path / "run", until="distill")
     report = json.loads((tmp_path / "run/stages/01-distill/distillation.json").read_text())
     assert 0 < report["dropped"]["easy"] < report["num_verified"]
+
+
+def test_traces_beyond_the_positions_of_the_student_are_dropped_and_counted(
+    directory, run_path, tmp_path, monkeypatch
+):
+    def lengths(run: Path) -> list[int]:
+        traces = read_jsonl(run / "stages" / "01-distill" / "traces.jsonl")
+        texts = (tokenizer.apply_chat_template(t["messages"], tokenize=False) for t in traces)
+        return [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+
+    tokenizer: Any = load_policy(run_path / "base").tokenizer
+    limit = max(lengths(run_path)) - 1
+    monkeypatch.setattr(distill, "positions_of", lambda config: limit)
+    path, run = directory / "recipe.yaml", tmp_path / "run"
+    run_pipeline(load_recipe(path, []), recipe_path=path, run_dir=run, until="distill")
+    report = json.loads((run / "stages" / "01-distill" / "distillation.json").read_text())
+    assert 0 < report["dropped"]["longer than the student's positions"] < report["num_verified"]
+    assert report["num_verified"] == report["num_chosen"] + sum(report["dropped"].values())
+    assert max(lengths(run)) <= limit
 
 
 def test_the_score_is_the_mean_nll_of_the_answer_s_tokens_under_the_student(run_path):

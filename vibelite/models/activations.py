@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,17 +32,14 @@ from vibelite.recipe.model_section import Training
 # Parts of a decoder layer whose output at a token depends on their input at that token alone, and
 # that of the decoder itself.
 TOKENWISE = ("input_layernorm", "post_attention_layernorm", "mlp")
-FINAL_NORM = "norm"
-
-
+FINAL_NORM = ("norm",)
 # A module's own forward: hidden states [B, T, H] first.
 Forward = Callable[..., Any]
 
 
 def apply_activations(model: torch.nn.Module, training: Training) -> None:
     """Makes `model` keep and tile its activations as the recipe's `training` says; once per model.
-
-    Raises RecipeError for a model whose layers are not transformers' decoder layers.
+    RecipeError for a model whose layers are not transformers' decoder layers.
     """
     if training.activations == "keep" and not training.mlp_tile_tokens:
         return
@@ -55,20 +52,14 @@ def apply_activations(model: torch.nn.Module, training: Training) -> None:
         )
     if training.mlp_tile_tokens:
         decoder = next(m for m in model.modules() if layers[0] in list(getattr(m, "layers", [])))
-        _tile(decoder, (FINAL_NORM,), training.mlp_tile_tokens)
+        for owner in (decoder, *layers):
+            for name, module in owner.named_children():
+                if name in (TOKENWISE if owner is not decoder else FINAL_NORM):
+                    _run_through(module, partial(_tiled, training.mlp_tile_tokens))
     inputs = HostInputs() if training.activations == "checkpoint_offload" else None
-    for index, layer in enumerate(layers):
-        if training.mlp_tile_tokens:
-            _tile(layer, TOKENWISE, training.mlp_tile_tokens)
-        if training.activations != "keep":
+    if training.activations != "keep":
+        for index, layer in enumerate(layers):
             _run_through(layer, partial(_checkpointed, inputs, index == 0))
-
-
-def _tile(owner: torch.nn.Module, names: tuple[str, ...], tile_tokens: int) -> None:
-    """Tiles the parts of a layer, or of the decoder, that have these names."""
-    for name, module in owner.named_children():
-        if name in names:
-            _run_through(module, partial(_tiled, tile_tokens))
 
 
 def _run_through(module: torch.nn.Module, run: Callable[..., Any]) -> None:
@@ -99,8 +90,8 @@ def _checkpointed(
     hidden: torch.Tensor,
     **kwargs: Any,
 ) -> Any:
-    """A layer's forward on hidden states [B, T, H] that keeps them alone; where no gradient is
-    computed, as it was.
+    """A layer's forward on hidden states [B, T, H]; where a gradient is computed it keeps these
+    alone.
     """
     if not torch.is_grad_enabled():
         return forward(hidden, **kwargs)
@@ -181,7 +172,8 @@ class _RememberInput(torch.autograd.Function):
         grad_rows = grad_outputs[0].reshape(rows.shape)
         needs_hidden = ctx.needs_input_grad[0]
         grad_hidden = torch.empty_like(rows) if needs_hidden else None
-        sums: list[torch.Tensor] = []
+        wide = [torch.promote_types(p.dtype, torch.float32) for p in parameters]
+        sums = [torch.zeros_like(p, dtype=d) for p, d in zip(parameters, wide, strict=True)]
         for start in range(0, rows.shape[1], tile_tokens):
             tile = slice(start, start + tile_tokens)
             with torch.enable_grad():
@@ -192,11 +184,8 @@ class _RememberInput(torch.autograd.Function):
             gradients = list(torch.autograd.grad(output, wanted, upstream))
             if grad_hidden is not None:
                 grad_hidden[:, tile] = gradients.pop(0)
-            for index, gradient in enumerate(gradients):
-                if start == 0:
-                    sums.append(gradient.to(torch.promote_types(gradient.dtype, torch.float32)))
-                else:
-                    sums[index].add_(gradient)
+            for total, gradient in zip(sums, gradients, strict=True):
+                total.add_(gradient)
             del gradients  # else they would still be there when the next tile's are computed
         returned = [s.to(p.dtype) for s, p in zip(sums, parameters, strict=True)]
         of_hidden = None if grad_hidden is None else grad_hidden.view(hidden.shape)
@@ -205,15 +194,14 @@ class _RememberInput(torch.autograd.Function):
 
 @dataclass(eq=False)
 class HostInput:
-    """One layer's input [B, T, H] on the host; `device` says where it belongs, `previous` is that
-    of the layer before, `arriving` is the copy on its way back.
+    """One layer's input [B, T, H] on the host; where it belongs, that of the layer before, and the
+    copy on its way back with the event of its arrival.
     """
 
     host: torch.Tensor
     device: torch.device
     previous: weakref.ref[HostInput] | None
-    arriving: torch.Tensor | None = None
-    arrived: torch.cuda.Event | None = field(default=None, repr=False)
+    arriving: tuple[torch.Tensor, torch.cuda.Event] | None = None
 
 
 class HostInputs:
@@ -241,19 +229,13 @@ class HostInputs:
         host = torch.empty(hidden.shape, dtype=hidden.dtype, device="cpu", pin_memory=is_gpu)
         saved = HostInput(host, hidden.device, self._last)
         self._last = weakref.ref(saved)
-        if not is_gpu:
-            host.copy_(hidden)
-            return saved
-        self._let_go()
-        compute, stream = torch.cuda.current_stream(hidden.device), self._copies(hidden.device)
-        stream.wait_stream(compute)
-        with torch.cuda.stream(stream):
-            host.copy_(hidden, non_blocking=True)
+        if is_gpu:
             # Held until the next layer, whose work then waits for the copy. Tensor.record_stream
             # would keep the memory for as long as the host, many layers ahead, may not use it.
-            left = torch.cuda.Event()
-            left.record(stream)
-            self._leaving = hidden, left
+            self._let_go()
+            self._leaving = hidden, self._copy(host, hidden, hidden.device)
+        else:
+            host.copy_(hidden)
         return saved
 
     def load(self, saved: HostInput | torch.Tensor) -> torch.Tensor:
@@ -263,28 +245,30 @@ class HostInputs:
         if saved.device.type != "cuda":
             return saved.host.clone()
         self._let_go()
-        if saved.arriving is None:
-            self._fetch(saved)
-        hidden, arrived = saved.arriving, saved.arrived
-        assert hidden is not None and arrived is not None, "a copy was started"
-        saved.arriving = saved.arrived = None
+        hidden, arrived = saved.arriving or self._fetch(saved)
+        saved.arriving = None
         torch.cuda.current_stream(saved.device).wait_event(arrived)
         previous = saved.previous() if saved.previous is not None else None
         if previous is not None and previous.arriving is None:
-            self._fetch(previous)
+            previous.arriving = self._fetch(previous)
         return hidden
 
-    def _fetch(self, saved: HostInput) -> None:
-        """Starts the copy to the device, after all that the device has been asked to do so far: the
-        memory that it is given may be in use until then.
+    def _fetch(self, saved: HostInput) -> tuple[torch.Tensor, torch.cuda.Event]:
+        arriving = torch.empty_like(saved.host, device=saved.device)
+        return arriving, self._copy(arriving, saved.host, saved.device)
+
+    def _copy(
+        self, target: torch.Tensor, source: torch.Tensor, device: torch.device
+    ) -> torch.cuda.Event:
+        """Starts a copy after all that the device has been asked to do so far (the memory that it
+        was given may be in use until then); the event of its end.
         """
-        compute, stream = torch.cuda.current_stream(saved.device), self._copies(saved.device)
-        saved.arriving = torch.empty_like(saved.host, device=saved.device)
-        stream.wait_stream(compute)
+        stream, done = self._copies(device), torch.cuda.Event()
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            saved.arriving.copy_(saved.host, non_blocking=True)
-            saved.arrived = torch.cuda.Event()
-            saved.arrived.record(stream)
+            target.copy_(source, non_blocking=True)
+            done.record(stream)
+        return done
 
     def _let_go(self) -> None:
         """Frees the input that was last copied out, for work after that copy."""

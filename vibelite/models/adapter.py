@@ -62,9 +62,8 @@ class AdapterFile:
 
 
 def merged_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter of the merged model by its name in a Hugging Face checkpoint, one made at a
-    time; what no adapter changes is the parameter itself, detached. A tied head comes once, as the
-    embedding; 4-bit weights come in the type that they are multiplied in.
+    """Every parameter of the merged model by its name in a checkpoint, made one at a time, 4-bit
+    weights in the type that they are multiplied in; a tied head comes once, as the embedding.
     """
     layers = dict(lora_layers(policy)) if policy.adapter is not None else {}
     for name, parameter in policy.model.named_parameters():
@@ -74,15 +73,19 @@ def merged_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
         owner = owner.removesuffix(".base_layer")
         tensor = dequantised(parameter)
         if owner in layers and kind == "weight":
-            layer = layers[owner]
-            names = [name for name in layer.active_adapters if name in layer.lora_A]
-            terms = [(factors_of(layer, name), layer.scaling[name]) for name in names]
-            tensor = added(tensor, terms)
+            layer, total = (
+                layers[owner],
+                tensor.to(torch.promote_types(tensor.dtype, torch.float32)),
+            )
+            for part in layer.active_adapters:
+                if part in layer.lora_A:
+                    total = added(total, factors_of(layer, part), layer.scaling[part])
+            tensor = total.to(tensor.dtype)  # rounded once
         yield f"{owner}.{kind}" if owner in layers else name, tensor
 
 
 def dequantised(parameter: torch.Tensor) -> torch.Tensor:
-    """A parameter as an ordinary tensor: in 4 bits no more, but in the type that it had before."""
+    """A parameter as an ordinary tensor, in the type that it had before 4 bits."""
     state = getattr(parameter, "quant_state", None)
     if state is None:
         return parameter.detach()
@@ -91,22 +94,16 @@ def dequantised(parameter: torch.Tensor) -> torch.Tensor:
     return dequantize_4bit(parameter.data, state)
 
 
-def added(weight: torch.Tensor, terms: Sequence[tuple[Factors, float]]) -> torch.Tensor:
-    """weight [outputs, inputs] + sum of scale up @ down, summed in at least float32 and rounded to
-    the weight's type once.
-    """
+def added(weight: torch.Tensor, factors: Factors, scale: float) -> torch.Tensor:
+    """weight [outputs, inputs] + scale up @ down, in at least float32 and rounded once."""
     total = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    for (down, up), scale in terms:
-        total = torch.addmm(total, up.to(total), down.to(total), alpha=scale)
-    return total.to(weight.dtype)
+    down, up = (factor.to(total) for factor in factors)
+    return torch.addmm(total, up, down, alpha=scale).to(weight.dtype)
 
 
 @contextmanager
 def starting_weights(policy: Policy) -> Iterator[None]:
-    """Within it, the policy computes what it did before its adapter, if any, was trained."""
-    if policy.adapter is None:
-        yield
-        return
+    """Within it, the policy computes what it did before its adapter was trained."""
     activate(policy, [START])
     try:
         yield
@@ -137,7 +134,7 @@ def save_adapter(policy: Policy, directory: Path) -> None:
     factors, scale = {}, 0.0
     for name, layer in lora_layers(policy):
         if TRAINED in layer.lora_A:
-            factors[name] = on_device(torch.device("cpu"), factors_of(layer, TRAINED))
+            factors[name] = Factors(*(part.cpu() for part in factors_of(layer, TRAINED)))
             scale = layer.scaling[TRAINED]
     adapter = AdapterFile(policy.adapter.start, policy.adapter.four_bit, scale, factors)
     write_adapter(adapter, directory)
@@ -166,12 +163,12 @@ def read_adapter(directory: Path) -> AdapterFile:
     path = Path(os.path.normpath(directory.resolve() / base["path"]))
     if not path.is_dir():
         raise CheckpointError(f"{directory} is an adapter of {path}, which is not there any more")
-    names = [key.removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
     factors = {
-        name.removeprefix(PREFIX): Factors(
-            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        key.removeprefix(PREFIX).removesuffix(".lora_A.weight"): Factors(
+            down, tensors[key.replace(".lora_A.", ".lora_B.")]
         )
-        for name in names
+        for key, down in tensors.items()
+        if ".lora_A." in key
     }
     return AdapterFile(path, base["four_bit"], config["lora_alpha"] / config["r"], factors)
 
@@ -200,8 +197,7 @@ def write_adapter(adapter: AdapterFile, directory: Path) -> None:
 
 def mean_adapter(directories: Sequence[Path], weights: Sequence[float]) -> AdapterFile:
     """The adapter whose merged weights are the weighted mean of those of several on one model:
-    sum_i w_i (W + s B_i A_i) = W + sum_i w_i s B_i A_i, for weights normalised to sum 1. Naming a
-    directory twice, or with weight 0, does not add to the rank.
+    sum_i w_i (W + s B_i A_i) = W + sum_i w_i s B_i A_i, for weights normalised to sum 1.
     """
     total = sum(weights)
     shares: dict[Path, float] = {}
@@ -219,9 +215,8 @@ def mean_adapter(directories: Sequence[Path], weights: Sequence[float]) -> Adapt
 
 
 def concatenated(adapters: Sequence[AdapterFile], weights: Sequence[float]) -> AdapterFile:
-    """The adapter that adds sum_i weights[i] times what adapter i adds, exactly: [w_1 s_1 B_1,
-    w_2 s_2 B_2, ...] @ [A_1; A_2; ...]. Its rank is the sum of theirs, its scale 1, in float32. All
-    belong to the first one's base.
+    """The adapter on the first one's base that adds sum_i weights[i] times what adapter i adds,
+    exactly: [w_1 s_1 B_1, w_2 s_2 B_2, ...] @ [A_1; A_2; ...], of scale 1, in float32.
     """
     first = adapters[0]
     if any(adapter.factors.keys() != first.factors.keys() for adapter in adapters):
@@ -238,7 +233,3 @@ def concatenated(adapters: Sequence[AdapterFile], weights: Sequence[float]) -> A
 def factors_of(layer: Any, name: str) -> Factors:
     """The adapter's factors in a layer, detached."""
     return Factors(layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach())
-
-
-def on_device(device: torch.device, factors: Factors) -> Factors:
-    return Factors(factors.down.to(device), factors.up.to(device))

@@ -35,9 +35,7 @@ LARGEST_ERROR_OF_FOUR_BIT = 0.5
 @torch.no_grad()
 def agreeing(policy: Policy) -> Policy:
     """The policy, set to take one sequence at a time where only that is exact. RecipeError where
-    its log-probs are not the model's own, naming the family, the difference and its place.
-
-    Compared in float32; of 16-bit weights also in their own type, by mean errors.
+    its log-probs are not the model's own in float32 or, by mean errors, in its weights' type.
     """
     layer_types = getattr(policy.model.config.get_text_config(), "layer_types", None) or ()
     if policy.model.get_decoder() is policy.model or "chunked_attention" in layer_types:
@@ -88,15 +86,15 @@ def _place(
     policy: Policy, batch: TokenBatch, exact: torch.Tensor, hidden: torch.Tensor, limit: float
 ) -> str:
     """What differs, the head or the layers, by the help of the model's own hidden states [M, H]."""
+
+    def largest(logprobs: torch.Tensor) -> float:
+        return (logprobs - exact).abs().max().item()
+
     targets = batch.input_ids[batch.completion_mask]
-    found = (
-        linear_logprobs(policy.head.call(hidden, targets, 1.0))[0],
-        replace(policy, packs=True).logprobs(batch)[0],
-        replace(policy, packs=False).logprobs(batch)[0],
-    )
-    head, packed, alone = ((logprobs - exact).abs().max().item() for logprobs in found)
+    head = largest(linear_logprobs(policy.head.call(hidden, targets, 1.0))[0])
     if not head <= limit:
         return f"the head differs by up to {head:.2g} nats"
+    packed, alone = (largest(replace(policy, packs=p).logprobs(batch)[0]) for p in (True, False))
     return (
         f"the layers differ: log-probs by up to {packed:.2g} nats where sequences are packed, "
         f"{alone:.2g} for one at a time"

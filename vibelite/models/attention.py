@@ -25,17 +25,6 @@ VARLEN_HEAD_MULTIPLE, VARLEN_HEAD_SIZE = 8, 256
 VARLEN_HAS_GQA_FLAG = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Sequences of similar length that attend side by side in rows of `width` slots: which of the N
-    tokens each slot holds [rows x width], a row's last again and again behind its end.
-    """
-
-    token_index: torch.Tensor
-    num_rows: int
-    width: int
-
-
 @dataclass(frozen=True)
 class PackedLayout:
     """How N packed tokens fall into sequences: their boundaries [S+1], int32 on the tokens' device
@@ -55,44 +44,28 @@ class PackedLayout:
         return max(end - start for start, end in self.spans)
 
     @cached_property
-    def groups(self) -> list[list[tuple[int, int]]]:
-        """The spans, longest first, in groups in which none is under half the longest."""
-        groups: list[list[tuple[int, int]]] = []
-        for start, end in sorted(self.spans, key=lambda span: (span[0] - span[1], span[0])):
-            if groups and 2 * (end - start) >= groups[-1][0][1] - groups[-1][0][0]:
-                groups[-1].append((start, end))
-            else:
-                groups.append([(start, end)])
-        return groups
-
-    @cached_property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """The groups side by side: padding exists inside attention only, and is at most half."""
-        return tuple(_bucket(group, self.cu_seqlens.device) for group in self.groups)
-
-    @cached_property
-    def slots(self) -> torch.Tensor:
-        """Where each of the N tokens [N] is among the slots of all buckets, one after the other."""
-        slots, first = torch.empty(self.boundaries[-1], dtype=torch.long), 0
-        for group in self.groups:
-            width = group[0][1] - group[0][0]
-            for start, end in group:
+    def buckets(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Sequences of similar length side by side, at least half as long as the longest of their
+        bucket: which token each slot holds [rows, width], a row's last again and again behind its
+        end; and where each of the N tokens is among the slots of all buckets.
+        """
+        spans = sorted(self.spans, key=lambda span: (span[0] - span[1], span[0]))
+        slots, first, buckets = torch.empty(self.boundaries[-1], dtype=torch.long), 0, []
+        device = self.cu_seqlens.device
+        while spans:
+            width, rows = spans[0][1] - spans[0][0], []
+            while spans and 2 * (spans[0][1] - spans[0][0]) >= width:
+                start, end = spans.pop(0)
+                rows.append(torch.arange(start, start + width).clamp(max=end - 1))
                 slots[start:end] = torch.arange(first, first + end - start)
                 first += width
-        return slots.to(self.cu_seqlens.device)
+            buckets.append(torch.stack(rows).to(device))
+        return buckets, slots.to(device)
 
 
 def packed_layout(cu_seqlens: torch.Tensor) -> PackedLayout:
     """The layout of sequences with boundaries `cu_seqlens` [S+1], int32."""
     return PackedLayout(cu_seqlens, tuple(cu_seqlens.tolist()))
-
-
-def _bucket(spans: list[tuple[int, int]], device: torch.device) -> Bucket:
-    width = spans[0][1] - spans[0][0]
-    token_index = torch.cat(
-        [torch.arange(start, start + width).clamp(max=end - 1) for start, end in spans]
-    )
-    return Bucket(token_index.to(device), len(spans), width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +101,7 @@ def attention_forward(
     packed_layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: query [B, heads, T, D] -> [B, T, heads, D]; B = 1 when
-    packed.
-    """
+    """For transformers: query [B, heads, T, D] -> [B, T, heads, D]; B = 1 when packed."""
     scores = Scores(*map(kwargs.get, ("scaling", "sliding_window", "softcap", "s_aux")))
     if packed_layout is None:
         return _attend_rows(query, key, value, attention_mask, scores).transpose(1, 2), None
@@ -143,9 +114,7 @@ def attention_forward(
 
 
 def runs_varlen(query: torch.Tensor) -> bool:
-    """Whether packed sequences with these queries [N, heads, D] go through flash attention: the one
-    place that decides.
-    """
+    """Whether packed sequences with these queries [N, heads, D] go through flash attention."""
     return (
         query.device.type == "cuda"
         and query.dtype in (torch.bfloat16, torch.float16)
@@ -188,12 +157,15 @@ def _attend_in_buckets(
     Causal attention with the padding behind each row needs no mask for it: no real token sees a
     later slot.
     """
-    outputs = []
-    for bucket in layout.buckets:
-        queries, keys, values = (_pad(part, bucket) for part in (query, key, value))
+    outputs, (buckets, slots) = [], layout.buckets
+    for index in buckets:
+        queries, keys, values = (  # [rows, heads, width, D]; autograd keeps these alone
+            part.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
+            for part in (query, key, value)
+        )
         attended = _attend_rows(queries, keys, values, None, scores)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, layout.slots)
+    return torch.cat(outputs).index_select(0, slots)
 
 
 def _attend_rows(
@@ -218,9 +190,13 @@ def _attend_rows(
         mask = mask & scores.mask(num_queries, num_keys, query.device)
     if not scores.are_plain:
         return _attend_by_definition(query, key, value, mask, scores)
-    if num_queries == 1:
-        return _decode_attention(query, key, value, mask, scores.scale)
     sharing = query.shape[1] // key.shape[1]
+    if num_queries == 1:
+        # Query heads that share a key-value head stand in for query positions: keys and values are
+        # read once and never repeated, at 9 heads on 3 two thirds of the traffic.
+        grouped = query.unflatten(1, (-1, sharing)).squeeze(3)
+        attended = _attend(grouped, key, value, attn_mask=mask, scale=scores.scale)
+        return attended.flatten(1, 2).unsqueeze(2)
     if sharing > 1 and (mask is not None or query.device.type == "cuda"):
         # Flash attention alone shares heads on a GPU; without it torch would fall back to the
         # T x T matrix.
@@ -271,30 +247,6 @@ def _attend(
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
     finally:
         torch.set_float32_matmul_precision(precision)
-
-
-def _decode_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None,
-) -> torch.Tensor:
-    """One query token per row, [B, heads, 1, D] -> the same, over keys [B, kv heads, S, D].
-
-    The query heads that share a key-value head stand in for query positions, so that keys and
-    values are read once and never repeated: at 9 heads on 3 that is two thirds of the traffic.
-    """
-    num_rows, num_heads, _, head_size = query.shape
-    grouped = query.view(num_rows, key.shape[1], num_heads // key.shape[1], head_size)
-    attended = _attend(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return attended.reshape(num_rows, num_heads, 1, -1)
-
-
-def _pad(states: torch.Tensor, bucket: Bucket) -> torch.Tensor:
-    """[N, heads, D] -> [rows, heads, width, D]; autograd keeps the result alone."""
-    padded = states.index_select(0, bucket.token_index)
-    return padded.view(bucket.num_rows, bucket.width, *states.shape[1:]).transpose(1, 2)
 
 
 AttentionInterface.register(ATTENTION, attention_forward)

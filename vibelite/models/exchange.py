@@ -11,13 +11,14 @@ import torch
 from safetensors import safe_open
 
 from vibelite.errors import CheckpointError
-from vibelite.models.adapter import added, below, is_adapter, on_device, read_adapter
+from vibelite.models.adapter import added, below
 from vibelite.models.policy import Policy
 from vibelite.run_dir import REMAKE_MODEL, read_json
 from vibelite.storage import require_unchanged
 
 # What a configuration says of its file, and not of the model.
 OF_THE_FILE = ("_name_or_path", "transformers_version")
+PREFIXES = ("", "generation_")
 # Files, or keys of them, that make a prompt into tokens and say where a completion ends.
 TOKENIZER_FILES = ("tokenizer.json", "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "chat_template")
@@ -48,48 +49,40 @@ def kind_of(path: Path) -> dict[str, Any] | None:
             for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
                 part = stored.get_slice(name)
                 tensors[name] = (tuple(part.get_shape()), part.get_dtype())
-    kind: dict[str, Any] = {"tensors": tensors}
-    for name in ("config.json", "generation_config.json"):
-        kind[name] = configuration(root / name)
-    path = root / "tokenizer_config.json"
-    known = read_json(path) if path.exists() else {}
-    kind["special tokens"] = {key: known.get(key) for key in SPECIAL_TOKENS}
-    for name in TOKENIZER_FILES:
-        kind[name] = (root / name).read_bytes() if (root / name).exists() else b""
-    return kind
+    special = _read(root / "tokenizer_config.json")
+    return {
+        "tensors": tensors,
+        "configurations": [configuration(root / f"{name}config.json") for name in PREFIXES],
+        "special tokens": {key: special.get(key) for key in SPECIAL_TOKENS},
+        "tokenizer": [f.read_bytes() for f in map(root.joinpath, TOKENIZER_FILES) if f.exists()],
+    }
 
 
 def configuration(path: Path) -> dict[str, Any]:
     """What a configuration file says of the model; {} without one."""
-    known = read_json(path) if path.exists() else {}
-    return {key: value for key, value in known.items() if key not in OF_THE_FILE}
+    return {key: value for key, value in _read(path).items() if key not in OF_THE_FILE}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
 @torch.no_grad()
 def take_weights(policy: Policy, path: Path) -> None:
-    """Gives the policy, in place, the weights of the model in directory `path`, adapters merged,
-    straight from the files to its device. CheckpointError where a run made the model and its bytes
-    have changed since, or where a weight is not finite.
+    """Gives the policy, in place, the weights of the model in directory `path`, adapters merged.
+    CheckpointError where its bytes have changed since a run made it, or a weight is not finite.
     """
     root, adapters = below(path)
     parameters = dict(policy.model.named_parameters())
-    require_whole_chain(path)
+    for made in (path, *(adapter.base for adapter in adapters)):
+        require_unchanged(made, remedy=REMAKE_MODEL)
     for file in sorted(root.glob("*.safetensors")):
         with safe_open(file, framework="pt", device=str(policy.device)) as stored:
             for name in stored.keys():  # noqa: SIM118
                 tensor = stored.get_tensor(name)
                 for adapter in adapters:
                     if factors := adapter.factors.get(name.removesuffix(".weight")):
-                        term = on_device(tensor.device, factors), adapter.scale
-                        tensor = added(tensor, [term])
+                        tensor = added(tensor, factors, adapter.scale)
                 if not tensor.sum(dtype=torch.float32).isfinite():
                     raise CheckpointError(f"{path}: {name} is not finite; {REMAKE_MODEL}")
                 parameters[name].copy_(tensor)
-
-
-def require_whole_chain(path: Path) -> None:
-    """CheckpointError unless a model, and those that it is an adapter on, are as they were made."""
-    require_unchanged(path, remedy=REMAKE_MODEL)
-    while is_adapter(path):
-        path = read_adapter(path).base
-        require_unchanged(path, remedy=REMAKE_MODEL)

@@ -30,10 +30,9 @@ ADVICE = (
 
 
 def write_gguf(source: Path, target: Path, *, quantisation: Quantisation, end_token: int) -> None:
-    """Writes the model in directory `source` to the file `target`.
-
-    none = matrices in the type that they have; q8_0 = in 8 bits, where their rows are a multiple of
-    32 long. `end_token` ends a message. RecipeError for a model that cannot be written.
+    """Writes the model in directory `source`, whose messages end with `end_token`, to the file
+    `target`; q8_0 = matrices in 8 bits, where their rows are a multiple of 32 long. RecipeError for
+    a model that cannot be written.
     """
     try:
         import gguf
@@ -75,7 +74,6 @@ def write_gguf(source: Path, target: Path, *, quantisation: Quantisation, end_to
 
 
 def require_known_model(config: Any) -> str:
-    """GGUF's name of the architecture; RecipeError for another one, or other rotary positions."""
     if config.model_type not in ARCHITECTURES:
         known = " and ".join(ARCHITECTURES)
         raise RecipeError(f"a {config.model_type} model: only {known} can be written; {ADVICE}")
@@ -133,8 +131,8 @@ def add_tokenizer(
 
 
 def cut_of(backend: dict[str, Any]) -> str:
-    """llama.cpp's name for how a byte-level tokenizer cuts text into words: by Qwen2's pattern, or
-    into single digits and GPT-2's words, as SmolLM2 does. RecipeError for any other tokenizer.
+    """llama.cpp's name for how a tokenizer cuts text into words: by Qwen2's pattern, or into single
+    digits and GPT-2's words, as SmolLM2 does. RecipeError for any other.
     """
     from transformers import Qwen2Tokenizer
 

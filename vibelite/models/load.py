@@ -33,7 +33,6 @@ from vibelite.models.adapter import (
     factors_of,
     is_adapter,
     lora_layers,
-    on_device,
     read_adapter,
     starting_weights,
 )
@@ -75,7 +74,7 @@ def load_for_training(path: Path, recipe: Recipe, *, seed: int) -> Policy:
     if settings is not None:
         policy = attach(policy, settings, start=path, frozen=adapters, seed=seed)
     apply_activations(policy.model, training)
-    if not policy.is_packed:
+    if not policy.packs:
         print(
             f"{type(policy.model).__name__}: its layers would let one packed sequence see another, "
             "so it is trained one sequence at a time",
@@ -87,17 +86,13 @@ def load_for_training(path: Path, recipe: Recipe, *, seed: int) -> Policy:
 class StartingPolicy(Policy):
     """A policy as it was before its adapter was trained; it shares the module."""
 
-    def logprobs(
-        self, batch: TokenBatch, *, temperature: float = 1.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def logprobs(self, batch: TokenBatch, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
         with starting_weights(self):
-            return Policy.logprobs(self, batch, temperature=temperature)
+            return Policy.logprobs(self, batch, **options)
 
 
 def reference_of(policy: Policy, path: Path, recipe: Recipe) -> Policy:
-    """The policy that a stage starts from: under an adapter the same weights without it, else the
-    model in `path` once more.
-    """
+    """The policy that a stage starts from: without its adapter, or from `path` once more."""
     if policy.adapter is not None:
         return StartingPolicy(policy.model, policy.tokenizer, policy.adapter, policy.packs)
     reference = load_policy(path, dtype=recipe.training.dtype)
@@ -112,12 +107,11 @@ def load_policy(
     revision: str = "main",
     device: torch.device | None = None,
 ) -> Policy:
-    """The model at `path` (a directory or a hub name), on the GPU where there is one, ready to
-    train; of an adapter's directory, the model that it makes, merged.
+    """The model at `path` (a directory or a hub name) in `dtype` or the stored one, ready to train;
+    of an adapter's directory, the model that it makes, merged.
 
-    `dtype` None keeps the stored one. Raises RecipeError when there is no such model, one with
-    weights that are missing or not finite, or one that would not be trained as it is; and
-    CheckpointError when a run made it and its bytes have changed since.
+    RecipeError when there is no such model, or one that is broken or would not be trained as it
+    is; CheckpointError when a run made it and its bytes have changed since.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -159,8 +153,8 @@ def load_policy(
 
 
 def require_whole(path: Path | str, model: Any, tokenizer: Any, report: Mapping[str, Any]) -> None:
-    """RecipeError for a model whose files, by transformers' `report`, lack a tensor or have one of
-    another shape, that has a weight that is not finite, or fewer embeddings than tokens.
+    """RecipeError for tensors that transformers' `report` calls missing or misshapen, weights that
+    are not finite, or fewer embeddings than tokens.
     """
     broken = {"missing in its files": sorted(report["missing_keys"])}
     broken["of another shape there"] = sorted(str(key[0]) for key in report["mismatched_keys"])
@@ -193,10 +187,8 @@ def default_device() -> torch.device:
 def write_base_model(
     model: Model, directory: Path, *, recipe_dir: Path, texts: Iterable[str], seed: int, dtype: str
 ) -> None:
-    """Writes the model that a recipe starts with as a Hugging Face directory, weights in `dtype`.
-
-    A path in the recipe is relative to `recipe_dir`. `texts` train the tokenizer of a tiny model;
-    `seed` draws its weights.
+    """Writes the model that a recipe in `recipe_dir` starts with as a Hugging Face directory in
+    `dtype`. `texts` train the tokenizer of a tiny model; `seed` draws its weights.
     """
     match model:
         case TinyModel():
@@ -218,9 +210,8 @@ def write_base_model(
 
 
 def widen(config: Any, model: PretrainedModel) -> None:
-    """Writes the recipe's positions and rotary base into a transformers configuration.
-
-    Takes effect when the model is next loaded. RecipeError for a model without a rotary base.
+    """Writes the recipe's positions and rotary base into a configuration: they count when the model
+    is next loaded. RecipeError for a model without a rotary base.
     """
     if model.max_position:
         setattr(config, POSITIONS, model.max_position)
@@ -232,28 +223,18 @@ def widen(config: Any, model: PretrainedModel) -> None:
 
 
 def merge(model: Any, adapter: AdapterFile) -> None:
-    """Adds a stored adapter to the weights of a model without adapters, in place.
-
-    Where the adapter is on 4-bit weights, and not on another adapter, they are rounded so first.
-    """
-    if adapter.four_bit and not is_adapter(adapter.base):
-        round_to_four_bit(model)
+    """Adds a stored adapter to the weights of a model without adapters, in place."""
+    if adapter.four_bit and not is_adapter(adapter.base):  # it was trained on weights rounded so
+        bitsandbytes = require_bitsandbytes(model.device)
+        for _, linear in linear_maps(model):
+            linear.weight.data = _round_trip(linear.weight.data, bitsandbytes)
     for name, factors in adapter.factors.items():
         weight = model.get_submodule(name).weight
-        weight.data = added(weight.data, [(on_device(weight.device, factors), adapter.scale)])
-
-
-def round_to_four_bit(model: PreTrainedModel) -> None:
-    """Gives the decoder's linear maps the values that 4 bits can hold, in the type they have."""
-    bitsandbytes = require_bitsandbytes(model.device)
-    for _, linear in linear_maps(model):
-        linear.weight.data = _round_trip(linear.weight.data, bitsandbytes)
+        weight.data = added(weight.data, factors, adapter.scale)
 
 
 def quantise(model: PreTrainedModel, device: torch.device) -> None:
-    """Puts `model` on `device`, the decoder's linear maps one by one in 4 bits. They multiply in
-    the type that their weights had.
-    """
+    """Puts `model` on `device`, the decoder's linear maps one by one in 4 bits."""
     bitsandbytes = require_bitsandbytes(device)
     decoder = model.get_decoder()
     for name, linear in list(linear_maps(model)):
@@ -323,10 +304,8 @@ def attach(
     frozen: Sequence[AdapterFile] = (),
     seed: int,
 ) -> Policy:
-    """The policy with a new adapter that adds nothing yet; all other parameters are frozen.
-
-    `start`: the directory of the model that it is on. `frozen`: adapters that belong to that model
-    and are not in the policy's weights. `seed` draws the factors. Changes the policy's module.
+    """The policy with a new adapter that adds nothing yet on the model in `start`; all else is
+    frozen, as are the adapters of that model that are not in its weights. `seed` draws the factors.
     """
     check_targets(policy, settings)
     dtype = policy.head.weight.dtype
@@ -338,9 +317,8 @@ def attach(
     for name, layer in lora_layers(policy):
         with torch.no_grad():
             if frozen and name in whole.factors:
-                own = factors_of(layer, START)
-                own.down.copy_(whole.factors[name].down)
-                own.up.copy_(whole.factors[name].up)
+                for own, stored in zip(factors_of(layer, START), whole.factors[name], strict=True):
+                    own.copy_(stored)
         for factor in FACTORS:
             getattr(layer, factor).to(dtype)
     activate(policy, [START, TRAINED])

@@ -1,6 +1,4 @@
-"""The policy: a causal language model with its tokenizer, and the log-probs of packed sequences
-under it.
-"""
+"""A causal language model with its tokenizer, and the log-probs of packed sequences under it."""
 
 from __future__ import annotations
 
@@ -13,13 +11,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from vibelite.kernels import (
-    HeadCall,
-    PerTokenLoss,
-    TokenLoss,
-    linear_logprobs,
-    linear_token_loss,
-)
+from vibelite.kernels import HeadCall, PerTokenLoss, TokenLoss, linear_logprobs, linear_token_loss
 from vibelite.models.attention import packed_layout
 from vibelite.types import TokenBatch
 
@@ -82,21 +74,14 @@ def logit_scale(config: PreTrainedConfig) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A model and its tokenizer; the only place where token positions are shifted against
-    log-probs.
-    """
+    """A model and its tokenizer; only here are positions shifted against log-probs."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     adapter: TrainedAdapter | None = None
     """Set where only an adapter in `model` is trained (adapter.py)."""
-    packs: bool | None = None
-    """Whether the decoder is given sequences end to end, or one at a time (agreement.py); None =
-    not tried yet, and so only where every layer is plain attention."""
-
-    @property
-    def is_packed(self) -> bool:
-        return is_plain_attention(self.model.config) if self.packs is None else self.packs
+    packs: bool = True
+    """Whether the decoder is given sequences end to end, or one at a time (agreement.py)."""
 
     @property
     def device(self) -> torch.device:
@@ -108,7 +93,7 @@ class Policy:
 
     def hidden_states(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states [N, H] of a packed batch; no sequence sees another."""
-        if self.is_packed:
+        if self.packs:
             return self._decode(batch.input_ids, batch.position_ids, batch.cu_seqlens)
         spans = packed_layout(batch.cu_seqlens).spans
         ends = batch.cu_seqlens.new_tensor([[0, end - start] for start, end in spans])
@@ -135,10 +120,8 @@ class Policy:
         return output.last_hidden_state[0]
 
     def predictions(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states [M, H] that predict the M trained tokens, and those tokens' positions [M].
-
-        Token t is predicted by the hidden state at t - 1; the positions of prompts never reach the
-        head.
+        """Hidden states [M, H] that predict the M trained tokens, each the one before its token,
+        and those tokens' positions [M].
         """
         positions = batch.completion_mask.nonzero().squeeze(1)
         return self.hidden_states(batch).index_select(0, positions - 1), positions
@@ -147,11 +130,8 @@ class Policy:
     def logprobs(
         self, batch: TokenBatch, *, temperature: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies of the M trained tokens of a packed batch, each [M] float32, in
-        order of position, without a gradient.
-
-        `batch.completion_mask` says which tokens they are; the distribution is softmax(logits /
-        temperature).
+        """Log-probs and entropies under softmax(logits / temperature) of the M tokens in
+        `batch.completion_mask`, in order, each [M] float32, without a gradient.
         """
         hidden, positions = self.predictions(batch)
         return linear_logprobs(self.head.call(hidden, batch.input_ids[positions], temperature))
@@ -159,10 +139,8 @@ class Policy:
     def token_loss(
         self, batch: TokenBatch, per_token_loss: PerTokenLoss, *, temperature: float = 1.0
     ) -> TokenLoss:
-        """Sum of a loss over the M trained tokens, with their log-probs and entropies [M].
-
-        The logits are computed once, for the loss and its gradient. `per_token_loss` is given
-        log-probs [m], entropies [m] and the slice of the M tokens that they are; losses [m].
+        """Sum of a loss over the M trained tokens, with their log-probs and entropies [M];
+        `per_token_loss` as in `linear_token_loss`.
         """
         hidden, positions = self.predictions(batch)
         call = self.head.call(hidden, batch.input_ids[positions], temperature)

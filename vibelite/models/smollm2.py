@@ -25,10 +25,9 @@ END_OF_MESSAGE = "<|im_end|>"
 
 
 def smollm2_directory() -> Path:
-    """A Hugging Face directory (model, tokenizer, chat template) of SmolLM2-135M-Instruct.
-
-    The first call converts (half a minute) into $XDG_CACHE_HOME/vibelite or ~/.cache/vibelite. A
-    conversion appears as a whole or not at all. DataError if the package is not installed.
+    """A Hugging Face directory of SmolLM2-135M-Instruct, which the first call converts (half a
+    minute) into $XDG_CACHE_HOME/vibelite or ~/.cache/vibelite, as a whole or not at all. DataError
+    if the package is not installed.
     """
     gguf, version = _find_gguf()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vibelite"

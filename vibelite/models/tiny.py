@@ -27,10 +27,8 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-pair tokenizer of at most `vocab_size` tokens trained on `texts`; eos is <|end|>.
-
-    It carries a chat template for system, user and assistant messages. The same texts in the same
-    order give the same tokenizer.
+    """Byte-pair tokenizer of at most `vocab_size` tokens trained on `texts`, with a chat template;
+    the same texts in the same order give the same one.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer

@@ -1,10 +1,8 @@
-"""Models opened by unsloth: its patched modules and kernels under our own training. Nothing else of
-it is used, its trainers least of all, and no other file imports it.
+"""Models opened by unsloth: its patched modules and kernels under our own training.
 
-unsloth patches transformers and peft while it is imported, so it wants to be imported before them
-(after them it warns, and works with fewer of its kernels); and without a GPU it cannot be imported
-at all. The command line therefore calls `import_unsloth` as soon as a recipe asks for it, before
-anything that imports transformers.
+unsloth patches transformers and peft while it is imported, so it wants to come before them, and
+cannot be imported without a GPU. The command line therefore calls `import_unsloth` as soon as a
+recipe asks for it.
 """
 
 from __future__ import annotations

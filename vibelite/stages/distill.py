@@ -8,7 +8,8 @@ names it under `traces`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,10 +27,12 @@ from vibelite.run_dir import read_jsonl, write_json_atomic, write_jsonl_atomic
 from vibelite.stages.context import DISTILLED, StageContext
 from vibelite.stages.engines import close_engine
 from vibelite.stages.sampling import SampleRequest, collect_samples
+from vibelite.stages.window import positions_of
 from vibelite.types import Message, Problem
 
 # Into which the traces of each sub-domain are sorted.
 NUM_LENGTH_BUCKETS = 4
+Trace = tuple[dict[str, Any], TrainingSequence]
 
 
 def run(stage: DistillStage, context: StageContext) -> None:
@@ -44,12 +47,18 @@ def run(stage: DistillStage, context: StageContext) -> None:
     collect_samples(request, context.stage_dir.samples_path, context, {})
     context.recorder.record_work("sample", num_problems=len(problems))
 
-    rows = verified_traces(context.stage_dir.samples_path, problems)
+    verified = verified_traces(context.stage_dir.samples_path, problems)
     close_engine(context)  # the student needs its memory
     with context.meter.span("load"):
         student = load_policy(context.model_of(stage.student), dtype=context.recipe.training.dtype)
+    fitting = [
+        (row, sequence)
+        for row, sequence in tokenised(student, verified, context)
+        if len(sequence.token_ids) <= (positions_of(student.model.config) or math.inf)
+    ]
+    rows = [row for row, _ in fitting]
     with context.meter.span("score"):
-        scored = score_traces(student, rows, stage, context)
+        scored = score_traces(student, fitting, stage.tokens_per_micro_batch)
     context.recorder.record_work("score", num_traces=len(rows))
     selection = select_traces(
         scored,
@@ -60,9 +69,10 @@ def run(stage: DistillStage, context: StageContext) -> None:
     )
     report = {
         "num_samples": len(problems) * stage.num_samples,
-        "num_verified": len(rows),
+        "num_verified": len(verified),
         "num_chosen": len(selection.chosen),
-        "dropped": selection.dropped,
+        "dropped": selection.dropped
+        | {"longer than the student's positions": len(verified) - len(rows)},
         "nats_per_token": fmean(trace.score for trace in scored) if scored else None,
     }
     write_json_atomic(context.stage_dir.path / "distillation.json", report)
@@ -99,31 +109,29 @@ def verified_traces(samples: Path, problems: Sequence[Problem]) -> list[dict[str
     return list(traces.values())
 
 
+def tokenised(
+    student: Policy, rows: Sequence[dict[str, Any]], context: StageContext
+) -> list[Trace]:
+    """The rows, each with its conversation as the student reads it."""
+    tokenizer, settings = student.tokenizer, context.recipe.data
+    ids = (trace_ids(tokenizer, row["messages"], settings, row=row["problem_id"]) for row in rows)
+    return [(row, TrainingSequence(*found)) for row, found in zip(rows, ids, strict=True)]
+
+
 @torch.no_grad()
 def score_traces(
-    student: Policy,
-    rows: Sequence[Mapping[str, Any]],
-    stage: DistillStage,
-    context: StageContext,
+    student: Policy, traces: Sequence[Trace], tokens_per_micro_batch: int
 ) -> list[ScoredTrace]:
     """Negative log-likelihood of every answer under the student, in nats per token, in order."""
-    sequences = [
-        TrainingSequence(
-            *trace_ids(
-                student.tokenizer, row["messages"], context.recipe.data, row=row["problem_id"]
-            )
-        )
-        for row in rows
-    ]
-    lengths = [len(sequence.token_ids) for sequence in sequences]
-    scores = [0.0] * len(rows)
-    for indices in split_by_tokens(lengths, stage.tokens_per_micro_batch):
-        chosen = [sequences[index] for index in indices]
+    lengths = [len(sequence.token_ids) for _, sequence in traces]
+    scores = [0.0] * len(traces)
+    for indices in split_by_tokens(lengths, tokens_per_micro_batch):
+        chosen = [traces[index][1] for index in indices]
         logprobs, _ = student.logprobs(pack(chosen, student.device))
         counts = [sequence.num_trained for sequence in chosen]
         for index, part in zip(indices, logprobs.double().split(counts), strict=True):
             scores[index] = -part.mean().item()
     return [
         ScoredTrace(row["problem_id"], row["subdomain"], sequence.num_trained, score)
-        for row, sequence, score in zip(rows, sequences, scores, strict=True)
+        for (row, sequence), score in zip(traces, scores, strict=True)
     ]
