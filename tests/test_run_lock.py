@@ -92,7 +92,8 @@ def elsewhere(tmp_path):
 
 
 def touched_before(seconds: float, path: Path) -> None:
-    os.utime(path, (time.time() - seconds,) * 2)
+    moment = time.time() - seconds
+    os.utime(path, (moment, moment))
 
 
 def test_another_machines_record_is_stale_when_nobody_touches_it(tmp_path, capsys, elsewhere):
