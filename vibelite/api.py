@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Problems = str | Path | Iterable[Mapping[str, Any]]
 Reward = str | Callable[..., float]
+VIBELITE = (sys.executable, "-m", "vibelite")
 CLAIMS_OF_A_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")
 
 
@@ -186,13 +187,9 @@ def _words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _command(words: list[str]) -> list[str]:
-    return [sys.executable, "-m", "vibelite", *words]
-
-
 def _run(words: list[str]) -> str:
     """What a command prints on stdout."""
-    done = subprocess.run(_command(words), capture_output=True, text=True)
+    done = subprocess.run([*VIBELITE, *words], capture_output=True, text=True)
     if done.returncode:
         raise _failure(done.returncode, done.stderr.strip())
     return done.stdout
@@ -206,7 +203,7 @@ def _show(words: list[str]) -> None:
     # A notebook claims to be a terminal, but each frame of a bar would be a line of its cell.
     plain = {key: value for key, value in os.environ.items() if key not in CLAIMS_OF_A_TERMINAL}
     with subprocess.Popen(
-        _command(words), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=plain
+        [*VIBELITE, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=plain
     ) as process:
         assert process.stdout is not None
         try:

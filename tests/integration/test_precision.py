@@ -1,5 +1,5 @@
 """The pipeline with 16-bit weights and offloaded activations, on a few thousand parameters: stages
-train, models keep their type, an interrupted run goes on as if nothing had happened.
+train and models keep their type. (Interrupted ones: tests/training/test_checkpoint.py.)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.test_pipeline import Interrupted, count_writes, run
+from tests.integration.test_pipeline import run
 from vibelite.models import activations
 from vibelite.run_dir import read_jsonl
 
@@ -72,22 +72,6 @@ def test_losses_are_those_of_float32_but_for_rounding(tmp_path, dtype):
     for mine, exact in zip(low, full, strict=True):
         assert mine["sft/loss"] == pytest.approx(exact["sft/loss"], rel=1e-2)
         assert mine["optimizer/grad_norm"] == pytest.approx(exact["optimizer/grad_norm"], rel=5e-2)
-
-
-def test_an_interrupted_run_with_masters_ends_in_the_same_bits(tmp_path):
-    settings = [*PRECISIONS["bfloat16"], *SHORT]
-    with pytest.MonkeyPatch.context() as patch:
-        counter = count_writes(patch, None)
-        run(tmp_path / "whole", *settings, until="mgpo")
-    for share in (0.3, 0.9):
-        directory = tmp_path / str(share)
-        with pytest.MonkeyPatch.context() as patch:
-            count_writes(patch, int(share * counter[0]))
-            with pytest.raises(Interrupted):
-                run(directory, *settings, until="mgpo")
-        run(directory, *settings, until="mgpo")
-        whole, resumed = weights(tmp_path / "whole", "mgpo"), weights(directory, "mgpo")
-        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_offloaded_stages_end_in_the_same_bits(tmp_path, monkeypatch):

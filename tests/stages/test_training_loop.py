@@ -179,7 +179,7 @@ def test_a_state_that_cannot_be_written_ends_the_stage_after_the_next_step(tmp_p
     monkeypatch.setattr(states, "replace_directory", refuse)
     training = Training(tmp_path)
     training.loop.resume()
-    wait = training.loop._states.settle
+    wait = training.loop._states.writer.settle
 
     def step(number: int) -> None:
         training.step(number)

@@ -40,6 +40,12 @@ CONFIG = Optimizer(kind="muon", lr=1e-3)
 PARTS_NAME, METADATA_NAME = "__0_0_0.distcp", ".metadata"  # DCP's
 
 
+@pytest.fixture
+def untrained():
+    policy = tiny_policy()
+    return policy, PolicyOptimizer(policy, CONFIG, num_steps=10)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["adamw", "muon", "adamw_cpu", "adamw_8bit"])
 def test_resuming_equals_not_stopping_bit_for_bit(tmp_path, kind, dtype):
@@ -87,9 +93,8 @@ def test_the_skipped_steps_of_a_scaled_loss_are_part_of_the_state(tmp_path):
     assert resumed.step(1)["optimizer/skipped_steps"] == 1
 
 
-def test_the_state_of_another_kind_is_refused(tmp_path):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_the_state_of_another_kind_is_refused(tmp_path, untrained):
+    policy, optimizer = untrained
     save_training_state(tmp_path, 1, policy, optimizer)
     other = PolicyOptimizer(policy, Optimizer(lr=1e-3), num_steps=10)
     with pytest.raises(CheckpointError, match="kind muon, not adamw"):
@@ -97,18 +102,16 @@ def test_the_state_of_another_kind_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("keep_last", "kept"), [(1, [6]), (2, [4, 6]), (9, [2, 4, 6])])
-def test_the_newest_states_are_kept(tmp_path, keep_last, kept):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_the_newest_states_are_kept(tmp_path, untrained, keep_last, kept):
+    policy, optimizer = untrained
     settings = Checkpoint(keep_last=keep_last)
     for step in (2, 4, 6):
         save_training_state(tmp_path, step, policy, optimizer, settings=settings)
     assert saved_steps(tmp_path) == kept
 
 
-def test_a_half_written_state_is_not_seen_and_does_not_disturb(tmp_path):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_a_half_written_state_is_not_seen_and_does_not_disturb(tmp_path, untrained):
+    policy, optimizer = untrained
     train(policy, optimizer, [0])
     save_training_state(tmp_path, 1, policy, optimizer)
     half = tmp_path / ".step-000002.tmp"
@@ -119,15 +122,13 @@ def test_a_half_written_state_is_not_seen_and_does_not_disturb(tmp_path):
     assert load_training_state(tmp_path, policy, optimizer) == 2
 
 
-def test_no_state_means_step_zero(tmp_path):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_no_state_means_step_zero(tmp_path, untrained):
+    policy, optimizer = untrained
     assert load_training_state(tmp_path, policy, optimizer) == 0
 
 
-def test_the_state_of_another_model_is_refused(tmp_path):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_the_state_of_another_model_is_refused(tmp_path, untrained):
+    policy, optimizer = untrained
     train(policy, optimizer, [0])
     save_training_state(tmp_path, 1, policy, optimizer)
     other = tiny_policy(num_layers=1)
@@ -155,9 +156,10 @@ DAMAGES = [flip_a_byte, truncate, Path.unlink, remove_directory]
 
 @pytest.mark.parametrize("name", [PARTS_NAME, METADATA_NAME, CHECKSUMS_NAME])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_skipped_by_name_for_the_one_before(tmp_path, capsys, damage, name):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_a_damaged_state_is_skipped_by_name_for_the_one_before(
+    tmp_path, untrained, capsys, damage, name
+):
+    policy, optimizer = untrained
     train(policy, optimizer, [0])
     save_training_state(tmp_path, 1, policy, optimizer)
     expected = [weight.clone() for weight in weights_of(policy)]
@@ -177,9 +179,8 @@ def test_a_damaged_state_is_skipped_by_name_for_the_one_before(tmp_path, capsys,
     assert load_training_state(tmp_path, policy, optimizer) == 2
 
 
-def test_a_damaged_state_of_a_later_step_is_gone_after_the_next_save(tmp_path):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_a_damaged_state_of_a_later_step_is_gone_after_the_next_save(tmp_path, untrained):
+    policy, optimizer = untrained
     for step in (1, 5):
         save_training_state(tmp_path, step, policy, optimizer)
     truncate(tmp_path / "step-000005" / PARTS_NAME)
@@ -188,9 +189,8 @@ def test_a_damaged_state_of_a_later_step_is_gone_after_the_next_save(tmp_path):
     assert saved_steps(tmp_path) == [1, 3]
 
 
-def test_nothing_starts_over_by_itself_when_every_state_is_damaged(tmp_path):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_nothing_starts_over_by_itself_when_every_state_is_damaged(tmp_path, untrained):
+    policy, optimizer = untrained
     for step in (1, 2):
         save_training_state(tmp_path, step, policy, optimizer)
         truncate(tmp_path / f"step-{step:06d}" / PARTS_NAME)
@@ -215,9 +215,8 @@ def state_bytes(tmp_path, step):
     return sum(file.stat().st_size for file in (tmp_path / f"step-{step:06d}").iterdir())
 
 
-def test_what_does_not_fit_is_not_begun_and_superseded_states_go_first(tmp_path, free):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_what_does_not_fit_is_not_begun_and_superseded_states_go_first(tmp_path, untrained, free):
+    policy, optimizer = untrained
     train(policy, optimizer, [0])
     settings = Checkpoint(keep_last=3, free_gib=0)
     for step in (1, 2):
@@ -235,9 +234,8 @@ def test_what_does_not_fit_is_not_begun_and_superseded_states_go_first(tmp_path,
     assert not (tmp_path / "model").exists()
 
 
-def test_the_last_whole_state_stays_when_a_newer_one_is_damaged(tmp_path, free):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_the_last_whole_state_stays_when_a_newer_one_is_damaged(tmp_path, untrained, free):
+    policy, optimizer = untrained
     settings = Checkpoint(keep_last=3, free_gib=0)
     for step in (1, 2, 3):
         save_training_state(tmp_path, step, policy, optimizer, settings=settings)
@@ -250,10 +248,9 @@ def test_the_last_whole_state_stays_when_a_newer_one_is_damaged(tmp_path, free):
 
 @pytest.mark.parametrize("what", ["a model", "a training state"])
 def test_the_prediction_is_at_least_what_is_written_and_little_more(
-    tmp_path, free, what, monkeypatch
+    tmp_path, untrained, free, what, monkeypatch
 ):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+    policy, optimizer = untrained
     train(policy, optimizer, [0])
     predicted = []
     monkeypatch.setattr(
@@ -275,9 +272,10 @@ def start_of_saving(tmp_path, policy, optimizer, writer, *, step, first):
     start_saving(writer, directory, policy, optimizer, Checkpoint(free_gib=0), first)
 
 
-def test_a_state_is_that_of_its_step_though_training_goes_on_before_it_is_written(tmp_path):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_a_state_is_that_of_its_step_though_training_goes_on_before_it_is_written(
+    tmp_path, untrained
+):
+    policy, optimizer = untrained
     train(policy, optimizer, range(4))
     may_end, writer = Event(), StateWriter(ONE_RANK)
     start_of_saving(tmp_path, policy, optimizer, writer, step=4, first=may_end.wait)
@@ -292,9 +290,10 @@ def test_a_state_is_that_of_its_step_though_training_goes_on_before_it_is_writte
     assert all(map(torch.equal, weights_of(policy), weights_of(resumed)))
 
 
-def test_one_state_is_written_at_a_time_and_none_without_what_belongs_before_it(tmp_path):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_one_state_is_written_at_a_time_and_none_without_what_belongs_before_it(
+    tmp_path, untrained
+):
+    policy, optimizer = untrained
     writer, seen = StateWriter(ONE_RANK), []
 
     def fail():
@@ -312,9 +311,8 @@ def test_one_state_is_written_at_a_time_and_none_without_what_belongs_before_it(
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000001", "step-000002"]
 
 
-def test_files_are_hashed_on_their_way_to_the_disk(tmp_path, monkeypatch):
-    policy = tiny_policy()
-    optimizer = PolicyOptimizer(policy, CONFIG, num_steps=10)
+def test_files_are_hashed_on_their_way_to_the_disk(tmp_path, untrained, monkeypatch):
+    policy, optimizer = untrained
     with monkeypatch.context() as patch:
         patch.setattr(vibelite.storage, "sha256_of", lambda path: pytest.fail(f"{path} is read"))
         save_training_state(tmp_path, 1, policy, optimizer)

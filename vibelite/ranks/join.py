@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from vibelite.errors import RecipeError
 from vibelite.ranks.ranks import ONE_RANK, Ranks, num_nodes, num_ranks_given
-from vibelite.ranks.watchdog import Watchdog, said_by_rank
+from vibelite.ranks.watchdog import Watchdog
 from vibelite.ranks.world import World
 
 # Of the exchange of objects: how long a rank may take for its own work is the watchdog's business.
@@ -113,14 +113,10 @@ def num_devices() -> int:
 
 def host_store(listening: int, port: int) -> Any:
     """The store of a world on this machine, served by this process on a socket that listens."""
-    return TCPStore(
+    store = TCPStore(
         "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listening
     )
-
-
-def run_keys(store: Any, name: str, num_ranks: int) -> dict[int, dict[str, Any]]:
-    """By rank what ranks left under `name` in the store that this process hosts."""
-    return said_by_rank(PrefixStore(KEYS, store), name, num_ranks)
+    return PrefixStore(KEYS, store)
 
 
 def given_store() -> Any:

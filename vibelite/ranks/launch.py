@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from vibelite.errors import RecipeError
+from vibelite.ranks.watchdog import said_by_rank
 
 POLL_SECONDS = 0.1
 # For ranks to end by themselves after another did, and to say why.
@@ -134,13 +135,11 @@ def kill(ranks: Sequence[Rank]) -> None:
 
 def outcome(ranks: Sequence[Rank], killed: set[int], store: Any) -> int:
     """The exit code of the run; says on stderr what ended it, unless the leader did."""
-    from vibelite.ranks.join import run_keys
-
     failed = [rank for rank in ranks if rank.process.returncode and rank.number not in killed]
     if not failed:
         return 0 if not killed else EXIT_FAILED
-    said = run_keys(store, "failure", len(ranks))
-    places = run_keys(store, "rank", len(ranks))
+    said = said_by_rank(store, "failure", len(ranks))
+    places = said_by_rank(store, "rank", len(ranks))
     for rank in failed:
         if rank.process.returncode < 0:
             name = signal.Signals(-rank.process.returncode).name

@@ -90,7 +90,7 @@ class TrainingLoop:
             self._run(take_step)
         except BaseException:
             self._models.settle()
-            self._states.settle()
+            self._states.writer.settle()
             raise
 
     def _run(self, take_step: Callable[[int], None]) -> None:
@@ -138,5 +138,5 @@ class TrainingLoop:
     def _finish_saving(self) -> None:
         with self._context.meter.span("checkpoint"):
             self._context.world.from_leader(self._models.wait)
-            self._states.wait()
+            self._states.writer.wait()
         self._context.recorder.record_work("checkpoint")

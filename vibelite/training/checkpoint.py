@@ -53,42 +53,38 @@ def best_interval(save_seconds: float, mtbf_seconds: float) -> float:
     return math.sqrt(2 * save_seconds * mtbf_seconds)
 
 
+@dataclass
 class SaveSchedule:
     """Says after which steps of a stage its training state is saved."""
 
-    def __init__(
-        self,
-        settings: Checkpoint,
-        *,
-        every: int,
-        num_steps: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`every`: steps between saves where they are counted; `clock` returns seconds."""
-        self._settings = settings
-        self._every = every
-        self._num_steps = num_steps
-        self._clock = clock
-        self._seconds: list[float] = []
-        self._last_save = clock()
+    settings: Checkpoint
+    every: int
+    """Steps between saves where they are counted."""
+    num_steps: int
+    clock: Callable[[], float] = time.monotonic
+    _seconds: list[float] = field(default_factory=list)
+    """What each save took."""
+
+    def __post_init__(self) -> None:
+        self._last_save = self.clock()
 
     def is_due(self, step: int) -> bool:
         """Whether to save after `step` finished steps; always after the last. By time, the first
         step is saved too: it measures what a save takes.
         """
-        if step == self._num_steps:
+        if step == self.num_steps:
             return True
-        if self._settings.by == "steps":
-            return step % self._every == 0
+        if self.settings.by == "steps":
+            return step % self.every == 0
         if not self._seconds:
             return True
         interval = best_interval(median(self._seconds), SECONDS_BETWEEN_FAILURES)
-        return self._clock() - self._last_save >= interval
+        return self.clock() - self._last_save >= interval
 
     def saved(self, seconds: float) -> None:
         """Takes what the save that ends now took."""
         self._seconds.append(seconds)
-        self._last_save = self._clock()
+        self._last_save = self.clock()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,11 +100,11 @@ class TrainingStates:
     schedule: SaveSchedule
     world: Ranks
     """Those that save and resume together."""
-    _writer: StateWriter = field(init=False)
+    writer: StateWriter = field(init=False)
     _last: int = 0
 
     def __post_init__(self) -> None:
-        self._writer = StateWriter(self.world)
+        self.writer = StateWriter(self.world)
 
     def load(self) -> int:
         """Loads the newest whole state in place and drops the records of later steps; the number
@@ -120,13 +116,11 @@ class TrainingStates:
                 drop_directory(path)
         step = load_training_state(resume, self.policy, self.optimizer, world=self.world)
         self._last = step
-        if not self.world.is_leader:
-            return step
-        num_recorded = self.stage_dir.truncate_after(step)
+        num_recorded = self.stage_dir.truncate_after(step) if self.world.is_leader else 0
         if num_recorded and not step:
             warn(
-                f"{self.stage_dir.resume}: holds no saved state, though {num_recorded} steps were "
-                "recorded: the stage starts again from its first step"
+                f"{resume}: holds no saved state, though {num_recorded} steps were recorded: the "
+                "stage starts again from its first step"
             )
         return step
 
@@ -136,14 +130,14 @@ class TrainingStates:
         """
 
         def decide() -> bool:
-            self._writer.raise_failure()
+            self.writer.raise_failure()
             return self.schedule.is_due(step)
 
         return self.world.from_leader(decide)
 
     def save(self, step: int, models: ModelWriter) -> None:
         """Starts to save the state after `step` finished steps; their records and the models kept
-        of them are on the disk before it. `wait` returns when it is there too.
+        of them are on the disk before it. `writer.wait` returns when it is there too.
         """
         if step == self._last:  # resumed from it, or stopped right after it
             return
@@ -151,7 +145,7 @@ class TrainingStates:
         if self.world.is_leader:
             self.stage_dir.sync_records()
         start_saving(
-            self._writer,
+            self.writer,
             state_directory(self.stage_dir.resume, step),
             self.policy,
             self.optimizer,
@@ -160,14 +154,6 @@ class TrainingStates:
         )
         self._last = step
         self.schedule.saved(time.monotonic() - start)
-
-    def wait(self) -> None:
-        """Returns when the last state is on the disk; raises what kept it from being written."""
-        self._writer.wait()
-
-    def settle(self) -> None:
-        """Returns when nothing is being written, after an error, which is the one to report."""
-        self._writer.settle()
 
 
 class ModelWriter(Background):
