@@ -60,6 +60,10 @@ VARIANTS = (
     Variant("entropy-bonus", changes={"entropy_coef": 0.01}),  # the review's coefficient
     Variant("token", changes={"aggregation": "token"}),
     Variant("constant", changes={"aggregation": "constant"}),
+    Variant("no-std", changes={"advantage": "no_std", "aggregation": "constant"}),  # Dr. GRPO
+    Variant("maxrl", changes={"advantage": "maxrl", "maxent_lambda": 0.0}),
+    Variant("gspo", changes={"ratio": "sequence", "updates_per_rollout": 2}),
+    Variant("cispo", changes={"ratio": "cispo", "updates_per_rollout": 2}),
     Variant("lambda-2", changes={"maxent_lambda": 2.0}),
     Variant("lambda-8", changes={"maxent_lambda": 8.0}),
 )

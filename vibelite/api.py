@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Problems = str | Path | Iterable[Mapping[str, Any]]
 Reward = str | Callable[..., float]
+CLAIMS_OF_A_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")
 
 
 class Run:
@@ -201,8 +203,10 @@ def _show(words: list[str]) -> None:
     output is not seen. Ctrl-C stops the run as it would in a shell, with everything saved.
     """
     last = ""
+    # A notebook claims to be a terminal, but each frame of a bar would be a line of its cell.
+    plain = {key: value for key, value in os.environ.items() if key not in CLAIMS_OF_A_TERMINAL}
     with subprocess.Popen(
-        _command(words), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        _command(words), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=plain
     ) as process:
         assert process.stdout is not None
         try:

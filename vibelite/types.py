@@ -146,6 +146,12 @@ class TokenBatch:
     def num_sequences(self) -> int:
         return self.cu_seqlens.shape[0] - 1
 
+    @property
+    def trained_lengths(self) -> torch.Tensor:
+        """Trained tokens of each sequence [S], int64."""
+        counts = self.completion_mask.cumsum(0)[self.cu_seqlens[1:].long() - 1]
+        return counts.diff(prepend=counts.new_zeros(1))
+
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:

@@ -51,6 +51,55 @@ def test_equal_rewards_have_exactly_zero_advantage(reward):
     assert group_advantages([reward] * 8) == [0.0] * 8
 
 
+def test_other_scales_by_hand():
+    rewards = [1.0, 0.0, 0.0, 0.0]  # mean 1/4
+    assert group_advantages(rewards, "no_std") == [0.75, -0.25, -0.25, -0.25]
+    assert group_advantages(rewards, "maxrl") == [3.0, -1.0, -1.0, -1.0]
+    assert group_advantages([0.5, 0.25, 0.0, 0.25], "maxrl") == [1.0, 0.0, -1.0, 0.0]
+    assert mgpo_advantages(rewards, 0.25, 1.0, "no_std")[0][0] == pytest.approx(
+        0.75 * maxent_weight(0.25, 1.0)
+    )
+    with pytest.raises(ValueError, match="positive mean"):
+        group_advantages([-1.0, 0.5], "maxrl")
+
+
+@pytest.mark.parametrize("kind", ["grpo", "no_std", "maxrl"])
+def test_equal_but_for_rounding_is_equal(kind):
+    assert group_advantages([0.1 + 0.2, 0.3, 0.3, 0.3], kind) == [0.0] * 4
+    assert group_advantages([0.3, 0.1 + 0.2, 0.3, 0.3], kind) == [0.0] * 4
+
+
+def test_maxrl_estimates_the_gradient_of_the_log_pass_rate():
+    """Of a coin with p = 0.3, whose log-prob has the derivative 1/p or -1/(1-p): over all groups of
+    six, those without a right one left out, as the estimator of arXiv 2602.02710 does.
+    """
+    p, size = 0.3, 6
+    slope = {1: 1 / p, 0: -1 / (1 - p)}
+    expected = total = 0.0
+    for outcome in range(2**size):
+        rewards = [float(outcome >> bit & 1) for bit in range(size)]
+        chance = math.prod(p if reward else 1 - p for reward in rewards)
+        if any(rewards):
+            successes = [slope[1] for reward in rewards if reward]
+            expected += chance * sum(successes) / len(successes)
+        advantages = group_advantages(rewards, "maxrl")
+        total += (
+            chance * sum(a * slope[int(r)] for a, r in zip(advantages, rewards, strict=True)) / size
+        )
+    all_right = p**size * slope[1]  # the baseline takes the gradient of such a group away
+    baseline = (
+        sum(
+            math.comb(size, k)
+            * p**k
+            * (1 - p) ** (size - k)
+            * (k * slope[1] + (size - k) * slope[0])
+            for k in range(1, size)
+        )
+        / size
+    )
+    assert total == pytest.approx(expected - all_right - baseline, rel=1e-12)
+
+
 def test_advantages_of_one_correct_in_four():
     # mean 1/4, population std sqrt(3)/4: (1 - 1/4) / (sqrt(3)/4) = sqrt(3), and -1/sqrt(3) for the
     # others.

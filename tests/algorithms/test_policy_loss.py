@@ -13,6 +13,7 @@ from vibelite.algorithms.policy_loss import (
     mismatch_metrics,
     policy_diagnostics,
     policy_loss,
+    sequence_ratios,
     token_weights,
 )
 
@@ -31,14 +32,14 @@ def expected_loss(columns, settings):
         low, high = 1 - settings.clip_low, 1 + settings.clip_high
         unclipped, clipped = ratio * advantages[t], min(max(ratio, low), high) * advantages[t]
         importance = min(math.exp(old[t] - sampler[t]), settings.importance_cap)
-        k3 = math.exp(ref[t] - logps[t]) - (ref[t] - logps[t]) - 1
+        penalty = (logps[t] - ref[t]) ** 2 / 2
         term = (
             importance * min(unclipped, clipped)
             + settings.entropy_coef * entropies[t]
-            - settings.kl_coef * k3
+            - settings.kl_coef * penalty
         )
         slope = importance * unclipped if unclipped <= clipped or low <= ratio <= high else 0.0
-        slope -= settings.kl_coef * (1 - math.exp(ref[t] - logps[t]))
+        slope -= settings.kl_coef * (logps[t] - ref[t])
         loss -= weights[t] * term
         gradient.append(-weights[t] * slope)
     return loss, gradient
@@ -91,6 +92,65 @@ def test_loss_and_gradient_equal_a_loop_over_tokens(seed, aggregation):
     is_clipped = ((ratio > 1.28) & (advantages > 0)) | ((ratio < 0.8) & (advantages < 0))
     assert torch.equal(diagnostics["clipped"].bool(), is_clipped)
     assert is_clipped.any(), "the case must contain clipped tokens"
+
+
+def test_the_penalty_has_the_gradient_of_the_kl_to_the_reference():
+    """Over all tokens of a distribution, each as likely as it is sampled."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, generator=generator, dtype=torch.float64).requires_grad_()
+    reference = torch.randn(20, generator=generator, dtype=torch.float64).log_softmax(0)
+    logprobs = logits.log_softmax(0)
+    (expected,) = torch.autograd.grad((logprobs.exp() * (logprobs - reference)).sum(), logits)
+    none = torch.zeros(20, dtype=torch.float64)
+    logprobs = logits.log_softmax(0)
+    inputs = LossInputs(none, logprobs.exp().detach(), ref_logprobs=reference)
+    policy_loss(logprobs, none, inputs, LossSettings(kl_coef=1.0)).sum().backward()
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_gspo_is_the_clipped_ratio_of_completions():
+    """The objective of arXiv 2507.18071, equation 5, and its gradient by autograd."""
+    logps, old, _, _, entropies, advantages = random_inputs(4)
+    lengths = torch.tensor(LENGTHS)
+    of_completions = advantages[:4].repeat_interleave(lengths)
+    settings = LossSettings(clip_low=0.05, clip_high=0.08, ratio="sequence")
+    weights = token_weights(lengths, "sequence", 8).double().repeat_interleave(lengths)
+    variable = logps.clone().requires_grad_()
+    inputs = LossInputs(
+        of_completions, weights, old, sequence_ratios=sequence_ratios(logps - old, lengths)
+    )
+    loss = policy_loss(variable, entropies, inputs, settings).sum()
+    loss.backward()
+    again = logps.clone().requires_grad_()
+    value, num_clipped = torch.zeros(()), 0
+    parts = zip(again.split(LENGTHS), old.split(LENGTHS), advantages[:4], strict=True)
+    for now, before, advantage in parts:
+        s = torch.exp((now - before).sum() / len(now))
+        kept = s.clamp(0.95, 1.08)
+        num_clipped += int(s != kept)
+        value = value - torch.minimum(s * advantage, kept * advantage) / 4
+    value.backward()
+    assert 0 < num_clipped < 4
+    assert loss.item() == pytest.approx(value.item(), rel=1e-6)  # the weights are float32
+    torch.testing.assert_close(variable.grad, again.grad, rtol=1e-6, atol=0)
+
+
+def test_cispo_weighs_every_gradient_by_its_clipped_ratio():
+    """By hand: the gradient of -w clip(ratio) A logp with the ratio a constant."""
+    logps, old, sampler, _, entropies, advantages = random_inputs(5)
+    settings = LossSettings(clip_low=0.1, clip_high=0.2, importance_cap=1.5, ratio="cispo")
+    weights = torch.rand(NUM_TOKENS, dtype=torch.float64)
+    variable = logps.clone().requires_grad_()
+    inputs = LossInputs(advantages, weights, old, sampler)
+    policy_loss(variable, entropies, inputs, settings).sum().backward()
+    expected = [
+        -w * min(max(math.exp(p - o), 0.9), 1.2) * a * min(math.exp(o - q), 1.5)
+        for p, o, q, a, w in zip(
+            *(column.tolist() for column in (logps, old, sampler, advantages, weights)), strict=True
+        )
+    ]
+    assert variable.grad is not None
+    assert variable.grad.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_on_policy_gradient_is_that_of_the_log_prob():

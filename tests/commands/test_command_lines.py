@@ -32,7 +32,7 @@ WRONG = {
     "init new.yaml --problems empty": "empty: neither a .jsonl, .json, .parquet, .csv file nor",
     "init new.yaml --problems broken.jsonl": "broken.jsonl:1: not valid JSON",
     "init new.yaml --problems rows.jsonl --prompt q": "rows.jsonl:1: no column 'q'; where",
-    "init new.yaml --model nowhere": "model.path: there is no directory nowhere",
+    "init new.yaml --model nowhere": "model.path: there is no file or directory nowhere",
     "init new.yaml --model some/model": "name that with --set model.path=DIRECTORY (vibelite",
     "init new.yaml --from nothing": "no recipe that comes with vibelite; known: quickstart, ",
     "init new.yaml --verifier maths": "'maths' is not one of 'math', 'exact', 'choice', 'code'",

@@ -9,11 +9,12 @@ from hypothesis import given, settings, strategies
 
 from tests.benchmark_files import NUM_PROBLEMS, benchmark_file, needs_benchmark_files
 from vibelite.data.decontaminate import (
+    REPETITION_WORDS,
     ContaminationIndex,
     EvaluationItem,
     build_index,
     group_copies,
-    longest_run,
+    repeated_share,
     windows,
 )
 from vibelite.data.normalise import without_instructions
@@ -55,7 +56,6 @@ def test_a_respelled_problem_is_found(respell: Callable[[str], str]) -> None:
     match = index.find(respell(WALK))
     assert match is not None
     assert (match.rule, match.source, match.item) == ("ngram", "eval", "1")
-    assert match.coverage == 1
 
 
 def test_ten_words_are_evidence_and_nine_are_not() -> None:
@@ -64,15 +64,7 @@ def test_ten_words_are_evidence_and_nine_are_not() -> None:
     match = index.find("xx " + " ".join(words[2:12]) + " yy")
     assert match is not None
     assert match.text == "start at opposite ends of a straight track of 400"
-    assert match.coverage == pytest.approx(1 / (len(words) - 9))
     assert index.find("xx " + " ".join(words[2:11]) + " yy") is None
-
-
-def test_the_longest_shared_run_is_reported() -> None:
-    first, second = RACE.split()[:10], RACE.split()[1:13]
-    match = index_of(RACE).find(" ".join([*first, "or", *second]))
-    assert match is not None
-    assert match.text == " ".join(second).lower().replace(".", "")
 
 
 def test_the_answer_format_is_no_evidence_even_at_the_end_of_a_short_problem() -> None:
@@ -193,13 +185,6 @@ def test_lists_of_symbols_are_no_evidence() -> None:
     assert index.find("Take all of the numbers 1, 2, 3, 4, 5 or 6.") is not None
 
 
-def test_an_empty_item_does_no_harm() -> None:
-    index = index_of("", " ?", RACE)
-    assert index.find("") is None
-    assert index.find("!") is None
-    assert index.find(RACE) is not None
-
-
 def test_a_problem_in_one_sentence_with_its_instruction_is_kept_whole() -> None:
     problem = "Explain step by step how many squares fit on a board of nine by seven"
     assert index_of(problem, RACE).find(f"Well then. {problem}!") is not None
@@ -222,9 +207,36 @@ def test_matching_is_exact_against_a_plain_search() -> None:
     assert index.find(RACE) is not None
 
 
-def test_the_longest_run_of_flags() -> None:
-    assert longest_run([True, False, True, True, False]) == (2, 2)
-    assert longest_run([False]) == (0, 0)
+def words(number: int, seed: int = 0) -> str:
+    return " ".join(random.Random(seed).choices([f"w{n}" for n in range(500)], k=number))
+
+
+def test_a_text_without_repetition_has_a_share_of_zero() -> None:
+    assert repeated_share(words(1000)) == 0
+
+
+@pytest.mark.parametrize("period", [1, 7, 40, 150])
+def test_a_loop_in_the_second_half_has_a_share_of_about_one_half(period: int) -> None:
+    loop = words(period, seed=1).split()
+    text = words(600) + " " + " ".join((loop * 600)[:600])
+    expected = (600 - period - REPETITION_WORDS) / 1200
+    assert repeated_share(text) == pytest.approx(expected, abs=0.03)
+
+
+def test_case_and_punctuation_do_not_hide_a_loop() -> None:
+    part = words(40)
+    text = " ".join(part.upper() + "!" * n for n in range(10))
+    assert repeated_share(text) > 0.8
+
+
+def test_short_texts_and_short_phrases_are_no_loops() -> None:
+    assert repeated_share("wait " * 63) == 0
+    steps = [f"We get x = {n} and so f({n}) = {n * n}, which is not prime." for n in range(200)]
+    assert repeated_share(" ".join(steps)) == 0
+
+
+def test_the_share_of_the_shortest_text_that_can_show_a_loop_is_exact():
+    assert repeated_share("again " * 64) == 1 - 1 / 49  # 49 runs of 16 words, all the same
 
 
 @needs_benchmark_files

@@ -11,7 +11,8 @@ from tests.data.tables import load, write
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemTable, TraceMix, TraceTable
-from vibelite.rewards.code_problem import read_tests
+from vibelite.rewards.code_problem import CodeTest, read_tests
+from vibelite.rewards.sandbox import Limits
 
 
 def problems(tmp_path: Path, rows: list[dict[str, Any]], **values: Any) -> list[Any]:
@@ -86,32 +87,9 @@ CODE_ROWS = {
         {"tests": {"inputs": [[1, [2]]], "outputs": [[[3]]], "fn_name": "add"}},
         ADD,
     ),
-    "primeintellect": (
-        {"tests": [{"type": "stdin_stdout", "fn_name": None, "input": "1\n2\n", "output": "3"}]},
-        STDIN,
-    ),
-    "primeintellect, a function": (
-        {
-            "tests": json.dumps(
-                [{"type": "function_call", "fn_name": "add", "input": [1, [2]], "output": [[3]]}]
-            )
-        },
-        ADD,
-    ),
     "lines in a list": (
         {"tests": {"inputs": [["1", "2", ""]], "outputs": [["3"]]}},
         STDIN,
-    ),
-    "lcbv5": (
-        {"tests": [{"testtype": "stdin", "input": "1\n2\n", "output": "3"}], "metadata": {}},
-        STDIN,
-    ),
-    "lcbv5, a function": (
-        {
-            "tests": [{"testtype": "functional", "input": "1\n[2]", "output": "[3]"}],
-            "metadata": json.dumps({"func_name": "add"}),
-        },
-        ADD,
     ),
     "own": ({"tests": [ADD]}, ADD),
 }
@@ -133,12 +111,6 @@ def test_public_tests_become_own_ones(
     ("tests", "message"),
     [
         ({"inputs": ["1", "2"], "outputs": ["1"]}, "lists of the same length"),
-        (
-            [{"type": "stdin_stdout", "input": "1"}],
-            "a test of type 'stdin_stdout' with type, input",
-        ),
-        ([{"testtype": "hidden", "input": "1", "output": "2"}], "a test of type 'hidden'"),
-        ([{"testtype": "functional", "input": "1", "output": "2"}], "the name of a function"),
         ("{", "not valid JSON"),
     ],
 )
@@ -198,3 +170,59 @@ def test_a_mix_is_its_sets_one_after_the_other(tmp_path: Path) -> None:
     source = TraceMix.model_validate({"source": "mix", "sets": [first, second]})
     found = load_traces(source, {}, recipe_dir=tmp_path, seed=0)
     assert [trace.messages[-1]["content"] for trace in found] == ["2", "4"]
+
+
+PRINT = {"type": "stdin", "input": "1", "output": "2"}
+CALL = {"type": "functional", "fn_name": "f", "input": "1", "output": "2"}
+
+
+def test_a_parquet_table_may_hold_lists_of_structs(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "tests": [PRINT, CALL], "limits": {"seconds": 2.0}},
+        {"prompt": "b", "tests": [PRINT], "limits": None},
+    ]
+    path = write(tmp_path / "a.parquet", rows)
+    first, second = load(path, verifier="code")
+    assert read_tests(first).tests == (CodeTest("1", "2"), CodeTest("1", "2", "f"))
+    assert read_tests(first).limits == Limits(2.0)
+    assert read_tests(second).tests == (CodeTest("1", "2"),)
+    write(path, [*rows, {"prompt": "c", "tests": []}])
+    with pytest.raises(DataError, match="a.parquet: row 3: tests: expected a list of at least one"):
+        load(path, verifier="code")
+
+
+def test_livecodebenchs_columns_need_no_mapping_but_of_the_prompt(tmp_path: Path) -> None:
+    tests = json.dumps([{"input": "1", "output": "2", "testtype": "functional"}])
+    row = {
+        "question_content": "Find f.",
+        "public_test_cases": tests,
+        "private_test_cases": tests,
+        "metadata": json.dumps({"func_name": "f"}),
+    }
+    path = write(tmp_path / "a.jsonl", [row])
+    (problem,) = load(path, verifier="code", columns={"prompt": "question_content"})
+    assert read_tests(problem).tests == (CodeTest("1", "2", "f"),) * 2
+    assert read_tests(problem).has_imports
+    write(path, [row, row | {"public_test_cases": "["}])
+    with pytest.raises(DataError, match="a.jsonl:2: public_test_cases: not valid JSON"):
+        load(path, verifier="code", columns={"prompt": "question_content"})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, "no column 'tests'; where 'tests' was looked for there is: prompt"),
+        ({"tests": None}, "tests: expected a list of at least one test, found nothing"),
+        ({"tests": "5"}, "tests: expected a list of at least one test, found int '5'"),
+        ({"tests": [PRINT, {}]}, r"tests\[1\]: type is None; choose stdin or functional"),
+        ({"tests": [{**CALL, "input": "x"}]}, r"tests\[0\]: line 1 of input: not valid JSON"),
+        ({"tests": [PRINT], "limits": {"time": 1}}, "limits: unknown time; there are: seconds"),
+        ({"public_test_cases": "[]"}, "no column 'tests'"),
+    ],
+)
+def test_a_row_without_usable_tests_is_named_by_its_line(
+    row: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "a", "tests": [PRINT]}, {"prompt": "b", **row}]
+    with pytest.raises(DataError, match=f"^[^:]*a.jsonl:2: {message}"):
+        load(write(tmp_path / "a.jsonl", rows), verifier="code")

@@ -19,25 +19,6 @@ from vibelite.recipe.data_section import (
 BENCHMARK = Columns(prompt="prompt", answer="reward_model.ground_truth")
 
 
-def test_a_benchmark_parquet_with_chat_prompts_and_nested_golds_loads(tmp_path):
-    """The layout of the public benchmark files: golds are strings, or integers in one column."""
-    rows = [
-        {
-            "prompt": [{"content": f"Question {index}", "role": "user"}],
-            "reward_model": {"ground_truth": 70 + index, "style": "rule"},
-        }
-        for index in range(3)
-    ]
-    path = write(tmp_path / "aime.parquet", rows)
-    problems = load(path, columns=BENCHMARK, subdomain="aime")
-    assert [problem.id for problem in problems] == ["aime/0", "aime/1", "aime/2"]
-    assert [problem.answer for problem in problems] == ["70", "71", "72"]
-    assert problems[2].messages == ({"role": "user", "content": "Question 2"},)
-    assert {problem.subdomain for problem in problems} == {"aime"}
-    assert {problem.verifier for problem in problems} == {"math"}
-    assert len(load(path, columns=BENCHMARK, num_problems=2)) == 2
-
-
 def test_the_same_rows_load_from_jsonl_and_json(tmp_path):
     rows = [
         {"q": "7 + 5?", "a": 12, "topic": "Number Theory", "key": "first"},
@@ -205,12 +186,6 @@ def test_problems_of_a_custom_reward_know_its_file_and_their_row(tmp_path):
         "reward_function": "score",
         "row": row,
     }
-
-
-def test_a_reward_file_that_is_not_there_is_an_error_before_anything_runs(tmp_path):
-    write(tmp_path / "rows.jsonl", [{"prompt": "?", "answer": "x"}])
-    with pytest.raises(DataError, match="reward.py: there is no such file"):
-        load(tmp_path / "rows.jsonl", verifier="custom", reward={"file": "reward.py"})
 
 
 def part_of(path, part, **options):

@@ -7,7 +7,6 @@ import pytest
 
 from tests.data.tables import load, write
 from vibelite.data.sources import load_traces
-from vibelite.data.tables import read_rows
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import TraceTable
 from vibelite.rewards.answer_text import final_gold
@@ -201,9 +200,3 @@ def test_a_gold_that_nothing_could_equal_is_an_unusable_row(
 def test_none_may_be_the_right_word(tmp_path: Path) -> None:
     path = write(tmp_path / "own.jsonl", [{"prompt": "Which word?", "answer": "None"}])
     assert load(path, verifier="exact")[0].answer == "None"
-
-
-def test_a_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_bytes(b"\xef\xbb\xbfa,b\n1,2\n")
-    assert list(read_rows(path).table) == [{"a": "1", "b": "2"}]

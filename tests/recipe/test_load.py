@@ -5,8 +5,9 @@ import pytest
 
 from tests.recipe.texts import write_recipe
 from vibelite.errors import RecipeError
-from vibelite.recipe.load import dump_resolved, load_recipe, recipe_schema
-from vibelite.recipe.stage_section import MGPOStage, SFTStage
+from vibelite.recipe.load import dump_resolved, load_recipe
+from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import EvaluateStage, MGPOStage, SFTStage
 
 
 def problems_of(path: Path, *overrides: str) -> list[str]:
@@ -91,11 +92,6 @@ WRONG_LINES = {
         "recipe.yaml:31:5: stages.mgpo.sampling: must be a section (a mapping of keys to values), "
         "not 32",
     ),
-    "duplicate key": (
-        {"line_22": "    num_steps: 11"},
-        "recipe.yaml:22:5: stages.sft.num_steps: the key 'num_steps' was already given at "
-        "recipe.yaml:21:5",
-    ),
     "rule of a section": (
         {"line_24": "  - kind: probe\n    num_samples: 4"},
         "recipe.yaml:24:5: stages.probe: num_samples (4) must be at least k (8)",
@@ -130,28 +126,37 @@ def test_a_wrong_line_is_named_with_its_position(
 
 
 def test_all_problems_are_reported_at_once_from_top_to_bottom(tmp_path: Path) -> None:
-    path = write_recipe(
-        tmp_path,
-        line_2="seed: -1",
-        line_21="    num_steps: 10\n    num_steps: 10",
-        line_26="  - kind: fuse\n    start_from: prob",
-        line_30="    problems: trains",
-        line_34="    benchmarks: [tests]",
-    )
-    positions = [problem.split(": ")[0] for problem in problems_of(path, "sed=1")]
-    assert positions == [
-        "--set sed=1",
-        "recipe.yaml:2:1",
-        "recipe.yaml:22:5",
-        "recipe.yaml:28:5",
-        "recipe.yaml:32:5",
-        "recipe.yaml:36:18",
-    ]
+    """Those of keys and values; and, where these are right, those of names."""
+
+    def positions(*overrides: str, **lines: str) -> list[str]:
+        path = write_recipe(tmp_path, **lines)
+        return [problem.split(": ")[0] for problem in problems_of(path, *overrides)]
+
+    values = {"line_2": "seed: -1", "line_27": "    tail_average: x", "line_32": "    lr: 1"}
+    found = positions("sed=1", **values)
+    assert found == ["--set sed=1", "recipe.yaml:2:1", "recipe.yaml:27:5"] + [
+        "recipe.yaml:28:5"
+    ] + ["recipe.yaml:32:5"]
+    names = {
+        "line_27": "    start_from: prob",
+        "line_30": "    problems: trains",
+        "line_34": "    benchmarks: [tests]",
+    }
+    assert positions(**names) == ["recipe.yaml:27:5", "recipe.yaml:30:5", "recipe.yaml:34:18"]
 
 
-def test_broken_yaml_names_the_position(tmp_path: Path) -> None:
-    (problem,) = problems_of(write_recipe(tmp_path, line_2="seed: [0"))
-    assert problem.startswith("recipe.yaml:3:6: not YAML: ")
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("seed: [0", "3:6: not YAML: "),
+        ("seed: 0\nseed: 1", "3:1: not YAML: found duplicate key"),
+        ("seed: !!int one", " not YAML: "),
+        ("seed: &a {b: *a}", "2:14: the alias *a is inside what it stands for"),
+    ],
+)
+def test_broken_yaml_names_the_position(line: str, place: str, tmp_path: Path) -> None:
+    (problem,) = problems_of(write_recipe(tmp_path, line_2=line))
+    assert problem.startswith(f"recipe.yaml:{place}")
 
 
 @pytest.mark.parametrize(
@@ -197,15 +202,6 @@ def test_an_unreadable_encoding_is_a_recipe_error(tmp_path: Path) -> None:
     assert problem.startswith("recipe.yaml: cannot be read: ")
 
 
-def test_an_alias_inside_its_own_section_is_refused(tmp_path: Path) -> None:
-    path = write_recipe(tmp_path, line_12="        sums: {dataset: gcd, config: &c {again: *c}}")
-    expected = (
-        "recipe.yaml:12:42: data.problems.train.tasks.sums.config.again: the alias refers to a "
-        "section that contains it"
-    )
-    assert expected in problems_of(path)
-
-
 def test_a_merge_key_brings_defaults_that_own_keys_replace(tmp_path: Path) -> None:
     path = write_recipe(
         tmp_path,
@@ -234,10 +230,88 @@ def test_the_resolved_recipe_loads_to_an_equal_one(tmp_path: Path) -> None:
 
 
 def test_the_schema_describes_every_stage_kind_and_key() -> None:
-    schema = recipe_schema()
+    schema = Recipe.model_json_schema()
     json.dumps(schema)
     mgpo = schema["$defs"]["MGPOStage"]["properties"]
     assert mgpo["group_size"]["minimum"] == 2
     assert mgpo["group_size"]["description"] == "Completions per problem, G."
     kinds = schema["properties"]["stages"]["items"]["discriminator"]["mapping"]
     assert set(kinds) == {"sft", "probe", "fuse", "mgpo", "distill", "filter", "evaluate", "export"}
+
+
+def load(tmp_path: Path, *overrides: str) -> Recipe:
+    return load_recipe(write_recipe(tmp_path), overrides)
+
+
+def test_stages_are_set_by_index_and_by_name(tmp_path: Path) -> None:
+    recipe = load(tmp_path, "stages.0.num_steps=7", "stages.mgpo.optimizer.lr=2e-6")
+    sft, mgpo = recipe.stage_named("sft"), recipe.stage_named("mgpo")
+    assert isinstance(sft, SFTStage)
+    assert isinstance(mgpo, MGPOStage)
+    assert sft.num_steps == 7
+    assert mgpo.optimizer.lr == 2e-6
+
+
+def test_names_with_dots_are_found(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, line_28="  - kind: mgpo\n    name: mgpo.v2", line_37="")
+    stage = load_recipe(path, ["stages.mgpo.v2.num_steps=9"]).stage_named("mgpo.v2")
+    assert isinstance(stage, MGPOStage)
+    assert stage.num_steps == 9
+
+
+def test_values_are_yaml(tmp_path: Path) -> None:
+    recipe = load(
+        tmp_path,
+        "stages.evaluate.k=[1, 4]",
+        "stages.evaluate.sampling={max_new_tokens: 9, temperature: 0.5}",
+        "stages.evaluate.models.1=base",
+    )
+    stage = recipe.stage_named("evaluate")
+    assert isinstance(stage, EvaluateStage)
+    assert stage.k == [1, 4]
+    assert (stage.sampling.max_new_tokens, stage.sampling.temperature) == (9, 0.5)
+    assert stage.models == ["base", "base"]
+
+
+def test_a_section_that_is_not_there_is_made(tmp_path: Path) -> None:
+    assert load(tmp_path, "cost.usd_per_hour=2.5").cost.usd_per_hour == 2.5
+
+
+def test_the_last_of_two_overrides_wins(tmp_path: Path) -> None:
+    assert load(tmp_path, "seed=1", "seed=2").seed == 2
+
+
+def test_an_override_leaves_sections_that_share_an_anchor_alone(tmp_path: Path) -> None:
+    recipe = load(tmp_path, "stages.mgpo.sampling.max_new_tokens=5")
+    evaluate = recipe.stage_named("evaluate")
+    assert isinstance(evaluate, EvaluateStage)
+    assert evaluate.sampling.max_new_tokens == 32
+
+
+WRONG_OVERRIDES = {
+    "stages.mgpo.lr=x": "unknown key; did you mean 'optimizer.lr'?",
+    "stages.mgpo.num_steps=x": "must be a whole number, not 'x'",
+    "stages.mgpo.num_steps=": "must be a whole number, not null",
+    "stages.3.num_steps=0": "stages.mgpo.num_steps: must be greater than 0, not 0",
+    "stages.mpgo.num_steps=5": "stages has no 'mpgo'; did you mean 'mgpo'?",
+    "stages.evaluate.benchmarks.1=test": "stages.evaluate.benchmarks has no '1'; known: 0",
+    "seed.x=1": "seed is a value, it has no 'x'",
+    "seed": "must be KEY=VALUE, for instance stages.mgpo.num_steps=5",
+    "stages..num_steps=5": "must be KEY=VALUE, for instance stages.mgpo.num_steps=5",
+    "stages.evaluate.benchmarks=[tst]": "stages.evaluate.benchmarks.0: there is no 'tst' in "
+    "data.problems; did you mean 'test'?",
+    "cost.usd_per_hour=-1": "must be greater than 0, not -1",
+    "stages.fuse.start_from=prob": "there is no stage 'prob' before this one; did you mean "
+    "'probe'?",
+}
+
+
+@pytest.mark.parametrize("override", WRONG_OVERRIDES)
+def test_a_wrong_override_is_named_as_it_was_written(override: str, tmp_path: Path) -> None:
+    expected = f"--set {override}: {WRONG_OVERRIDES[override]}"
+    assert problems_of(write_recipe(tmp_path), override) == [expected]
+
+
+def test_an_override_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems_of(write_recipe(tmp_path), "seed=[1,")
+    assert problem.startswith("--set seed=[1,: the value is not YAML: ")

@@ -29,7 +29,7 @@ stages:
   - kind: probe
     sampling: &sampling {max_new_tokens: 32}
   - kind: fuse
-    weights: {number: 1, sums: 2}
+    tail_average: 0
   - kind: mgpo
     num_steps: 5
     problems: train

@@ -1,4 +1,4 @@
-"""Rows as the public data sets of the recipes have them: their columns, not their content. Every
+"""Rows in those columns of the recipes' public data sets that are read; the content is own. Every
 answer is 1, and a program that prints or returns 1 passes every test.
 """
 
@@ -19,16 +19,6 @@ def traces_of_openr1() -> list[dict[str, Any]]:
             "problem": f"Sum the first {number} odd numbers over their sum.",
             "solution": "Both are equal.",
             "answer": "1",
-            "problem_type": "Algebra",
-            "question_type": "math-word-problem",
-            "source": "olympiads",
-            "uuid": str(number),
-            "is_reasoning_complete": [True],
-            "generations": ["<think>\nEqual.\n</think>\n\\boxed{1}"],
-            "correctness_math_verify": [True],
-            "correctness_llama": None,
-            "finish_reasons": None,
-            "correctness_count": 1,
             "messages": [
                 {"role": "user", "content": f"Sum the first {number} odd numbers over their sum."},
                 {
@@ -47,11 +37,7 @@ def traces_of_open_code_reasoning() -> list[dict[str, Any]]:
             "id": str(number),
             "input": f"Read {number} integers and print one.",
             "output": f"<think>\nAny input of {number}.\n</think>\n\n{PROGRAM}",
-            "source": "codeforces",
-            "license": "cc-by-4.0",
-            "dataset": "code_contests",
             "split": "train",
-            "difficulty": "7",
             "solution": PROGRAM,
         }
         for number in range(8)
@@ -66,7 +52,6 @@ def math_problems() -> list[dict[str, Any]]:
             "answer": "1",
             "subject": subject,
             "level": level,
-            "unique_id": f"train/{subject}/{number}.json",
         }
         for number in range(1, 4)
         for level in (4, 5)
@@ -84,11 +69,7 @@ def dapo() -> list[dict[str, Any]]:
         {
             "prompt": f"Compute {number}! / {number}!.",
             "solution": "1",
-            "data_source": "math_dapo",
-            "source_prompt": [{"role": "user", "content": f"Compute {number}! / {number}!."}],
-            "ability": "MATH",
             "reward_model": {"ground_truth": "1", "style": "rule-lighteval/MATH_v2"},
-            "extra_info": {"index": str(number)},
         }
         for number in range(6)
     ]
@@ -103,7 +84,6 @@ def deepcoder_taco() -> list[dict[str, Any]]:
         {
             "problem": f"Case {number}: whatever comes, the result is one.",
             "tests": json.dumps(tests[number % 2]),
-            "solutions": [PROGRAM],
         }
         for number in range(4)
     ]
@@ -118,7 +98,6 @@ def webinstruct() -> list[dict[str, Any]]:
             "answer": "1",
             "answer_type": answer_type,
             "category": category,
-            "difficulty": "University",
         }
         for number, (category, answer_type) in enumerate((*kinds, ("Finance", "Integer")) * 2)
     ]
@@ -128,9 +107,7 @@ def benchmarks() -> dict[str, list[dict[str, Any]]]:
     """Of the hub's columns, one problem each."""
     question = "What remains of a whole from which nothing at all was ever taken away by anyone?"
     code = {
-        "question_title": "One",
         "question_content": "Print one, whatever the contest's input line may say this time.",
-        "platform": "atcoder",
         "question_id": "abc1_a",
         "difficulty": "easy",
         "starter_code": "",

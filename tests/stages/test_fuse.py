@@ -79,30 +79,21 @@ def require_mean(found: Path, sources: Path, weights: dict[int, float]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["whole", "adapters"])
-def test_specialists_count_by_the_recipes_weights_and_the_tail_is_the_last_checkpoints(
+def test_specialists_count_alike_and_the_tail_is_the_last_checkpoints(
     kind: str, tmp_path: Path
 ) -> None:
     run = RunDir(tmp_path)
     sources = save_checkpoints(run, kind)
-    models = run_fuse(run, weights={"number": 1, "algebra": 3}, tail_average=2)
+    models = run_fuse(run, tail_average=2)
     assert list(models) == ["tail-average", "fuse"], "the stage's own model is the last"
-    require_mean(models["fuse"], sources, {6: 0.75, 2: 0.25})
+    require_mean(models["fuse"], sources, {6: 0.5, 2: 0.5})
     require_mean(models["tail-average"], sources, {4: 0.5, 6: 0.5})
 
 
-def test_without_weights_all_specialists_count_alike_and_there_is_no_tail(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    sources = save_checkpoints(run, "whole")
-    models = run_fuse(run, tail_average=0)
-    assert list(models) == ["fuse"]
-    require_mean(models["fuse"], sources, {6: 0.5, 2: 0.5})
-
-
-def test_weights_of_other_subdomains_are_refused(tmp_path: Path) -> None:
+def test_without_a_tail_there_is_one_model(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     save_checkpoints(run, "whole")
-    with pytest.raises(RecipeError, match=r"names \['algebra'\], but the specialists are"):
-        run_fuse(run, weights={"algebra": 1.0})
+    assert list(run_fuse(run, tail_average=0)) == ["fuse"]
 
 
 @pytest.fixture

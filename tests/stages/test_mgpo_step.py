@@ -88,11 +88,13 @@ SCRIPTS = [
 LENGTHS = [length for script in SCRIPTS for length in script.lengths]
 
 
-def expected_advantages() -> list[float]:
+def expected_advantages(kind: str = "grpo") -> list[float]:
     values = []
     for script in SCRIPTS:
         shaped = torch.tensor(script.shaped, dtype=torch.float64)
         deviations, std = shaped - shaped.mean(), shaped.std(correction=0)
+        if kind == "no_std":
+            std = torch.ones(())
         values += (script.weight * deviations / std if std else 0 * shaped).tolist()
     return values
 
@@ -257,7 +259,7 @@ def expected_update(
     model.zero_grad()
     columns: dict[str, list[torch.Tensor]] = {}
     for (prompt, completion), advantage in zip(
-        case.engine.sampled[step], expected_advantages(), strict=True
+        case.engine.sampled[step], expected_advantages(stage.advantage), strict=True
     ):
         if not (advantage or stage.entropy_coef or stage.kl_coef):
             continue  # no gradient, though it counts in the average
@@ -269,10 +271,18 @@ def expected_update(
         sampler = torch.tensor(completion.sampler_logprobs, dtype=torch.float64)
         ratio = torch.exp(logprobs - old)
         kept_ratio = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
+        if stage.ratio == "sequence":
+            ratio = torch.exp((logprobs - old).mean()).detach() * torch.exp(
+                logprobs - logprobs.detach()
+            )
+            kept_ratio = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
         surrogate = torch.minimum(ratio * advantage, kept_ratio * advantage)
+        if stage.ratio == "cispo":
+            surrogate = kept_ratio.detach() * advantage * logprobs
         importance = torch.exp(old - sampler).clamp(max=CAP)
         kl = torch.exp(ref - logprobs) - (ref - logprobs) - 1
-        objective = importance * surrogate + stage.entropy_coef * entropy - stage.kl_coef * kl
+        penalty = stage.kl_coef * (logprobs - ref).square() / 2
+        objective = importance * surrogate + stage.entropy_coef * entropy - penalty
         weight = {
             "sequence": 1 / (len(LENGTHS) * len(tokens)),
             "token": 1 / sum(LENGTHS),
@@ -323,10 +333,22 @@ def assert_equal_gradients(
         ["aggregation=sequence"],
         ["aggregation=token"],
         ["aggregation=constant"],
+        ["ratio=sequence"],
+        ["ratio=cispo"],
+        ["advantage=no_std"],
         ["tokens_per_micro_batch=10000"],
         ["updates_per_rollout=1", "entropy_coef=0", "kl_coef=0"],
     ],
-    ids=["sequence", "token", "constant", "one-micro-batch", "on-policy"],
+    ids=[
+        "sequence",
+        "token",
+        "constant",
+        "gspo",
+        "cispo",
+        "no-std",
+        "one-micro-batch",
+        "on-policy",
+    ],
 )
 def test_gradients_and_metrics_are_those_of_the_method(tmp_path, settings):
     case = make_case(tmp_path, *(f"stages.mgpo.{setting}" for setting in settings))

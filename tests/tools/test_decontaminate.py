@@ -42,9 +42,9 @@ def test_lines_that_stay_are_copied_byte_for_byte(tmp_path, exam):
     judge = cleaner(exam)
     clean_file(tmp_path / "train.jsonl", tmp_path / "out" / "clean.jsonl", judge)
     assert (tmp_path / "out" / "clean.jsonl").read_text() == lines[0] + lines[3] + "\n"
-    (dropped,) = judge.tally.dropped
+    (dropped,) = judge.dropped
     assert (dropped["row"], dropped["id"], dropped["item"]) == (1, "train/1", "runners")
-    assert judge.tally.as_json()["num_kept"] == 2
+    assert judge.counts()["num_kept"] == 2
 
 
 def test_parquet_keeps_its_types_and_order(tmp_path, exam):
@@ -62,8 +62,8 @@ def test_parquet_keeps_its_types_and_order(tmp_path, exam):
     table = parquet.read_table(tmp_path / "clean.parquet")
     assert table.schema.equals(schema)
     assert table.to_pylist() == [row for row in rows if row["prompt"][0]["content"] != EXAM]
-    assert len(judge.tally.dropped) == 3000
-    assert judge.tally.dropped[0]["id"] == "11"
+    assert len(judge.dropped) == 3000
+    assert judge.dropped[0]["id"] == "11"
 
 
 def test_answers_are_looked_through_and_loops_in_them_dropped(tmp_path, exam):
@@ -76,9 +76,9 @@ def test_answers_are_looked_through_and_loops_in_them_dropped(tmp_path, exam):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     judge = cleaner(exam, max_repetition=0.5)
     clean_file(tmp_path / "train.jsonl", tmp_path / "clean.jsonl", judge)
-    reasons = [(row["row"], row["rule"]) for row in judge.tally.dropped]
+    reasons = [(row["row"], row["rule"]) for row in judge.dropped]
     assert reasons == [(1, "repetition"), (2, "ngram"), (3, "repetition")]
-    assert judge.tally.dropped[0]["repeated_share"] > 0.8
+    assert judge.dropped[0]["repeated_share"] > 0.8
 
 
 def test_a_file_against_itself_keeps_nothing_and_says_how_many_items_are_short(tmp_path, capsys):
@@ -95,7 +95,7 @@ def test_a_file_against_itself_keeps_nothing_and_says_how_many_items_are_short(t
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     judge = cleaner(source)
     clean_file(source, tmp_path / "none.jsonl", judge)
-    assert judge.tally.as_json()["num_kept"] == 0
+    assert judge.counts()["num_kept"] == 0
     (tmp_path / "train.jsonl").write_text('{"prompt": "Give one number and no words. 7?"}\n')
     arguments = [str(tmp_path / "train.jsonl"), "--against", str(source)]
     CliRunner().invoke(cli.app, ["decontaminate", *arguments, "-o", str(tmp_path / "clean.jsonl")])
@@ -109,7 +109,7 @@ def test_only_the_named_columns_are_looked_at(tmp_path, exam):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     judge = cleaner(exam)
     clean_file(tmp_path / "train.jsonl", tmp_path / "clean.jsonl", judge, ["a.b"])
-    assert [row["row"] for row in judge.tally.dropped] == [0]
+    assert [row["row"] for row in judge.dropped] == [0]
 
 
 def test_texts_are_found_wherever_they_are_and_system_messages_are_not_asked():

@@ -8,8 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal
 
 from vibelite.types import rewards_differ
+
+Advantage = Literal["grpo", "no_std", "maxrl"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,13 @@ def overlong_penalty(length: int, *, max_length: int, margin: int) -> float:
     return -min(max((length - (max_length - margin)) / margin, 0.0), 1.0) or 0.0
 
 
-def group_advantages(rewards: Iterable[float]) -> list[float]:
-    """Advantages [G] = (r - mean) / std over one group of completions (population std; GRPO,
-    VibeThinker report 3.4).
+def group_advantages(rewards: Iterable[float], kind: Advantage = "grpo") -> list[float]:
+    """Advantages [G] of one group of completions.
 
-    A group whose rewards are equal but for rounding carries no signal: its advantages are 0, not
-    0/0 or the noise blown up.
+    grpo: (r - mean) / std, of the population (GRPO, VibeThinker report 3.4); no_std: r - mean (Dr.
+    GRPO, arXiv 2503.20783); maxrl: (r - mean) / mean, which estimates the gradient of the log pass
+    rate where rewards are 0 or 1 (MaxRL, arXiv 2602.02710). A group whose rewards are equal but for
+    rounding carries no signal: its advantages are 0, not 0/0 or the noise blown up.
 
     >>> group_advantages([1.0, 0.0, 0.0, 1.0])
     [1.0, -1.0, -1.0, 1.0]
@@ -97,8 +101,16 @@ def group_advantages(rewards: Iterable[float]) -> list[float]:
     if not rewards_differ(values):
         return [0.0] * len(values)
     mean = math.fsum(values) / len(values)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-    return [(value - mean) / std for value in values]
+    match kind:
+        case "grpo":
+            scale = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+        case "no_std":
+            scale = 1.0
+        case "maxrl":
+            scale = mean
+    if scale <= 0:
+        raise ValueError(f"maxrl needs rewards of a positive mean, got {values}")
+    return [(value - mean) / scale for value in values]
 
 
 def bernoulli_kl(p: float) -> float:
@@ -124,13 +136,13 @@ def maxent_weight(pass_rate: float, maxent_lambda: float) -> float:
 
 
 def mgpo_advantages(
-    rewards: Iterable[float], pass_rate: float, maxent_lambda: float
+    rewards: Iterable[float], pass_rate: float, maxent_lambda: float, kind: Advantage = "grpo"
 ) -> tuple[list[float], float]:
-    """Advantages [G] of one group in MGPO: those of GRPO times the group's MaxEnt weight; and that
-    weight.
+    """Advantages [G] of one group in MGPO: those of `group_advantages` times the group's MaxEnt
+    weight; and that weight.
 
     >>> mgpo_advantages([1.0, 0.0, 0.0, 1.0], 0.5, 4.0)
     ([1.0, -1.0, -1.0, 1.0], 1.0)
     """
     weight = maxent_weight(pass_rate, maxent_lambda)
-    return [weight * advantage for advantage in group_advantages(rewards)], weight
+    return [weight * advantage for advantage in group_advantages(rewards, kind)], weight

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 Aggregation = Literal["sequence", "token", "constant"]
+Ratio = Literal["token", "sequence", "cispo"]
 
 
 def token_weights(
@@ -44,6 +45,9 @@ class LossSettings:
     entropy_coef: float = 0.0
     kl_coef: float = 0.0
     importance_cap: float = 2.0
+    ratio: Ratio = "token"
+    """token: PPO's clipped ratio; sequence: the same with that of the whole completion (GSPO);
+    cispo: the clipped ratio as a constant weight, so that no token loses its gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class LossInputs:
 
     `old_logprobs` None = strictly on-policy: the ratio is 1 and its gradient that of the log-prob.
     `sampler_logprobs` None = no correction for the mismatch between sampler and trainer.
+    `sequence_ratios`: of each token's completion, where they replace its own.
     """
 
     advantages: torch.Tensor
@@ -59,6 +64,7 @@ class LossInputs:
     old_logprobs: torch.Tensor | None = None
     sampler_logprobs: torch.Tensor | None = None
     ref_logprobs: torch.Tensor | None = None
+    sequence_ratios: torch.Tensor | None = None
 
     def at(self, rows: slice) -> LossInputs:
         """The inputs of some of the tokens."""
@@ -75,23 +81,46 @@ def policy_loss(
 ) -> torch.Tensor:
     """The loss of each token [N], to be summed and minimised; logprobs and entropy are [N].
 
-    loss_t = -w_t [ c_t min(rho_t A_t, clip(rho_t) A_t) + entropy_coef H_t - kl_coef k3_t ], with
-    rho the ratio to `old_logprobs` (VibeThinker report 3.4), c_t = min(exp(old - sampler), cap) the
-    truncated importance weight, a constant, and k3 = exp(ref - logp) - (ref - logp) - 1 >= 0, the
-    KL estimator with the right mean. `A` already contains the MaxEnt weight.
+    loss_t = -w_t [ c_t J_t + entropy_coef H_t - kl_coef (logp - ref)^2 / 2 ], with
+    J_t = min(rho_t A_t, clip(rho_t) A_t) and rho the ratio to `old_logprobs` (VibeThinker report
+    3.4), or that of the completion (GSPO, arXiv 2507.18071, its token form); under cispo
+    J_t = clip(rho_t) A_t logp_t with the ratio a constant (MiniMax-M1, arXiv 2506.13585).
+    c_t = min(exp(old - sampler), cap) is the truncated importance weight, a constant. `A` already
+    contains the MaxEnt weight. The squared difference has the gradient of KL(policy || reference);
+    that of k3, a better estimate of its value, is the other direction's (arXiv 2510.01555).
     """
     old_logprobs = logprobs.detach() if inputs.old_logprobs is None else inputs.old_logprobs
-    ratio = torch.exp(logprobs - old_logprobs)
-    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-    objective = torch.minimum(ratio * inputs.advantages, clipped * inputs.advantages)
+    ratio, clipped = ratios(logprobs, old_logprobs, inputs, settings)
+    if settings.ratio == "cispo":
+        objective = clipped.detach() * inputs.advantages * logprobs
+    else:
+        objective = torch.minimum(ratio * inputs.advantages, clipped * inputs.advantages)
     if inputs.sampler_logprobs is not None:
         importance = torch.exp(old_logprobs - inputs.sampler_logprobs)
         objective = objective * importance.clamp(max=settings.importance_cap)
     if settings.entropy_coef:
         objective = objective + settings.entropy_coef * entropy
     if inputs.ref_logprobs is not None:
-        objective = objective - settings.kl_coef * k3(logprobs, inputs.ref_logprobs)
+        objective = objective - settings.kl_coef * (logprobs - inputs.ref_logprobs).square() / 2
     return -inputs.token_weights * objective
+
+
+def ratios(
+    logprobs: torch.Tensor, old_logprobs: torch.Tensor, inputs: LossInputs, settings: LossSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each token's ratio [N], and the same within the clip."""
+    ratio = torch.exp(logprobs - old_logprobs)
+    if inputs.sequence_ratios is not None:
+        ratio = inputs.sequence_ratios * torch.exp(logprobs - logprobs.detach())
+    return ratio, ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+
+
+def sequence_ratios(log_ratios: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """exp of the mean log-ratio of each token's completion, [N]; `lengths` [S] of the completions
+    that follow one another in `log_ratios` [N] (GSPO, arXiv 2507.18071).
+    """
+    means = torch.stack([part.mean() for part in log_ratios.split(lengths.tolist())])
+    return torch.exp(means).repeat_interleave(lengths.to(means.device))
 
 
 def k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
@@ -106,8 +135,7 @@ def policy_diagnostics(
 ) -> dict[str, torch.Tensor]:
     """Per token [N]: was the clip active, trainer - sampler log-prob, KL to the reference."""
     old_logprobs = logprobs if inputs.old_logprobs is None else inputs.old_logprobs
-    ratio = torch.exp(logprobs - old_logprobs)
-    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    ratio, clipped = ratios(logprobs, old_logprobs, inputs, settings)
     is_clipped = ratio * inputs.advantages > clipped * inputs.advantages
     diagnostics = {"clipped": is_clipped.float()}
     if inputs.sampler_logprobs is not None:

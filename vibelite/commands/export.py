@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,9 @@ def export(
         Literal["hf", "bnb-4bit", "bnb-8bit", "gguf", "gguf-q8_0"],
         typer.Option("--format", help="hf is what transformers and vLLM load."),
     ] = "hf",
+    push: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="Then upload it: a private repository.")
+    ] = "",
 ) -> None:
     """Write a run's model, adapters merged into it, and its model card.
 
@@ -33,12 +37,44 @@ def export(
     source, maker = model_of_run(run_dir, stage)
     if to.exists():
         raise RecipeError(f"{to}: exists already; name a new directory")
+    if push:
+        with hub_errors(push):
+            create_repository(push)
     with redirect_stdout(sys.stderr):
         from vibelite.report.model_card import model_card
         from vibelite.stages.export import export_model
 
         export_model(source, to, card=model_card(run_dir, maker), form=form)
     print(to)
+    if push:
+        from huggingface_hub import HfApi
+
+        with hub_errors(push):
+            print(HfApi().upload_folder(repo_id=push, folder_path=to).commit_url)
+
+
+def create_repository(name: str) -> None:
+    """Before anything is written: the token, the name and the right to make it are seen to."""
+    from huggingface_hub import HfApi
+
+    if name.count("/") != 1:
+        raise RecipeError(f"--push {name}: name it OWNER/NAME")
+    HfApi().create_repo(name, private=True, exist_ok=True)
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """What the hub or the way to it refuses, in one sentence."""
+    from httpx import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except (HTTPError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(
+            f"--push {name}: {reason}; `hf auth login` or HF_TOKEN sets a token that may write"
+        ) from error
 
 
 def model_of_run(run_dir: Path, stage: str | None) -> tuple[Path, str]:

@@ -10,6 +10,6 @@ def schema() -> None:
 
     vibelite schema > recipe.schema.json
     """
-    from vibelite.recipe.load import recipe_schema
+    from vibelite.recipe.schema import Recipe
 
-    print_json(recipe_schema())
+    print_json(Recipe.model_json_schema())

@@ -5,7 +5,7 @@ and laid end to end into one row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -16,10 +16,7 @@ from vibelite.types import TokenBatch, Trace
 
 
 def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -> list[int]:
-    """`batch_size` indices below `num_items` for the 0-based `step`. Every epoch is a permutation
-    that depends on seed and epoch alone, so a resumed run needs its step number only; a batch may
-    run over the end of an epoch.
-    """
+    """Indices below `num_items` for the 0-based `step`: epochs are permutations."""
     if num_items < 1:
         raise ValueError("there is nothing to draw from")
     permutations: dict[int, list[int]] = {}
@@ -35,8 +32,7 @@ def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """Token ids [T], of which the first `num_prompt_tokens` (at least 1) are not trained on; they
-    may be told by a `completion_mask` [T] instead, False for each of them.
+    """Token ids [T], of which the first `num_prompt_tokens` (at least 1) are not trained on.
 
     `token_weight` is the weight of each trained token in the step's loss; `advantage` and
     `sampler_logprobs` [num_trained] are for reinforcement learning.
@@ -47,11 +43,6 @@ class TrainingSequence:
     token_weight: float = 1.0
     advantage: float = 0.0
     sampler_logprobs: Sequence[float] = ()
-    completion_mask: InitVar[Sequence[bool] | None] = None
-
-    def __post_init__(self, completion_mask: Sequence[bool] | None) -> None:
-        if completion_mask is not None:
-            object.__setattr__(self, "num_prompt_tokens", list(completion_mask).index(True))
 
     @property
     def num_trained(self) -> int:
@@ -74,9 +65,7 @@ def tokenize_traces(
 
 
 def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of the sequences of each micro-batch, longest first: at most `budget` tokens each, or
-    one sequence that is longer.
-    """
+    """Indices by micro-batch, longest first: at most `budget` tokens, or one longer sequence."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     micro_batches: list[list[int]] = []
     room: list[int] = []
@@ -95,9 +84,7 @@ def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def share_by_tokens(
     sequences: Sequence[TrainingSequence], num_ranks: int
 ) -> list[list[TrainingSequence]]:
-    """The sequences of each rank, in order, about as many tokens for each: longest first, to the
-    rank that has least.
-    """
+    """The sequences of each rank, in order: longest first, to the rank that has fewest tokens."""
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
     tokens = [0] * num_ranks
     lengths = [len(sequence.token_ids) for sequence in sequences]

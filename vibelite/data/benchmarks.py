@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from vibelite.data.code_rows import is_in_window, problem_from_lcb_row
+from vibelite.data.code_rows import problem_from_lcb_row
 from vibelite.data.rows import problem_from_row
 from vibelite.data.tables import Rows, read_rows, stream_jsonl
 from vibelite.errors import DataError
@@ -45,26 +45,16 @@ _PUBLISHED_FOR = ("aime24", "aime25", "hmmt25", "math500", "lcb-v5", "lcb-v6", "
 _PUBLISHED: dict[str, tuple[float | None, ...]] = {
     "Qwen2.5-Math-1.5B (base)": (6.7, 4.3, 0.6, 58.5, 0.0, 0.0, 16.4),
     "VibeThinker-1.5B": (80.3, 74.4, 50.4, 95.0, 55.9, 51.1, 46.7),
-    "DeepScaleR-1.5B": (43.1, 31.5, 19.0, 87.8, None, 16.3, 20.5),
     "DeepSeek-R1-Distill-Qwen-1.5B": (28.5, 22.7, 13.6, 82.9, 16.8, 12.8, 15.9),
-    "FastCuRL-v3-1.5B": (49.6, 34.4, 21.5, 90.5, None, 20.6, 23.2),
-    "ProRL-1.5B": (48.1, 33.3, 20.5, 91.9, 23.8, None, 41.8),
     "Qwen3-1.7B": (48.3, 36.8, 23.6, 93.4, 33.2, 26.9, 40.1),
-    "SmolLM3-3B": (None, 36.7, 26.0, 87.5, 27.6, 29.1, 41.7),
-    "GPT-OSS-20B-Medium": (80.0, 72.1, None, None, None, 54.9, 66.0),
-    "Magistral-Medium-2506": (73.6, 64.9, None, None, 59.4, 50.3, 70.8),
-    "Claude Opus 4 (thinking)": (76.0, 69.2, None, None, 56.6, None, 79.6),
-    "MiniMax-M1": (83.3, 74.6, None, None, 62.3, None, 69.2),
     "DeepSeek-R1-0120": (79.8, 70.0, 41.7, None, 65.9, None, 71.5),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark, and how the report samples it (report 4.1 and its evaluation scripts).
-
-    `num_problems` is the official count. `window`: first and last contest date, ISO, of those
-    that count; `release`: of LiveCodeBench, which so many of LCB_FILES hold.
+    """How the report samples a benchmark (report 4.1 and its evaluation scripts). `num_problems` is
+    official; contests count from the first to the last day of `window`; `release` of LCB_FILES.
     """
 
     title: str
@@ -138,9 +128,9 @@ def read_file(source: BenchmarkProblems, recipe_dir: Path) -> Rows:
 
 
 def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
-    """The benchmark's problems in the order of the rows, which have the columns of the report's
-    evaluation repository or of the hub. Raises DataError for rows that have neither, for an id that
-    occurs twice, and where no row is in the benchmark's window.
+    """The problems, in order, of rows in the columns of the report's repository or of the hub.
+
+    Raises DataError for other columns, an id that occurs twice, and no row in the window.
     """
     benchmark = BENCHMARKS[source.name]
     problems, places = [], {}
@@ -150,7 +140,9 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
         where = rows.at(index)
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected an object, found {type(row).__name__}")
-        if benchmark.window is None or is_in_window(row, benchmark.window, where):
+        if benchmark.window and len(date := str(row.get("contest_date", ""))[:10]) != 10:
+            raise DataError(f"{where}: no contest_date, and only {benchmark.window} counts")
+        if not benchmark.window or benchmark.window[0] <= date <= benchmark.window[1]:
             problem = _problem(source.name, benchmark, row, rows, index)
             if (first := places.setdefault(problem.id, where)) != where:
                 raise DataError(f"{where}: id {problem.id!r} was used by {first}")
@@ -161,11 +153,7 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
 
 
 def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> dict[str, Any]:
-    """What a score was measured on, and the published scores beside which it may be put.
-
-    "data": hash and number of the problems; of the report's benchmarks also their name, window and
-    official number.
-    """
+    """What a score was measured on; of a benchmark also the scores that others published on it."""
     data: dict[str, Any] = {"sha256": content_hash(problems), "num_problems": len(problems)}
     if not isinstance(source, BenchmarkProblems):
         return {"data": data}
@@ -176,8 +164,13 @@ def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> di
         "window": list(benchmark.window) if benchmark.window else None,
         "from": Path(source.path).name or f"{benchmark.hub}@{hub_source(source).revision}",
     }
-    published = {"source": PUBLISHED_IN, "pass_at_1": published_scores(source.name)}
-    return {"data": data, "published": published}
+    column = _PUBLISHED_FOR.index(source.name)
+    scores = {
+        model: round(score / 100, 4)
+        for model, row in _PUBLISHED.items()
+        if (score := row[column]) is not None
+    }
+    return {"data": data, "published": {"source": PUBLISHED_IN, "pass_at_1": scores}}
 
 
 def content_hash(problems: Sequence[Problem]) -> str:
@@ -205,9 +198,7 @@ def _problem(
 
 
 def _gpqa_row(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """A row of the hub's GPQA in the form of the report's file: the right option is A. What the
-    model sees is shuffled for every sample.
-    """
+    """A row of the hub in the form of the report's file: the right option is A, until shuffled."""
     missing = [name for name in ("Question", *GPQA_OPTIONS) if not isinstance(row.get(name), str)]
     if missing:
         raise DataError(f"{where}: no text in {', '.join(missing)}")
@@ -216,15 +207,3 @@ def _gpqa_row(row: dict[str, Any], where: str) -> dict[str, Any]:
     ]
     content = "\n".join([f"{row['Question'].strip()}\n", *options, f"\n{CHOICE_FORMAT}"])
     return {"prompt": content, "reward_model": {"ground_truth": LETTERS[0]}}
-
-
-def published_scores(benchmark: str) -> dict[str, float]:
-    """Model -> Pass@1 (0..1) on `benchmark`; empty for others than the report's."""
-    if benchmark not in _PUBLISHED_FOR:
-        return {}
-    column = _PUBLISHED_FOR.index(benchmark)
-    return {
-        model: round(score / 100, 4)
-        for model, scores in _PUBLISHED.items()
-        if (score := scores[column]) is not None
-    }

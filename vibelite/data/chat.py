@@ -33,11 +33,8 @@ def prompt_ids(
     *,
     row: str = "",
 ) -> list[int]:
-    """Token ids of the conversation up to where the assistant's answer begins.
-
-    `chat.system_prompt` goes before the messages, unless it is empty or they bring a system message
-    of their own. Raises DataError, which names the `row`, where there is no chat template or the
-    template refuses the messages.
+    """Token ids of the conversation up to where the answer begins. Raises DataError, which names
+    the `row`, where there is no chat template or it refuses the messages.
     """
     text = _prompt_text(tokenizer, messages, chat, row)
     return tokenizer.encode(text, add_special_tokens=False)
@@ -50,11 +47,10 @@ def trace_ids(
     *,
     row: str = "",
 ) -> tuple[list[int], int]:
-    """Token ids [T] of a conversation that ends with an assistant message, and how many come before
-    that message: it and its end token are trained on. What a template writes after the end token
-    is left out, because no engine ever generates it; so is what the generation prompt has written.
+    """Token ids [T] of a conversation with its answer and end token, and how many come before
+    these, which are trained on. What a template writes after the end is left out: no engine
+    generates it.
 
-        prompt_ids(t, messages[:-1])  [user 7 + 5 assistant]
         trace_ids(t, messages)        [user 7 + 5 assistant 1 2 end], 5
     """
     if not messages or messages[-1]["role"] != "assistant":
@@ -69,17 +65,13 @@ def trace_ids(
 
 
 def opened_thinking(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
-    r"""What opens the thinking at the end of a prompt, such as "<think>\n"; "" where nothing does.
-    The completion goes on inside it.
-    """
+    """The "<think>" with its blanks that the end of a prompt opens, or ""."""
     written = _WRITTEN.search(str(tokenizer.decode(list(prompt[-OPENING_TOKENS:]))))
     return written[0] if written and not written[1] else ""
 
 
 def _unwritten(content: str, prompt: str, row: str) -> str:
-    """The answer without the beginning that the prompt has written already. DataError for an answer
-    that does not go on where the prompt ends.
-    """
+    """The answer without what the prompt wrote of it; DataError where it does not go on there."""
     written = _WRITTEN.search(prompt)
     if written is None:
         return content
@@ -102,9 +94,7 @@ def _unwritten(content: str, prompt: str, row: str) -> str:
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> tuple[int, ...]:
-    """Every token at which a message ends, `end_token_id` first, then the ends that the `configs`
-    (a model's generation configuration and configuration) and the tokenizer name.
-    """
+    """Every token at which a message ends: by template, `configs` and tokenizer."""
     ends = [end_token_id(tokenizer)]
     for holder in (*configs, tokenizer):
         named = getattr(holder, "eos_token_id", None)
@@ -113,28 +103,25 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> tuple[i
 
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends an assistant message, and that traces are trained to write.
-
-    It is the first special token that the chat template writes after the message; a template that
-    writes none leaves `eos_token`. The two do not always agree: base models of the Qwen2.5 family
-    end documents with <|endoftext|> and messages with <|im_end|>.
+    """The token that ends an answer, and that traces are trained to write: the first special one
+    after it in the chat template, else `eos_token` (base models of Qwen2.5 end only documents with
+    that).
     """
     content = "ok"
     conversation = [{"role": "user", "content": ""}, {"role": "assistant", "content": content}]
     text = _render(tokenizer, conversation, False, PLAIN, "a question with an answer")
     ending = tokenizer.encode(text[text.rindex(content) + len(content) :], add_special_tokens=False)
-    special = set(tokenizer.all_special_ids) | _special_added_ids(tokenizer)
+    added = tokenizer.added_tokens_decoder.items()
+    special = {
+        *tokenizer.all_special_ids,
+        *(token_id for token_id, token in added if token.special),
+    }
     for token_id in ending:
         if token_id in special:
             return token_id
     if isinstance(tokenizer.eos_token_id, int):
         return tokenizer.eos_token_id
     raise DataError(f"{_name(tokenizer)}: neither the chat template nor eos_token ends a message")
-
-
-def _special_added_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    added = tokenizer.added_tokens_decoder
-    return {token_id for token_id, token in added.items() if token.special}
 
 
 def _prompt_text(

@@ -1,25 +1,17 @@
-"""Programming problems of public data: tests in the form that `vibelite verify` reads, and rows of
-LiveCodeBench with the prompt that the VibeThinker report's evaluation used.
-
-Three forms are known beside the project's own, told apart by their shape: TACO's (one object with
-`inputs`, `outputs` and, for functions, `fn_name`), PrimeIntellect's (a list with `type:
-stdin_stdout` or `function_call`) and LiveCodeBench's as DeepCoder has it (a list with `testtype`;
-the function's name is in the row's `metadata`).
+"""Programming problems of public data: tests of TACO (one object with `inputs`, `outputs` and, for
+functions, `fn_name`) in the form that `vibelite verify` reads, and rows of LiveCodeBench with the
+prompt that the VibeThinker report's evaluation used.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from vibelite.errors import DataError
 from vibelite.rewards.code_problem import PRIVATE_TESTS, PUBLIC_TESTS, lcb_metadata
 from vibelite.types import Problem
 
-PUBLIC_TYPES = ("stdin_stdout", "function_call")
-STDIN = ("stdin", "stdin_stdout")
-FUNCTION = ("function_call", "functional")
 # The words of LiveCodeBench's generic prompt: scores with another one are not comparable.
 TASK = (
     "You are an expert Python programmer. You will be given a question (problem specification) and "
@@ -39,25 +31,27 @@ ANSWER = "### Answer: (use the provided format with backticks)\n\n"
 TEXT_COLUMNS = ("question_id", "question_content", PUBLIC_TESTS, PRIVATE_TESTS)
 
 
-def own_form(tests: Any, row: Mapping[str, Any]) -> Any:
-    """The `tests` of a row as a list in the project's form; anything that is in none of the three
-    public forms is returned as it is, for others to judge.
-
-    Raises DataError for a public form with parts missing.
+def own_form(tests: Any) -> Any:
+    """The `tests` of a row, those of TACO in the project's form; others are judged elsewhere.
+    Raises DataError for TACO's form with parts missing.
     """
     if isinstance(tests, str):
         try:
             tests = json.loads(tests)
         except ValueError as error:
             raise DataError(f"tests: not valid JSON ({error})") from error
-    if isinstance(tests, dict) and "inputs" in tests and "outputs" in tests:
-        return _from_taco(tests)
-    if isinstance(tests, list) and all(
-        isinstance(test, dict) and ("testtype" in test or test.get("type") in PUBLIC_TYPES)
-        for test in tests
-    ):
-        return [_from_list(test, _function_of_row(row)) for test in tests]
-    return tests
+    if not (isinstance(tests, dict) and "inputs" in tests and "outputs" in tests):
+        return tests
+    inputs, outputs = tests["inputs"], tests["outputs"]
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+        raise DataError("tests: inputs and outputs must be lists of the same length")
+    pairs = zip(inputs, outputs, strict=True)
+    if name := tests.get("fn_name"):
+        return [_call(name, given, wanted) for given, wanted in pairs]
+    return [
+        {"type": "stdin", "input": _lines(given), "output": _lines(wanted)}
+        for given, wanted in pairs
+    ]
 
 
 def function_named(tests: Any) -> str:
@@ -66,66 +60,25 @@ def function_named(tests: Any) -> str:
     return str(first.get("fn_name") or "") if isinstance(first, dict) else ""
 
 
-def _from_taco(tests: Mapping[str, Any]) -> list[dict[str, Any]]:
-    inputs, outputs = tests["inputs"], tests["outputs"]
-    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
-        raise DataError("tests: inputs and outputs must be lists of the same length")
-    name = tests.get("fn_name")
-    test = {"type": PUBLIC_TYPES[bool(name)], "fn_name": name}
-    pairs = zip(inputs, outputs, strict=True)
-    return [_from_list({**test, "input": given, "output": wanted}, "") for given, wanted in pairs]
-
-
-def _from_list(test: Mapping[str, Any], function: str) -> dict[str, Any]:
-    """One test; `function` is the name that the row gives, where the test gives none."""
-    kind = test.get("testtype") or test.get("type")
-    missing = [key for key in ("input", "output") if key not in test]
-    if missing or kind not in (*STDIN, *FUNCTION):
-        raise DataError(f"tests: a test of type {kind!r} with {', '.join(test)}")
-    given, wanted = test["input"], test["output"]
-    if kind in STDIN:
-        return {"type": "stdin", "input": _lines(given), "output": _lines(wanted)}
-    if isinstance(given, list):
-        given = "\n".join(map(json.dumps, given))
-    if "testtype" not in test:
-        # TACO and PrimeIntellect put what the function returns into a list of one.
-        is_wrapped = isinstance(wanted, list) and len(wanted) == 1
-        wanted = json.dumps(wanted[0] if is_wrapped else wanted)
-    name = test.get("fn_name") or _function_of_row(test) or function
-    return {"type": "functional", "fn_name": name, "input": given, "output": wanted}
-
-
-def _function_of_row(row: Mapping[str, Any]) -> str:
-    """The name in the `metadata` of a row or a test; "" where there is none."""
-    metadata = row.get("metadata")
-    if isinstance(metadata, str):
-        try:
-            metadata = json.loads(metadata)
-        except ValueError:  # some other column of that name
-            return ""
-    name = metadata.get("func_name") if isinstance(metadata, dict) else None
-    return name if isinstance(name, str) else ""
+def _call(name: str, given: Any, wanted: Any) -> dict[str, Any]:
+    """A test of a function; TACO puts what it returns into a list of one."""
+    is_wrapped = isinstance(wanted, list) and len(wanted) == 1
+    return {
+        "type": "functional",
+        "fn_name": name,
+        "input": "\n".join(map(json.dumps, given)) if isinstance(given, list) else given,
+        "output": json.dumps(wanted[0] if is_wrapped else wanted),
+    }
 
 
 def _lines(value: Any) -> Any:
-    """A text; some rows have it as a list of its lines."""
     is_lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
     return "\n".join(value) if is_lines else value
 
 
-def is_in_window(row: dict[str, Any], window: tuple[str, str], where: str) -> bool:
-    """Whether the contest was on one of the days of `window`, its ends included."""
-    date = str(row.get("contest_date", ""))[:10]
-    if len(date) != 10:
-        raise DataError(f"{where}: no contest_date, and only contests of {window} count")
-    return window[0] <= date <= window[1]
-
-
 def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:
-    """The problem of one row; its metadata holds `public_test_cases` and `private_test_cases` as in
-    the file, and `func_name`, "" for programs that read stdin. Sub-domains are the difficulties.
-
-    Raises DataError for missing columns and public tests that cannot be run.
+    """The problem of one row; sub-domains are the difficulties. Raises DataError for missing
+    columns and public tests that cannot be run.
     """
     missing = [name for name in TEXT_COLUMNS if not isinstance(row.get(name), str)]
     if missing:

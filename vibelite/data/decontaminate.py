@@ -9,7 +9,7 @@ at the end of a public benchmark would drop every prompt that ends with it too. 
 problem from its first word to its last is always evidence, however short, and read with and without
 those beginnings and endings.
 
-Only the evaluation side is kept in memory. Matching is exact: n-grams are compared as text.
+Only the evaluation side is kept in memory. N-grams are compared as text.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, groupby
 from typing import Any, Literal
 
-from vibelite.data.frames import Frames, without_frames
-from vibelite.data.normalise import NORMALISER, without_instructions, word_forms
-from vibelite.data.repetition import REPETITION_WORDS, repeated_run, repeated_share
+from vibelite.data.normalise import (
+    NORMALISER,
+    Frames,
+    without_frames,
+    without_instructions,
+    word_forms,
+)
 from vibelite.types import Problem, Trace
 
 # Report 3.5.
@@ -41,6 +45,10 @@ OWN_WORDS = 5
 # ... and if it has so many letters and digits: "1 2 3 4 5 6 7 8 9 10" and the corners of a polygon
 # stand in many problems.
 OWN_CHARS = 15
+# Repetition: the report (3B, 2.1) gives no numbers; these are own. Mathematics repeats short
+# phrases ("so x = 2") and restates formulas, hence long runs; fewer words cannot show a loop.
+REPETITION_WORDS = 16
+MIN_WORDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,87 +62,58 @@ class EvaluationItem:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a training text shares with an evaluation item: the longest run of normalised words, and
-    the share (0..1) of the item's n-grams.
-    """
+    """What a training text shares with an evaluation item, in normalised words."""
 
     rule: Literal["ngram", "whole_text"]
     source: str
     item: str
     text: str
-    coverage: float
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "rule": self.rule,
-            "against": self.source,
-            "item": self.item,
-            "text": self.text,
-            "coverage": round(self.coverage, 4),
-        }
+        found = {"rule": self.rule, "against": self.source, "item": self.item}
+        return {**found, "text": self.text}
 
 
 @dataclass(frozen=True, slots=True)
 class ContaminationIndex:
-    """What of evaluation items is evidence.
+    """What of evaluation items is evidence: n-grams (words joined by spaces) and whole texts (what
+    `Frames.whole_forms` makes of an item), each with the first item that has it.
 
-    `ngrams` map words joined by spaces to the index of their first item, `whole_texts` what
-    `Frames.whole_forms` makes of an item to the first one; `vocabulary` holds every word of
-    `ngrams`; `common` are the n-grams of several problems that are no evidence.
+    `vocabulary` holds every word of `ngrams`; `num_short`, by source, how many items have no n-gram
+    of their own and are found only as a whole text.
     """
 
-    items: list[EvaluationItem]
-    ngrams: dict[str, int]
+    ngrams: dict[str, EvaluationItem]
     whole_texts: dict[str, EvaluationItem]
     frames: Frames
     vocabulary: frozenset[str]
-    num_ngrams_of: list[list[int]]
-    common: list[str]
-
-    @property
-    def num_short(self) -> dict[str, int]:
-        """By source the items without an n-gram of their own, found only as a whole text."""
-        pairs = zip(self.items, self.num_ngrams_of, strict=True)
-        return dict(Counter(item.source for item, numbers in pairs if not any(numbers)))
+    num_short: dict[str, int]
 
     def find(self, text: str) -> Match | None:
         """The first item that `text` repeats, or None. Linear in the length of `text`."""
         forms = word_forms(text)
         for words in forms:
-            if self._has_ngram(words):
-                return self._describe(words)
+            if gram := self._shared_ngram(words):
+                item = self.ngrams[gram]
+                return Match("ngram", item.source, item.id, gram)
         return self.find_whole(text, forms)
 
     def find_whole(self, text: str, forms: list[list[str]]) -> Match | None:
         """The item that `text` is from its first word to its last; `forms` are its words."""
         for whole in self.frames.whole_forms(text, forms):
             if item := self.whole_texts.get(whole):
-                return Match("whole_text", item.source, item.id, whole, 1.0)
+                return Match("whole_text", item.source, item.id, whole)
         return None
 
-    def _has_ngram(self, words: Sequence[str]) -> bool:
-        """Whether an n-gram of evidence is there; windows with a word that none has are skipped."""
+    def _shared_ngram(self, words: Sequence[str]) -> str:
         run = 0
         for end, word in enumerate(words, start=1):
             run = run + 1 if word in self.vocabulary else 0
-            if run >= NGRAM_WORDS and " ".join(words[end - NGRAM_WORDS : end]) in self.ngrams:
-                return True
-        return False
-
-    def _describe(self, words: Sequence[str]) -> Match:
-        """The item of most shared n-grams: its longest run, and how much of it is there."""
-        grams = windows(words)
-        hits = Counter(self.ngrams[gram] for gram in grams if gram in self.ngrams)
-        ((index, _),) = hits.most_common(1)
-        shared = [self.ngrams.get(gram) == index for gram in grams]
-        start, length = longest_run(shared)
-        run = " ".join(words[start : start + length + NGRAM_WORDS - 1])
-        num_shared = len({gram for gram, hit in zip(grams, shared, strict=True) if hit})
-        item = self.items[index]
-        # Which of its two forms the item was found in is not known: the one that fits best.
-        totals = [total for total in self.num_ngrams_of[index] if total >= num_shared]
-        coverage = num_shared / min(totals, default=num_shared)
-        return Match("ngram", item.source, item.id, run, coverage)
+            if run >= NGRAM_WORDS:
+                gram = " ".join(words[end - NGRAM_WORDS : end])
+                if gram in self.ngrams:
+                    return gram
+        return ""
 
 
 def build_index(items: Sequence[EvaluationItem]) -> ContaminationIndex:
@@ -148,30 +127,25 @@ def build_index(items: Sequence[EvaluationItem]) -> ContaminationIndex:
     common = {
         gram for gram, owned in owners.items() if len({problem_of[index] for index in owned}) > 1
     }
-    ngrams: dict[str, int] = {}
-    num_ngrams_of = []
-    for index, texts in enumerate(forms):
-        evidence = [own_ngrams(words, common) for words in texts]
-        num_ngrams_of.append([len(set(grams)) for grams in evidence])
-        for gram in (gram for grams in evidence for gram in grams):
-            ngrams.setdefault(gram, index)
+    ngrams: dict[str, EvaluationItem] = {}
+    num_short: Counter[str] = Counter()
+    for item, texts in zip(problems, forms, strict=True):
+        evidence = [gram for words in texts for gram in own_ngrams(words, common)]
+        num_short[item.source] += not evidence
+        for gram in evidence:
+            ngrams.setdefault(gram, item)
     vocabulary = frozenset(word for gram in ngrams for word in gram.split())
-    unused = sorted(common - ngrams.keys())
     whole_texts: dict[str, EvaluationItem] = {}
     for item in items:
         for whole in filter(None, frames.whole_forms(item.text, word_forms(item.text))):
             whole_texts.setdefault(whole, item)
-    return ContaminationIndex(
-        problems, ngrams, whole_texts, frames, vocabulary, num_ngrams_of, unused
-    )
+    return ContaminationIndex(ngrams, whole_texts, frames, vocabulary, dict(num_short))
 
 
 def distinct(
     items: Sequence[EvaluationItem],
 ) -> tuple[list[EvaluationItem], list[list[list[str]]], Frames]:
-    """Items of different words, the words of each in both forms, without instructions and frames,
-    and these frames. Where nothing would be left, the item stays whole.
-    """
+    """Items of different words, their words in both forms without frames, and these frames."""
     frames = Frames()
     by_source: dict[str, list[EvaluationItem]] = defaultdict(list)
     for item in items:
@@ -214,9 +188,7 @@ def group_copies(owners: dict[str, list[int]], num_ngrams: Sequence[int]) -> lis
 
 
 def own_ngrams(words: Sequence[str], common: set[str]) -> list[str]:
-    """The n-grams of `words` that are evidence: with at least OWN_WORDS words that no phrase common
-    to several problems covers, and OWN_CHARS long without their spaces.
-    """
+    """The n-grams with OWN_WORDS words outside of common phrases and OWN_CHARS characters."""
     grams = windows(words)
     is_own = [True] * len(words)
     for is_common, stretch in groupby(range(len(grams)), lambda start: grams[start] in common):
@@ -239,15 +211,15 @@ def windows(words: Sequence[str]) -> list[str]:
     ]
 
 
-def longest_run(flags: Iterable[bool]) -> tuple[int, int]:
-    """Start and length of the longest run of True; (0, 0) if there is none."""
-    best, start = (0, 0), 0
-    for position, flag in enumerate([*flags, False]):
-        if not flag:
-            if position - start > best[1]:
-                best = (start, position - start)
-            start = position + 1
-    return best
+def repeated_share(text: str) -> float:
+    """Share (0..1) of the runs of REPETITION_WORDS words that stood in the text before: about 0.5
+    for a loop that fills its second half, 0 for fewer than MIN_WORDS words.
+    """
+    words = word_forms(text)[0]
+    if len(words) < MIN_WORDS:
+        return 0.0
+    runs = list(zip(*(words[offset:] for offset in range(REPETITION_WORDS)), strict=False))
+    return 1 - len(set(runs)) / len(runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,14 +230,26 @@ class Text:
     is_answer: bool = False
 
 
-@dataclass(slots=True)
-class Tally:
-    """How many rows were seen, and every dropped row with its reason."""
+class Cleaner:
+    """Judges training rows against evaluation items; answers with a `repeated_share` above
+    `max_repetition` (1 = no limit) go too. `dropped` holds every dropped row with its reason.
+    """
 
-    num_rows: int = 0
-    dropped: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, items: Sequence[EvaluationItem], max_repetition: float = 1.0) -> None:
+        self.index = build_index(items)
+        self.max_repetition = max_repetition
+        self.num_rows = 0
+        self.dropped: list[dict[str, Any]] = []
 
-    def as_json(self) -> dict[str, Any]:
+    def keeps(self, row_id: str, texts: Sequence[Text]) -> bool:
+        """Whether the row may be trained on; counts it, and notes why it may not."""
+        reason = self._reason(texts)
+        if reason is not None:
+            self.dropped.append({"row": self.num_rows, "id": row_id, **reason})
+        self.num_rows += 1
+        return reason is None
+
+    def counts(self) -> dict[str, Any]:
         return {
             "num_rows": self.num_rows,
             "num_kept": self.num_rows - len(self.dropped),
@@ -273,26 +257,6 @@ class Tally:
             "by_rule": dict(Counter(row["rule"] for row in self.dropped)),
             "by_set": dict(Counter(row["against"] for row in self.dropped if row.get("against"))),
         }
-
-
-class Cleaner:
-    """Judges training rows against evaluation items; answers with a `repeated_share` above
-    `max_repetition` (1 = no limit) go too.
-    """
-
-    def __init__(self, items: Sequence[EvaluationItem], max_repetition: float = 1.0) -> None:
-        self.index = build_index(items)
-        self.max_repetition = max_repetition
-        self.tally = Tally()
-
-    def keeps(self, row_id: str, texts: Sequence[Text]) -> bool:
-        """Whether the row may be trained on; counts it, and notes why it may not."""
-        number = self.tally.num_rows
-        self.tally.num_rows += 1
-        reason = self._reason(texts)
-        if reason is not None:
-            self.tally.dropped.append({"row": number, "id": row_id, **reason})
-        return reason is None
 
     def _reason(self, texts: Sequence[Text]) -> dict[str, Any] | None:
         for text in texts:
@@ -308,8 +272,7 @@ class Cleaner:
             if text.is_answer and self.max_repetition < 1:
                 share = repeated_share(text.content)
                 if share > self.max_repetition:
-                    run = repeated_run(text.content)
-                    return {"rule": "repetition", "repeated_share": round(share, 4), "text": run}
+                    return {"rule": "repetition", "repeated_share": round(share, 4)}
         return None
 
 

@@ -30,7 +30,6 @@ PREPARED = (
     "simple_equations",
     "simple_geometry",
     "gcd",
-    "lcm",
     "leg_counting",
     "letter_counting",
     "chain_sum",
@@ -62,10 +61,9 @@ def split_of(dataset: str, core: str) -> Split:
 
 
 def generate_problems(source: GeneratedProblems, *, seed: int) -> list[Problem]:
-    """`source.num_problems` different problems of the split per sub-domain, in recipe order.
+    """`source.num_problems` different problems per sub-domain; a smaller set begins a larger one.
 
-    A smaller set is the beginning of a larger one with the same seed. Raises DataError for unknown
-    generators, settings that they refuse, and generators that have too few different problems.
+    Raises DataError for unknown generators, refused settings, and too few different problems.
     """
     problems = []
     with localcontext():  # a generator sets the precision of decimals, in which money is counted
@@ -107,7 +105,6 @@ def _generate_task(
 
 
 def _create_generator(subdomain: str, task: GeneratedTask, seed: int) -> Any:
-    """The reasoning-gym data set; its entries are computed on access."""
     from reasoning_gym.dataset import ProceduralDataset
     from reasoning_gym.factory import DATASETS, create_dataset
 
@@ -139,10 +136,8 @@ def _digest(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Posed:
-    """A question as the project asks it.
-
-    `core` is equal for two entries exactly when they are the same problem in other words or another
-    order; `facts` are the numbers of the problem (empty for tasks that are not prepared).
+    """A question as the project asks it. `core` is equal exactly for the same problem in other
+    words or another order; `facts` are its numbers, {} for tasks that are not prepared.
     """
 
     question: str
@@ -157,16 +152,26 @@ def pose(dataset: str, entry: dict[str, Any]) -> Posed:
         case "simple_equations":
             return _pose_equation(metadata["equation"], metadata["variable"])
         case "simple_geometry":
-            return _pose_polygon([int(angle) for angle in metadata["known_angles"]])
-        case "gcd" | "lcm":
+            angles = [int(angle) for angle in metadata["known_angles"]]
+            polygon = "triangle" if len(angles) == 2 else f"{len(angles) + 1}-gon"
+            question = f"Find the last angle of a {polygon}: {_listed(angles)},?"
+            return Posed(question, _sorted(angles), {"angles": angles})
+        case "gcd":
             numbers = metadata["numbers"]
-            asked = "greatest common divisor" if dataset == "gcd" else "least common multiple"
-            question = f"What is the {asked} of {_joined(numbers)}?"
+            listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+            question = f"What is the greatest common divisor of {listed}?"
             return Posed(question, _sorted(numbers), {"numbers": numbers})
         case "leg_counting":
-            return _pose_legs(metadata["animals"])
+            counted = [(count, name) for name, count in metadata["animals"].items()]
+            core = ",".join(sorted(f"{count} {name}" for count, name in counted))
+            shown = [f"{count} {name}{'s' if count > 1 else ''}" for count, name in counted]
+            question = f"Count the legs: {', '.join(shown)}."
+            return Posed(question, core, {"animals": dict(metadata["animals"])})
         case "letter_counting":
-            return _pose_letters(metadata["target_letter"], metadata["span"])
+            letter, words = metadata["target_letter"], metadata["span"]
+            core = f"{letter} in {' '.join(sorted(word.lower() for word in words))}"
+            question = f'How many times does the letter "{letter}" appear in "{" ".join(words)}"?'
+            return Posed(question, core, {"letter": letter, "words": words})
         case "chain_sum":
             terms = [int(term) for term in _signed_terms(metadata["expression"])]
             signed = [f"{'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]
@@ -198,25 +203,6 @@ def _pose_equation(equation: str, variable: str) -> Posed:
     return Posed(f"Solve {compact}={right}.", core, facts)
 
 
-def _pose_polygon(angles: list[int]) -> Posed:
-    num_sides = len(angles) + 1
-    polygon = "triangle" if num_sides == 3 else f"{num_sides}-gon"
-    question = f"Find the last angle of a {polygon}: {_listed(angles)},?"
-    return Posed(question, _sorted(angles), {"angles": angles})
-
-
-def _pose_legs(animals: dict[str, int]) -> Posed:
-    counted = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in animals.items()]
-    core = ",".join(sorted(f"{count} {name}" for name, count in animals.items()))
-    return Posed(f"Count the legs: {', '.join(counted)}.", core, {"animals": dict(animals)})
-
-
-def _pose_letters(letter: str, words: list[str]) -> Posed:
-    core = f"{letter} in {' '.join(sorted(word.lower() for word in words))}"
-    question = f'How many times does the letter "{letter}" appear in "{" ".join(words)}"?'
-    return Posed(question, core, {"letter": letter, "words": words})
-
-
 def _signed_terms(expression: str) -> list[str]:
     """'5 - 3*x' -> ['+5', '-3*x']; signs of the numbers themselves ('-5 - -3') multiply out."""
     words = expression.replace("- -", "+ ").replace("+ -", "- ").split(" ")
@@ -224,11 +210,6 @@ def _signed_terms(expression: str) -> list[str]:
     for sign, word in zip(words[1::2], words[2::2], strict=True):
         terms.append(sign + word)
     return terms
-
-
-def _joined(numbers: list[int]) -> str:
-    """[12, 18, 24] -> "12, 18 and 24"."""
-    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
 def _listed(numbers: list[int]) -> str:

@@ -28,6 +28,7 @@ from vibelite.rewards.code_problem import (
 )
 from vibelite.rewards.custom import REWARD_FILE, REWARD_FUNCTION
 from vibelite.rewards.instruct import RULES, read_rules
+from vibelite.rewards.math_answer import check_gold
 from vibelite.types import Message, Problem, Trace
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -41,11 +42,9 @@ _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:"
 
 
 def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> Problem:
-    """Row `index` (0-based) as a problem.
-
-    A gold that no answer could be compared with, and a test that cannot be run, is an error here
-    already, never a lost reward. Of a choice made from columns the right option is A; it is
-    shuffled when it is sampled. A custom reward finds the whole row in metadata["row"].
+    """Row `index` (0-based) as a problem. DataError for a gold that no answer could equal and for
+    tests that cannot be run. Of a choice made from columns the right option is A, until it is
+    shuffled.
     """
     columns, where = source.columns, rows.at(index)
     messages = _messages(cell(row, columns.prompt, where), f"{where}: {columns.prompt}")
@@ -73,7 +72,10 @@ def problem_from_row(row: Any, source: ProblemTable, rows: Rows, index: int) -> 
         content = f"{messages[-1]['content']}\n\n{source.instruction}"
         messages = _with_content(messages, content)
     with located(f"{where}: {columns.answer}"):
-        _check_answer(source.verifier, messages, answer)
+        if source.verifier == "math":
+            check_gold(answer)
+        elif source.verifier == "choice":
+            check_question(messages[-1]["content"], answer)
     subdomain = source.subdomain
     if columns.subdomain is not None:
         value = str(cell(row, columns.subdomain, where))
@@ -96,16 +98,13 @@ def is_wanted(row: Any, where: Mapping[str, Sequence[str | int]], rows: Rows, in
 
 
 def _with_content(messages: tuple[Message, ...], content: str) -> tuple[Message, ...]:
-    """The messages with another text in the last one."""
     return (*messages[:-1], {**messages[-1], "content": content})
 
 
 def _with_function_name(
     messages: tuple[Message, ...], metadata: Mapping[str, Any]
 ) -> tuple[Message, ...]:
-    """The question with the name of the function that its tests call, where it does not say it: no
-    program could pass without.
-    """
+    """The question with the name of the function that its tests call, where it does not say it."""
     name, content = function_named(metadata.get(TESTS)), messages[-1]["content"]
     if not name or name in content:
         return messages
@@ -113,11 +112,10 @@ def _with_function_name(
 
 
 def _tests(row: Any, column: str, where: str) -> dict[str, Any]:
-    """What a program is judged by: the tests of column `column`, or of LiveCodeBench's columns."""
     with located(where):
         if column not in row and isinstance(row.get(PRIVATE_TESTS), str):
             return lcb_metadata(row)
-        return row_metadata(own_form(cell(row, column, where), row), row.get(LIMITS))
+        return row_metadata(own_form(cell(row, column, where)), row.get(LIMITS))
 
 
 @contextmanager
@@ -127,17 +125,6 @@ def located(where: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
-
-
-def _check_answer(verifier: str, messages: tuple[Message, ...], answer: str) -> None:
-    """Raises DataError for an answer that no completion could be compared with."""
-    match verifier:
-        case "math":
-            from vibelite.rewards.math_answer import check_gold
-
-            check_gold(answer)
-        case "choice":
-            check_question(messages[-1]["content"], answer)
 
 
 def trace_from_row(row: Any, source: TraceTable, rows: Rows, index: int) -> Trace:
@@ -182,9 +169,7 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
 
 
 def require_characters(text: str, where: str) -> str:
-    """The text; DataError where it holds half a character (a lone surrogate, which JSON may write
-    and no tokenizer takes).
-    """
+    """The text; DataError for half a character (a lone surrogate, which no tokenizer takes)."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -197,9 +182,7 @@ def require_characters(text: str, where: str) -> str:
 
 
 def _written_messages(text: str) -> list[Any] | None:
-    """Chat messages that an export wrote as text, in JSON or as Python shows them; None for an
-    ordinary text.
-    """
+    """Messages that an export wrote as text, in JSON or as Python shows them, else None."""
     if not _MESSAGES.match(text):
         return None
     for read in (json.loads, ast.literal_eval):
@@ -226,14 +209,8 @@ def _answer(row: Any, column: str, where: str) -> str:
 
 
 def gold_in(answer: str) -> str:
-    r"""The gold of a mathematical answer: of a worked solution its last \boxed{}, or what follows
-    the last "####" as in GSM8K. DataError for one that has neither, and for what stands for no
-    answer at all: nothing could equal them.
-
-    >>> gold_in("6 * 7 = <<6*7=42>>42\n#### 42")
-    '42'
-    >>> gold_in(r"So it is $2 + 3 = \boxed{5}$.")
-    '5'
+    r"""The gold of an answer: its last \boxed{}, or what follows the last "####" as in GSM8K.
+    DataError for a whole solution that has neither.
     """
     gold = final_gold(answer)
     if gold == answer.strip() and len(_WORD.findall(gold)) > MAX_GOLD_WORDS:
@@ -245,7 +222,6 @@ def gold_in(answer: str) -> str:
 
 
 def _subdomain(row: Any, column: str, where: str) -> str:
-    """A sub-domain's name fit for directories and tables: "Number Theory" -> "Number-Theory"."""
     value = cell(row, column, where)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value).strip()).strip("-._")[:64]
     if not isinstance(value, str | int) or not name:

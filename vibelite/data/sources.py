@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vibelite.data.columns import guessed_problem_columns, guessed_trace_columns
 from vibelite.data.rows import is_wanted, problem_from_row, trace_from_row
 from vibelite.data.tables import Rows, read_rows
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
+    Columns,
     GeneratedProblems,
     ProblemSource,
     ProblemTable,
@@ -34,12 +34,15 @@ from vibelite.rewards.custom import check_reward_file
 from vibelite.types import Problem, Trace
 
 AnyTable = TypeVar("AnyTable", ProblemTable, TraceTable)
+# What tables call these; the first that is there is taken.
+PROMPTS = ("prompt", "question", "problem", "instruction")
+ANSWERS = ("final_answer", "ground_truth", "solution")
+SUBDOMAINS = ("subdomain", "topic", "subject", "category")
+COMPLETIONS = ("completion", "response", "output", "solution", "answer")
 
 
 def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list[Problem]:
-    """The problems of one source, in its order; paths are relative to `recipe_dir`.
-
-    `seed` chooses among generated problems; tables are read from the top. Raises DataError, with
+    """The problems of one source, in order; `seed` chooses generated ones. Raises DataError, with
     file and row, for anything missing or wrong, and for ids that occur twice.
     """
     match source:
@@ -59,18 +62,18 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
     problems = _chosen(_with_absolute_reward(source, recipe_dir), rows)
     if not problems:
         which = "" if source.part == "all" else f" in its part {source.part}"
-        raise _no_rows(source, rows, which)
-    _require_unique(rows, problems)
+        raise DataError(f"{rows.name}: no rows{which}{_wish(source)}")
+    seen: dict[str, int] = {}
+    for index, problem in problems.items():
+        if (first := seen.setdefault(problem.id, index)) != index:
+            raise DataError(f"{rows.at(index)}: id {problem.id!r} was used by {rows.at(first)}")
     return list(problems.values())
 
 
 def load_traces(
     source: TraceSource, problems: Mapping[str, ProblemSource], *, recipe_dir: Path, seed: int
 ) -> list[Trace]:
-    """The worked solutions of one source; `problems` are the recipe's problem sets by name.
-
-    Raises DataError as `load_problems` does.
-    """
+    """The traces of one source; `problems` are the sets by name. Raises as `load_problems`."""
     match source:
         case WorkedTraces():
             from vibelite.data.worked import work_out
@@ -89,46 +92,66 @@ def load_traces(
     wanted = islice(_wanted(source, rows), source.num_traces)
     traces = [trace_from_row(row, source, rows, index) for index, row in wanted]
     if not traces:
-        raise _no_rows(source, rows)
+        raise DataError(f"{rows.name}: no rows{_wish(source)}")
     return traces
 
 
 def _with_columns(source: AnyTable, rows: Rows) -> tuple[AnyTable, Rows]:
-    """The source with columns that its first row has, where the recipe leaves them open; says what
-    was taken. And the rows, which can be gone through once.
-    """
+    """The source with columns of the first row where the recipe names none, which is told."""
     iterator = iter(rows.table)
     head = list(islice(iterator, 1))
     rows = replace(rows, table=chain(head, iterator))
     first = head[0] if head and isinstance(head[0], dict) else {}
     if isinstance(source, ProblemTable):
-        taken = guessed_problem_columns(source, first)
+        taken = _problem_columns(source, first)
         changes: dict[str, Any] = {"columns": source.columns.model_copy(update=taken)}
     else:
-        taken = changes = guessed_trace_columns(source, first)
+        taken = changes = _trace_columns(source, first)
     if taken:
         said = ", ".join(f"{field}: {column}" for field, column in taken.items())
         warnings.warn(f"{rows.name}: columns taken as {{{said}}}", stacklevel=2)
     return source.model_copy(update=changes), rows
 
 
+def _problem_columns(source: ProblemTable, row: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of `source.columns` -> columns of `row`; sub-domains where the recipe names none."""
+    columns, usual = source.columns, Columns()
+    found: dict[str, str | None] = {}
+    if columns.prompt == usual.prompt and columns.prompt not in row:
+        found["prompt"] = _first(PROMPTS, row)
+    has_answer = source.verifier not in ("code", "instruct")
+    if has_answer and columns.answer == usual.answer and columns.answer not in row:
+        found["answer"] = _first(ANSWERS, row)
+    if columns == usual and source.subdomain == "all":
+        found["subdomain"] = _first(SUBDOMAINS, row)
+    return {field: column for field, column in found.items() if column}
+
+
+def _trace_columns(source: TraceTable, row: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of `source` -> columns of `row`, where there is no column of messages."""
+    if source.messages_column in row or source.messages_column != "messages":
+        return {}
+    if "conversations" in row:
+        return {"messages_column": "conversations"}
+    question, answer = _first(PROMPTS, row), _first(COMPLETIONS, row)
+    # An instruction with an input of its own is more than one column of the question.
+    if question is None or answer is None or source.completion_column or "input" in row:
+        return {}
+    return {"messages_column": question, "completion_column": answer}
+
+
+def _first(names: tuple[str, ...], row: Mapping[str, Any]) -> str | None:
+    return next((name for name in names if name in row), None)
+
+
 def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:
-    """The rows that `where` asks for, with their indices."""
     for index, row in enumerate(rows.table):
         if is_wanted(row, source.where, rows, index):
             yield index, row
 
 
-def _no_rows(source: Table, rows: Rows, which: str = "") -> DataError:
-    which += f" with {source.where}" if source.where else ""
-    return DataError(f"{rows.name}: no rows{which}")
-
-
 def _chosen(source: ProblemTable, rows: Rows) -> dict[int, Problem]:
-    """The problems that the source asks for, by the index of their row.
-
-    Raises DataError for a row that cannot be used, or where more of them are than it allows.
-    """
+    """The problems by the index of their row; DataError for more unusable rows than allowed."""
     chosen: dict[int, Problem] = {}
     counts: Counter[str] = Counter()
     num_seen, unusable = 0, []
@@ -147,25 +170,21 @@ def _chosen(source: ProblemTable, rows: Rows) -> dict[int, Problem]:
             chosen[index] = problem
             if len(chosen) == source.num_problems:
                 break
-    _tell_unusable(rows, unusable, num_seen, source.max_unusable)
+    if unusable:
+        found = f"{rows.name}: {len(unusable)} of {num_seen} rows cannot be used"
+        if len(unusable) > source.max_unusable * num_seen:
+            limit = f"more than max_unusable ({source.max_unusable:g})"
+            raise DataError(f"{found}, which is {limit}: {unusable[0]}")
+        warnings.warn(f"{found} and are left out, the first: {unusable[0]}", stacklevel=2)
     return chosen
 
 
-def _tell_unusable(
-    rows: Rows, unusable: Sequence[DataError], num_seen: int, max_share: float
-) -> None:
-    if not unusable:
-        return
-    found = f"{rows.name}: {len(unusable)} of {num_seen} rows cannot be used"
-    if len(unusable) > max_share * num_seen:
-        raise DataError(f"{found}, which is more than max_unusable ({max_share:g}): {unusable[0]}")
-    warnings.warn(f"{found} and are left out, the first: {unusable[0]}", stacklevel=2)
+def _wish(source: Table) -> str:
+    return f" with {source.where}" if source.where else ""
 
 
 def table_rows(source: Table, recipe_dir: Path) -> Rows:
-    """Rows of a local file, or of a hub data set; that needs the network, or a copy in the local
-    cache of `datasets`, or where the source says.
-    """
+    """Rows of a local file, or of a hub data set from the network or the cache of `datasets`."""
     path = source.local_path(recipe_dir)
     if path is not None:
         return read_rows(path)
@@ -187,7 +206,6 @@ def table_rows(source: Table, recipe_dir: Path) -> Rows:
 
 
 def _with_absolute_reward(source: ProblemTable, recipe_dir: Path) -> ProblemTable:
-    """The source with its reward's file as workers find it, which was seen to be there."""
     if source.reward is None:
         return source
     path = (recipe_dir / Path(source.reward.file).expanduser()).resolve()
@@ -197,24 +215,9 @@ def _with_absolute_reward(source: ProblemTable, recipe_dir: Path) -> ProblemTabl
 
 
 def _is_in_part(problem: Problem, source: ProblemTable) -> bool:
-    """Whether a problem belongs to the part of the table that the source asks for.
-
-    By the SHA-256 of the prompt's letters and digits: the same whatever the order of the rows, and
-    for prompts that differ in nothing else.
-    """
+    """By the hash of the prompt's letters and digits: order and layout do not matter."""
     if source.part == "all":
         return True
     text = "".join(filter(str.isalnum, problem.messages[-1]["content"])).casefold()
     share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     return (share < source.held_out) == (source.part == "held-out")
-
-
-def _require_unique(rows: Rows, problems: Mapping[int, Problem]) -> None:
-    """Raises DataError for an id of two `problems` (index of the row -> problem)."""
-    seen: dict[str, int] = {}
-    for index, problem in problems.items():
-        if problem.id in seen:
-            raise DataError(
-                f"{rows.at(index)}: id {problem.id!r} was used by {rows.at(seen[problem.id])}"
-            )
-        seen[problem.id] = index

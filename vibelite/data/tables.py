@@ -21,9 +21,7 @@ MAX_CELL_CHARS = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A table and what to call its rows in messages; `places[i]` is file and line of row i, where
-    it has a line.
-    """
+    """A table; `places[i]` is how messages call row i, where not by its number."""
 
     name: str
     table: Iterable[Any]
@@ -34,9 +32,8 @@ class Rows:
 
 
 def read_rows(path: Path) -> Rows:
-    """Rows of a .jsonl, .csv, .json (a list of objects, or one object a line) or .parquet file, or
-    of a directory of .parquet files in the order of their names; those of a directory can be gone
-    through once.
+    """Rows of a .jsonl, .csv, .json (a list, or an object a line) or .parquet file, or of a
+    directory of .parquet files in the order of their names.
     """
     if path.is_dir():
         files = sorted(path.glob("*.parquet"))
@@ -62,9 +59,7 @@ def read_rows(path: Path) -> Rows:
 
 
 def stream_jsonl(name: str, paths: Sequence[Path]) -> Rows:
-    """The rows of .jsonl files, one file after the other, to be gone through once: only the row in
-    hand is in memory. Raises DataError for a file that is not there.
-    """
+    """The rows of .jsonl files one after the other, to be gone through once, one row in memory."""
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path}: there is no such file")
@@ -83,9 +78,7 @@ def stream_jsonl(name: str, paths: Sequence[Path]) -> Rows:
 
 
 def decode(content: bytes, path: Path, first_line: int = 1) -> str:
-    """The text in UTF-8, without a byte order mark. DataError, with file and line, for any other
-    encoding.
-    """
+    """The text in UTF-8, without a byte order mark; DataError, with file and line, for others."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

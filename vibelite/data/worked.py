@@ -24,9 +24,7 @@ MAX_LISTED = 12
 
 
 def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
-    """Up to `paths_per_problem` traces for each problem, by different paths; the problem's id says
-    which, so that over many problems all are shown alike. Raises DataError as `solutions` does.
-    """
+    """Up to `paths_per_problem` traces for each problem, whose id says by which paths."""
     traces = []
     for problem in problems:
         found = solutions(problem)
@@ -38,10 +36,9 @@ def work_out(problems: list[Problem], *, paths_per_problem: int) -> list[Trace]:
 
 
 def solutions(problem: Problem) -> list[tuple[str, str]]:
-    """All (path, text) by which the project can solve the problem, no text twice.
-
-    Raises DataError for a generator without worked solutions, and if the problem's own verifier
-    rejects one: a defect of the project.
+    """All (path, text) by which the project can solve the problem, no text twice. Raises DataError
+    for generators without solutions, and for one that the verifier rejects: a defect of the
+    project.
     """
     dataset = problem.metadata.get("dataset")
     if dataset not in WAYS:
@@ -113,9 +110,8 @@ def _find_gcd(facts: dict[str, Any]) -> Iterator[Way]:
     differences = _subtract(numbers)
     if len(differences) <= MAX_STEPS:
         yield "subtraction", differences, answer
-    factored = [f"{number}={_product_text(_prime_factors(number))}" for number in numbers]
-    common = _prime_factors(answer)
-    yield "factoring", [*factored, f"{_product_text(common)}={answer}"], answer
+    factored = [f"{number}={_factors(number)}" for number in numbers]
+    yield "factoring", [*factored, f"{_factors(answer)}={answer}"], answer
 
 
 def _count_legs(facts: dict[str, Any]) -> Iterator[Way]:
@@ -236,18 +232,10 @@ def _subtract(numbers: list[int]) -> list[str]:
     return lines
 
 
-def _prime_factors(number: int) -> list[int]:
-    factors, divisor = [], 2
-    while divisor * divisor <= number:
-        while number % divisor == 0:
-            factors.append(divisor)
-            number //= divisor
-        divisor += 1
-    return factors + [number] * (number > 1)
+def _factors(number: int) -> str:
+    from sympy import factorint
 
-
-def _product_text(factors: list[int]) -> str:
-    return "*".join(map(str, factors)) or "1"
+    return "*".join(map(str, factorint(number, multiple=True))) or "1"
 
 
 def _listed(numbers: Any) -> str:

@@ -55,8 +55,8 @@ class Columns(Section):
     right one. Empty = the prompt lists its options in lines "A. ..." and `answer` is a letter."""
     tests: str = "tests"
     """Under `verifier: code`, in place of `answer`: the tests, a list as `vibelite verify` reads it
-    or its JSON text; a column `limits` may say what a program may take. Tests as TACO and DeepCoder
-    have them are read too; rows in LiveCodeBench's own columns need neither."""
+    or its JSON text; a column `limits` may say what a program may take. TACO's form is read too;
+    rows in LiveCodeBench's own columns need neither."""
     rules: str = "rules"
     """Under `verifier: instruct`, in place of `answer`: the rules of rewards/instruct.py."""
     subdomain: str | None = None

@@ -62,10 +62,7 @@ def _explain_one(
 
 
 def _resolve(loc: tuple[str | int, ...]) -> tuple[Location, list[type[BaseModel]]]:
-    """The location that pydantic's `loc` means, which also holds tags of unions and markers such as
-    "[key]"; and the models of the last section entered: one, or all members of a union whose tag is
-    missing or wrong.
-    """
+    """The location without tags of unions and "[key]", and the models of the last section."""
     annotation: Any = Recipe
     location: list[str | int] = []
     sections: list[type[BaseModel]] = [Recipe]
@@ -94,7 +91,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _child(annotation: Any, part: str | int) -> Any:
-    """The annotation of what `part` names inside a value of type `annotation`."""
     if get_origin(annotation) is Annotated:
         return _child(get_args(annotation)[0], part)
     if models := _models(annotation):
@@ -108,7 +104,6 @@ def _child(annotation: Any, part: str | int) -> Any:
 
 
 def _tags(model: type[BaseModel]) -> tuple[str, ...]:
-    """The values of the field that chooses this model in a union."""
     for name in TAG_FIELDS:
         field = model.model_fields.get(name)
         if field and get_origin(field.annotation) is Literal:
@@ -126,14 +121,12 @@ def _suggest_key(wrong: str, section: type[BaseModel]) -> str:
 
 
 def _unknown_choice(value: Any, choices: list[str]) -> str:
-    """`'mpgo' is not one of sft, mgpo; did you mean 'mgpo'?`"""
     hint = did_you_mean(str(value), choices)
     hint = hint if "did you mean" in hint else ""
     return f"{_show(value)} is not one of: {', '.join(choices)}{hint}"
 
 
 def _show(value: Any) -> str:
-    """The value as YAML would have it, shortened."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)

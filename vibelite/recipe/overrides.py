@@ -50,10 +50,7 @@ def _apply(source: RecipeSource, argument: str) -> None:
 def _step(
     source: RecipeSource, container: Any, location: Location, rest: list[str]
 ) -> tuple[Any, list[str]]:
-    """The key or index in `container` that `rest` begins with, and what is left of `rest`.
-
-    Names may contain dots, so the longest beginning that exists is taken.
-    """
+    """The longest key or index that `rest` begins with (names may have dots), and what is left."""
     path = source.path_text(location)
     if isinstance(container, list):
         names: dict[str, int] = {str(index): index for index in range(len(container))}

@@ -106,8 +106,6 @@ class ProbeStage(SolvingStage):
 class FuseStage(Stage):
     kind: Literal["fuse"]
     start_from: Name = "probe"
-    weights: dict[Name, NonNegativeFloat] = Field(default_factory=dict)
-    """Sub-domain -> weight, normalised to sum 1; empty = uniform (VibeThinker report 3.3)."""
     tail_average: NonNegativeInt = 4
     """Also average the last so many SFT checkpoints, a control without specialists; 0 = do not."""
 
@@ -125,7 +123,7 @@ class MGPOStage(SolvingStage, TrainingStage):
     entropy_coef: NonNegativeFloat = 0.0
     """Token-entropy bonus, per nat."""
     kl_coef: NonNegativeFloat = 0.0
-    """KL penalty (k3) to the stage's starting weights; 0 = no reference model in memory."""
+    """KL penalty to the stage's starting weights; 0 = no reference model in memory."""
     long2short: NonNegativeFloat = 0.0
     """Largest shift of reward among a group's correct completions, from long to short ones; their
     sum stays (VibeThinker-3B report: 0.2, in a stage of its own); 0 = none."""
@@ -134,6 +132,11 @@ class MGPOStage(SolvingStage, TrainingStage):
     of 20480); 0 = no penalty."""
     clip_low: Fraction = 0.2
     clip_high: NonNegativeFloat = 0.2
+    advantage: Literal["grpo", "no_std", "maxrl"] = "grpo"
+    """(r - mean) / std; without std (Dr. GRPO); by the mean in its place (MaxRL)."""
+    ratio: Literal["token", "sequence", "cispo"] = "token"
+    """Of what the ratio to the rollout's policy is: tokens, completions (GSPO), or tokens with a
+    clip that keeps every gradient (CISPO). With one update a rollout all are the same."""
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
     """Loss average: per sequence (report 3.4), over tokens (DAPO), by max_new_tokens (Dr. GRPO)."""
     importance_cap: PositiveFloat = 2.0
@@ -153,6 +156,11 @@ class MGPOStage(SolvingStage, TrainingStage):
             raise ValueError(
                 f"overlong_margin ({self.overlong_margin}) must be at most "
                 f"sampling.max_new_tokens ({self.sampling.max_new_tokens})"
+            )
+        if self.advantage == "maxrl" and self.overlong_margin:
+            raise ValueError(
+                "advantage: maxrl divides by the mean reward, which an overlong_margin "
+                "may make 0: leave one of them out"
             )
         return self
 

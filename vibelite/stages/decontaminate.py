@@ -87,8 +87,8 @@ def _judge(
     for index, row in enumerate(rows):
         row_id = row.id if isinstance(row, Problem) else f"{row.problem_id}#{index}"
         cleaner.keeps(row_id, texts_of(row))
-    found = {"num_short_items": sum(cleaner.index.num_short.values())}
-    return {**cleaner.tally.as_json(), **found, "dropped": cleaner.tally.dropped}
+    num_short = sum(cleaner.index.num_short.values())
+    return {**cleaner.counts(), "num_short_items": num_short, "dropped": cleaner.dropped}
 
 
 def _fingerprint(

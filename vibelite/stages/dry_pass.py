@@ -144,9 +144,9 @@ def _try_reward(name: str, problem: Problem, pool: VerifierPool) -> str:
     if problem.verifier == "code":
         texts["an ordinary text"] = PROGRAM
     if problem.verifier not in WITHOUT_ANSWER and problem.answer:
-        is_math = problem.verifier == "math"
+        is_math, is_own = (problem.verifier == kind for kind in ("math", "custom"))
         answer = final_gold(problem.answer) if is_math else problem.answer
-        texts["the answer itself"] = f"The answer is \\boxed{{{answer}}}."
+        texts["the answer itself"] = answer if is_own else f"The answer is \\boxed{{{answer}}}."
     verdict, what = None, ""
     for what, text in texts.items():
         where = f"data.problems.{name}: problem {problem.id}: the reward of {what}"

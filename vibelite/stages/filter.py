@@ -17,8 +17,8 @@ from dataclasses import astuple, dataclass
 import torch
 
 from vibelite.data.chat import trace_ids
+from vibelite.data.decontaminate import repeated_share
 from vibelite.data.normalise import without_instructions
-from vibelite.data.repetition import repeated_share
 from vibelite.errors import DataError
 from vibelite.models.load import load_policy
 from vibelite.recipe.stage_section import FilterStage

@@ -1,4 +1,4 @@
-"""Expert fusion: the specialists' weighted mean, with a lineage file and the plain tail average as
+"""Expert fusion: the specialists' mean, with a lineage file and the plain tail average as
 a control.
 """
 
@@ -28,7 +28,7 @@ def run(stage: FuseStage, context: StageContext) -> None:
     """
     specialists = context.models_of(stage.start_from)
     subdomains = [name.removeprefix(f"{stage.start_from}-") for name in specialists]
-    weights = specialist_weights(stage, subdomains)
+    weights = [1.0] * len(subdomains)
     root, jobs = context.stage_dir.checkpoints, {}
     if stage.tail_average:
         tail = sft_checkpoints(stage, context)[-stage.tail_average :]
@@ -42,18 +42,6 @@ def run(stage: FuseStage, context: StageContext) -> None:
             job.result()
     context.recorder.record_work("fuse")
     context.stage_dir.finish(models={name: job[-1] for name, job in jobs.items()})
-
-
-def specialist_weights(stage: FuseStage, subdomains: Sequence[str]) -> list[float]:
-    """One weight per sub-domain, in order; uniform when the recipe gives none."""
-    if not stage.weights:
-        return [1.0] * len(subdomains)
-    if stage.weights.keys() != set(subdomains):
-        raise RecipeError(
-            f"stages.{stage.name}.weights: names {sorted(stage.weights)}, "
-            f"but the specialists are {sorted(subdomains)}"
-        )
-    return [stage.weights[subdomain] for subdomain in subdomains]
 
 
 def sft_checkpoints(stage: FuseStage, context: StageContext) -> list[Path]:

@@ -19,6 +19,7 @@ from vibelite.algorithms.policy_loss import (
     LossSettings,
     policy_diagnostics,
     policy_loss,
+    sequence_ratios,
     token_weights,
 )
 from vibelite.data.batching import (
@@ -65,7 +66,12 @@ class Trainer:
     def loss_settings(self) -> LossSettings:
         stage = self.stage
         return LossSettings(
-            stage.clip_low, stage.clip_high, stage.entropy_coef, stage.kl_coef, stage.importance_cap
+            clip_low=stage.clip_low,
+            clip_high=stage.clip_high,
+            entropy_coef=stage.entropy_coef,
+            kl_coef=stage.kl_coef,
+            importance_cap=stage.importance_cap,
+            ratio=stage.ratio,
         )
 
     @property
@@ -136,7 +142,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     shaping = trainer.length_shaping
     rewards = [shape_rewards(group.rewards, group.lengths, shaping) for group in groups]
     weighted = [
-        mgpo_advantages(values, group.mean_reward, stage.maxent_lambda)
+        mgpo_advantages(values, group.mean_reward, stage.maxent_lambda, stage.advantage)
         for group, values in zip(groups, rewards, strict=True)
     ]
     advantages = [values for values, _ in weighted]
@@ -224,14 +230,19 @@ def accumulate_gradient(
     ref_logprobs: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
     """Adds one micro-batch's share of the step's gradient; per-token diagnostics [M]."""
-    mask = batch.completion_mask
+    mask, temperature = batch.completion_mask, trainer.stage.sampling.temperature
     assert batch.sampler_logprobs is not None, "completions carry the sampler's log-probs"
+    of_completions = None
+    if trainer.stage.ratio == "sequence" and old_logprobs is not None:
+        now, _ = trainer.policy.logprobs(batch, temperature=temperature)
+        of_completions = sequence_ratios(now - old_logprobs, batch.trained_lengths)
     inputs = LossInputs(
         advantages=batch.advantages[mask],
         token_weights=batch.token_weights[mask],
         old_logprobs=old_logprobs,
         sampler_logprobs=batch.sampler_logprobs[mask],
         ref_logprobs=ref_logprobs,
+        sequence_ratios=of_completions,
     )
     settings, loss_scale = trainer.loss_settings, trainer.optimizer.loss_scale
     # Scaled here, not the sum afterwards: the head's gradient is computed with the loss.
@@ -240,7 +251,7 @@ def accumulate_gradient(
         lambda logprobs, entropy, rows: (
             policy_loss(logprobs, entropy, inputs.at(rows), settings) * loss_scale
         ),
-        temperature=trainer.stage.sampling.temperature,
+        temperature=temperature,
     )
     loss.backward()
     diagnostics = policy_diagnostics(logprobs, inputs, settings)

@@ -125,5 +125,8 @@ def numbers_of(record: StepRecord) -> dict[str, float]:
     values |= {f"seconds/{span}": seconds for span, seconds in record.seconds.items()}
     values |= {f"tokens/{use}": float(number) for use, number in record.tokens.items()}
     values["memory/peak_gib"] = max(record.peak_bytes.values()) / GIB
-    money = {"usd/step": record.usd, "usd/so_far": record.usd_so_far}
-    return values | {name: usd for name, usd in money.items() if usd is not None}
+    if record.usd is not None:
+        values["usd/step"] = record.usd
+    if record.usd_so_far is not None:
+        values["usd/so_far"] = record.usd_so_far
+    return values

@@ -124,7 +124,7 @@ def build(request: Request, output: Path, against: Sequence[str]) -> dict[str, A
     problems.sort(key=lambda p: sha256(f"probing/{request.seed}/{p.id}".encode()).digest())
     problems = without_repeats(problems, dropped)
     problems = [problem for problem in problems if cleaner.keeps(problem.id, texts_of(problem))]
-    dropped["an evaluation problem"] += len(cleaner.tally.dropped)
+    dropped["an evaluation problem"] += len(cleaner.dropped)
     chosen = choose(problems, request, dropped)
     rows = [
         {"id": p.id, "subdomain": p.subdomain, "prompt": list(p.messages), "answer": p.answer}
@@ -139,7 +139,7 @@ def build(request: Request, output: Path, against: Sequence[str]) -> dict[str, A
         "dropped": dict(+dropped),
         "num_problems": len(chosen),
         "subdomains": dict(Counter(problem.subdomain for problem in chosen)),
-        "repeats": cleaner.tally.dropped,
+        "repeats": cleaner.dropped,
     }
     write_jsonl_atomic(output, rows)
     write_json_atomic(output.with_suffix(".report.json"), report)

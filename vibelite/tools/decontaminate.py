@@ -79,15 +79,14 @@ def decontaminate(
             one | {"num_short": cleaner.index.num_short.get(one["name"], 0)}
             for one in describe_items(items)
         ],
-        **cleaner.tally.as_json(),
+        **cleaner.counts(),
     }
-    dropped = cleaner.tally.dropped
-    details = {"rules": rules_as_json(max_repetition), "common_ngrams": cleaner.index.common}
-    write_json_atomic(Path(summary["report"]), {**summary, **details, "dropped": dropped})
+    details = {"rules": rules_as_json(max_repetition), "dropped": cleaner.dropped}
+    write_json_atomic(Path(summary["report"]), summary | details)
     if as_json:
         print_json(summary)
     else:
-        print(_as_text(summary, dropped))
+        print(_as_text(summary, cleaner.dropped))
 
 
 def read_evaluation(source: str, column: str = "") -> list[EvaluationItem]:
