@@ -34,7 +34,7 @@ WRONG = {
     "init new.yaml --problems rows.jsonl --prompt q": "rows.jsonl:1: no column 'q'; where",
     "init new.yaml --model nowhere": "model.path: there is no file or directory nowhere",
     "init new.yaml --model some/model": "name that with --set model.path=DIRECTORY (vibelite",
-    "init new.yaml --from nothing": "no recipe that comes with vibelite; known: justrl_1p5b_8x80gb, ",
+    "init new.yaml --from nothing": "no recipe that comes with vibelite; known: justrl_1p5b_",
     "init new.yaml --verifier maths": "'maths' is not one of 'math', 'exact', 'choice', 'code'",
     "eval none --bench gcd": "none: no such model directory, nor owner/name of a hub's model",
     "eval owner/name --bench gcd": "owner/name: no such model directory, and the hub's model of",
