@@ -37,7 +37,6 @@ HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 MODEL_KINDS = ("sft", "fuse", "mgpo")
 # The kinds that do not go on from a model, and the one that they go on from.
 STARTS_FROM = {"probe": ("sft",), "fuse": ("probe",)}
-# The kinds that learn from answers to problems.
 LEARNERS = (MGPOStage, DistillStage, FilterStage)
 
 
