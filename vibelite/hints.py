@@ -37,7 +37,8 @@ def install(requirement: str) -> str:
     if importlib.util.find_spec("pip") is None and shutil.which("uv"):
         pip = f"uv pip install --python {python}"
     tested = CHECKOUT / "constraints" / "gpu.txt"
-    constraints = f" -c {_shown(tested)}" if tested.is_file() else ""
+    is_tested = tested.is_file() and extras != "mlflow]"  # which vLLM's versions exclude
+    constraints = f" -c {_shown(tested)}" if is_tested else ""
     return f"{pip}{constraints} {shlex.quote(requirement)}"
 
 

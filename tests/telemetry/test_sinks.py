@@ -107,7 +107,7 @@ needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb needs the extra track"
 )
 needs_mlflow = pytest.mark.skipif(
-    importlib.util.find_spec("mlflow") is None, reason="mlflow needs the extra track"
+    importlib.util.find_spec("mlflow") is None, reason="mlflow needs the extra mlflow"
 )
 
 

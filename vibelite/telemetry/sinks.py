@@ -107,7 +107,7 @@ def open_sinks(
         if find_spec(kind) is None:
             raise RecipeError(
                 f"tracking: {kind} is not installed; leave it out, or run "
-                + install("vibelite[track]")
+                + install(f"vibelite[{'mlflow' if kind == 'mlflow' else 'track'}]")
             )
         match kind:
             case "tensorboard":
