@@ -92,8 +92,7 @@ def elsewhere(tmp_path):
 
 
 def touched_before(seconds: float, path: Path) -> None:
-    moment = time.time() - seconds
-    os.utime(path, (moment, moment))
+    os.utime(path, (time.time() - seconds,) * 2)
 
 
 def test_another_machines_record_is_stale_when_nobody_touches_it(tmp_path, capsys, elsewhere):
