@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +17,9 @@ import vibelite.run_lock
 from vibelite.errors import RecipeError
 from vibelite.run_lock import (
     LOCK_NAME,
+    RECORD_BYTES,
     SECONDS_TO_STALE,
     beating,
-    is_in_use,
     locked,
     read_holder,
     start_of,
@@ -85,38 +84,27 @@ def test_records_of_this_machines_dead_are_stale_at_once(tmp_path, capsys, what)
     assert f"taking over from process {me.pid} on {me.host}" in capsys.readouterr().err
 
 
-@pytest.fixture
-def elsewhere(tmp_path):
-    """The record of a process of another machine, touched just now."""
-    return leave(tmp_path, replace(this_process(), pid=7, host="elsewhere", boot="another"))
-
-
-def touched_before(seconds: float, path: Path) -> None:
-    os.utime(path, (time.time() - seconds,) * 2)
-
-
-def test_another_machines_record_is_stale_when_nobody_touches_it(tmp_path, capsys, elsewhere):
+def test_another_machines_record_is_stale_when_it_stands_still(tmp_path, capsys):
+    leave(tmp_path, replace(this_process(), pid=7, host="elsewhere", boot="another"))
     waited = []
-
-    def wait(seconds: float) -> None:
-        waited.append(seconds)
-        touched_before(seconds + 1, elsewhere)
-
-    with locked(tmp_path, wait=wait):
+    with locked(tmp_path, wait=waited.append):
         pass
     assert waited == [SECONDS_TO_STALE]
     first, second = capsys.readouterr().err.splitlines()
     assert "last used by process 7 on elsewhere; looking 60 s for a sign of life" in first
-    assert f"remove {elsewhere} to go on at once" in first
+    assert f"remove {tmp_path / LOCK_NAME} to go on at once" in first
     assert "taking over from process 7 on elsewhere" in second
 
 
-def test_another_machines_record_is_alive_while_it_is_touched(tmp_path, elsewhere):
+def test_another_machines_record_is_alive_when_it_counts_up(tmp_path):
+    other = replace(this_process(), pid=7, host="elsewhere", boot="another")
+    path = leave(tmp_path, other)
+
+    def wait(seconds: float) -> None:
+        write_holder(path, replace(other, beats=1))
+
     expected = pytest.raises(RecipeError, match="in use by process 7 on elsewhere")
-    with expected, locked(tmp_path, wait=lambda _: elsewhere.touch()):
-        pass
-    touched_before(SECONDS_TO_STALE + 1, elsewhere)
-    with locked(tmp_path, wait=never):
+    with expected, locked(tmp_path, wait=wait):
         pass
 
 
@@ -144,11 +132,12 @@ def test_a_record_that_was_torn_is_nobodys(tmp_path):
         pass
 
 
-def test_the_holder_touches_its_record(tmp_path, monkeypatch):
+def test_the_holder_counts_up_in_place(tmp_path, monkeypatch):
     monkeypatch.setattr(vibelite.run_lock, "SECONDS_PER_BEAT", 0.01)
-    path = leave(tmp_path, replace(this_process(), host="elsewhere"))
-    touched_before(SECONDS_TO_STALE + 1, path)
-    assert not is_in_use(tmp_path)
-    with beating(path):
-        while not is_in_use(tmp_path):
+    me = this_process()
+    path = leave(tmp_path, me)
+    with beating(path, me):
+        while (holder := read_holder(path)) is None or holder.beats < 3:
             pass
+    assert path.stat().st_size == RECORD_BYTES
+    assert replace(holder, beats=0) == me

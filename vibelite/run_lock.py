@@ -2,7 +2,7 @@
 
 Two things must agree. The file's lock is the system's, which takes it back however its holder ends;
 but not every shared file system passes locks on. So the file also says who holds it, and its holder
-touches it for as long as it lives.
+counts up in it for as long as it lives: a record that nobody counts up in is stale.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -26,8 +27,10 @@ from vibelite.storage import storage_errors
 
 LOCK_NAME = ".lock"
 SECONDS_PER_BEAT = 15.0
-# Since another machine last touched its record until it is stale: some beats may be late.
+# What another machine's record must stand still before it is stale: some beats may be late.
 SECONDS_TO_STALE = 60.0
+# Beats are written over one another, so that a full disk does not stop them.
+RECORD_BYTES = 512
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -41,6 +44,7 @@ class Holder:
     host: str
     boot: str
     """The machine's id for the time since it was last started."""
+    beats: int = 0
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -49,30 +53,25 @@ class Holder:
 @contextmanager
 def locked(run_dir: Path, *, wait: Callable[[float], None] = time.sleep) -> Iterator[None]:
     """Holds the run directory's lock inside; RecipeError, which names its holder, if it is held. A
-    stale one is taken over with a note, that of another machine once it has not been touched for
-    SECONDS_TO_STALE, which `wait` passes.
+    stale one is taken over with a note; `wait` passes the seconds that show whether another
+    machine's is.
     """
     path = run_dir / LOCK_NAME
     with storage_errors(run_dir), open(path, "a+", encoding="utf-8") as file:
         has_system_lock = take_system_lock(file, run_dir)
-        holder, me = read_holder(path), this_process()
+        holder = read_holder(path)
         if holder is not None:
-            if holder.host != me.host and is_in_use(run_dir):
-                note(
-                    f"{run_dir}: last used by {holder}; looking {SECONDS_TO_STALE:g} s for a sign "
-                    f"of life (if that machine is gone, remove {path} to go on at once)"
-                )
-                wait(SECONDS_TO_STALE)
-            if is_in_use(run_dir):
+            if is_alive(holder, path, wait):
                 raise in_use(run_dir, holder)
             note(f"{run_dir}: taking over from {holder}, which ended without releasing its lock")
+        me = this_process()
         write_holder(path, me)
         if not has_system_lock:  # two may have written at the same time; the last one stays
             wait(1.0)
             if read_holder(path) != me:
                 raise in_use(run_dir, read_holder(path))
         try:
-            with beating(path):
+            with beating(path, me):
                 yield
         finally:
             file.truncate(0)
@@ -96,9 +95,24 @@ def in_use(run_dir: Path, holder: Holder | None) -> RecipeError:
     return RecipeError(f"{run_dir}: in use by {who}; wait for it, or use another --run-dir")
 
 
+def is_alive(holder: Holder, path: Path, wait: Callable[[float], None]) -> bool:
+    """Whether the process that a record names can still write to the run directory."""
+    me = this_process()
+    if holder.boot == me.boot and holder.host == me.host:
+        return start_of(holder.pid) == holder.started
+    if holder.host == me.host:
+        return False  # this machine was started again since
+    note(
+        f"{path.parent}: last used by {holder}; looking {SECONDS_TO_STALE:g} s for a sign of life "
+        f"(if that machine is gone, remove {path} to go on at once)"
+    )
+    wait(SECONDS_TO_STALE)
+    return read_holder(path) != holder
+
+
 def is_in_use(run_dir: Path) -> bool:
-    """Whether the process that the record names lives: one of another machine, whose clock is taken
-    to be right, does until SECONDS_TO_STALE after it last touched the record.
+    """Whether a process holds the run's lock, to all appearance: nobody is waited for, so another
+    machine's counts as alive until its record has stood still for SECONDS_TO_STALE.
     """
     path, me = run_dir / LOCK_NAME, this_process()
     holder = read_holder(path)
@@ -134,20 +148,23 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def write_holder(path: Path, holder: Holder) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(asdict(holder), file)
-        file.flush()
+    """In place and of one length, so that it needs no room that the file has not got."""
+    text = json.dumps(asdict(holder)).ljust(RECORD_BYTES - 1) + "\n"
+    with open(path, "r+b", buffering=0) as file:
+        file.write(text.encode())
         os.fsync(file.fileno())
 
 
 @contextmanager
-def beating(path: Path) -> Iterator[None]:
-    """Touches the record from another thread, which takes no room on a full disk."""
+def beating(path: Path, me: Holder) -> Iterator[None]:
+    """Counts up in the record, from another thread."""
     ended = threading.Event()
 
     def beat_until_ended() -> None:
-        while not ended.wait(SECONDS_PER_BEAT):
-            os.utime(path)
+        for beats in count(1):
+            if ended.wait(SECONDS_PER_BEAT):
+                return
+            write_holder(path, replace(me, beats=beats))
 
     thread = threading.Thread(target=beat_until_ended, name="run lock", daemon=True)
     thread.start()
