@@ -76,3 +76,9 @@ def test_a_batch_larger_than_the_data_repeats_it():
 def test_nothing_to_draw_from_is_an_error():
     with pytest.raises(ValueError, match="nothing"):
         indices_for_step(0, 1, 0, seed=0)
+
+
+def test_a_mask_says_the_same_as_the_number_of_prompt_tokens():
+    masked = TrainingSequence([5, 6, 7, 8], completion_mask=[False, False, True, True])
+    assert masked == TrainingSequence([5, 6, 7, 8], 2)
+    assert masked.num_trained == 2

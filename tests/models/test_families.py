@@ -79,6 +79,12 @@ def test_bfloat16_is_judged_by_the_models_own_rounding(family):
     assert policy_of(family, torch.bfloat16).packs == (family not in ALONE)
 
 
+@pytest.mark.parametrize("family", ["Llama", "Lfm2", "Qwen3Next"])
+def test_a_policy_that_was_not_tried_packs_where_every_layer_is_attention(family):
+    policy = Policy(random_model(family, torch.float32), TOKENIZER)
+    assert policy.is_packed == (family == "Llama")
+
+
 @pytest.mark.parametrize("family", REFUSED)
 def test_a_model_that_would_be_trained_wrongly_is_refused_by_name(family):
     with pytest.raises(RecipeError, match=f"{family.removesuffix('Text')}.*{REFUSED[family][0]}"):

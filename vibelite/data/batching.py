@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -30,7 +30,8 @@ def indices_for_step(num_items: int, batch_size: int, step: int, *, seed: int) -
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """Token ids [T], of which the first `num_prompt_tokens` (at least 1) are not trained on.
+    """Token ids [T], of which the first `num_prompt_tokens` (at least 1) are not trained on; they
+    may be told by a `completion_mask` [T] instead, False for each of them.
 
     `token_weight` is the weight of each trained token in the step's loss; `advantage` and
     `sampler_logprobs` [num_trained] are for reinforcement learning.
@@ -41,6 +42,11 @@ class TrainingSequence:
     token_weight: float = 1.0
     advantage: float = 0.0
     sampler_logprobs: Sequence[float] = ()
+    completion_mask: InitVar[Sequence[bool] | None] = None
+
+    def __post_init__(self, completion_mask: Sequence[bool] | None) -> None:
+        if completion_mask is not None:
+            object.__setattr__(self, "num_prompt_tokens", list(completion_mask).index(True))
 
     @property
     def num_trained(self) -> int:

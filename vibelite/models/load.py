@@ -74,7 +74,7 @@ def load_for_training(path: Path, recipe: Recipe, *, seed: int) -> Policy:
     if settings is not None:
         policy = attach(policy, settings, start=path, frozen=adapters, seed=seed)
     apply_activations(policy.model, training)
-    if not policy.packs:
+    if not policy.is_packed:
         print(
             f"{type(policy.model).__name__}: its layers would let one packed sequence see another, "
             "so it is trained one sequence at a time",

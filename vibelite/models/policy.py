@@ -80,8 +80,13 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     adapter: TrainedAdapter | None = None
     """Set where only an adapter in `model` is trained (adapter.py)."""
-    packs: bool = True
-    """Whether the decoder is given sequences end to end, or one at a time (agreement.py)."""
+    packs: bool | None = None
+    """Whether the decoder is given sequences end to end, or one at a time (agreement.py); None =
+    not tried yet, and so only where every layer is plain attention."""
+
+    @property
+    def is_packed(self) -> bool:
+        return is_plain_attention(self.model.config) if self.packs is None else self.packs
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +98,7 @@ class Policy:
 
     def hidden_states(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states [N, H] of a packed batch; no sequence sees another."""
-        if self.packs:
+        if self.is_packed:
             return self._decode(batch.input_ids, batch.position_ids, batch.cu_seqlens)
         spans = packed_layout(batch.cu_seqlens).spans
         ends = batch.cu_seqlens.new_tensor([[0, end - start] for start, end in spans])

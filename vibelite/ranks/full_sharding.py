@@ -88,7 +88,7 @@ def fully_sharded(
     ranks sum gradients in `gradient_dtype`. RecipeError for an adapter or unknown layers.
     """
     layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if policy.adapter is not None or not layers or not policy.packs:
+    if policy.adapter is not None or not layers or not policy.is_packed:
         raise RecipeError(
             "parallel.sharding: full cuts the weights of transformers' decoder models that are "
             "trained whole, not under an adapter nor one sequence at a time; use "

@@ -34,7 +34,7 @@ class TransformersEngine:
 
     def __init__(self, policy: Policy, *, stop_ids: Sequence[int], max_sequences: int) -> None:
         self._policy = policy
-        self._is_plain = policy.packs and is_plain_attention(policy.model.config)
+        self._is_plain = policy.is_packed and is_plain_attention(policy.model.config)
         self._stop_ids = frozenset(stop_ids)
         self._max_sequences = max_sequences
         self._weights_version = 0
