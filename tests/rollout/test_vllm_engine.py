@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from tests.models.test_adapter import randomise
-from tests.rollout.engines import PROMPTS, policy_for_vllm, vllm_engine
+from tests.rollout.engines import PROMPTS, policy_for_vllm
+from tests.rollout.engines import vllm_engine as start_engine
 from vibelite.algorithms.policy_loss import mismatch_metrics
 from vibelite.data.batching import TrainingSequence, pack
 from vibelite.errors import EngineError
@@ -24,15 +25,17 @@ from vibelite.models.exchange import can_take, take_weights
 from vibelite.models.load import attach, load_policy
 from vibelite.models.policy import Policy
 from vibelite.recipe.model_section import Adapter
+from vibelite.rollout import vllm_engine
 from vibelite.rollout.engine import SamplingSettings, generate
 from vibelite.rollout.vllm_engine import VLLMEngine
+from vibelite.rollout.vllm_start import scheduler_of
 
 pytestmark = pytest.mark.vllm
 
 
 @contextmanager
 def opened(policy: Policy, **changes: Any) -> Iterator[VLLMEngine]:
-    engine = vllm_engine(policy, **changes)
+    engine = start_engine(policy, **changes)
     try:
         yield engine
     finally:
@@ -126,7 +129,7 @@ def test_a_running_engine_samples_from_the_next_model_once_it_has_its_weights(tm
 
 def test_an_engine_is_woken_before_it_is_closed(monkeypatch):
     """Freed asleep, its memory would be lost to later engines (test_vllm_gpu.py)."""
-    engine = vllm_engine(policy_for_vllm(), sync="copy")
+    engine = start_engine(policy_for_vllm(), sync="copy")
     woken: list[list[str]] = []
     engine.sleep()
     monkeypatch.setattr(engine._llm, "wake_up", lambda tags: woken.append(tags))
@@ -215,7 +218,7 @@ def test_random_states_are_untouched_from_the_start_to_the_end():
     numpy.random.seed(6)
     torch.manual_seed(7)
     before = random_states()
-    engine = vllm_engine(policy, sync="copy")
+    engine = start_engine(policy, sync="copy")
     assert random_states() == before
     generate(engine, PROMPTS, SamplingSettings(2, 8), seed=1)
     stream = engine.stream(PROMPTS, SamplingSettings(4, 8), seed=1)
@@ -290,6 +293,26 @@ def test_a_completion_does_not_depend_on_its_neighbours_or_on_preemptions():
         [one.token_ids for one in group] for group in together
     ]
     assert metrics["rollout/preemptions"] > 0
+
+
+def test_places_that_fall_free_are_filled_together(monkeypatch):
+    monkeypatch.setattr(vllm_engine, "STEPS_BETWEEN_PROMPTS", 8)
+    read = []
+    with opened(policy_for_vllm(), max_sequences=6) as engine:
+        scheduler = scheduler_of(engine._llm)
+        schedule = scheduler.schedule
+
+        def recorded(*arguments: Any) -> Any:
+            output = schedule(*arguments)
+            read.append(len(output.scheduled_new_reqs))
+            return output
+
+        monkeypatch.setattr(scheduler, "schedule", recorded)
+        groups = generate(engine, PROMPTS, SamplingSettings(10, 24), seed=3)
+    lengths = {len(one.token_ids) for group in groups for one in group}
+    assert len(lengths) > 4  # they end at many steps
+    assert sum(read) == 30
+    assert all(step % 8 == 0 for step, prompts in enumerate(read) if prompts)
 
 
 def test_the_window_truncates_and_a_prompt_that_fills_it_is_refused():

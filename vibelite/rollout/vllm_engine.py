@@ -10,10 +10,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,6 +44,10 @@ from vibelite.rollout.vllm_start import (
 )
 from vibelite.rollout.vllm_weights import WeightSync
 from vibelite.types import Completion
+
+# A step that reads a prompt runs without its CUDA graph and takes twice as long (0.5B, 512
+# sequences). Were every place filled as it falls free, half of all steps would be such steps.
+STEPS_BETWEEN_PROMPTS = 16
 
 
 @dataclass(slots=True)
@@ -221,9 +226,9 @@ class VLLMEngine:
         seed: int,
         skip: Collection[tuple[int, int]] = (),
     ) -> Iterator[tuple[int, int, Completion]]:
-        """As `RolloutEngine.stream`. Everything is queued at once, the longest expected first, so
-        that few completions run alone at the end; samples of a prompt share its cached prefix.
-        Before the first token both sides' weights are compared with what was last synced.
+        """As `RolloutEngine.stream`, the longest expected first, so that few completions run alone
+        at the end; samples of a prompt share its cached prefix. Before the first token both sides'
+        weights are compared with what was last synced.
         """
         self._state.require_all()
         if self._llm.llm_engine.is_sleeping():
@@ -232,22 +237,30 @@ class VLLMEngine:
         self._check_weights()
         self._drain()
         self._num_streams += 1
-        pairs = {}
         expected = self._lengths.expected(prompts)
-        for prompt in sorted(range(len(prompts)), key=lambda index: -expected[index]):
-            for sample in range(settings.num_completions):
-                if (prompt, sample) not in skip:
-                    request = f"{self._num_streams}-{prompt}-{sample}"
-                    self._submit(request, prompts[prompt], settings, _seed(seed, prompt, sample))
-                    pairs[request] = (prompt, sample)
-        queued = list(scheduler_of(self._llm).requests.values())
+        pairs = {
+            f"{self._num_streams}-{prompt}-{sample}": (prompt, sample)
+            for prompt in sorted(range(len(prompts)), key=lambda index: -expected[index])
+            for sample in range(settings.num_completions)
+            if (prompt, sample) not in skip
+        }
+        waiting = iter(pairs.items())
+        requests: dict[str, Any] = {}
+
+        def admit() -> None:
+            free = self.settings.max_sequences - len(self._open)
+            for request, (prompt, sample) in islice(waiting, free):
+                self._submit(request, prompts[prompt], settings, _seed(seed, prompt, sample))
+            requests.update(scheduler_of(self._llm).requests)
+
         try:
-            for output in self._outputs():
+            for output in self._outputs(admit):
                 prompt, sample = pairs[output.request_id]
                 yield prompt, sample, self._completion(output, settings)
         finally:
             # Read of the requests themselves: vLLM's own statistics cost time at every token.
-            self._counters.preemptions += sum(request.num_preemptions for request in queued)
+            preemptions = (request.num_preemptions for request in requests.values())
+            self._counters.preemptions += sum(preemptions)
             self._drain()
 
     def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -283,20 +296,24 @@ class VLLMEngine:
         self._llm.llm_engine.add_request(request, {"prompt_token_ids": list(prompt)}, params)
         self._open.add(request)
 
-    def _outputs(self) -> Iterator[Any]:
-        """Requests as vLLM finishes them."""
-        engine = self._llm.llm_engine
-        while self._open:
+    def _outputs(self, admit: Callable[[], None]) -> Iterator[Any]:
+        """Requests as vLLM finishes them; `admit` submits as many as there is room for."""
+        engine, num_steps = self._llm.llm_engine, 0
+        while True:
             start, finished = time.perf_counter(), []
             with isolated_random_state():  # once for many steps: it costs a tenth of a millisecond
                 while not finished:
+                    if num_steps % STEPS_BETWEEN_PROMPTS == 0 or not self._open:
+                        admit()
+                    if not self._open:
+                        return
                     if not engine.has_unfinished_requests():
                         raise EngineError(f"vLLM lost {len(self._open)} requests")
                     finished = [output for output in engine.step() if output.finished]
+                    num_steps += 1
             self._counters.seconds += time.perf_counter() - start
-            for output in finished:
-                self._open.discard(output.request_id)
-                yield output
+            self._open -= {output.request_id for output in finished}
+            yield from finished
 
     def _completion(self, output: Any, settings: SamplingSettings) -> Completion:
         (sampled,) = output.outputs
