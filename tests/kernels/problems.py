@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
@@ -128,30 +129,60 @@ def allowed_errors(
 ) -> dict[str, float]:
     """The norm of the error allowed of every gradient of `factor` times the loss.
 
-    On a GPU in bf16 the gradient of the logits and the results are rounded to bf16. What that alone
-    costs depends on the case: where few rows carry the loss, their errors do not average. So it is
-    computed, in float64, and a tenth is added for the rest.
+    On a GPU in bf16 dz and the results are rounded, and by Triton the probabilities. What that
+    alone costs depends on the case: where few rows carry the loss, their errors do not average. So
+    it is computed, in float64, and a tenth is added for the rest.
     """
-    wanted = _gradients(case, loss, factor)
+    call, leaves = differentiable(case, torch.float64)
+    value = loss(*reference_logprobs(call), slice(0, len(case.targets))).sum()
+    found = torch.autograd.grad(factor * value, list(leaves.values()))
+    wanted = dict(zip(leaves, found, strict=True))
     if (case.hidden.dtype, backend.device) != (torch.bfloat16, "cuda"):
         bound = gradient_bound(case.hidden.dtype, backend)
         if factor != 1 and case.hidden.dtype == torch.bfloat16:
             bound *= 1.3  # the factor is rounded as well, and exp(z) by Triton
         return {name: bound * float(want.norm()) for name, want in wanted.items()}
-    rounded = {
-        name: (factor * gradient.bfloat16()).bfloat16().double()
-        for name, gradient in _gradients(case, loss, 1.0, torch.bfloat16).items()
+    dz = rounded_dz(call, loss, of_rounded_exps=backend.impl == "triton")
+    hidden, weight = call.hidden.detach(), call.weight.detach()
+    gradients = {"hidden": dz @ weight, "weight": dz.T @ hidden, "bias": dz.sum(0)}
+    return {
+        name: 1.1 * float((_rounded(factor * _rounded(gradients[name])) - want).norm())
+        for name, want in wanted.items()
     }
-    return {name: 1.1 * float((rounded[name] - want).norm()) for name, want in wanted.items()}
 
 
-def _gradients(
-    case: Case, loss: PerTokenLoss, factor: float, rounded: torch.dtype | None = None
-) -> dict[str, torch.Tensor]:
-    call, leaves = differentiable(case, torch.float64)
-    value = loss(*reference_logprobs(call, rounded), slice(0, len(case.targets))).sum()
-    found = torch.autograd.grad(factor * value, list(leaves.values()))
-    return dict(zip(leaves, found, strict=True))
+def _rounded(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.bfloat16().double()
+
+
+@torch.no_grad()
+def rounded_dz(call: HeadCall, loss: PerTokenLoss, *, of_rounded_exps: bool) -> torch.Tensor:
+    """dz [N, V] of a float64 call, rounded to bf16, by its formula: g (onehot - p) - e p (log p +
+    H) for upstream gradients g of the log-prob and e of the entropy H. With `of_rounded_exps` p is
+    of powers of two that were rounded too.
+    """
+    with torch.enable_grad():
+        logprobs, entropies = (out.detach().requires_grad_() for out in reference_logprobs(call))
+        value = loss(logprobs, entropies, slice(0, len(call.targets))).sum()
+        upstream = torch.autograd.grad(value, (logprobs, entropies))
+    on_logprob, on_entropy = (gradient[:, None] for gradient in upstream)
+    z = call.hidden @ call.weight.T
+    z = z if call.bias is None else z + call.bias
+    slope = torch.ones_like(z)
+    if call.softcap is not None:
+        z = call.softcap * torch.tanh(z / call.softcap)
+        slope = 1 - (z / call.softcap).square()
+    log_p = torch.log_softmax(z / call.temperature, -1)
+    exact = log_p.exp()
+    entropy = -(exact * log_p).sum(-1, keepdim=True)
+    target = torch.nn.functional.one_hot(call.targets.long(), z.shape[1])
+    if of_rounded_exps:
+        powers = z / (call.temperature * math.log(2))
+        powers = torch.exp2(powers - powers.amax(-1, keepdim=True).ceil())
+        rounding = torch.where(target == 1, 1.0, _rounded(powers) / powers)
+        exact, log_p = exact * rounding, log_p + rounding.log()
+    dz = on_logprob * (target - exact) - on_entropy * exact * (log_p + entropy)
+    return _rounded(dz * slope / call.temperature)
 
 
 def differentiable(

@@ -7,19 +7,14 @@ import torch
 from vibelite.kernels import HeadCall
 
 
-def reference_logprobs(
-    call: HeadCall, rounded: torch.dtype | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def reference_logprobs(call: HeadCall) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs and entropies, each [N] in nats, float32 (float64 for float64 inputs).
 
     s = softcap(h W^T + b) / temperature, log-prob = s_y - logsumexp(s), entropy = -sum p log p with
-    0 log 0 = 0. Differentiable any number of times; the gradient of the logits is `rounded` to that
-    type on its way to hidden and weight.
+    0 log 0 = 0. Differentiable any number of times.
     """
     dtype = call.statistics_dtype
     logits = call.hidden.to(dtype) @ call.weight.to(dtype).T  # [N, V]
-    if rounded is not None:
-        logits.register_hook(lambda gradient: gradient.to(rounded).to(dtype))
     if call.bias is not None:
         logits = logits + call.bias.to(dtype)
     if call.softcap is not None:
