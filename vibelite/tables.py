@@ -86,8 +86,9 @@ def clr_note(clr: dict[str, Any], num_samples: int) -> str:
     ]
     return (
         f"CLR@{num_samples} {clr['clr_at_n']:.3f} ({low:.3f} to {high:.3f}), votes weighted by "
-        f"{clr['num_claims']} claims; mean reliability of right solutions {means[0]}, of others "
-        f"{means[1]}; {clr['num_ties']} problems with a tie"
+        f"{clr['num_claims']} claims, {clr['num_repeats']} times; mean reliability of right "
+        f"solutions {means[0]}, of others {means[1]}; {clr['num_ties']} votes with a tie, "
+        f"{clr['num_cut_off']} answers about claims cut off"
     )
 
 

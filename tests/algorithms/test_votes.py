@@ -46,4 +46,6 @@ def test_the_answer_with_the_largest_sum_wins_although_others_are_more_frequent(
 
 def test_equal_sums_share_the_first_place():
     assert weighted_vote(["7", "8"], [True, False], [0.0, 0.0]) == (0.5, 2)
+    assert weighted_vote(["7", "8", "8"], [True, False, False], [0.0] * 3) == (0.0, 1)
+    assert weighted_vote(["7", "8", "8", None], [False, True, True, False], [0.0] * 4) == (1.0, 1)
     assert weighted_vote([None, None], [False, False], [1.0, 1.0]) == (0.0, 0)

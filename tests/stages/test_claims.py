@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,16 +67,57 @@ def test_confirmed_claims_outvote_a_wrong_majority(model, arguments, monkeypatch
 
 def test_what_was_asked_once_is_not_asked_again(model, arguments, monkeypatch, capsys):
     first = evaluate(monkeypatch, capsys, arguments)
-    # 8 solutions as the command says, then greedily and of limited length 8 lists of claims, and 2
-    # claims of each of the 6 lists that are whole.
+    # 8 solutions, 8 lists of claims, and 2 claims of each of the 6 lists that are whole: all with
+    # the settings of the command.
     limits = [(settings.temperature, settings.max_new_tokens) for settings in model.settings]
-    assert limits == [(1.0, 600)] * 8 + [(0.0, 512)] * (8 + 12)
+    assert limits == [(1.0, 600)] * (8 + 8 + 12)
     out = Path(arguments[-1])
     judged = out / "judgements-2.jsonl"
     kept = judged.read_text().splitlines(keepends=True)[:7]
     judged.write_text("".join(kept) + '{"problem_id": "p/1", "torn')
     assert evaluate(monkeypatch, capsys, arguments) == first
     assert model.asked == 28 + 5 and len(list(read_jsonl(judged))) == 12
+
+
+def test_the_whole_is_repeated_with_other_seeds_and_its_mean_is_reported(
+    model, arguments, monkeypatch, capsys
+):
+    def less_sure(question: str, sample: int) -> str:
+        """In the second of three repeats the right answer's claims are not confirmed."""
+        is_second = len(set(model.seeds)) == 2
+        if "Is it true?" in question and is_second and "answer is 9" not in question:
+            return "\\boxed{no}"
+        return reply(question, sample)
+
+    model._reply = less_sure
+    arguments[1:1] = ["--clr-repeats", "3"]
+    result = evaluate(monkeypatch, capsys, arguments)["clr"]
+    assert len(set(model.seeds)) == 3
+    assert result["num_repeats"] == 3
+    assert result["clr_at_n"] == pytest.approx(2 / 3)
+    assert result["num_cut_off"] == 0
+    asked = model.asked
+    assert evaluate(monkeypatch, capsys, arguments)["clr"] == result
+    assert model.asked == asked
+
+
+def test_answers_about_claims_that_are_cut_off_are_counted_and_confirm_nothing(
+    model, arguments, monkeypatch, capsys
+):
+    complete = model._complete
+
+    def cut(policy, prompt, sample):
+        done = complete(policy, prompt, sample)
+        is_judgement = "boxed{yes}" in done.text
+        return replace(done, finish_reason="length", text="It is") if is_judgement else done
+
+    monkeypatch.setattr(model, "_complete", cut)
+    result = evaluate(monkeypatch, capsys, arguments)["clr"]
+    # Both claims of each right answer, and the second one of each that is 9.
+    assert result["num_cut_off"] == 2 * 2 + 2 * 2
+    assert result["reliability_of_correct"] == 0.0
+    # Without any reliability the majority decides, and it is wrong.
+    assert result["clr_at_n"] == 0.0
 
 
 @pytest.mark.parametrize(

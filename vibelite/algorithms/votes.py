@@ -25,9 +25,10 @@ def weighted_vote(
     """Probability (0..1) that the answer with the largest summed weight is right, and how many
     answers share that sum.
 
-    Answers are equal as text; None is no answer and has no vote. Among answers that share the first
-    place one is drawn. Samples of one answer share a verdict; where they do not, the answer is
-    right by the share that was found right. Without any answer the score is 0.
+    Answers are equal as text; None is no answer and has no vote. Where no answer has any weight the
+    majority decides. Among answers that share the first place one is drawn. Samples of one answer
+    share a verdict; where they do not, the answer is right by the share that was found right.
+    Without any answer the score is 0.
 
     >>> weighted_vote(["7", "8", "8"], [True, False, False], [0.9, 0.3, 0.4])
     (1.0, 1)
@@ -39,6 +40,8 @@ def weighted_vote(
     if not places:
         return 0.0, 0
     sums = {answer: math.fsum(weights[i] for i in members) for answer, members in places.items()}
+    if not any(sums.values()):
+        sums = {answer: len(members) for answer, members in places.items()}
     most = max(sums.values())
     winners = [answer for answer, total in sums.items() if total == most]
     right = [fmean(is_correct[i] for i in places[answer]) for answer in winners]

@@ -60,6 +60,9 @@ def evaluate(
     clr: Annotated[
         int, typer.Option(min=0, metavar="M", help="Also vote by the reliability of M claims each.")
     ] = 0,
+    clr_repeats: Annotated[
+        int, typer.Option(min=1, help="Solutions, claims and votes so many times; the report: 8.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Samples and result; default: a directory by the model.")
     ] = None,
@@ -80,7 +83,7 @@ def evaluate(
         source = problem_source(bench, columns=names, verifier=verifier, limit=limit, file=file)
         stage = evaluate_stage(bench, num_samples=num_samples, k=k, sampling=chosen)
         with interruptible():
-            result = evaluate_model(model, source, stage, out=out, num_claims=clr)
+            result = evaluate_model(model, source, stage, out=out, clr=(clr, clr_repeats))
     if as_json:
         print_json({"model": str(model), "benchmark": bench, **result})
         return
@@ -127,25 +130,25 @@ def evaluate_model(
     stage: EvaluateStage,
     *,
     out: Path | None,
-    num_claims: int = 0,
+    clr: tuple[int, int] = (0, 1),
 ) -> dict[str, Any]:
     """The result of one model (see `stages.evaluate.summarise`), which is also kept beside its
-    samples in the directory "out" of the result. With `num_claims` also "clr", what the vote
-    weighted by claim-level reliability gives (see `stages.claims`).
+    samples in the directory "out" of the result. With `clr`, claims and repeats, also "clr", what
+    the vote weighted by claim-level reliability gives (see `stages.claims`).
     """
     from vibelite.commands.single_stage import evaluated, one_engine
     from vibelite.data.benchmarks import describe_benchmark
     from vibelite.run_dir import write_json_atomic
-    from vibelite.stages.claims import add_reliabilities, clr_result
+    from vibelite.stages.claims import clr_result, repeated
     from vibelite.stages.evaluate import summarise
 
     settled = {"num_bootstrap": NUM_BOOTSTRAP, "seed": 0}
     with one_engine() as opened, evaluated(model, source, stage, out=out, opened=opened) as found:
         result = summarise(found.samples, stage.k, **settled)
         result |= describe_benchmark(source, found.problems)
-        if num_claims:
-            samples = add_reliabilities(found.request, found.directory, found.context, num_claims)
-            result["clr"] = clr_result(samples, num_claims, **settled)
+        if clr[0]:
+            repeats = list(repeated(found.request, found.directory, found.context, *clr))
+            result["clr"] = clr_result(repeats, clr[0], **settled)
     result["sampling"] = stage.sampling.model_dump(mode="json")
     write_json_atomic(found.directory / "result.json", result)
     return {**result, "out": str(found.directory)}

@@ -2,14 +2,16 @@
 report).
 
 For every sampled solution the model states the M claims that its answer depends on, then judges
-each in a conversation of its own. The prompts are ours: the report prints none. A solution without
-M claims, and a judgement that is neither yes nor no, count as 0.
+each in a conversation of its own, sampled as the solutions are. The prompts are ours: the report
+prints none. A solution without M claims, and a judgement that is neither yes nor no, as where it
+was cut off, count as 0.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +26,6 @@ from vibelite.stages.evaluate import by_problem
 from vibelite.stages.sampling import TEXTS, SampleRequest, collect_samples
 from vibelite.types import Problem
 
-CLAIM_TOKENS = 512
 STATE = (
     "Question:\n{question}\n\nA solution:\n{solution}\n\nList the {count} claims on which the "
     "answer of this solution depends most, one per line, numbered from 1 to {count}. Make each "
@@ -38,12 +39,27 @@ _NUMBERED = re.compile(r"^\s{0,8}(?:\*\*)?(\d{1,2})[.):](?:\*\*)?\s*(.+)$")
 _YES = re.compile(r"\s*(?:\\text\s*\{\s*)?yes\s*\}?\s*", re.IGNORECASE)
 
 
+def repeated(
+    request: SampleRequest, directory: Path, context: StageContext, num_claims: int, times: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of `add_reliabilities` for the solutions in `directory`, which are there, and for
+    others of other seeds, `times` in all.
+    """
+    yield add_reliabilities(request, directory, context, num_claims)
+    for number in range(1, times):
+        again = replace(request, seed=context.seed("eval", number))
+        place = directory / f"repeat-{number}"
+        collect_samples(again, place / "samples.jsonl", context, {})
+        yield add_reliabilities(again, place, context, num_claims)
+
+
 def add_reliabilities(
     request: SampleRequest, directory: Path, context: StageContext, num_claims: int
 ) -> list[dict[str, Any]]:
     """The rows of directory/samples.jsonl without texts, each with the "reliability" of its
-    solution. Only those with an answer are asked about; claims-M.jsonl and judgements-M.jsonl next
-    to it keep what was said, and the same call goes on where an earlier one was stopped.
+    solution and how many of the answers about it were "cut_off". Only those with an answer are
+    asked about; claims-M.jsonl and judgements-M.jsonl next to it keep what was said, and the same
+    call goes on where an earlier one was stopped.
     """
     samples = directory / "samples.jsonl"
     solutions = {key_of(row): row for row in read_jsonl(samples) if row.get("answer")}
@@ -56,18 +72,26 @@ def add_reliabilities(
     stated = ask(stating, request, directory / f"claims-{num_claims}.jsonl", context)
     judging = {
         f"{key}#{number}": JUDGE.format(question=solutions[key]["prompt"], claim=claim)
-        for key, text in stated.items()
-        for number, claim in enumerate(read_claims(text, num_claims))
+        for key, row in stated.items()
+        for number, claim in enumerate(read_claims(row["completion"], num_claims))
     }
     judged = ask(judging, request, directory / f"judgements-{num_claims}.jsonl", context)
     verdicts: dict[str, list[float]] = {}
-    for key, text in judged.items():
-        verdicts.setdefault(key.rpartition("#")[0], []).append(read_judgement(text))
+    cut_off = Counter(key for key, row in stated.items() if is_cut_off(row))
+    for name, row in judged.items():
+        key = name.rpartition("#")[0]
+        verdicts.setdefault(key, []).append(read_judgement(row["completion"]))
+        cut_off[key] += is_cut_off(row)
     return [
         {key: value for key, value in row.items() if key not in TEXTS}
-        | {"reliability": reliability(verdicts.get(key_of(row), []))}
+        | {"reliability": reliability(verdicts.get(name, [])), "cut_off": cut_off[name]}
         for row in read_jsonl(samples)
+        for name in [key_of(row)]
     ]
+
+
+def is_cut_off(row: Mapping[str, Any]) -> bool:
+    return row["finish_reason"] == "length"
 
 
 def key_of(row: Mapping[str, Any]) -> str:
@@ -77,46 +101,54 @@ def key_of(row: Mapping[str, Any]) -> str:
 
 def ask(
     questions: Mapping[str, str], request: SampleRequest, path: Path, context: StageContext
-) -> dict[str, str]:
-    """Name -> greedy answer of the model of `request`, in order; `path` keeps them."""
+) -> dict[str, dict[str, Any]]:
+    """Name -> row of the answer by the model of `request`, in order; `path` keeps them."""
     asked = [
         # Nobody judges the answer; "exact" is the verifier that needs no process.
         Problem(name, "claims", ({"role": "user", "content": text},), "", "exact")
         for name, text in questions.items()
     ]
-    tokens = min(CLAIM_TOKENS, request.sampling.max_new_tokens)
-    greedy = replace(request, problems=asked, num_samples=1, greedy_tokens=tokens)
-    collect_samples(greedy, path, context, {})
+    collect_samples(replace(request, problems=asked, num_samples=1), path, context, {})
     context.recorder.record_work("sample", asked=len(questions))
-    return {row["problem_id"]: row["completion"] for row in read_jsonl(path)}
+    return {row["problem_id"]: row for row in read_jsonl(path)}
 
 
 def clr_result(
-    samples: Sequence[Mapping[str, Any]], num_claims: int, *, num_bootstrap: int, seed: int
+    repeats: Sequence[Sequence[Mapping[str, Any]]],
+    num_claims: int,
+    *,
+    num_bootstrap: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """CLR@n with its interval, the number of ties, and the mean reliability of right and of other
-    solutions, which says whether the judgements tell them apart.
+    """CLR@n, the mean of its repeats, with its interval over problems; ties and answers that were
+    cut off, in all repeats; and the mean reliability of right and of other solutions, which says
+    whether the judgements tell them apart.
     """
     votes = [
-        weighted_vote(
-            [row.get("answer") for row in group],
-            [row["correct"] is True for row in group],
-            [row["reliability"] for row in group],
-        )
-        for group in by_problem(samples)
+        [
+            weighted_vote(
+                [row.get("answer") for row in group],
+                [row["correct"] is True for row in group],
+                [row["reliability"] for row in group],
+            )
+            for group in by_problem(samples)
+        ]
+        for samples in repeats
     ]
-    score, low, high = mean_with_interval(
-        [score for score, _ in votes], num_bootstrap=num_bootstrap, seed=seed
-    )
+    scores = [fmean(score for score, _ in of_problem) for of_problem in zip(*votes, strict=True)]
+    score, low, high = mean_with_interval(scores, num_bootstrap=num_bootstrap, seed=seed)
+    rows = [row for samples in repeats for row in samples]
     by_verdict = {
-        is_right: [row["reliability"] for row in samples if (row["correct"] is True) == is_right]
+        is_right: [row["reliability"] for row in rows if (row["correct"] is True) == is_right]
         for is_right in (True, False)
     }
     return {
         "clr_at_n": score,
         "clr_at_n_ci": [low, high],
-        "num_ties": sum(num_winners > 1 for _, num_winners in votes),
+        "num_ties": sum(num_winners > 1 for of_repeat in votes for _, num_winners in of_repeat),
         "num_claims": num_claims,
+        "num_repeats": len(repeats),
+        "num_cut_off": sum(row["cut_off"] for row in rows),
         "reliability_of_correct": fmean(by_verdict[True]) if by_verdict[True] else None,
         "reliability_of_others": fmean(by_verdict[False]) if by_verdict[False] else None,
     }

@@ -22,7 +22,6 @@ from vibelite.errors import RunStopped
 from vibelite.recipe.stage_section import Sampling
 from vibelite.rewards.failures import require_reliable
 from vibelite.rewards.verifier import answer_key, shown_letter
-from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import append_jsonl, drop_directory, read_jsonl, write_jsonl_atomic
 from vibelite.stages.context import StageContext, sampling_settings
 from vibelite.stages.engines import open_engine
@@ -49,14 +48,6 @@ class SampleRequest:
     sampling: Sampling
     num_samples: int
     seed: int
-    greedy_tokens: int = 0
-    """Above 0: greedy answers of at most this many tokens; `sampling` then sizes the engine."""
-
-    @property
-    def settings(self) -> SamplingSettings:
-        if self.greedy_tokens:
-            return SamplingSettings(self.num_samples, self.greedy_tokens, temperature=0.0)
-        return sampling_settings(self.sampling, self.num_samples)
 
 
 def collect_samples(
@@ -93,7 +84,8 @@ def draw_missing(
     for between two steps of the engine nothing else is to run.
     """
     policy, engine = open_engine(request.model, request.sampling, context)
-    wanted = Wanted(request.problems, request.settings, request.seed, done)
+    settings = sampling_settings(request.sampling, request.num_samples)
+    wanted = Wanted(request.problems, settings, request.seed, done)
     written: list[Future[Verdict]] = []
 
     def note() -> None:
