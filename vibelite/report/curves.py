@@ -90,6 +90,7 @@ CHARTS: dict[Group, list[Chart]] = {
         Chart("Tokens generated per second", ["rollout/tokens_per_second"]),
         Chart("Tokens trained per second", ["step/trained_per_second"]),
         Chart("Seconds per step, by span", ["span/"]),
+        Chart("Share of the time in which the GPUs work", ["step/gpu_use"], "near 1"),
         Chart("USD per step", ["step/usd"]),
         Chart("Peak memory, GiB", ["step/peak_gib"]),
     ],
@@ -114,6 +115,7 @@ def numbers_of(line: Line) -> dict[str, float]:
     training = sum(seconds.get(span, 0.0) for span in ("train", "optimizer"))
     facts = {
         "step/trained_per_second": line["tokens"].get("trained", 0) / training if training else 0,
+        "step/gpu_use": line.get("gpu_use"),  # not in lines of before
         "step/usd": line["usd"],
         "step/peak_gib": max(line["peak_bytes"].values()) / GIB,
         "span/all": total,
