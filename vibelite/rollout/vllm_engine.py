@@ -110,6 +110,7 @@ class VLLMEngine:
         self._synced: Fingerprint = {}
         self._weights_version = 0
         self._open: set[str] = set()
+        self._requests: dict[str, Any] = {}
         self._num_streams = 0
         self._lengths = LengthMemory()
         device = policy.device
@@ -245,23 +246,20 @@ class VLLMEngine:
             if (prompt, sample) not in skip
         }
         waiting = iter(pairs.items())
-        requests: dict[str, Any] = {}
 
         def admit() -> None:
             free = self.settings.max_sequences - len(self._open)
             for request, (prompt, sample) in islice(waiting, free):
                 self._submit(request, prompts[prompt], settings, _seed(seed, prompt, sample))
-            requests.update(scheduler_of(self._llm).requests)
+            self._count_preemptions()
 
         try:
             for output in self._outputs(admit):
                 prompt, sample = pairs[output.request_id]
                 yield prompt, sample, self._completion(output, settings)
         finally:
-            # Read of the requests themselves: vLLM's own statistics cost time at every token.
-            preemptions = (request.num_preemptions for request in requests.values())
-            self._counters.preemptions += sum(preemptions)
             self._drain()
+            self._count_preemptions()
 
     def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
         window = self.settings.max_model_len
@@ -314,6 +312,14 @@ class VLLMEngine:
             self._counters.seconds += time.perf_counter() - start
             self._open -= {output.request_id for output in finished}
             yield from finished
+
+    def _count_preemptions(self) -> None:
+        """Of the requests that left vLLM since the last call. They are read of the requests: vLLM's
+        own statistics cost time at every token.
+        """
+        before, self._requests = self._requests, dict(scheduler_of(self._llm).requests)
+        left = (request for name, request in before.items() if name not in self._requests)
+        self._counters.preemptions += sum(request.num_preemptions for request in left)
 
     def _completion(self, output: Any, settings: SamplingSettings) -> Completion:
         (sampled,) = output.outputs
