@@ -79,6 +79,27 @@ def test_every_other_change_is_listed_with_the_way_on(
     assert "micro_batch" not in message
 
 
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(begun: RunDir) -> None:
+    values = YAML(typ="safe").load(begun.resolved_recipe_path.read_text())
+    (mgpo,) = (stage for stage in values["stages"] if stage["kind"] == "mgpo")
+    del mgpo["updates_per_rollout"], mgpo["sampling"]["temperature"]
+    del values["data"]["decontaminate"]
+    with open(begun.resolved_recipe_path, "w") as file:
+        YAML().dump(values, file)
+    go_on(begun)
+    assert not is_changed(load_recipe(begun.path.parent / "recipe.yaml", []), begun)
+    change = "different recipe: stages.mgpo.updates_per_rollout: 1 -> 2\\."
+    with pytest.raises(RecipeError, match=change):
+        go_on(begun, "stages.mgpo.updates_per_rollout=2")
+
+
+def test_a_setting_that_no_longer_exists_is_told(begun: RunDir) -> None:
+    with open(begun.resolved_recipe_path, "a") as file:
+        file.write("sampler: fast\n")
+    with pytest.raises(RecipeError, match="different recipe: sampler: fast -> none\\."):
+        go_on(begun)
+
+
 def test_a_stage_that_is_gone_is_named_and_one_before_others_is_no_appended_one(begun) -> None:
     path = begun.path.parent / "recipe.yaml"
     values = YAML(typ="safe").load(path.read_text())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from vibelite.errors import RecipeError
@@ -28,7 +29,17 @@ NOWHERE = "none"
 
 
 def saved_recipe(run: RunDir) -> dict[str, Any]:
-    return what_matters(run.resolved_recipe_path.read_text(encoding="utf-8"))
+    return what_matters(with_new_settings(run.resolved_recipe_path.read_text(encoding="utf-8")))
+
+
+def with_new_settings(resolved: str) -> str:
+    """A resolved recipe with the defaults of settings that did not exist when it was saved; as it
+    is where it has one that no longer exists, which is then told as a difference.
+    """
+    try:
+        return dump_resolved(Recipe.model_validate(YAML(typ="safe").load(resolved)))
+    except ValidationError:
+        return resolved
 
 
 def what_matters(resolved: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ class NVMLError(Exception):
 
 
 class FakeDriver:
-    """As much of pynvml as is used, for GPUs that are their own handles."""
+    """As much of pynvml as is used, for GPUs that are their own handles and UUIDs."""
 
     NVMLError = NVMLError
 
@@ -36,6 +36,9 @@ class FakeDriver:
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
         return list(self.millijoules)[index]
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
 
     def nvmlDeviceGetName(self, handle: str) -> str:
         return self.names.get(handle, "H100")

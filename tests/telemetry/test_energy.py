@@ -42,8 +42,12 @@ def meter_of():
 
 @pytest.mark.parametrize(
     ("visible", "driver"),
-    [("2,0", FakeDriver({**THREE})), (None, FakeDriver({"GPU-a": 1000, "GPU-b": 20_000}))],
-    ids=["numbers", "all"],
+    [
+        ("2,0", FakeDriver({**THREE})),
+        ("GPU-b,GPU-a", FakeDriver({**THREE}, names={"GPU-other": "T4"})),
+        (None, FakeDriver({"GPU-a": 1000, "GPU-b": 20_000})),
+    ],
+    ids=["numbers", "uuids", "all"],
 )
 def test_the_energy_of_this_process_s_gpus_is_added_up(install, visible, driver):
     install(driver, visible=visible)
@@ -58,8 +62,9 @@ def test_the_energy_of_this_process_s_gpus_is_added_up(install, visible, driver)
 def test_cuda_s_choice_of_gpus_is_read_as_cuda_reads_it():
     for chosen, places in {
         None: [0, 1, 2], "": [], "2, 0": [2, 0], "1,1": None, "1,3,0": None, "GPU-d": None,
+        "GPU-c0, GPU-a5": [2, 0], "GPU-a": None, "GPU-a5,0": None, "a5": None, "MIG-a5": None,
     }.items():  # fmt: skip
-        assert energy.visible_places(chosen, 3) == places, chosen
+        assert energy.visible_places(chosen, ["GPU-a5e1", "GPU-a77b", "GPU-c0ff"]) == places, chosen
 
 
 def test_gpus_that_torch_does_not_see_end_the_run(install, monkeypatch):
@@ -116,8 +121,8 @@ def test_with_gpus_too_the_ledger_is_open_before_torch_is_imported(tmp_path):
     [
         (None, "1,0"),  # nvidia-ml-py is not installed: importing it fails
         (FakeDriver({}, has_driver=False), "1,0"),
-        # GPUs that only torch can tell apart: names, numbers of unlike cards, cards that are cut.
-        (FakeDriver({**THREE}), "GPU-b,GPU-a"),
+        # GPUs that only torch can tell apart: of no known name, numbers of unlike cards, cut cards.
+        (FakeDriver({**THREE}), "GPU-b,GPU-c"),
         (FakeDriver({**THREE}, names={"GPU-other": "T4"}), "1,0"),
         (FakeDriver({**THREE}, cut=("GPU-other",)), "1,0"),
     ],

@@ -21,6 +21,7 @@ def directory(tmp_path, monkeypatch):
         for i in range(50)
     ]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "1 + 1 = ?", "answer": "2"}))
     messages = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "2"}]
     (tmp_path / "traces.jsonl").write_text(json.dumps({"messages": messages}))
     (tmp_path / "judge.py").write_text("def score(problem, text):\n    return 1.0\n")
@@ -59,7 +60,7 @@ def test_what_is_written_is_a_recipe(directory, arguments):
     start = ["sft"] if "--traces" in arguments else []
     assert kinds == [*start, "mgpo", "evaluate", "export"]
     assert sorted(path.name for path in directory.iterdir()) == [
-        "judge.py", "mine.yaml", "own.jsonl", "traces.jsonl",
+        "judge.py", "mine.yaml", "one.jsonl", "own.jsonl", "traces.jsonl",
     ]  # fmt: skip
 
 
@@ -106,6 +107,17 @@ def test_settings_of_one_stage_leave_the_others_as_they_are(directory):
     assert (mgpo.sampling.max_new_tokens, evaluate.sampling.max_new_tokens) == (16384, 16384)
     done = CliRunner().invoke(cli.app, ["plan", "long.yaml", "--gpu", "l40s-48gb", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["fits"] is True
+
+
+def test_a_first_look_on_a_cpu_is_planned_for_eight_minutes_at_most(directory):
+    rows = [{"question": f"What is {i} + {i}?", "result": str(2 * i)} for i in range(600)]
+    (directory / "many.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, problems in (("few", "own.jsonl"), ("many", "many.jsonl")):
+        done = init(f"{name}.yaml", *OWN, "--problems", problems, "--gpu", "cpu")
+        assert "a first look on a CPU: it shows that rows, reward and recipe work" in done.output
+        plan = CliRunner().invoke(cli.app, ["plan", f"{name}.yaml", "--json"]).stdout
+        assert json.loads(plan)["seconds"] <= 480
+    assert "first look" not in init("gpu.yaml", *QWEN, *OWN, *H100).output
 
 
 def test_every_hint_is_a_command_that_works_as_it_is_printed(directory):
@@ -168,6 +180,7 @@ def test_a_budget_cuts_the_steps_to_what_it_pays(directory):
         (["mine.yaml", "--problems", "own.jsonl"], r"own.jsonl:1: .*no column 'answer'"),
         (["mine.yaml", *OWN, "--reward", "none.py"], "no file none.py"),
         (["mine.yaml", "--reward", "judge.py"], "--reward: needs --problems"),
+        (["mine.yaml", "--problems", "one.jsonl"], "which is 0.2 of them by hash; add rows"),
         (["mine.yaml", "--subdomain", "topic"], "--subdomain: needs --problems"),
         (["mine.yaml", "--set", "sed=1"], "--set sed=1: unknown key; did you mean 'seed'"),
         (["mine.yaml", "--from", "quickstrt"], "did you mean 'quickstart'"),

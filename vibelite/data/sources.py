@@ -60,6 +60,8 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
     problems = _chosen(_with_absolute_reward(source, recipe_dir), rows)
     if not problems:
         which = "" if source.part == "all" else f" in its part {source.part}"
+        if source.part == "held-out":
+            which += f", which is {source.held_out:g} of them by hash; add rows, or raise held_out"
         raise DataError(f"{rows.name}: no rows{which}{_wish(source)}")
     seen: dict[str, int] = {}
     for index, problem in problems.items():

@@ -267,7 +267,8 @@ def count_problems(recipe: Recipe, name: str, recipe_dir: Path, assumed: Assumpt
         path = source.local_path(recipe_dir)
         if path is None:
             return min(limits, default=assumed.unknown_problems)
-        count = _count_rows(path, assumed)
+        shares = {"all": 1.0, "train": 1 - source.held_out, "held-out": source.held_out}
+        count = max(1, round(shares[source.part] * _count_rows(path, assumed)))
     elif source.path:
         count = _count_rows(recipe_dir / Path(source.path).expanduser(), assumed)
     else:

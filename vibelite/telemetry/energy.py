@@ -60,7 +60,7 @@ def is_torch_for_gpus() -> bool:
 
 def visible_handles() -> list[Any] | None:
     """NVML's handles of the GPUs that CUDA shows this process; None where NVML cannot tell: without
-    a driver, with GPUs that are cut (MIG), or that differ, of which CUDA has an order of its own.
+    a driver, with GPUs that are cut (MIG), or by numbers of GPUs that differ, which CUDA orders.
     """
     try:
         import pynvml  # pyright: ignore[reportMissingImports]
@@ -72,11 +72,13 @@ def visible_handles() -> list[Any] | None:
         count = pynvml.nvmlDeviceGetCount()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
         names = {pynvml.nvmlDeviceGetName(handle) for handle in handles}
-        if any(is_cut(pynvml, handle) for handle in handles) or (chosen and len(names) > 1):
+        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        is_numbered = bool(chosen) and "GPU-" not in chosen
+        if any(is_cut(pynvml, handle) for handle in handles) or (is_numbered and len(names) > 1):
             return None
     except pynvml.NVMLError:
         return None
-    places = visible_places(chosen, count)
+    places = visible_places(chosen, uuids)
     return None if places is None else [handles[place] for place in places]
 
 
@@ -87,15 +89,23 @@ def is_cut(pynvml: Any, handle: Any) -> bool:
         return False
 
 
-def visible_places(chosen: str | None, num_gpus: int) -> list[int] | None:
-    """The places of the GPUs that CUDA_VISIBLE_DEVICES (None = not set) leaves; None where it says
-    anything but their different numbers.
+def visible_places(chosen: str | None, uuids: Sequence[str]) -> list[int] | None:
+    """The places of the GPUs that CUDA_VISIBLE_DEVICES (None = not set) leaves of those with these
+    `uuids`; None where it says anything but different numbers or beginnings of UUIDs.
     """
     if not chosen:
-        return list(range(num_gpus if chosen is None else 0))
-    places = [int(name) if name.strip().isdecimal() else num_gpus for name in chosen.split(",")]
-    is_known = len(set(places)) == len(places) and max(places) < num_gpus
+        return list(range(len(uuids) if chosen is None else 0))
+    places = [place_of(name.strip(), uuids) for name in chosen.split(",")]
+    is_known = len(set(places)) == len(places) and max(places) < len(uuids)
     return places if is_known else None
+
+
+def place_of(name: str, uuids: Sequence[str]) -> int:
+    """By number, or the one UUID that begins so; the number of all where there is none."""
+    if name.isdecimal():
+        return int(name)
+    found = [place for place, uuid in enumerate(uuids) if uuid.startswith(name)]
+    return found[0] if name.startswith("GPU-") and len(found) == 1 else len(uuids)
 
 
 class GpuMeter:

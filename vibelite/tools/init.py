@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import typer
 from vibelite.commands.options import TABLE_SUFFIXES, Overrides, recipe_path, table_kind
 from vibelite.errors import RecipeError
 from vibelite.hints import program
+from vibelite.units import HOUR
 
 if TYPE_CHECKING:
     from vibelite.planning.devices import Device
@@ -25,11 +27,17 @@ if TYPE_CHECKING:
 Judge = Literal["math", "exact", "choice", "code"]
 Traces = Annotated[str, typer.Option(help="Worked solutions, rows of messages, to start from.")]
 Reward = Annotated[str, typer.Option(metavar="FILE.py:FUNCTION", help="Your own judge, instead.")]
-SIZES_CPU = {"window": 128, "problems_per_step": 8, "mgpo_steps": 12, "sft_steps": 24}
+SIZES_CPU = {"window": 64, "problems_per_step": 4, "mgpo_steps": 8, "sft_steps": 24}
 SIZES_GPU = {"window": 4096, "problems_per_step": 16, "mgpo_steps": 200, "sft_steps": 200}
 MIN_STEPS = 5
 # Of a budget, what a plan may cost; the rest is left for what the plan does not foresee.
 SHARE_OF_BUDGET = 0.8
+# On a CPU the first run is a look at whether all works; with this plan it ends within 10 minutes.
+CPU_SECONDS = 450.0
+FIRST_LOOK = (
+    "sized for a first look on a CPU: it shows that rows, reward and recipe work together, not "
+    "what the model can learn; for that, raise num_steps, or write it for a GPU with --gpu"
+)
 
 
 def init(
@@ -75,7 +83,7 @@ def init(
     if shipped and (problems or traces or budget_usd is not None or model != "smollm2" or gpu):
         raise RecipeError("--from: copies a recipe as it is; change it with --set alone")
     if shipped:
-        return _write(recipe, *_copied(shipped, recipe, overrides))
+        return _write(recipe, *_copied(shipped, recipe, overrides), is_copy=True)
     device = device_named(gpu)
     columns = {"prompt": prompt, "answer": answer, "subdomain": subdomain}
     values: dict[str, Any] = {
@@ -103,13 +111,16 @@ def _require_possible(recipe: Path, lonely: Sequence[str]) -> None:
         raise RecipeError(f"{', '.join(lonely)}: needs --problems, whose rows are meant")
 
 
-def _write(recipe: Path, text: str, plan: Plan) -> None:
+def _write(recipe: Path, text: str, plan: Plan, *, is_copy: bool = False) -> None:
     """Writes the recipe, and says what it costs and what to type next."""
-    print(*_dry_pass(text, recipe), sep="\n")
+    for line in _dry_pass(text, recipe):
+        print(line)
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(text, encoding="utf-8")
     vibelite, path = program(), shlex.quote(str(recipe))
     print(f"{recipe}: {_summary(plan)}")
+    if plan.machine.device.is_cpu and not is_copy:
+        print(FIRST_LOOK)
     print(f"what it needs: {vibelite} plan {path}")
     print(f"what this machine lacks: {vibelite} doctor {path}")
     print(f"then: {vibelite} run {path}")
@@ -185,14 +196,14 @@ def _dry_pass(text: str, recipe: Path) -> list[str]:
 
 
 def _affordable_share(plan: Plan, budget: float | None) -> float:
-    """The share (at most 1) of the training steps that the budget pays, once the stages without
-    steps are paid for.
+    """The share (at most 1) of the training steps that the budget pays and that a CPU takes in
+    CPU_SECONDS, once the stages without steps are paid for.
     """
-    usd = plan.usd(plan.seconds)
-    if budget is None or not usd:
-        return 1.0
-    with_steps = plan.usd(sum(s.seconds.total for s in plan.stages if s.work.num_steps)) or 0.0
-    return min(1.0, (SHARE_OF_BUDGET * budget - (usd - with_steps)) / with_steps)
+    seconds = CPU_SECONDS if plan.machine.device.is_cpu else math.inf
+    if budget is not None and plan.machine.usd_per_hour:
+        seconds = min(seconds, SHARE_OF_BUDGET * budget / plan.machine.usd_per_hour * HOUR)
+    with_steps = sum(stage.seconds.total for stage in plan.stages if stage.work.num_steps)
+    return min(1.0, (seconds - (plan.seconds - with_steps)) / with_steps)
 
 
 def _render(values: dict[str, Any]) -> str:
