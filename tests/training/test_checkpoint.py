@@ -33,6 +33,7 @@ from vibelite.training.checkpoint import (
     load_training_state,
     saved_steps,
     start_saving,
+    state_of,
 )
 from vibelite.training.optim import PolicyOptimizer
 
@@ -269,7 +270,8 @@ def test_the_prediction_is_at_least_what_is_written_and_little_more(
 def start_of_saving(tmp_path, policy, optimizer, writer, *, step, first):
     """Starts a save that goes on in the background."""
     directory = tmp_path / f"step-{step:06d}"
-    start_saving(writer, directory, policy, optimizer, Checkpoint(free_gib=0), first)
+    state = state_of(policy, optimizer, {})
+    start_saving(writer, directory, state, Checkpoint(free_gib=0), first)
 
 
 def test_a_state_is_that_of_its_step_though_training_goes_on_before_it_is_written(
