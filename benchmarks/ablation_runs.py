@@ -72,11 +72,7 @@ VARIANTS = (
     # On the quickstart 73 % of the groups have a signal: two rounds sample 1 + 0.27 + 0.07 times as
     # many, and three quarters of the steps about as many tokens.
     Variant("grpo-refill", changes={"maxent_lambda": 0.0, "refill": REFILL}, step_share=0.75),
-    Variant(
-        "maxrl-refill",
-        changes={"advantage": "maxrl", "maxent_lambda": 0.0, "refill": REFILL},
-        step_share=0.75,
-    ),
+    Variant("full-refill", changes={"refill": REFILL}, step_share=0.75),
     Variant(
         "grpo-memory",
         changes={"maxent_lambda": 0.0, "refill": REFILL, "memory": {"decay": 0.98}},

@@ -58,7 +58,7 @@ CLAIMS = (
     Claim("no standard deviation, constant average", "no-std", "full"),
     Claim("MaxRL against GRPO", "maxrl", "grpo"),
     Claim("refill, GRPO, as many tokens", "grpo-refill", "grpo"),
-    Claim("refill, MaxRL, as many tokens", "maxrl-refill", "maxrl"),
+    Claim("refill, lambda 1, as many tokens", "full-refill", "full"),
     Claim("memory beside refill", "grpo-memory", "grpo-refill"),
     Claim("a wider upper clip, four updates", "clip-higher", "four-updates"),
     Claim("Long2Short stage against as many more steps", "long2short", "longer"),
@@ -68,7 +68,7 @@ CLAIMS = (
 MODELS = (
     *("last", "tail-average", "best", "fused", "full", "no-probing", "best-single", "grpo"),
     *("lambda-2", "lambda-4", "lambda-8", "entropy-bonus", "token", "constant"),
-    *("no-std", "maxrl", "grpo-refill", "maxrl-refill", "grpo-memory", "four-updates"),
+    *("no-std", "maxrl", "grpo-refill", "full-refill", "grpo-memory", "four-updates"),
     *("clip-higher", "longer", "long2short"),
 )
 
