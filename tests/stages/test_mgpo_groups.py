@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from vibelite.algorithms.pass_rates import no_counts
 from vibelite.data.batching import indices_for_step
@@ -131,6 +132,20 @@ def test_all_groups_are_remembered_by_their_mean_reward() -> None:
     assert pool.counts[[7, 1, 3]].tolist() == [[1.75, 2.25], [0, 4], [1, 2]]
     # Of four at even odds of Beta(1/2, 1/2): 1 - 2 (1 3 5 7) / (2 4 6 8) = 29 / 64.
     assert metrics == {"memory/expected_mixed": pytest.approx(29 / 64)}
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: Memory(decay=1.01),
+        lambda: Memory(floor=0.0),
+        lambda: Memory(floor=1.01),
+        lambda: Refill(max_rounds=-1),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(refused: Any) -> None:
+    with pytest.raises(ValidationError, match="should be"):
+        refused()
 
 
 RECIPE = """

@@ -267,6 +267,14 @@ def test_the_prediction_is_at_least_what_is_written_and_little_more(
     assert written <= predicted[0] <= written + HEADER_BYTES
 
 
+def test_a_state_that_remembers_other_problems_is_refused(tmp_path, untrained):
+    policy, optimizer = untrained
+    save_training_state(tmp_path, 1, policy, optimizer)
+    extra = {"problem_counts": torch.zeros(3, 2)}
+    with pytest.raises(CheckpointError, match="remembers other problems"):
+        load_training_state(tmp_path, policy, optimizer, extra=extra)
+
+
 def start_of_saving(tmp_path, policy, optimizer, writer, *, step, first):
     """Starts a save that goes on in the background."""
     directory = tmp_path / f"step-{step:06d}"
