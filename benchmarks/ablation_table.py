@@ -55,6 +55,12 @@ CLAIMS = (
     Claim("entropy bonus 0.01", "entropy-bonus", "full"),
     Claim("token average against sequence", "token", "full"),
     Claim("constant average against sequence", "constant", "full"),
+    Claim("no standard deviation, constant average", "no-std", "full"),
+    Claim("MaxRL against GRPO", "maxrl", "grpo"),
+    Claim("refill, GRPO, as many tokens", "grpo-refill", "grpo"),
+    Claim("refill, lambda 1, as many tokens", "full-refill", "full"),
+    Claim("memory beside refill", "grpo-memory", "grpo-refill"),
+    Claim("a wider upper clip, four updates", "clip-higher", "four-updates"),
     Claim("Long2Short stage against as many more steps", "long2short", "longer"),
     Claim("Long2Short stage against before it", "long2short", "full"),
 )
@@ -62,7 +68,8 @@ CLAIMS = (
 MODELS = (
     *("last", "tail-average", "best", "fused", "full", "no-probing", "best-single", "grpo"),
     *("lambda-2", "lambda-4", "lambda-8", "entropy-bonus", "token", "constant"),
-    *("longer", "long2short"),
+    *("no-std", "maxrl", "grpo-refill", "full-refill", "grpo-memory", "four-updates"),
+    *("clip-higher", "longer", "long2short"),
 )
 
 

@@ -6,7 +6,7 @@ from vibelite.models.policy import Policy
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.ranks.states import StateWriter
 from vibelite.recipe.run_section import Checkpoint
-from vibelite.training.checkpoint import start_saving, state_directory
+from vibelite.training.checkpoint import start_saving, state_directory, state_of
 from vibelite.training.optim import PolicyOptimizer
 
 
@@ -21,5 +21,6 @@ def save_training_state(
 ) -> None:
     """As `start_saving`, and returns when the state is on the disk."""
     writer, directory = StateWriter(world), state_directory(root, step)
-    start_saving(writer, directory, policy, optimizer, settings or Checkpoint(), lambda: None)
+    state = state_of(policy, optimizer, {})
+    start_saving(writer, directory, state, settings or Checkpoint(), lambda: None)
     writer.wait()

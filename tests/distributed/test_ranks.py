@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu_activations import TINY
-from benchmarks.rank_runs import RECIPE, difference, kill_and_resume, losses, run_curve
+from benchmarks.rank_runs import RECIPE, command_of, difference, kill_and_resume, losses, run_curve
 from benchmarks.scaling import START
 from vibelite.planning.memory_model import StageConfig
 from vibelite.planning.model_shape import shape_of_config
@@ -125,6 +125,20 @@ def test_two_nodes_of_torchrun_with_one_run_directory_train_as_one(
     outputs = [node.communicate(timeout=300)[0].decode() for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
     require_same(tmp_path / "nodes", alone)
+
+
+def test_ranks_draw_refill_and_remember_alike(tmp_path: Path) -> None:
+    samples = []
+    for num_ranks in (1, 2):
+        command = command_of(num_ranks, tmp_path / str(num_ranks))
+        command += ["--set", "stages.mgpo.refill.max_rounds=2"]
+        command += ["--set", "stages.mgpo.memory.decay=0.9"]
+        subprocess.run(command, check=True, timeout=300, capture_output=True)
+        (path,) = (tmp_path / str(num_ranks)).glob("stages/*-mgpo/samples.jsonl")
+        samples.append([(row["step"], row["problem_id"]) for row in read_jsonl(path)])
+    assert len(samples[0]) > 10 * 6 * 4, "some groups were dropped"
+    assert samples[0] == samples[1]
+    require_same(tmp_path / "2", tmp_path / "1")
 
 
 def counted(num_ranks: int, out: Path, *arguments: str) -> dict[str, Any]:

@@ -92,6 +92,20 @@ def test_the_work_of_a_stage_of_reinforcement_by_hand(tmp_path):
     assert (alone.scored_tokens, alone.kept_models, alone.holds_reference) == (0, 1, False)
 
 
+@pytest.mark.parametrize(
+    ("max_rounds", "share", "sampled", "trained"),
+    [(0, 0.5, 1, 0.5), (2, 0.5, 1.75, 0.875), (2, 0, 3, 0)],
+)
+def test_refill_samples_what_the_round_before_has_left(
+    tmp_path, max_rounds, share, sampled, trained
+):
+    assumed = Assumptions(prompt_tokens=100.0, length_fraction=0.5, trained_fraction=share)
+    recipe = mgpo_recipe(refill={"max_rounds": max_rounds})
+    (work,) = stage_work(recipe, tmp_path, assumed)
+    assert (work.prompts, work.completions) == (90 * sampled, 1440 * sampled)
+    assert work.trained_tokens == 1440 * trained * 132
+
+
 def test_the_disk_holds_the_states_that_are_kept_and_the_one_that_is_written(tmp_path):
     recipe = mgpo_recipe(keep_every=4)
     shape = ModelShape(2, 8, 16, 2, 1, 4, 32, True)

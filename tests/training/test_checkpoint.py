@@ -33,6 +33,7 @@ from vibelite.training.checkpoint import (
     load_training_state,
     saved_steps,
     start_saving,
+    state_of,
 )
 from vibelite.training.optim import PolicyOptimizer
 
@@ -266,10 +267,19 @@ def test_the_prediction_is_at_least_what_is_written_and_little_more(
     assert written <= predicted[0] <= written + HEADER_BYTES
 
 
+def test_a_state_that_remembers_other_problems_is_refused(tmp_path, untrained):
+    policy, optimizer = untrained
+    save_training_state(tmp_path, 1, policy, optimizer)
+    extra = {"problem_counts": torch.zeros(3, 2)}
+    with pytest.raises(CheckpointError, match="remembers other problems"):
+        load_training_state(tmp_path, policy, optimizer, extra=extra)
+
+
 def start_of_saving(tmp_path, policy, optimizer, writer, *, step, first):
     """Starts a save that goes on in the background."""
     directory = tmp_path / f"step-{step:06d}"
-    start_saving(writer, directory, policy, optimizer, Checkpoint(free_gib=0), first)
+    state = state_of(policy, optimizer, {})
+    start_saving(writer, directory, state, Checkpoint(free_gib=0), first)
 
 
 def test_a_state_is_that_of_its_step_though_training_goes_on_before_it_is_written(

@@ -173,6 +173,18 @@ def _sft_work(stage: SFTStage, assumed: Assumptions) -> Work:
     )
 
 
+def groups_sampled(max_rounds: int, trained_fraction: float) -> float:
+    """Groups that a step of MGPO samples for each one that it asks for: in every round of refill as
+    many as the round before has left without a signal.
+
+    >>> groups_sampled(2, 0.5)
+    1.75
+    """
+    if not max_rounds or not trained_fraction:
+        return 1.0 + max_rounds
+    return (1 - (1 - trained_fraction) ** (max_rounds + 1)) / trained_fraction
+
+
 def _mgpo_work(stage: MGPOStage, recipe: Recipe, recipe_dir: Path, assumed: Assumptions) -> Work:
     budget, num_new = stage.tokens_per_micro_batch, stage.sampling.max_new_tokens
     longest = math.ceil(assumed.prompt_tokens) + num_new
@@ -184,7 +196,10 @@ def _mgpo_work(stage: MGPOStage, recipe: Recipe, recipe_dir: Path, assumed: Assu
             recipe, stage.problems, recipe_dir, assumed
         )
     acts_on_all = stage.entropy_coef > 0 or stage.kl_coef > 0
-    num_trained = per_step * (1.0 if acts_on_all else assumed.trained_fraction)
+    sampled = groups_sampled(stage.refill.max_rounds, assumed.trained_fraction)
+    num_trained = per_step * sampled * assumed.trained_fraction
+    if acts_on_all and not stage.refill.max_rounds:
+        num_trained = per_step
     num_scorings = (stage.updates_per_rollout > 1) + (stage.kl_coef > 0)
     largest, accumulates = _largest_micro_batch(per_step, longest, budget)
     passes = stage.num_steps * stage.updates_per_rollout
@@ -194,8 +209,9 @@ def _mgpo_work(stage: MGPOStage, recipe: Recipe, recipe_dir: Path, assumed: Assu
         stage.kind,
         num_steps=stage.num_steps,
         num_updates=passes,
-        prompts=stage.num_steps * stage.problems_per_step + num_prefiltered,
-        completions=stage.num_steps * per_step + num_prefiltered * stage.prefilter_samples,
+        prompts=stage.num_steps * stage.problems_per_step * sampled + num_prefiltered,
+        completions=stage.num_steps * per_step * sampled
+        + num_prefiltered * stage.prefilter_samples,
         max_new_tokens=num_new,
         rows=at_once * stage.group_size,
         prompts_at_once=at_once,

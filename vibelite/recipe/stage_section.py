@@ -109,6 +109,23 @@ class FuseStage(Stage):
     """Also average the last so many SFT checkpoints, a control without specialists; 0 = do not."""
 
 
+class Memory(Section):
+    """What earlier groups of a stage say of every problem's pass rate, and draws by it."""
+
+    decay: Fraction = 0.0
+    """Share of what is known that a step leaves; 0 = no memory: problems come in epochs. (own)"""
+    floor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Weight of a problem whose group is sure to be all right or all wrong, 1 where it is sure to
+    be mixed: what keeps every problem coming. (own)"""
+
+
+class Refill(Section):
+    """Further problems within a step, in place of those whose groups have no signal."""
+
+    max_rounds: NonNegativeInt = 0
+    """Times that missing groups are sampled anew (DAPO: until none is missing); 0 = no refill."""
+
+
 class MGPOStage(SolvingStage, TrainingStage):
     kind: Literal["mgpo"]
     start_from: Name = "fuse"
@@ -140,6 +157,8 @@ class MGPOStage(SolvingStage, TrainingStage):
     """Loss average: per sequence (report 3.4), over tokens (DAPO), by max_new_tokens (Dr. GRPO)."""
     importance_cap: PositiveFloat = 2.0
     """Cap of the token-level truncated importance weight trainer/sampler."""
+    memory: Memory = Memory()
+    refill: Refill = Refill()
     prefilter_samples: NonNegativeInt = 0
     """Completions per problem that tell, before the stage, pass rates of 0 and 1; 0 = keep all."""
     prefilter_problems: NonNegativeInt = 0

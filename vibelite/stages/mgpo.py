@@ -6,14 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
 from statistics import fmean
 
 import torch
 
 from vibelite.algorithms.advantages import LengthShaping, mgpo_advantages, shape_rewards
+from vibelite.algorithms.pass_rates import no_counts
 from vibelite.algorithms.policy_loss import (
     LossInputs,
     LossSettings,
@@ -24,7 +25,6 @@ from vibelite.algorithms.policy_loss import (
 )
 from vibelite.data.batching import (
     TrainingSequence,
-    indices_for_step,
     pack,
     share_by_tokens,
     split_by_tokens,
@@ -36,6 +36,7 @@ from vibelite.recipe.stage_section import MGPOStage
 from vibelite.rollout.engine import RolloutEngine
 from vibelite.stages.context import StageContext, sampling_settings
 from vibelite.stages.engines import build_engine, own_engine, share_engine, share_weights
+from vibelite.stages.mgpo_groups import ProblemPool, sample_step
 from vibelite.stages.mgpo_metrics import (
     require_agreement,
     rollout_metrics,
@@ -61,6 +62,8 @@ class Trainer:
     engine: RolloutEngine
     optimizer: PolicyOptimizer
     world: Ranks = ONE_RANK
+    counts: torch.Tensor | None = None
+    """What groups have said of each problem [P, 2] (`pass_rates`); None = no memory."""
 
     @property
     def loss_settings(self) -> LossSettings:
@@ -92,7 +95,13 @@ def run(stage: MGPOStage, context: StageContext) -> None:
         context.recorder.record_work("load", num_problems=len(problems))
         # Before a state is resumed: problems are chosen under the stage's starting weights.
         problems = select_learnable(problems, engine, policy, stage, context)
-        loop = TrainingLoop(stage, context, policy, trainer.optimizer, keep_every=stage.keep_every)
+        extra = {}
+        if stage.memory.decay:
+            extra["problem_counts"] = no_counts(len(problems))
+            trainer = replace(trainer, counts=extra["problem_counts"])
+        loop = TrainingLoop(
+            stage, context, policy, trainer.optimizer, keep_every=stage.keep_every, extra=extra
+        )
         engine.load_weights(loop.resume())
         probe_mismatch(own_engine(engine), policy, problems, stage, context)
         loop.run(partial(mgpo_step, trainer, problems))
@@ -125,31 +134,34 @@ def open_trainer(stage: MGPOStage, context: StageContext, engines: ExitStack) ->
 def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     """One rollout and its updates; `step` is 0-based."""
     stage, context, meter = trainer.stage, trainer.context, trainer.context.meter
-    indices = indices_for_step(
-        len(problems), stage.problems_per_step, step, seed=context.seed("order")
-    )
-    chosen = [problems[index] for index in indices]
-    settings = sampling_settings(stage.sampling, stage.group_size)
+    pool = ProblemPool(problems, trainer.counts, stage, context)
     with meter.span("sync"):
         trainer.engine.wake()
-    seed = context.seed("rollout", step)
-    groups = sample_groups(
-        trainer.engine, trainer.policy, chosen, settings, context=context, seed=seed
+    places, groups, num_rounds = sample_step(
+        pool,
+        step,
+        partial(sample_round, trainer, step),
+        lambda group: any(weighted_advantages(trainer, group)[0]),
     )
     with meter.span("sync"):
         trainer.engine.sleep()
 
-    shaping = trainer.length_shaping
-    rewards = [shape_rewards(group.rewards, group.lengths, shaping) for group in groups]
-    weighted = [
-        mgpo_advantages(values, group.mean_reward, stage.maxent_lambda, stage.advantage)
-        for group, values in zip(groups, rewards, strict=True)
-    ]
+    rewards = [shaped_rewards(trainer, group) for group in groups]
+    weighted = [weighted_advantages(trainer, group) for group in groups]
     advantages = [values for values, _ in weighted]
+    kept = [any(values) or not stage.refill.max_rounds for values in advantages]
     metrics = rollout_metrics(groups, [weight for _, weight in weighted])
-    metrics |= shaping_metrics(shaping, groups, rewards)
+    metrics |= shaping_metrics(trainer.length_shaping, groups, rewards)
     metrics["groups/signal"] = fmean(any(values) for values in advantages)
-    batches = training_batches(trainer, groups, advantages)
+    if stage.refill.max_rounds:
+        metrics |= {
+            "refill/rounds": num_rounds,
+            "refill/sampled": len(groups),
+            "refill/kept": sum(kept),
+        }
+    batches = training_batches(
+        trainer, list(compress(groups, kept)), list(compress(advantages, kept))
+    )
     (has_gradient,) = trainer.world.any_of([bool(batches)])
     for update in range(stage.updates_per_rollout if has_gradient else 0):
         with meter.span("train"):
@@ -168,6 +180,7 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     with meter.span("sync"):
         trainer.engine.load_weights(step + 1)
     metrics |= trainer.engine.metrics()
+    metrics |= pool.remember(places, groups)
 
     meter.add_counts(completion_counts(groups))
     meter.add_tokens(trained=sum(batch.num_tokens for batch in batches))
@@ -175,6 +188,29 @@ def mgpo_step(trainer: Trainer, problems: Sequence[Problem], step: int) -> None:
     rows = [row | {"advantage": a} for row, a in zip(sample_rows(groups), flat, strict=True)]
     context.recorder.record_samples(step + 1, rows)
     context.recorder.record_step(step + 1, metrics)
+
+
+def sample_round(
+    trainer: Trainer, step: int, problems: Sequence[Problem], number: int
+) -> list[Group]:
+    """The groups of a step's first problems, number 0, or of a round of refill."""
+    stage, context = trainer.stage, trainer.context
+    seed = context.seed("rollout", step, *([number] if number else []))
+    settings = sampling_settings(stage.sampling, stage.group_size)
+    return sample_groups(
+        trainer.engine, trainer.policy, problems, settings, context=context, seed=seed
+    )
+
+
+def shaped_rewards(trainer: Trainer, group: Group) -> list[float]:
+    """Rewards [G] from which the group's advantages are computed."""
+    return shape_rewards(group.rewards, group.lengths, trainer.length_shaping)
+
+
+def weighted_advantages(trainer: Trainer, group: Group) -> tuple[list[float], float]:
+    """Advantages [G] of a group, all 0 where it has no signal, and its MaxEnt weight."""
+    stage, rewards = trainer.stage, shaped_rewards(trainer, group)
+    return mgpo_advantages(rewards, group.mean_reward, stage.maxent_lambda, stage.advantage)
 
 
 def training_batches(

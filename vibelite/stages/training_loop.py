@@ -4,10 +4,12 @@ step does is the stage's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
+
+import torch
 
 from vibelite.errors import RecipeError, RunStopped
 from vibelite.models.policy import Policy
@@ -16,7 +18,7 @@ from vibelite.recipe.stage_section import MGPOStage, SFTStage
 from vibelite.run_dir import existing_model
 from vibelite.stages.context import StageContext
 from vibelite.telemetry.memory import available_bytes
-from vibelite.training.checkpoint import ModelWriter, SaveSchedule, TrainingStates
+from vibelite.training.checkpoint import NOTHING, ModelWriter, SaveSchedule, TrainingStates
 from vibelite.training.optim import PolicyOptimizer
 from vibelite.units import gib_text
 
@@ -55,8 +57,11 @@ class TrainingLoop:
         optimizer: PolicyOptimizer,
         *,
         keep_every: int,
+        extra: Mapping[str, torch.Tensor] = NOTHING,
     ) -> None:
-        """`keep_every`: steps between models that are kept beside the last; 0 = none."""
+        """`keep_every`: steps between models that are kept beside the last; 0 = none. `extra`: what
+        a step changes in place beside the weights, saved and resumed with them.
+        """
         require_snapshot_memory(stage, context, policy)
         self._num_steps = stage.num_steps
         self._context = context
@@ -71,6 +76,7 @@ class TrainingLoop:
                 context.recipe.checkpoint, every=stage.checkpoint_every, num_steps=stage.num_steps
             ),
             world=context.world,
+            extra=extra,
         )
         self._start = 0
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ HEADER_BYTES = 2**20
 TENSOR_HEADER_BYTES = 1600
 # Between two failures of the machine, on average: a guess for one that may be taken away.
 SECONDS_BETWEEN_FAILURES = 24 * 3600.0
+NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
 def best_interval(save_seconds: float, mtbf_seconds: float) -> float:
@@ -100,6 +102,8 @@ class TrainingStates:
     schedule: SaveSchedule
     world: Ranks
     """Those that save and resume together."""
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What else a step changes in place; the same on all ranks."""
     writer: StateWriter = field(init=False)
     _last: int = 0
 
@@ -114,7 +118,9 @@ class TrainingStates:
         if self.world.is_leader:
             for path in self.stage_dir.checkpoints.glob(".*.tmp"):  # of a killed process
                 drop_directory(path)
-        step = load_training_state(resume, self.policy, self.optimizer, world=self.world)
+        step = load_training_state(
+            resume, self.policy, self.optimizer, world=self.world, extra=self.extra
+        )
         self._last = step
         num_recorded = self.stage_dir.truncate_after(step) if self.world.is_leader else 0
         if num_recorded and not step:
@@ -147,8 +153,7 @@ class TrainingStates:
         start_saving(
             self.writer,
             state_directory(self.stage_dir.resume, step),
-            self.policy,
-            self.optimizer,
+            state_of(self.policy, self.optimizer, self.extra),
             self.settings,
             models.pending(),
         )
@@ -190,23 +195,29 @@ class ModelWriter(Background):
             self._policy.save_weights(temporary, weights)
 
 
+def state_of(
+    policy: Policy, optimizer: PolicyOptimizer, extra: Mapping[str, torch.Tensor]
+) -> State:
+    """What a training state holds; `extra` as in `TrainingStates`."""
+    # Trainable parameters once each: a tied head is its embedding.
+    weights = {name: parameter.detach() for name, parameter in trained(policy).items()}
+    state: State = {"weights": weights, "optimizer": optimizer.state_dict()}
+    return state | {"extra": dict(extra)} if extra else state
+
+
 def start_saving(
     writer: StateWriter,
     directory: Path,
-    policy: Policy,
-    optimizer: PolicyOptimizer,
+    state: State,
     settings: Checkpoint,
     first: Callable[[], None],
 ) -> None:
-    """Starts to save a state, `first` as in `StateWriter.save`; then what it supersedes is removed,
+    """Starts to save `state`, `first` as in `StateWriter.save`; then what it supersedes is removed,
     or before where it does not fit, but never the newest whole one. DiskFull, with nothing written,
     where that is not enough. Called by all ranks.
     """
     root, step = directory.parent, step_of(directory)
     writer.wait()
-    # Trainable parameters once each: a tied head is its embedding.
-    weights = {name: parameter.detach() for name, parameter in trained(policy).items()}
-    state: State = {"weights": weights, "optimizer": optimizer.state_dict()}
     tensors = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
     num_bytes = sum(t.nbytes + TENSOR_HEADER_BYTES for t in tensors) + HEADER_BYTES
     margin_bytes = int(settings.free_gib * GIB)
@@ -247,14 +258,19 @@ def make_room(root: Path, num_bytes: int) -> None:
 
 
 def load_training_state(
-    root: Path, policy: Policy, optimizer: PolicyOptimizer, *, world: Ranks = ONE_RANK
+    root: Path,
+    policy: Policy,
+    optimizer: PolicyOptimizer,
+    *,
+    world: Ranks = ONE_RANK,
+    extra: Mapping[str, torch.Tensor] = NOTHING,
 ) -> int:
     """Loads the newest whole state under `root` in place; the number of finished steps, 0 if none
     was saved. Called by all ranks of `world`.
     """
     step = world.from_leader(lambda: step_to_resume(root))
     if step:
-        restore(state_directory(root, step), policy, optimizer, world)
+        restore(state_directory(root, step), policy, optimizer, world, extra)
     return step
 
 
@@ -277,22 +293,37 @@ def step_to_resume(root: Path) -> int:
     return 0
 
 
-def restore(directory: Path, policy: Policy, optimizer: PolicyOptimizer, world: Ranks) -> None:
-    """Loads a whole state in place; CheckpointError if it is that of another model or optimizer."""
+def restore(
+    directory: Path,
+    policy: Policy,
+    optimizer: PolicyOptimizer,
+    world: Ranks,
+    extra: Mapping[str, torch.Tensor],
+) -> None:
+    """Loads a whole state in place; CheckpointError if it is that of another model, optimizer or
+    set of problems.
+    """
     parameters = trained(policy)
     if world.is_one:
         # On the host: the optimizer knows which of its state belongs on the device.
         state = load_whole(directory)
     else:
         weights = {name: torch.empty_like(parameter) for name, parameter in parameters.items()}
-        state = {"weights": weights, "optimizer": optimizer.state_dict()}
+        state = state_of(policy, optimizer, extra) | {"weights": weights}
         fill_state(directory, state, world)
     saved = {name: weight.shape for name, weight in state["weights"].items()}
     if saved != {name: parameter.shape for name, parameter in parameters.items()}:
         raise CheckpointError(
             f"{directory}: belongs to another model; remove it or use another run directory"
         )
+    others = {name: values.shape for name, values in state.get("extra", {}).items()}
+    if others != {name: values.shape for name, values in extra.items()}:
+        raise CheckpointError(
+            f"{directory}: remembers other problems; remove it or use another run directory"
+        )
     with torch.no_grad():
+        for name, values in extra.items():
+            values.copy_(state["extra"][name])
         for name, parameter in parameters.items():
             parameter.copy_(state["weights"][name])
     optimizer.load_state_dict(state["optimizer"])
