@@ -97,5 +97,7 @@ def _bounds(value: dict[str, Any]) -> str:
         "exclusiveMaximum": "below",
         "maximum": "at most",
     }
-    found = [f"{word} {value[key]:g}" for key, word in words.items() if key in value]
+    # 2**53 bounds every whole number of a recipe, which says nothing to a reader.
+    bounds = {key: value[key] for key in words if key in value and value[key] != 2**53}
+    found = [f"{words[key]} {bound:g}" for key, bound in bounds.items()]
     return f", {', '.join(found)}" if found else ""
