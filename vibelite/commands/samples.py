@@ -63,15 +63,13 @@ def samples(
     if step is None and not key:
         wanted = {name: chosen.samples[-1].get(name) for name in wanted}
     wanted = {k: v for k, v in (wanted | {"subdomain": subdomain or None}).items() if v is not None}
-    rows = islice(matching(read_jsonl(path), wanted, only), limit)
+    rows = list(islice(matching(read_jsonl(path), wanted, only), limit))
     if as_json:
-        print_json({"state": asdict(state.state), "stage": chosen.name, "samples": list(rows)})
+        print_json({"state": asdict(state.state), "stage": chosen.name, "samples": rows})
         return
-    shown = 0
     for row in rows:
         print(describe(row))
-        shown += 1
-    if not shown:
+    if not rows:
         asked = ", ".join(f"{name} {value}" for name, value in wanted.items())
         kind = "sample" if only == "all" else f"{only} sample"
         raise RecipeError(f"{path}: no {kind} of {asked}")
