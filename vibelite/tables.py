@@ -24,27 +24,18 @@ def evaluation_table(title: str, result: dict[str, Any]) -> str:
     """What `vibelite eval` prints: a row per sub-domain and one for all, fractions from 0 to 1."""
     ks = list(result["pass_at_k"])
     header = ["sub-domain", "problems", "Pass@1", "95% interval", *(f"Pass@{k}" for k in ks)]
+    low, high = result["pass_at_1_ci"]
+    parts = result["subdomains"] if len(result["subdomains"]) > 1 else {}
     rows = [
         [
             name,
             str(part["num_problems"]),
             f"{part['pass_at_1']:.3f}",
-            "",
+            f"{low:.3f} to {high:.3f}" if part is result else "",
             *(f"{part['pass_at_k'][k]:.3f}" for k in ks),
         ]
-        for name, part in result["subdomains"].items()
-        if len(result["subdomains"]) > 1
+        for name, part in [*parts.items(), ("all", result)]
     ]
-    low, high = result["pass_at_1_ci"]
-    rows.append(
-        [
-            "all",
-            str(result["num_problems"]),
-            f"{result['pass_at_1']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            *(f"{result['pass_at_k'][k]:.3f}" for k in ks),
-        ]
-    )
     return "\n".join([title, format_table(header, rows), *evaluation_notes(result)])
 
 

@@ -80,14 +80,16 @@ def test_a_run_without_an_export_and_data_that_are_gone_are_told(tmp_path, capsy
     with pytest.raises(RecipeError, match="nothing is exported yet"):
         chosen_models(str(tmp_path), "")
     assert run_problems(tmp_path, None) == {}
-    assert "no verdicts: name the run's recipe" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("no verdicts: name the run's recipe with --recipe (")
+    assert "gone.jsonl" in line
 
 
 RECIPE = {
     "name": "own",
     "model": {"source": "smollm2"},
-    "data": {"problems": {"own": {"source": "file", "path": "gone.jsonl"}}},
+    "data": {"problems": {name: {"source": "file", "path": "gone.jsonl"} for name in "ab"}},
     "stages": [
-        {"kind": "evaluate", "benchmarks": ["own"], "sampling": {"max_new_tokens": 8}},
+        {"kind": "evaluate", "benchmarks": ["a"], "sampling": {"max_new_tokens": 8}},
     ],
 }

@@ -90,7 +90,8 @@ def run_problems(run_dir: Path, recipe: Path | None) -> dict[str, Problem]:
             for problem in load_problems(source, recipe_dir=path.parent, seed=loaded.seed)
         }
     except VibeLiteError as error:
-        print(f"{error}\nno verdicts: name the run's recipe with --recipe", file=sys.stderr)
+        first = str(error).splitlines()[0]
+        print(f"no verdicts: name the run's recipe with --recipe ({first})", file=sys.stderr)
         return {}
 
 

@@ -36,7 +36,7 @@ def samples(
     """
     from vibelite.recipe.suggest import did_you_mean
     from vibelite.report.headline import headline
-    from vibelite.report.run_data import model_keys
+    from vibelite.report.run_data import load_stages, model_keys
     from vibelite.run_dir import read_jsonl
 
     require_runs([run_dir])
@@ -44,7 +44,8 @@ def samples(
     if not as_json:
         print(f"{state}\n")
     keys = model_keys(run_dir)
-    stages = stages_of(run_dir, keys)
+    recipe = (run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
+    stages = {one.name: one for one in load_stages(run_dir, recipe, keys)}
     with_samples = [name for name, one in stages.items() if one.num_samples]
     if not with_samples:
         raise RecipeError(f"{run_dir}: no stage has sampled anything yet")
@@ -62,28 +63,16 @@ def samples(
     if step is None and not key:
         wanted = {name: chosen.samples[-1].get(name) for name in wanted}
     wanted = {k: v for k, v in (wanted | {"subdomain": subdomain or None}).items() if v is not None}
-    rows = islice(matching(read_jsonl(path), wanted, only), limit)
+    rows = list(islice(matching(read_jsonl(path), wanted, only), limit))
     if as_json:
-        print_json({"state": asdict(state.state), "stage": chosen.name, "samples": list(rows)})
+        print_json({"state": asdict(state.state), "stage": chosen.name, "samples": rows})
         return
-    shown = 0
     for row in rows:
         print(describe(row))
-        shown += 1
-    if not shown:
+    if not rows:
         asked = ", ".join(f"{name} {value}" for name, value in wanted.items())
         kind = "sample" if only == "all" else f"{only} sample"
         raise RecipeError(f"{path}: no {kind} of {asked}")
-
-
-def stages_of(run_dir: Path, keys: dict[str, str]) -> dict[str, Any]:
-    """Name -> StageData of a run."""
-    from vibelite.report.answers import AnswerBook
-    from vibelite.report.run_data import load_stages
-
-    recipe = (run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
-    loaded = load_stages(run_dir, recipe, keys, AnswerBook([], keys))
-    return {one.name: one for one in loaded}
 
 
 def matching(

@@ -27,20 +27,15 @@ KINDS = ("math", "choice", "exact", "code")
 ROWS_PER_WORKER = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the file: what was asked, and what a model wrote."""
-
-    where: str
-    problem: Problem
-    completion: Completion
+# One line of the file: what was asked, whose id is the line's place, and what a model wrote.
+Row = tuple["Problem", "Completion"]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One row's verdict and how long it took."""
 
-    row: Row
+    problem: Problem
     verdict: Verdict
     seconds: float
 
@@ -48,7 +43,7 @@ class Judged:
     def outcome(self) -> str:
         if self.verdict.failure is not None:
             return self.verdict.failure
-        if self.row.problem.verifier == "code":
+        if self.problem.verifier == "code":
             from vibelite.rewards.code_tests import reason_of
 
             return reason_of(self.verdict)
@@ -98,7 +93,7 @@ def verify(
         detail = ascii(failures[0].verdict.detail)[1:-1]
         typer.echo(  # after the rows, --json has no other object
             f"the verifier failed on {len(failures)} of {len(judged)} rows; the first is "
-            f"{failures[0].row.where}: {detail}",
+            f"{failures[0].problem.id}: {detail}",
             err=True,
         )
         raise typer.Exit(1)
@@ -121,26 +116,31 @@ def judge_rows(rows: list[Row], pool: VerifierPool) -> Iterator[Judged]:
     """The verdicts in the order of the rows; later rows are under way while earlier ones take
     their time.
     """
-    waiting: deque[tuple[Row, PendingVerdict]] = deque()
-    for row in rows:
-        waiting.append((row, pool.submit(row.problem, row.completion)))
+    waiting: deque[tuple[Problem, PendingVerdict]] = deque()
+
+    def next_judged() -> Judged:
+        problem, pending = waiting.popleft()
+        return Judged(problem, pending.result(), pending.seconds)
+
+    for problem, completion in rows:
+        waiting.append((problem, pool.submit(problem, completion)))
         while waiting and (
             waiting[0][1].done() or len(waiting) > ROWS_PER_WORKER * pool.num_workers
         ):
-            yield _judged(*waiting.popleft())
-    for row, pending in waiting:
-        yield _judged(row, pending)
+            yield next_judged()
+    while waiting:
+        yield next_judged()
 
 
 def as_line(judged: Judged) -> dict[str, Any]:
     """A row of the output of --json."""
     verdict = judged.verdict
     line: dict[str, Any] = {"correct": verdict.correct, "reason": verdict.detail}
-    if judged.row.problem.verifier == "code" and verdict.failure is None:
+    if judged.problem.verifier == "code" and verdict.failure is None:
         line["reason"] = judged.outcome
         if not verdict.correct:
             line["detail"] = verdict.detail
-    if judged.row.problem.verifier == "custom":
+    if judged.problem.verifier == "custom":
         line["reward"] = verdict.reward
     return {**line, "seconds": round(judged.seconds, 6)}
 
@@ -150,25 +150,20 @@ def summary(path: Path, judged: list[Judged], wall_seconds: float) -> str:
     if not judged:
         return f"{path}: no rows"
     lines = []
-    for kind in dict.fromkeys(result.row.problem.verifier for result in judged):
-        counts = Counter(r.outcome for r in judged if r.row.problem.verifier == kind)
+    for kind in dict.fromkeys(result.problem.verifier for result in judged):
+        counts = Counter(r.outcome for r in judged if r.problem.verifier == kind)
         parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
         lines.append(f"{kind}: {counts.total()} rows: {parts}")
     slowest = max(judged, key=lambda result: result.seconds)
     rate = len(judged) / wall_seconds
     lines.append(f"{len(judged)} rows in {wall_seconds:.2f} s ({rate:,.0f} rows/s)")
-    lines.append(f"slowest: {slowest.row.where}, {slowest.seconds:.3f} s")
+    lines.append(f"slowest: {slowest.problem.id}, {slowest.seconds:.3f} s")
     unknown = [result for result in judged if result.verdict.correct is None]
-    if unknown and unknown[0].row.problem.verifier != "custom":
+    if unknown and unknown[0].problem.verifier != "custom":
         # A model's text must not steer the terminal.
         detail = ascii(unknown[0].verdict.detail)[1:-1]
-        lines.append(f"not judged: {unknown[0].row.where}: {detail}")
+        lines.append(f"not judged: {unknown[0].problem.id}: {detail}")
     return "\n".join(lines)
-
-
-def _judged(row: Row, pending: PendingVerdict) -> Judged:
-    verdict = pending.result()
-    return Judged(row, verdict, pending.seconds)
 
 
 def _custom_metadata(custom: str) -> dict[str, Any]:
@@ -245,4 +240,4 @@ def _make_row(where: str, kind: str, text: str, answer: str, metadata: dict[str,
     from vibelite.types import Completion, Problem
 
     problem = Problem(where, "", (), answer, kind, metadata=metadata)
-    return Row(where, problem, Completion((), (), "stop", text))
+    return problem, Completion((), (), "stop", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from vibelite.run_dir import read_json, read_jsonl
 from vibelite.telemetry.ledger import Entry, read_ledger
 from vibelite.units import short_number, usd
 
+# Hands samples on as they are, and may note them.
+Through = Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]]
 # Keep the page under 2 MB whatever the run: about 400 kB of samples a stage at most.
 SAMPLES_PER_STAGE = 120
 
@@ -67,7 +69,7 @@ def load_run(run_dir: Path, name: str) -> RunData:
     book = AnswerBook(results, keys)
     return RunData(
         name=name,
-        stages=load_stages(run_dir, recipe_text, keys, book),
+        stages=load_stages(run_dir, recipe_text, keys, book.noting),
         results=results,
         ledger=ledger,
         manifest=read_json(manifest) if manifest.exists() else None,
@@ -109,9 +111,11 @@ def parameters_in(directory: Path) -> int:
 
 
 def load_stages(
-    run_dir: Path, recipe_text: str | None, keys: dict[str, str], book: AnswerBook
+    run_dir: Path, recipe_text: str | None, keys: dict[str, str], through: Through = iter
 ) -> list[StageData]:
-    """The stages of the recipe in order, or, without a recipe, the directories that there are."""
+    """The stages of the recipe in order, or, without a recipe, the directories that there are. The
+    samples are read once, `through` what else looks at them.
+    """
     directories = {
         path.name.partition("-")[2]: path for path in sorted((run_dir / "stages").glob("[0-9]*-*"))
     }
@@ -120,7 +124,7 @@ def load_stages(
     # The first name of a model that has several: reversed, so that it is the one that stays.
     labels = {key: name for name, key in reversed(keys.items())}
     return [
-        load_stage(name, planned.get(name), directories.get(name), labels, book)
+        load_stage(name, planned.get(name), directories.get(name), labels, through)
         for name in dict.fromkeys([*planned, *directories])
     ]
 
@@ -142,15 +146,15 @@ def load_stage(
     total_steps: int | None,
     path: Path | None,
     labels: dict[str, str],
-    book: AnswerBook,
+    through: Through,
 ) -> StageData:
     """One stage from its directory; None: it has not been started. `labels`: model keys -> names.
-    A sample's `origin` is its step, or the benchmark and the model; `book` notes samples.
+    A sample's `origin` is its step, or the benchmark and the model.
     """
     stage = StageData(name, total_steps)
     if path is None:
         return stage
-    samples, num_samples = choose_samples(book.noting(read_jsonl(path / "samples.jsonl")))
+    samples, num_samples = choose_samples(through(read_jsonl(path / "samples.jsonl")))
     for row in samples:
         benchmark, _, directory = row.get("key", "").rpartition("--")
         model = labels.get(directory, directory)
