@@ -14,13 +14,21 @@ PROGRAM = "```python\ndef f(n): return 1\nprint(1)\n```"
 
 
 def traces_of_openr1() -> list[dict[str, Any]]:
+    """Two to four verified answers of each problem, and a wrong one; `messages` holds the first."""
     rows = []
     for number in range(1, 9):
         question = f"Sum the first {number} odd numbers over their sum."
-        answer = f"<think>\nBoth are {number * number}.\n</think>\n\n\\boxed{{1}}"
-        turns = (("user", question), ("assistant", answer))
-        messages = [{"role": role, "content": content} for role, content in turns]
-        rows.append({"problem": question, "answer": "1", "messages": messages})
+        answers = [
+            f"<think>\nWay {way}: both are {number * number}.\n</think>\n\n\\boxed{{1}}"
+            for way in range(2 + number % 3)
+        ]
+        turns = (("user", question), ("assistant", answers[0]))
+        rows.append(
+            {"problem": question, "answer": "1", "source": "own"}
+            | {"generations": [*answers, "<think>\nHm.\n</think>\n\n\\boxed{2}"]}
+            | {"correctness_math_verify": [*[True] * len(answers), False]}
+            | {"messages": [{"role": role, "content": content} for role, content in turns]}
+        )
     return rows
 
 

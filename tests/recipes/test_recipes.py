@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from tests.recipes.public_rows import PROGRAM, write_all
 from tests.scripted_model import ScriptedModel
 from vibelite import cli
+from vibelite.data.sources import load_traces
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.schema import Recipe
@@ -134,6 +136,36 @@ def test_a_run_may_go_on_with_copies_elsewhere(tables: dict[str, str]) -> None:
         for local in ([], known)
     )
     assert here == there
+
+
+def test_fine_tuning_reads_two_to_four_paths_of_every_mathematical_problem(
+    tables: dict[str, str], tmp_path: Path
+) -> None:
+    """As the recipes say it, of which the first stage runs here."""
+    whole = load_recipe(RECIPES / "vibethinker_1p5b_1x80gb.yaml")
+    mix: Any = whole.data.traces["traces"]
+    mathematics = mix.sets[0].model_dump(mode="json", exclude_defaults=True)
+    mathematics["local"] = tables["data.traces.traces.sets.0.local"]
+    stage = next(stage for stage in whole.stages if stage.kind == "sft")
+    values = {
+        "name": "paths",
+        "model": {"source": "tiny", "vocab_size": 300, "max_position": 512},
+        "data": {"traces": {"traces": mathematics}},
+        "stages": [stage.model_dump(mode="json") | {"num_steps": 2, "sequences_per_step": 4}],
+    }
+    path = tmp_path / "paths.yaml"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    recipe = load_recipe(path)
+    traces = load_traces(recipe.data.traces["traces"], {}, recipe_dir=tmp_path, seed=recipe.seed)
+    counts = Counter(trace.problem_id for trace in traces)
+    assert len(counts) == 8 and set(counts.values()) == {2, 3, 4}
+    assert all("boxed{1}" in trace.messages[-1]["content"] for trace in traces)
+    assert len({trace.messages[-1]["content"] for trace in traces}) == len(traces)
+    run_pipeline(recipe, recipe_path=path, run_dir=tmp_path / "run")
+    (directory,) = (tmp_path / "run" / "stages").iterdir()
+    status = read_json(directory / "status.json")
+    assert (status["num_sequences"], status["num_dropped"]) == (len(traces), 0)
+    assert len(list(read_jsonl(directory / "steps.jsonl"))) == 2
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -64,7 +64,7 @@ RunDirs = Annotated[
 ]
 ReportPath = Annotated[Path | None, typer.Option("--output", "-o", help="The report's file.")]
 Models = Annotated[list[Path], typer.Argument(help="Hugging Face directories, or owner/name.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N problems.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use a sample of N problems.")]
 Verifier = Annotated[
     Literal["math", "exact", "choice", "code"],
     typer.Option(help="For tables; generators bring their own."),

@@ -17,6 +17,7 @@ from vibelite.data.tables import Rows, read_rows, stream_jsonl
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import BenchmarkProblems, Columns, ProblemSource, ProblemTable
 from vibelite.rewards.code_problem import PRIVATE_TESTS, PUBLIC_TESTS, lcb_metadata
+from vibelite.run_dir import derive_seed
 from vibelite.types import Problem
 
 # As in the files of the report's evaluation repository.
@@ -136,16 +137,15 @@ def read_file(source: BenchmarkProblems, recipe_dir: Path) -> Rows:
     return stream_jsonl(str(path), [path / name for name in LCB_FILES[: benchmark.release]])
 
 
-def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
-    """The problems, in order, of rows in the columns of the report's repository or of the hub.
+def problems_from_rows(source: BenchmarkProblems, rows: Rows, *, seed: int) -> list[Problem]:
+    """The problems, in order, of rows in the columns of the report's repository or of the hub; the
+    seed chooses those that a limit leaves.
 
     Raises DataError for other columns, an id that occurs twice, and no row in the window.
     """
     benchmark = BENCHMARKS[source.name]
     problems, places = [], {}
     for index, row in enumerate(rows.table):
-        if source.num_problems is not None and len(problems) >= source.num_problems:
-            break
         where = rows.at(index)
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected an object, found {type(row).__name__}")
@@ -158,7 +158,10 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
             problems.append(problem)
     if not problems:
         raise DataError(f"{rows.name}: no rows" + (" in the window" if benchmark.window else ""))
-    return problems
+    limit = source.num_problems or len(problems)
+    places = range(len(problems))
+    chosen = sorted(places, key=lambda place: derive_seed(seed, "sample", place))[:limit]
+    return [problems[place] for place in sorted(chosen)]
 
 
 def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:

@@ -143,7 +143,7 @@ class MGPOStage(SolvingStage, TrainingStage):
     prefilter_samples: NonNegativeInt = 0
     """Completions per problem that tell, before the stage, pass rates of 0 and 1; 0 = keep all."""
     prefilter_problems: NonNegativeInt = 0
-    """How many problems to sample for that, from the top of the set; 0 = all."""
+    """How many problems, by the run's seed, to try for that; 0 = all."""
     checkpoint_every: PositiveInt = 10
     """Steps between resumable checkpoints."""
     keep_every: NonNegativeInt = 0
