@@ -241,7 +241,7 @@ def openr1_rows() -> list[dict[str, Any]]:
     ]
 
 
-OPENR1 = {
+OPENR1: dict[str, Any] = {
     "messages_column": "problem",
     "completion_column": "generations",
     "verified_column": "correctness_math_verify",

@@ -185,13 +185,13 @@ def _answers(row: Any, source: TraceTable, where: str) -> dict[str, tuple[Messag
         verified = cell(row, source.verified_column, where)
         if not isinstance(value, list) or not isinstance(verified, list | None):
             raise DataError(f"{where}: {column} and {source.verified_column} must be lists")
-        if len(verified or value) != len(value):
+        right = [flag is True for flag in verified or [None] * len(value)]
+        if len(right) != len(value):
             raise DataError(
                 f"{where}: {column} has {len(value)} answers, and {source.verified_column} "
-                f"{len(verified)} values"
+                f"{len(right)} values"
             )
-        right = [flag is True for flag in verified or ()]
-        found = {path: text for path, text in found.items() if right and right[int(path)]}
+        found = {path: text for path, text in found.items() if right[int(path)]}
     return {
         path: _messages([{"role": "assistant", "content": text}], f"{where}: {column}")
         for path, text in found.items()

@@ -117,10 +117,12 @@ class ProblemTable(Table, LimitedProblems):
 
 
 class BenchmarkProblems(LimitedProblems):
-    """A benchmark of the VibeThinker report, to test on."""
+    """A benchmark of the VibeThinker reports, to test on."""
 
     source: Literal["benchmark"]
-    name: Literal["aime24", "aime25", "hmmt25", "math500", "gpqa", "lcb-v5", "lcb-v6"]
+    name: Literal[
+        "aime24", "aime25", "aime26", "hmmt25", "brumo25", "math500", "gpqa", "lcb-v5", "lcb-v6"
+    ]
     path: str = ""
     """A local file, or a directory of LiveCodeBench's; empty = from the hub."""
 
