@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from vibelite.errors import DataError
 from vibelite.recipe.data_section import ProblemTable, TraceMix, TraceTable
 from vibelite.rewards.code_problem import CodeTest, read_tests
 from vibelite.rewards.sandbox import Limits
+from vibelite.types import Trace
 
 
 def problems(tmp_path: Path, rows: list[dict[str, Any]], **values: Any) -> list[Any]:
@@ -226,3 +228,80 @@ def test_a_row_without_usable_tests_is_named_by_its_line(
     rows = [{"prompt": "a", "tests": [PRINT]}, {"prompt": "b", **row}]
     with pytest.raises(DataError, match=f"^[^:]*a.jsonl:2: {message}"):
         load(write(tmp_path / "a.jsonl", rows), verifier="code")
+
+
+def openr1_rows() -> list[dict[str, Any]]:
+    """In OpenR1-Math-220k's columns: 2 to 4 answers, not all of them verified, or none."""
+    verdicts = [[True, False], [True, True, False, True], [False, False], [True, True]]
+    return [
+        {"problem": f"{number} + 1?", "answer": f"{number + 1}", "uuid": f"row {number}"}
+        | {"generations": [f"{number}: {path}" for path in range(len(right))]}
+        | {"correctness_math_verify": right}
+        for number, right in enumerate(verdicts)
+    ]
+
+
+OPENR1: dict[str, Any] = {
+    "messages_column": "problem",
+    "completion_column": "generations",
+    "verified_column": "correctness_math_verify",
+}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_list_of_answers_is_one_trace_for_each_that_was_verified(
+    tmp_path: Path, suffix: str
+) -> None:
+    write(tmp_path / f"r.{suffix}", openr1_rows())
+    source = TraceTable(source="file", path=f"r.{suffix}", **OPENR1)
+    found = load_traces(source, {}, recipe_dir=tmp_path, seed=0)
+    answers = [trace.messages[-1]["content"] for trace in found]
+    assert answers == ["0: 0", "1: 0", "1: 1", "1: 3", "3: 0", "3: 1"]
+    assert [trace.problem_id for trace in found[1:4]] == ["r/1"] * 3
+    assert [trace.path for trace in found[1:4]] == ["0", "1", "3"]
+    assert all(len(trace.messages) == 2 for trace in found)
+    everything = source.model_copy(update={"verified_column": None})
+    assert len(load_traces(everything, {}, recipe_dir=tmp_path, seed=0)) == 2 + 4 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "message"),
+    [
+        ({"correctness_math_verify": [True]}, "generations has 2 answers, and .* 1 values"),
+        ({"generations": "one"}, "generations and correctness_math_verify must be lists"),
+        ({"correctness_math_verify": True}, "must be lists"),
+        ({"generations": [" ", "x"]}, "r.jsonl:1: generations: a message needs"),
+    ],
+)
+def test_lists_that_do_not_belong_together_are_errors(
+    tmp_path: Path, spoiled: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        write(tmp_path / "r.jsonl", [openr1_rows()[0] | spoiled])
+        source = TraceTable(source="file", path="r.jsonl", **OPENR1)
+        load_traces(source, {}, recipe_dir=tmp_path, seed=0)
+
+
+def test_a_cap_of_paths_holds_for_lists_and_for_rows_with_the_same_question(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "lists.jsonl", openr1_rows())
+    rows = [{"q": f"{n % 3} + 1?", "a": f"answer {n}"} for n in range(12)]
+    write(tmp_path / "rows.jsonl", rows)
+    for name, columns, limit in [
+        ("lists", OPENR1, 2),
+        ("rows", {"messages_column": "q", "completion_column": "a"}, 3),
+    ]:
+        source = TraceTable(source="file", path=f"{name}.jsonl", paths_per_problem=limit, **columns)
+        seeds = (0, 0, *range(1, 9))
+        drawn = [load_traces(source, {}, recipe_dir=tmp_path, seed=seed) for seed in seeds]
+        assert drawn[0] == drawn[1]
+        assert len({tuple(trace.messages[-1]["content"] for trace in each) for each in drawn}) > 1
+        for each in drawn:
+            counts = Counter(trace.messages[0]["content"] for trace in each)
+            assert max(counts.values()) == limit and len(counts) == 3
+            assert each == sorted(each, key=place_of)
+
+
+def place_of(trace: Trace) -> tuple[int, str]:
+    return int(trace.problem_id.split("/")[1]), trace.path

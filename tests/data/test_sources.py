@@ -8,6 +8,7 @@ from tests.data.tables import load, write
 from vibelite.data.sources import load_problems, load_traces
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
+    BenchmarkProblems,
     Columns,
     GeneratedProblems,
     GeneratedTask,
@@ -195,7 +196,8 @@ def test_the_parts_of_a_table_share_no_prompt_and_leave_none_out(tmp_path):
     assert not {p.id for p in train} & {p.id for p in held_out}
     assert 50 < len(held_out) < 110  # 80 of 400 expected, standard deviation 8
     assert len(part_of(path, "held-out", held_out=0.5)) > 150
-    assert part_of(path, "train", num_problems=7) == train[:7]
+    some = part_of(path, "train", num_problems=7)
+    assert len(some) == 7 and all(problem in train for problem in some)
 
 
 def test_a_prompt_s_part_depends_on_its_letters_and_digits_alone(tmp_path):
@@ -216,3 +218,55 @@ def test_an_id_that_occurs_twice_in_a_part_is_named_by_its_line(tmp_path, part):
     write(path, [*rows, rows[key]])
     with pytest.raises(DataError, match=f":31: id '{key}' was used by .*:{key + 1}"):
         part_of(path, part, columns=columns)
+
+
+def drawn(source, directory, seed: int) -> list[int]:
+    """The rows that were taken."""
+    if isinstance(source, TraceTable):
+        rows = load_traces(source, {}, recipe_dir=directory, seed=seed)
+        return [int(trace.problem_id.split("/")[1]) for trace in rows]
+    rows = load_problems(source, recipe_dir=directory, seed=seed)
+    return [int(problem.id.split("/")[1]) for problem in rows]
+
+
+LIMITED = [
+    (ProblemTable, {"num_problems": 10}, 10),
+    (ProblemTable, {"num_per_subdomain": 5, "columns": {"subdomain": "half"}}, 10),
+    (
+        TraceTable,
+        {"messages_column": "prompt", "completion_column": "answer", "num_traces": 10},
+        10,
+    ),
+    (BenchmarkProblems, {"num_problems": 10}, 10),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "number"), LIMITED)
+def test_a_limit_takes_a_sample_by_the_seed_and_never_the_top(tmp_path, kind, values, number):
+    rows = [
+        {"prompt": f"What is {n} + 1?", "problem": f"{n} + 1?", "answer": str(n + 1)}
+        | {"half": f"of {n // 100}"}
+        for n in range(200)
+    ]
+    path = write(tmp_path / "sorted.jsonl", rows)
+    named = {"source": "file"}
+    if kind is BenchmarkProblems:
+        named = {"source": "benchmark", "name": "aime25"}
+    source = kind.model_validate({**named, "path": str(path), **values})
+    first, again, other = (drawn(source, tmp_path, seed) for seed in (0, 0, 1))
+    assert first == again == sorted(first) and len(set(first)) == number
+    assert other != first
+    assert first[-1] > 100 and other[-1] > 100  # a chance of 0.001 that a sample is all of the top
+    limits = dict.fromkeys(("num_problems", "num_per_subdomain", "num_traces"))
+    unset = {name: None for name in limits if hasattr(source, name)}
+    assert drawn(source.model_copy(update=unset), tmp_path, 1) == list(range(200))
+
+
+def test_a_smaller_sample_is_in_a_larger_one_and_wants_what_can_be_used(tmp_path):
+    rows = [{"prompt": f"{n} + 1?", "answer": str(n + 1) if n % 2 else ""} for n in range(100)]
+    path = write(tmp_path / "own.jsonl", rows)
+    with pytest.warns(UserWarning, match="rows cannot be used"):
+        few, more = (
+            [p.id for p in load(path, num_problems=number, max_unusable=0.9)] for number in (10, 20)
+        )
+    assert (len(few), len(more)) == (10, 20) and set(few) < set(more)

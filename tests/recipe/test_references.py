@@ -64,9 +64,24 @@ WRONG_REFERENCES: dict[str, dict[str, str]] = {
         "line_14": "    test: {source: benchmark, name: aime25}",
         "line_30": "    problems: test",
     },
-    "14:31: data.problems.test.name: 'aime26' is not one of: aime24, aime25, hmmt25, math500, "
-    "gpqa, lcb-v5, lcb-v6; did you mean 'aime25'?": {
-        "line_14": "    test: {source: benchmark, name: aime26}"
+    "14:31: data.problems.test.name: 'aime27' is not one of: aime24, aime25, aime26, hmmt25, "
+    "brumo25, math500, gpqa, lcb-v5, lcb-v6; did you mean 'aime26'?": {
+        "line_14": "    test: {source: benchmark, name: aime27}"
+    },
+    "23:5: stages.sft.traces: there is no 'other' in data.traces; known: traces": {
+        "line_22": "    checkpoint_every: 5\n    traces: [traces, other]"
+    },
+    "25:5: stages.probe.problems: there is no 'other' in data.problems; known: train, probe, test": {
+        "line_24": "  - kind: probe\n    problems: [probe, other]"
+    },
+    "28:20: stages.filter.start_from: there is no file or directory none (paths are relative "
+    "to the recipe)": {
+        "line_28": "  - {kind: filter, start_from: ./none, sampling: *sampling}\n  - kind: mgpo"
+    },
+    "28:39: stages.distill.student: there is no stage 'none' before this one; known: base, sft, "
+    "probe, fuse": {
+        "line_28": "  - {kind: distill, start_from: fuse, student: none, sampling: *sampling}"
+        "\n  - kind: mgpo"
     },
     "14:45: data.problems.test.path: there is no file or directory none.parquet (paths are "
     "relative to the recipe)": {

@@ -14,13 +14,21 @@ PROGRAM = "```python\ndef f(n): return 1\nprint(1)\n```"
 
 
 def traces_of_openr1() -> list[dict[str, Any]]:
+    """Two to four verified answers of each problem, and a wrong one; `messages` holds the first."""
     rows = []
     for number in range(1, 9):
         question = f"Sum the first {number} odd numbers over their sum."
-        answer = f"<think>\nBoth are {number * number}.\n</think>\n\n\\boxed{{1}}"
-        turns = (("user", question), ("assistant", answer))
-        messages = [{"role": role, "content": content} for role, content in turns]
-        rows.append({"problem": question, "answer": "1", "messages": messages})
+        answers = [
+            f"<think>\nWay {way}: both are {number * number}.\n</think>\n\n\\boxed{{1}}"
+            for way in range(2 + number % 3)
+        ]
+        turns = (("user", question), ("assistant", answers[0]))
+        rows.append(
+            {"problem": question, "answer": "1", "source": "own"}
+            | {"generations": [*answers, "<think>\nHm.\n</think>\n\n\\boxed{2}"]}
+            | {"correctness_math_verify": [*[True] * len(answers), False]}
+            | {"messages": [{"role": role, "content": content} for role, content in turns]}
+        )
     return rows
 
 
@@ -58,7 +66,7 @@ def deepcoder_taco() -> list[dict[str, Any]]:
     call = {"inputs": [[3], [4]], "outputs": [[1], [1]], "fn_name": "f"}
     return [
         {"problem": f"Case {n}: whatever comes, the result is one.", "tests": json.dumps(tests)}
-        for n, tests in enumerate((stdin, call, stdin, call))
+        for n, tests in enumerate((stdin, call) * 8)
     ]
 
 
@@ -67,7 +75,7 @@ def webinstruct() -> list[dict[str, Any]]:
     return [
         {"question": f"A cart of {n} kg weighs how many times itself?", "answer": "1"}
         | {"answer_type": answer_type, "category": category}
-        for n, (category, answer_type) in enumerate((*kinds, ("Finance", "Integer")) * 2)
+        for n, (category, answer_type) in enumerate((*kinds, ("Finance", "Integer")) * 10)
     ]
 
 
@@ -87,6 +95,8 @@ def benchmarks() -> dict[str, list[dict[str, Any]]]:
     return {
         "aime24": [{"id": 60, "problem": f"{question} (I)", "answer": "1", "year": "2024"}],
         "aime25": [{"problem": f"{question} (II)", "answer": "1", "id": "0"}],
+        "aime26": [{"problem_idx": 1, "problem": f"{question} (VI)", "answer": 1}],
+        "brumo25": [{"problem_idx": 1, "problem": f"{question} (VII)", "answer": "1"}],
         "hmmt25": [{"problem_idx": 1, "problem": f"{question} (III)", "answer": "1"}],
         "math500": [{"problem": f"{question} (IV)", "answer": "1", "subject": "Algebra"}],
         "gpqa": [{"Question": f"{question} (V)", "Correct Answer": "all of it", **wrong}],
@@ -104,8 +114,8 @@ def write_all(directory: Path) -> dict[str, str]:
         "data.problems.traced.local": traces_of_openr1(),
         "data.problems.rl-math.local": deepscaler(),
         "data.problems.rl-hard.local": dapo(),
-        "data.problems.rl-code.local": deepcoder_taco(),
-        "data.problems.rl-stem.local": webinstruct(),
+        **{f"data.problems.{part}-code.local": deepcoder_taco() for part in ("rl", "probe")},
+        **{f"data.problems.{part}-stem.local": webinstruct() for part in ("rl", "probe")},
         **{f"data.problems.{name}.path": rows for name, rows in benchmarks().items()},
     }
     paths = {}

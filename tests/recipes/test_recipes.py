@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.policies import tiny_policy
 from tests.recipes.public_rows import PROGRAM, write_all
 from tests.scripted_model import ScriptedModel
 from vibelite import cli
+from vibelite.data.sources import load_traces
 from vibelite.pipeline import run_pipeline
 from vibelite.recipe.load import dump_resolved, load_recipe
 from vibelite.recipe.schema import Recipe
+from vibelite.recipe.stage_section import SFTStage
 from vibelite.resume import what_matters, without_paths
 from vibelite.run_dir import read_json, read_jsonl
 
@@ -30,6 +34,8 @@ RECIPES = Path(__file__).parent.parent.parent / "recipes"
 REPLICATIONS = sorted(path.stem for path in RECIPES.glob("vibethinker_*.yaml"))
 PUBLIC = [*REPLICATIONS, "justrl_1p5b_8x80gb"]
 NUM_STEPS = 3
+SUBDOMAINS = {"algebra", "geometry", "calculus", "statistics"}
+DOMAINS = {"vibethinker_3b": {"mathematics", "code", "stem"}}
 RIGHT, WRONG = f"So \\boxed{{1}}.\n{PROGRAM}", "So \\boxed{2}.\n```python\nprint(2)\n```"
 TINY = (
     "model={source: tiny, hidden_size: 16, num_layers: 1, num_heads: 2, mlp_size: 16, "
@@ -68,6 +74,11 @@ def small(recipe: Recipe) -> list[str]:
             f"stages.{stage.name}.{key}={json.dumps(value)}" for key, value in changes.items()
         ]
     return overrides
+
+
+def made_by(recipe: Recipe, stage: SFTStage) -> list[tuple[int, Any]]:
+    """The stages, with their places, whose traces it reads."""
+    return [(n, other) for n, other in enumerate(recipe.stages) if other.name in stage.traces]
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +138,43 @@ def test_hub_data_are_pinned() -> None:
 def test_a_run_may_go_on_with_copies_elsewhere(tables: dict[str, str]) -> None:
     """What the copies hold is compared by their hashes."""
     path = RECIPES / "vibethinker_1p5b_1x80gb.yaml"
-    others = ("rl-stem", "gpqa", "traced")  # of the 3B recipe
+    others = ("rl-stem", "probe-stem", "probe-code", "gpqa", "traced", "aime26", "brumo25")  # of 3B
     known = [f"{key}={table}" for key, table in tables.items() if key.split(".")[2] not in others]
     here, there = (
         without_paths(what_matters(dump_resolved(load_recipe(path, local))))
         for local in ([], known)
     )
     assert here == there
+
+
+def test_fine_tuning_reads_two_to_four_paths_of_every_mathematical_problem(
+    tables: dict[str, str], tmp_path: Path
+) -> None:
+    """As the recipes say it, of which the first stage runs here."""
+    whole = load_recipe(RECIPES / "vibethinker_1p5b_1x80gb.yaml")
+    mix: Any = whole.data.traces["traces"]
+    mathematics = mix.sets[0].model_dump(mode="json", exclude_defaults=True)
+    mathematics["local"] = tables["data.traces.traces.sets.0.local"]
+    stage = next(stage for stage in whole.stages if stage.kind == "sft")
+    values = {
+        "name": "paths",
+        "model": {"source": "tiny", "vocab_size": 300, "max_position": 512},
+        "data": {"traces": {"traces": mathematics}},
+        "stages": [stage.model_dump(mode="json") | {"num_steps": 2, "sequences_per_step": 4}],
+    }
+    path = tmp_path / "paths.yaml"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    recipe = load_recipe(path)
+    traces = load_traces(recipe.data.traces["traces"], {}, recipe_dir=tmp_path, seed=recipe.seed)
+    counts = Counter(trace.problem_id for trace in traces)
+    assert len(counts) == 8 and set(counts.values()) == {2, 3, 4}
+    assert all("boxed{1}" in trace.messages[-1]["content"] for trace in traces)
+    assert len({trace.messages[-1]["content"] for trace in traces}) == len(traces)
+    run_pipeline(recipe, recipe_path=path, run_dir=tmp_path / "run")
+    (directory,) = (tmp_path / "run" / "stages").iterdir()
+    status = read_json(directory / "status.json")
+    assert (status["num_sequences"], status["num_dropped"]) == (len(traces), 0)
+    assert len(list(read_jsonl(directory / "steps.jsonl"))) == 2
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -144,13 +185,17 @@ def test_every_stage_runs_on_a_tiny_model_over_the_real_columns(
     ScriptedModel(reply).play(monkeypatch)
     path = RECIPES / f"{name}.yaml"
     whole = load_recipe(path)
-    known = {f"data.problems.{problems}" for problems in whole.data.problems}
-    known |= {f"data.traces.{traces}" for traces in whole.data.traces}
+    known = {f"data.problems.{problems}." for problems in whole.data.problems}
+    known |= {f"data.traces.{traces}." for traces in whole.data.traces}
     local = [f"{key}={value}" for key, value in tables.items() if key.startswith(tuple(known))]
+    if name.startswith("vibethinker_3b"):  # the reference is a model from elsewhere
+        tiny_policy(seed=1, max_position=4096).save(tmp_path / "reference")
+        local.append(f"stages.filter.start_from={tmp_path / 'reference'}")
     recipe = load_recipe(path, [*small(whole), *local])
-    run_pipeline(recipe, recipe_path=path, run_dir=tmp_path)
+    run_dir, scored_by = tmp_path / "run", {}
+    run_pipeline(recipe, recipe_path=path, run_dir=run_dir)
     for index, stage in enumerate(recipe.stages):
-        directory = tmp_path / "stages" / f"{index:02d}-{stage.name}"
+        directory = run_dir / "stages" / f"{index:02d}-{stage.name}"
         assert (directory / "status.json").exists(), stage.name
         if stage.kind in ("sft", "mgpo"):
             steps = list(read_jsonl(directory / "steps.jsonl"))
@@ -160,11 +205,22 @@ def test_every_stage_runs_on_a_tiny_model_over_the_real_columns(
             assert all(step["metrics"]["optimizer/grad_norm"] > 0 for step in steps)
         if stage.kind == "probe":
             probed = read_json(directory / "probe.json")
-            assert set(probed["subdomains"]) == {"algebra", "geometry", "calculus", "statistics"}
-    for row in read_json(tmp_path / "summary.json")["results"]:
+            assert set(probed["subdomains"]) == DOMAINS.get(name[:14], SUBDOMAINS)
+        if stage.kind == "distill":
+            assert {row["subdomain"] for row in read_jsonl(directory / "traces.jsonl")}
+            scored_by[stage.name] = stage.student
+        if isinstance(stage, SFTStage) and stage.name == "sft-distilled":
+            assert {scored_by[teacher] for teacher in stage.traces} == {stage.start_from}
+            distilled = [
+                run_dir / "stages" / f"{n:02d}-{s.name}" for n, s in made_by(recipe, stage)
+            ]
+            num_traces = sum(len(list(read_jsonl(path / "traces.jsonl"))) for path in distilled)
+            assert len(distilled) == 3
+            assert read_json(directory / "status.json")["num_sequences"] == num_traces
+    for row in read_json(run_dir / "summary.json")["results"]:
         expected = 0.5 if row["benchmark"] != "gpqa" else row["pass_at_1"]
         assert row["pass_at_1"] == expected, row["benchmark"]
-    dropped = read_json(tmp_path / "manifest.json")["decontamination"]
+    dropped = read_json(run_dir / "manifest.json")["decontamination"]
     trained_on = {f"problems/{stage.problems}" for stage in recipe.stages if stage.kind == "mgpo"}
     assert set(dropped) >= trained_on | {f"traces/{traces}" for traces in recipe.data.traces}
-    assert (tmp_path / "export" / "config.json").exists()
+    assert (run_dir / "export" / "config.json").exists()

@@ -1,5 +1,6 @@
 """Groups in order with their verdicts, and the pre-filter of problems that teach nothing."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -90,8 +91,25 @@ def test_a_resumed_stage_does_not_sample_again_unless_the_problems_changed(tmp_p
     assert engine.num_calls == 2
 
 
-def test_only_the_first_problems_are_sampled_when_asked(tmp_path):
-    assert select(tmp_path, ScriptedEngine(), prefilter_samples=4, prefilter_problems=2) == ["b"]
+class RightInTurns(ScriptedEngine):
+    """Every second completion is right."""
+
+    def stream(self, prompts, settings: SamplingSettings, *, seed: int, skip=()):
+        for prompt in range(len(prompts)):
+            for sample in range(settings.num_completions):
+                yield prompt, sample, answer("a", sample % 2 == 0)
+
+
+def test_a_limited_filter_tries_a_sample_by_the_seed_and_never_the_top(tmp_path):
+    problems = [replace(PROBLEMS[0], id=f"{number:02d}") for number in range(40)]
+    tried = []
+    for name in ("one", "two"):
+        directory = tmp_path / name
+        directory.mkdir()
+        limits = {"prefilter_samples": 2, "prefilter_problems": 4}
+        tried.append(select(directory, RightInTurns(), problems, **limits))
+    assert tried[0] == tried[1] and len(tried[0]) == 4
+    assert set(tried[0]) != {"00", "01", "02", "03"}
 
 
 def test_no_filter_keeps_everything_and_samples_nothing(tmp_path):

@@ -72,7 +72,8 @@ def evaluate(
 
     vibelite eval runs/mine/export --bench aime25 --k 8
 
-    --bench aime24, aime25, hmmt25, math500, gpqa, lcb-v5 and lcb-v6 are sampled as in the report.
+    --bench aime24, aime25, aime26, hmmt25, brumo25, math500, gpqa, lcb-v5 and lcb-v6 are sampled
+    as in the 1.5B report.
     """
     require_models([model])
     names = read_columns(columns)

@@ -13,11 +13,11 @@ import typer
 from vibelite.commands.options import (
     AsJson,
     Models,
-    model_directory,
     print_json,
     require_models,
 )
 from vibelite.errors import RecipeError
+from vibelite.planning.model_shape import model_directory
 
 
 def fuse(

@@ -64,7 +64,7 @@ RunDirs = Annotated[
 ]
 ReportPath = Annotated[Path | None, typer.Option("--output", "-o", help="The report's file.")]
 Models = Annotated[list[Path], typer.Argument(help="Hugging Face directories, or owner/name.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N problems.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use a sample of N problems.")]
 Verifier = Annotated[
     Literal["math", "exact", "choice", "code"],
     typer.Option(help="For tables; generators bring their own."),
@@ -112,36 +112,6 @@ def require_models(paths: Sequence[Path]) -> None:
                 raise RecipeError(f"{path}: not a Hugging Face model directory (no config.json)")
         elif path.exists() or not HUB_NAME.fullmatch(str(path)):
             raise RecipeError(f"{path}: no such model directory, nor owner/name of a hub's model")
-
-
-def model_directory(model: Path) -> Path:
-    """The directory of a model: itself, or where the cache has the hub's model of this name, which
-    is fetched if it is not there. RecipeError where it cannot be had.
-    """
-    if model.is_dir():
-        return model
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    from vibelite.planning.model_shape import config_of_hub
-
-    name = str(model)
-    config, reason = config_of_hub(name, "main")
-    if config is not None:
-        try:
-            cached = Path(snapshot_download(name, local_files_only=True))
-            if any(cached.glob("*.safetensors")) or any(cached.glob("*.bin")):
-                return cached
-        except LocalEntryNotFoundError:
-            pass  # only a name until now
-        try:
-            return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.pth", "original/*"]))
-        except OSError as error:
-            reason = str(error)
-    raise RecipeError(
-        f"{model}: no such model directory, and the hub's model of this name cannot be had "
-        f"({reason}); name a directory"
-    )
 
 
 def require_runs(paths: Sequence[Path]) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vibelite.commands.options import model_directory, table_kind
+from vibelite.commands.options import table_kind
 from vibelite.data.benchmarks import BENCHMARKS, content_hash
 from vibelite.data.sources import load_problems
 from vibelite.errors import RecipeError
 from vibelite.pipeline import make_context
+from vibelite.planning.model_shape import model_directory
 from vibelite.recipe.data_section import (
     BenchmarkProblems,
     Columns,

@@ -17,6 +17,7 @@ from vibelite.data.tables import Rows, read_rows, stream_jsonl
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import BenchmarkProblems, Columns, ProblemSource, ProblemTable
 from vibelite.rewards.code_problem import PRIVATE_TESTS, PUBLIC_TESTS, lcb_metadata
+from vibelite.run_dir import derive_seed
 from vibelite.types import Problem
 
 # As in the files of the report's evaluation repository.
@@ -48,15 +49,24 @@ WITHOUT_STARTER_CODE = (
 NO_CODE = "# YOUR CODE HERE"
 ANSWER = "### Answer: (use the provided format with backticks)\n\n"
 TEXT_COLUMNS = ("question_id", "question_content", PUBLIC_TESTS, PRIVATE_TESTS)
-# Scores that others published, to print beside a run's own. Percent, Pass@1; None = not reported.
-PUBLISHED_IN = "VibeThinker-1.5B report (arXiv 2511.06221), tables 2 and 3"
-_PUBLISHED_FOR = ("aime24", "aime25", "hmmt25", "math500", "lcb-v5", "lcb-v6", "gpqa")
+# Scores that others published, to print beside a run's own. Percent, Pass@1; None, and what lacks
+# at a row's end, = not reported.
+PUBLISHED_IN = (
+    "VibeThinker-1.5B report (arXiv 2511.06221), tables 2 and 3; VibeThinker-3B and SmolLM3-3B: "
+    "VibeThinker-3B report (arXiv 2606.16140), table 1"
+)
+_PUBLISHED_FOR = (
+    *("aime24", "aime25", "hmmt25", "math500", "lcb-v5", "lcb-v6", "gpqa"),
+    *("aime26", "brumo25"),
+)
 _PUBLISHED: dict[str, tuple[float | None, ...]] = {
     "Qwen2.5-Math-1.5B (base)": (6.7, 4.3, 0.6, 58.5, 0.0, 0.0, 16.4),
     "VibeThinker-1.5B": (80.3, 74.4, 50.4, 95.0, 55.9, 51.1, 46.7),
     "DeepSeek-R1-Distill-Qwen-1.5B": (28.5, 22.7, 13.6, 82.9, 16.8, 12.8, 15.9),
     "Qwen3-1.7B": (48.3, 36.8, 23.6, 93.4, 33.2, 26.9, 40.1),
     "DeepSeek-R1-0120": (79.8, 70.0, 41.7, None, 65.9, None, 71.5),
+    "VibeThinker-3B": (None, 91.4, 89.3, None, None, 80.2, 70.2, 94.3, 93.8),
+    "SmolLM3-3B": (None, 36.7, 26.0, None, None, 29.1, 41.7, 41.0, 49.2),
 }
 
 
@@ -91,7 +101,9 @@ _LIVE_CODE_BENCH = partial(
 BENCHMARKS = {
     "aime24": Benchmark("AIME 2024", "math", 30, "HuggingFaceH4/aime_2024", "train"),
     "aime25": Benchmark("AIME 2025", "math", 30, "math-ai/aime25", "test"),
+    "aime26": Benchmark("AIME 2026", "math", 30, "MathArena/aime_2026", "train"),
     "hmmt25": Benchmark("HMMT February 2025", "math", 30, "MathArena/hmmt_feb_2025", "train"),
+    "brumo25": Benchmark("BruMO 2025", "math", 30, "MathArena/brumo_2025", "train"),
     "math500": Benchmark("MATH-500", "math", 500, "HuggingFaceH4/MATH-500", "test"),
     # The report leaves GPQA's temperature open; its script has 1.0.
     "gpqa": Benchmark(
@@ -136,16 +148,15 @@ def read_file(source: BenchmarkProblems, recipe_dir: Path) -> Rows:
     return stream_jsonl(str(path), [path / name for name in LCB_FILES[: benchmark.release]])
 
 
-def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
-    """The problems, in order, of rows in the columns of the report's repository or of the hub.
+def problems_from_rows(source: BenchmarkProblems, rows: Rows, *, seed: int) -> list[Problem]:
+    """The problems, in order, of rows in the columns of the report's repository or of the hub; the
+    seed chooses those that a limit leaves.
 
     Raises DataError for other columns, an id that occurs twice, and no row in the window.
     """
     benchmark = BENCHMARKS[source.name]
     problems, places = [], {}
     for index, row in enumerate(rows.table):
-        if source.num_problems is not None and len(problems) >= source.num_problems:
-            break
         where = rows.at(index)
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected an object, found {type(row).__name__}")
@@ -158,7 +169,10 @@ def problems_from_rows(source: BenchmarkProblems, rows: Rows) -> list[Problem]:
             problems.append(problem)
     if not problems:
         raise DataError(f"{rows.name}: no rows" + (" in the window" if benchmark.window else ""))
-    return problems
+    limit = source.num_problems or len(problems)
+    places = range(len(problems))
+    chosen = sorted(places, key=lambda place: derive_seed(seed, "sample", place))[:limit]
+    return [problems[place] for place in sorted(chosen)]
 
 
 def problem_from_lcb_row(row: dict[str, Any], where: str) -> Problem:
@@ -203,7 +217,7 @@ def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> di
     scores = {
         model: round(score / 100, 4)
         for model, row in _PUBLISHED.items()
-        if (score := row[column]) is not None
+        if column < len(row) and (score := row[column]) is not None
     }
     return {"data": data, "published": {"source": PUBLISHED_IN, "pass_at_1": scores}}
 

@@ -150,24 +150,52 @@ def located(where: str) -> Iterator[None]:
         raise DataError(str(error) if where in str(error) else f"{where}: {error}") from error
 
 
-def trace_from_row(row: Any, source: TraceTable, rows: Rows, index: int) -> Trace:
-    """Row `index` (0-based) as a trace; its last message must be the assistant's."""
+def traces_from_row(row: Any, source: TraceTable, rows: Rows, index: int) -> list[Trace]:
+    """Row `index` (0-based) as traces, more than one or none where its answers are a list; the last
+    message must be the assistant's.
+    """
     where = rows.at(index)
     messages = _messages(
         cell(row, source.messages_column, where), f"{where}: {source.messages_column}"
     )
-    if source.completion_column is not None:
-        completion = cell(row, source.completion_column, where)
-        answer = [{"role": "assistant", "content": completion}]
-        messages += _messages(answer, f"{where}: {source.completion_column}")
-    if messages[-1]["role"] != "assistant" or len(messages) < 2:
-        raise DataError(
-            f"{where}: {source.messages_column} must hold a question and end with an answer"
-        )
     subdomain = "all"
     if source.subdomain_column is not None:
         subdomain = _subdomain(row, source.subdomain_column, where)
-    return Trace(f"{Path(rows.name).stem}/{index}", subdomain, messages)
+    traces = []
+    for path, answer in _answers(row, source, where).items():
+        whole = messages + answer
+        if whole[-1]["role"] != "assistant" or len(whole) < 2:
+            raise DataError(
+                f"{where}: {source.messages_column} must hold a question and end with an answer"
+            )
+        traces.append(Trace(f"{Path(rows.name).stem}/{index}", subdomain, whole, path))
+    return traces
+
+
+def _answers(row: Any, source: TraceTable, where: str) -> dict[str, tuple[Message, ...]]:
+    """Path -> the assistant's message; of a list only what `verified_column` says is right."""
+    column = source.completion_column
+    if column is None:
+        return {"": ()}
+    value = cell(row, column, where)
+    found = {"": value}
+    if isinstance(value, list):
+        found = {str(place): text for place, text in enumerate(value)}
+    if source.verified_column is not None:
+        verified = cell(row, source.verified_column, where)
+        if not isinstance(value, list) or not isinstance(verified, list | None):
+            raise DataError(f"{where}: {column} and {source.verified_column} must be lists")
+        right = [flag is True for flag in verified or [None] * len(value)]
+        if len(right) != len(value):
+            raise DataError(
+                f"{where}: {column} has {len(value)} answers, and {source.verified_column} "
+                f"{len(right)} values"
+            )
+        found = {path: text for path, text in found.items() if right[int(path)]}
+    return {
+        path: _messages([{"role": "assistant", "content": text}], f"{where}: {column}")
+        for path, text in found.items()
+    }
 
 
 def _messages(value: Any, where: str) -> tuple[Message, ...]:

@@ -5,15 +5,17 @@ that cannot be used is an error, or counted and told where the recipe allows som
 from __future__ import annotations
 
 import hashlib
+import heapq
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vibelite.data.rows import problem_from_row, trace_from_row
+from vibelite.data.rows import problem_from_row, traces_from_row
 from vibelite.data.tables import Rows, cell, read_rows
 from vibelite.errors import DataError
 from vibelite.recipe.data_section import (
@@ -29,9 +31,12 @@ from vibelite.recipe.data_section import (
     WorkedTraces,
 )
 from vibelite.rewards.custom import check_reward_file
+from vibelite.run_dir import derive_seed
 from vibelite.types import Problem, Trace
 
 AnyTable = TypeVar("AnyTable", ProblemTable, TraceTable)
+# A row's number, and of its answers the place of one.
+Place = tuple[int, int]
 # What tables call these; the first that is there is taken.
 PROMPTS = ("prompt", "question", "problem", "instruction")
 ANSWERS = ("final_answer", "ground_truth", "solution")
@@ -40,7 +45,8 @@ COMPLETIONS = ("completion", "response", "output", "solution", "answer")
 
 
 def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list[Problem]:
-    """The problems of one source, in order; `seed` chooses generated ones. Raises DataError, with
+    """The problems of one source, in order; `seed` chooses generated ones, and those that a limit
+    leaves. Raises DataError, with
     file and row, for anything missing or wrong, and for ids that occur twice.
     """
     match source:
@@ -55,9 +61,9 @@ def load_problems(source: ProblemSource, *, recipe_dir: Path, seed: int) -> list
                 rows = benchmarks.read_file(source, recipe_dir)
             else:
                 rows = table_rows(benchmarks.hub_source(source), recipe_dir)
-            return benchmarks.problems_from_rows(source, rows)
+            return benchmarks.problems_from_rows(source, rows, seed=seed)
     source, rows = _with_columns(source, table_rows(source, recipe_dir))
-    problems = _chosen(_with_absolute_reward(source, recipe_dir), rows)
+    problems = _chosen(_with_absolute_reward(source, recipe_dir), rows, seed)
     if not problems:
         which = "" if source.part == "all" else f" in its part {source.part}"
         if source.part == "held-out":
@@ -89,11 +95,47 @@ def load_traces(
             )
             return list(chain.from_iterable(parts))
     source, rows = _with_columns(source, table_rows(source, recipe_dir))
-    wanted = islice(_wanted(source, rows), source.num_traces)
-    traces = [trace_from_row(row, source, rows, index) for index, row in wanted]
+    paths = (
+        ((index, place), trace)
+        for index, row in _wanted(source, rows)
+        for place, trace in enumerate(traces_from_row(row, source, rows, index))
+    )
+    if source.paths_per_problem:
+        paths = _sample_of_each(paths, source.paths_per_problem, seed)
+    traces = [trace for _, trace in _sample(paths, source.num_traces, seed)]
     if not traces:
         raise DataError(f"{rows.name}: no rows{_wish(source)}")
     return traces
+
+
+def _sample(
+    paths: Iterable[tuple[Place, Trace]], number: int | None, seed: int
+) -> Iterable[tuple[Place, Trace]]:
+    """`number` of the ((row, path), trace) by the seed, in order, and no more of them in memory;
+    paths of one row stay together. All where `number` is None.
+    """
+    if number is None:
+        return paths
+    drawn = heapq.nsmallest(number, paths, key=lambda path: _rank(path[0][0], seed))
+    return sorted(drawn, key=itemgetter(0))
+
+
+def _sample_of_each(
+    paths: Iterable[tuple[Place, Trace]], number: int, seed: int
+) -> Iterable[tuple[Place, Trace]]:
+    """`number` of the traces of each question."""
+    kept: dict[str, list[tuple[Place, Trace]]] = {}
+    for place, trace in paths:
+        of_question = kept.setdefault(str(trace.messages[:-1]), [])
+        of_question.append((place, trace))
+        if len(of_question) > number:
+            of_question.remove(max(of_question, key=lambda item: _rank(item[0], seed)))
+    return sorted(chain.from_iterable(kept.values()), key=itemgetter(0))
+
+
+def _rank(place: int | Place, seed: int) -> int:
+    """Where a row stands in the order by which limits choose: a smaller sample is in a larger."""
+    return derive_seed(seed, "sample", str(place))
 
 
 def _with_columns(source: AnyTable, rows: Rows) -> tuple[AnyTable, Rows]:
@@ -153,12 +195,17 @@ def _wanted(source: Table, rows: Rows) -> Iterator[tuple[int, Any]]:
             yield index, row
 
 
-def _chosen(source: ProblemTable, rows: Rows) -> dict[int, Problem]:
-    """The problems by the index of their row; DataError for more unusable rows than allowed."""
+def _chosen(source: ProblemTable, rows: Rows, seed: int) -> dict[int, Problem]:
+    """The problems by the index of their row, in order; DataError for more unusable rows than
+    allowed, among those that were tried.
+    """
     chosen: dict[int, Problem] = {}
     counts: Counter[str] = Counter()
     num_seen, unusable = 0, []
-    for index, row in _wanted(source, rows):
+    wanted = _wanted(source, rows)
+    if source.num_problems or source.num_per_subdomain:
+        wanted = iter(sorted(wanted, key=lambda item: _rank(item[0], seed)))
+    for index, row in wanted:
         num_seen += 1
         try:
             problem = problem_from_row(row, source, rows, index)
@@ -179,7 +226,7 @@ def _chosen(source: ProblemTable, rows: Rows) -> dict[int, Problem]:
             limit = f"more than max_unusable ({source.max_unusable:g})"
             raise DataError(f"{found}, which is {limit}: {unusable[0]}")
         warnings.warn(f"{found} and are left out, the first: {unusable[0]}", stacklevel=2)
-    return chosen
+    return dict(sorted(chosen.items()))
 
 
 def _wish(source: Table) -> str:

@@ -175,3 +175,31 @@ def _shape_of_text(text: bytes, where: str) -> ModelShape:
         return shape_of_config(config if isinstance(config, dict) else {})
     except (ValueError, RecipeError) as error:
         raise RecipeError(f"{where}: {error}") from error
+
+
+def model_directory(model: Path) -> Path:
+    """The directory of a model: itself, or where the cache has the hub's model of this name, which
+    is fetched if it is not there. RecipeError where it cannot be had.
+    """
+    if model.is_dir():
+        return model
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name = str(model)
+    config, reason = config_of_hub(name, "main")
+    if config is not None:
+        try:
+            cached = Path(snapshot_download(name, local_files_only=True))
+            if any(cached.glob("*.safetensors")) or any(cached.glob("*.bin")):
+                return cached
+        except LocalEntryNotFoundError:
+            pass  # only a name until now
+        try:
+            return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.pth", "original/*"]))
+        except OSError as error:
+            reason = str(error)
+    raise RecipeError(
+        f"{model}: no such model directory, and the hub's model of this name cannot be had "
+        f"({reason}); name a directory"
+    )

@@ -20,6 +20,7 @@ from vibelite.recipe.stage_section import (
     ProbeStage,
     Sampling,
     SFTStage,
+    as_list,
 )
 
 
@@ -136,7 +137,8 @@ def _work_of(stage: AnyStage, recipe: Recipe, recipe_dir: Path, assumed: Assumpt
         case MGPOStage():
             return _mgpo_work(stage, recipe, recipe_dir, assumed)
         case ProbeStage():
-            return _sampling_work(stage, count(stage.problems), checkpoints(stage.start_from))
+            num_problems = sum(map(count, as_list(stage.problems)))
+            return _sampling_work(stage, num_problems, checkpoints(stage.start_from))
         case DistillStage():  # the student is a second model, which samples nothing
             return replace(_sampling_work(stage, count(stage.problems)), num_models=2)
         case FilterStage():

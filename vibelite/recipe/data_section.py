@@ -89,10 +89,10 @@ class Table(Section):
 
 
 class LimitedProblems(Section):
-    """A problem set of which the first may be enough."""
+    """A problem set of which some may be enough."""
 
     num_problems: PositiveInt | None = None
-    """Keep only the first N; null = all."""
+    """A sample of N, by the run's seed; null = all."""
 
 
 class ProblemTable(Table, LimitedProblems):
@@ -111,16 +111,18 @@ class ProblemTable(Table, LimitedProblems):
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the rows that are held out."""
     num_per_subdomain: PositiveInt | None = None
-    """Keep only the first N of each sub-domain; null = all."""
+    """A sample of N of each sub-domain, by the run's seed; null = all."""
     max_unusable: Fraction = 0.0
     """Share of the rows that may be left out, with a note, because they cannot be used."""
 
 
 class BenchmarkProblems(LimitedProblems):
-    """A benchmark of the VibeThinker report, to test on."""
+    """A benchmark of the VibeThinker reports, to test on."""
 
     source: Literal["benchmark"]
-    name: Literal["aime24", "aime25", "hmmt25", "math500", "gpqa", "lcb-v5", "lcb-v6"]
+    name: Literal[
+        "aime24", "aime25", "aime26", "hmmt25", "brumo25", "math500", "gpqa", "lcb-v5", "lcb-v6"
+    ]
     path: str = ""
     """A local file, or a directory of LiveCodeBench's; empty = from the hub."""
 
@@ -153,11 +155,22 @@ class TraceTable(Table):
     messages_column: str = "messages"
     """Chat messages, the last the answer, with `role` and `content` (or `from` and `value`)."""
     completion_column: str | None = None
-    """Where the answer is a column of its own; `messages_column` then holds the question."""
+    """Where the answer is a column of its own; `messages_column` then holds the question. A list
+    is several answers, each a trace."""
+    verified_column: str | None = None
+    """Of a list of answers: a list as long, and only answers that are true there are taken."""
     subdomain_column: str | None = None
     """Where the sub-domain is; null = all traces are of the sub-domain `all`."""
+    paths_per_problem: PositiveInt | None = None
+    """A sample of at most N traces with the same question, by the run's seed; null = all."""
     num_traces: PositiveInt | None = None
-    """Keep only the first N; null = all."""
+    """A sample of N, by the run's seed, answers of a row together; null = all."""
+
+    @model_validator(mode="after")
+    def _answers_are_verified(self) -> Self:
+        if self.verified_column and not self.completion_column:
+            raise ValueError("verified_column is for the list in completion_column, which is unset")
+        return self
 
 
 class TraceMix(Section):

@@ -28,6 +28,7 @@ from vibelite.recipe.stage_section import (
     MGPOStage,
     ProbeStage,
     SFTStage,
+    as_list,
 )
 from vibelite.recipe.suggest import did_you_mean
 
@@ -55,7 +56,7 @@ def check_references(recipe: Recipe, source: RecipeSource, directory: Path) -> N
         checker.check_stage(index, stage)
     checker.check_data()
     if isinstance(recipe.model, PretrainedModel):
-        checker.check_model(recipe.model.path)
+        checker.check_model(("model", "path"), recipe.model.path)
 
 
 @dataclass(slots=True)
@@ -68,19 +69,24 @@ class _Checker:
         if isinstance(stage, EvaluateStage):
             self._check_evaluate(index, stage)
             return
-        self._check_start(index, stage.start_from, STARTS_FROM.get(stage.kind, MODEL_KINDS))
+        if isinstance(stage, FilterStage):
+            self._check_any_model(index, "start_from", stage.start_from)
+        else:
+            self._check_start(index, stage.start_from, STARTS_FROM.get(stage.kind, MODEL_KINDS))
         if isinstance(stage, SFTStage | FilterStage):
             # A set of traces, or an earlier stage that makes one.
             made = [s.name for s in self.recipe.stages[:index] if s.kind in ("distill", "filter")]
-            if stage.traces not in made:
-                self._check_set(("stages", index, "traces"), stage.traces, self.recipe.data.traces)
+            for name in as_list(stage.traces):
+                if name not in made:
+                    self._check_set(("stages", index, "traces"), name, self.recipe.data.traces)
         if isinstance(stage, ProbeStage):
-            self._check_problems(index, stage.problems, {"test"}, "choosing specialists on it")
+            for name in as_list(stage.problems):
+                self._check_problems(index, name, {"test"}, "choosing specialists on it")
         if isinstance(stage, LEARNERS):
             self._check_problems(index, stage.problems, {"probe", "test"}, "training on it")
             self._check_training_set(index, stage.problems)
         if isinstance(stage, DistillStage):
-            self._check_start(index, stage.student, MODEL_KINDS, field="student")
+            self._check_any_model(index, "student", stage.student)
         if isinstance(stage, MGPOStage):
             self._check_rl_sampling(index, stage)
 
@@ -109,8 +115,8 @@ class _Checker:
             if self._check_set(location, name, data.problems) and name in trained:
                 self.source.report(location, f"{name!r} is what a stage trains on")
 
-    def check_model(self, text: str) -> None:
-        location, path = ("model", "path"), self._path(text)
+    def check_model(self, location: Location, text: str) -> None:
+        path = self._path(text)
         if path.is_dir():
             if not (path / "config.json").is_file():
                 self.source.report(location, f"{path} has no config.json: it is no model directory")
@@ -138,6 +144,12 @@ class _Checker:
         if stage and stage.kind not in kinds:
             message = f"must name a stage of kind {' or '.join(kinds)}"
             self.source.report(location, f"{message}; {start_from!r} is of kind {stage.kind}")
+
+    def _check_any_model(self, index: int, field: str, name: str) -> None:
+        if "/" in name:  # no stage's name has one
+            self.check_model(("stages", index, field), name)
+        else:
+            self._check_start(index, name, MODEL_KINDS, field=field)
 
     def _find_earlier(self, location: Location, name: str, *, base: bool) -> AnyStage | None:
         """The stage called `name` before that of the `location`; reports if none is."""
@@ -177,7 +189,8 @@ class _Checker:
         for other in self.recipe.stages:
             if not isinstance(other, EvaluateStage | ProbeStage):
                 continue
-            tested = [other.problems] if isinstance(other, ProbeStage) else other.benchmarks
+            is_probe = isinstance(other, ProbeStage)
+            tested = as_list(other.problems if is_probe else other.benchmarks)
             if any(_overlap(sets.get(name), sets.get(problems)) for problems in tested):
                 message = f"{name!r} is what the stage {other.name!r} tests on"
                 location = ("stages", index, "problems")

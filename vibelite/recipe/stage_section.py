@@ -20,6 +20,11 @@ from vibelite.recipe.section import (
 BASE = "base"
 
 
+def as_list(names: str | list[str]) -> list[str]:
+    """The names of a field that takes one or several."""
+    return [names] if isinstance(names, str) else names
+
+
 class Optimizer(Section):
     kind: Literal["adamw", "muon", "adamw_8bit", "adamw_8bit_paged", "adamw_cpu"] = "adamw"
     """muon = torch.optim.Muon for matrices, AdamW for the rest; adamw_cpu = AdamW on the host."""
@@ -77,8 +82,8 @@ class TrainingStage(Stage):
 class SFTStage(TrainingStage):
     kind: Literal["sft"]
     start_from: Name = BASE
-    traces: Name = "traces"
-    """A set of data.traces, or a `distill` or `filter` stage before this one."""
+    traces: Name | list[Name] = "traces"
+    """A set of data.traces, or a `distill` or `filter` stage before this one; or several."""
     sequences_per_step: PositiveInt = 48
     tokens_per_micro_batch: PositiveInt = 4096
     max_tokens: PositiveInt = 512
@@ -87,10 +92,11 @@ class SFTStage(TrainingStage):
     """Steps between the checkpoints that `probe` chooses from."""
 
 
-class ProbeStage(SolvingStage):
+class ProbeStage(SamplingStage):
     kind: Literal["probe"]
     start_from: Name = "sft"
-    problems: Name = "probe"
+    problems: Name | list[Name] = "probe"
+    """A problem set, or several, for instance one of each domain."""
     num_samples: PositiveInt = 16
     k: PositiveInt = 8
     """Pass@k chooses the specialists (unbiased estimator, so num_samples >= k)."""
@@ -162,7 +168,7 @@ class MGPOStage(SolvingStage, TrainingStage):
     prefilter_samples: NonNegativeInt = 0
     """Completions per problem that tell, before the stage, pass rates of 0 and 1; 0 = keep all."""
     prefilter_problems: NonNegativeInt = 0
-    """How many problems to sample for that, from the top of the set; 0 = all."""
+    """How many problems, by the run's seed, to try for that; 0 = all."""
     checkpoint_every: PositiveInt = 10
     """Steps between resumable checkpoints."""
     keep_every: NonNegativeInt = 0
@@ -190,8 +196,9 @@ class DistillStage(SolvingStage):
     kind: Literal["distill"]
     start_from: Name = "mgpo"
     """The stage whose model writes the solutions."""
-    student: Name = BASE
-    """Whose log-likelihood scores them: the model that will be trained on them."""
+    student: str = BASE
+    """Whose log-likelihood scores them: the model that will be trained on them; a stage, `base`, a
+    directory of a model, or a hub name."""
     num_samples: PositiveInt = 8
     min_tokens: NonNegativeInt = 16
     """Shorter answers are dropped."""
@@ -210,8 +217,9 @@ class FilterStage(SolvingStage):
     kind: Literal["filter"]
     traces: Name = "traces"
     """A set of data.traces, or a `distill` or `filter` stage before this one."""
-    start_from: Name = BASE
-    """The reference model: a problem is hard if its rollouts seldom solve it."""
+    start_from: str = BASE
+    """The reference model: a problem is hard if its rollouts seldom solve it; a stage, `base`, a
+    directory of a model, or a hub name."""
     num_samples: PositiveInt = 8
     """Rollouts per problem (report: 8)."""
     min_error_rate: Fraction = 0.75

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from vibelite.data.decontaminate import evaluation_items
 from vibelite.data.sources import load_problems, load_traces
+from vibelite.planning.model_shape import model_directory
 from vibelite.ranks.ranks import ONE_RANK, Ranks
 from vibelite.recipe.data_section import TraceTable
 from vibelite.recipe.schema import Recipe
-from vibelite.recipe.stage_section import BASE, Sampling
+from vibelite.recipe.stage_section import BASE, Sampling, as_list
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rollout.engine import SamplingSettings
 from vibelite.run_dir import RunDir, StageDir, derive_seed
@@ -64,7 +66,13 @@ class StageContext:
         return self.run.find_stage(name).models()
 
     def model_of(self, name: str) -> Path:
-        """The model that `start_from: name` means."""
+        """The model that `start_from: name` means; with a / in its name, a directory or the hub's,
+        which is fetched where the cache has not got it.
+        """
+        if "/" in name:
+            local = self.recipe_dir / Path(name).expanduser()
+            with self.world.leader_first():
+                return model_directory(local if local.is_dir() else Path(name)).resolve()
         return list(self.models_of(name).values())[-1]
 
     def problems(self, name: str) -> list[Problem]:
@@ -78,8 +86,11 @@ class StageContext:
             self.recipe.data.problems[name], recipe_dir=self.recipe_dir, seed=self.recipe.seed
         )
 
-    def traces(self, name: str) -> list[Trace]:
-        """The set of traces `name`, or what the stage `name` left; decontaminated."""
+    def traces(self, names: str | list[str]) -> list[Trace]:
+        """The sets of traces `names`, or what the stages of these names left; decontaminated."""
+        return list(chain.from_iterable(map(self._traces, as_list(names))))
+
+    def _traces(self, name: str) -> list[Trace]:
         source = self.recipe.data.traces.get(name)
         if source is None:
             path = self.run.find_stage(name).path.resolve() / DISTILLED

@@ -15,7 +15,7 @@ from vibelite.errors import DataError, RecipeError
 from vibelite.recipe.data_section import ProblemTable, TraceTable
 from vibelite.recipe.model_section import Model, PretrainedModel, SmolLM2Model, TinyModel
 from vibelite.recipe.schema import Recipe
-from vibelite.recipe.stage_section import SFTStage
+from vibelite.recipe.stage_section import SFTStage, as_list
 from vibelite.rewards.answer_text import final_gold
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rewards.sandbox_slot import without_controls
@@ -182,7 +182,7 @@ def _try_traces(
         f"{name}: {len(traces)} traces, the first {len(lengths)} of at most {max(lengths)} tokens"
     )
     for stage in recipe.stages:
-        if isinstance(stage, SFTStage) and stage.traces == name:
+        if isinstance(stage, SFTStage) and name in as_list(stage.traces):
             dropped = sum(length > stage.max_tokens for length in lengths)
             if dropped:
                 line += f"; stages.{stage.name}.max_tokens ({stage.max_tokens}) drops {dropped}"

@@ -5,6 +5,7 @@ policy that is trained, which every step then requires again (`mgpo_metrics.requ
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -36,14 +37,17 @@ def select_learnable(
 ) -> list[Problem]:
     """The problems whose completions under the starting weights earn different rewards: where these
     are 0 or 1, the pass rate is neither (VibeThinker-3B report 2.2). Sampled are
-    `prefilter_samples` completions of the first `prefilter_problems` (0 = all).
+    `prefilter_samples` completions of `prefilter_problems` by the run's seed (0 = all).
 
     What was found is kept in prefilter.json, so that a resumed stage does not sample again.
     `prefilter_samples` 0 keeps every problem.
     """
     if not stage.prefilter_samples:
         return list(problems)
-    candidates = list(problems[: stage.prefilter_problems or None])
+    candidates = list(problems)
+    if 0 < stage.prefilter_problems < len(problems):
+        drawing = random.Random(context.seed("prefilter_problems"))
+        candidates = drawing.sample(candidates, stage.prefilter_problems)
     path = context.stage_dir.path / "prefilter.json"
     ids = "\n".join(problem.id for problem in candidates)
     fingerprint = hashlib.sha256(ids.encode()).hexdigest()

@@ -8,6 +8,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,7 +26,7 @@ def run(stage: ProbeStage, context: StageContext) -> None:
     """Leaves probe.json (the table and the argmax) and every sample in samples.jsonl, and names the
     specialists `<stage>-<sub-domain>`.
     """
-    problems, seed = context.problems(stage.problems), context.seed("samples")
+    problems, seed = probing_problems(stage, context), context.seed("samples")
     checkpoints = context.run.find_stage(stage.start_from).kept_checkpoints()
     scores = []
     for path in checkpoints:
@@ -55,6 +56,17 @@ def run(stage: ProbeStage, context: StageContext) -> None:
     names = {f"{stage.name}-{subdomain}": by_step[step] for subdomain, step in specialists.items()}
     with joined_parts(context):
         context.stage_dir.finish(models=names)
+
+
+def probing_problems(stage: ProbeStage, context: StageContext) -> list[Problem]:
+    """The problems of every probing set; where these are several, an id says of which."""
+    if isinstance(stage.problems, str):
+        return context.problems(stage.problems)
+    return [
+        replace(problem, id=f"{name}/{problem.id}")
+        for name in stage.problems
+        for problem in context.problems(name)
+    ]
 
 
 def probe_request(

@@ -10,7 +10,7 @@ from vibelite.data.chat import prompt_ids
 from vibelite.errors import DataError, RecipeError
 from vibelite.recipe.model_section import PretrainedModel
 from vibelite.recipe.schema import Recipe
-from vibelite.recipe.stage_section import EvaluateStage, SFTStage, SolvingStage
+from vibelite.recipe.stage_section import EvaluateStage, ProbeStage, SFTStage, SolvingStage, as_list
 from vibelite.types import Problem
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def check_prompts(
     for stage in recipe.stages:
         if isinstance(stage, EvaluateStage):
             names = stage.benchmarks
-        elif isinstance(stage, SolvingStage):
-            names = [stage.problems]
+        elif isinstance(stage, SolvingStage | ProbeStage):
+            names = as_list(stage.problems)
         else:
             continue
         for name in names:
