@@ -92,6 +92,7 @@ CHARTS: dict[Group, list[Chart]] = {
         Chart("Seconds per step, by span", ["span/"]),
         Chart("USD per step", ["step/usd"]),
         Chart("Peak memory, GiB", ["step/peak_gib"]),
+        Chart("Share of the time in which the GPUs work", ["step/gpu_use"], "near 1"),
     ],
     "More": [
         Chart("MaxEnt weight of mixed groups, mean", ["maxent/weight_mean"]),
@@ -119,7 +120,10 @@ def numbers_of(line: Line) -> dict[str, float]:
         "span/all": total,
         **{f"span/{name}": value for name, value in seconds.items() if value > total / 100},
     }
-    return line["metrics"] | {name: value for name, value in facts.items() if value}
+    numbers = line["metrics"] | {name: value for name, value in facts.items() if value}
+    # Where it was measured: a GPU that did nothing is worth seeing.
+    use = line.get("gpu_use")
+    return numbers if use is None else numbers | {"step/gpu_use": use}
 
 
 @dataclass(frozen=True, slots=True)
