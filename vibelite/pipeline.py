@@ -279,7 +279,7 @@ def prepare_base_model(context: StageContext) -> None:
     if run.base_model.exists():
         return
     context.recorder.stop_if_needed()  # data to be made or fetched can take long
-    from vibelite.models.load import write_base_model
+    from vibelite.models.load import parameters_in, write_base_model
     from vibelite.stages.dry_pass import dry_pass, texts_of, tokenizer_of
     from vibelite.stages.window import check_prompts, require_window
 
@@ -304,7 +304,8 @@ def prepare_base_model(context: StageContext) -> None:
                 run.path / "manifest.json",
                 environment_manifest(recipe, data_hashes=hashes_of(problem_sets | trace_sets))
                 | {"decontamination": dropped_counts(run.path), "sandbox": sandbox}
-                | {"files_sha256": file_hashes(recipe, context.recipe_dir)},
+                | {"files_sha256": file_hashes(recipe, context.recipe_dir)}
+                | {"num_parameters": parameters_in(temporary)},
             )
     context.recorder.record_work("load")
 

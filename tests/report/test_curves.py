@@ -52,14 +52,12 @@ def test_time_is_told_by_span_and_no_money_where_there_is_none():
     assert not any("USD per step" in one for one in figures)
 
 
-def test_how_much_the_gpus_work_is_drawn_where_it_was_measured():
-    def titles(**more: float | None) -> str:
-        lines = [a_line(step) | more for step in (1, 2)]
-        return "".join(draw_stage({"run": lines})["Speed and money"])
-
-    assert 'data-y="0.25,0.25"' in titles(gpu_use=0.25)
-    for line in ({}, {"gpu_use": None}):
-        assert "GPUs work" not in titles(**line)
+def test_the_work_of_the_gpus_is_drawn_where_it_was_measured():
+    lines = [a_line(step) | {"gpu_use": use} for step, use in ((1, 0.0), (2, None), (3, 0.75))]
+    figure = draw_stage({"run": lines})["Speed and money"][-1]
+    assert "in which the GPUs work" in figure and 'data-y="0,,0.75"' in figure
+    figures = draw_stage({"run": [a_line(1) | {"gpu_use": None}]})["Speed and money"]
+    assert not any("GPUs work" in one for one in figures)
 
 
 def test_what_never_happened_is_shown_where_it_says_that_nothing_was_learned():

@@ -3,7 +3,7 @@
 import re
 
 from vibelite.report import run_data
-from vibelite.report.run_data import choose_samples, load_run
+from vibelite.report.run_data import choose_samples, facts_of, load_run
 from vibelite.report.texts import SAMPLE_CHARACTERS, clip, printable
 
 
@@ -64,22 +64,18 @@ def test_stages_come_from_the_recipe_and_otherwise_from_the_directories(finished
 
 
 def test_the_first_line_says_what_ran_where_and_for_how_much(nano_run):
-    from vibelite.report.run_data import load_run
-
     model, machine, day, seed = load_run(nano_run, "nano").facts
     assert re.fullmatch(r"a tiny model, [0-9.]+[kM]? parameters", model)
     assert machine and re.fullmatch(r"\d{4}-\d\d-\d\d", day) and seed == "seed 0"
 
 
-def test_a_priced_run_on_gpus_says_so(tmp_path):
-    from vibelite.report.run_data import facts_of
-
+def test_a_priced_run_on_gpus_says_so():
     manifest = {
         "resolved_recipe": {"model": {"source": "pretrained", "path": "Qwen/Qwen2.5-0.5B"}},
         "hardware": {"gpus": [{"name": "NVIDIA H200"}] * 2, "cpu": "x"},
         "cost": {"usd_per_hour": None, "usd_per_gpu_hour": 3.0},
     }
-    assert facts_of(tmp_path, manifest) == [
+    assert facts_of(manifest) == [
         "Qwen2.5-0.5B", "2 x NVIDIA H200", "$3.00 an hour of a GPU"
     ]  # fmt: skip
-    assert facts_of(tmp_path, {}) == []
+    assert facts_of({}) == []

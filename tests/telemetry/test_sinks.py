@@ -5,6 +5,7 @@ import importlib.util
 import sqlite3
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -109,6 +110,20 @@ needs_wandb = pytest.mark.skipif(
 needs_mlflow = pytest.mark.skipif(
     importlib.util.find_spec("mlflow") is None, reason="mlflow needs the extra mlflow"
 )
+
+
+def test_mlflow_gets_a_step_in_one_call(tmp_path, monkeypatch):
+    client = StandIn()
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=lambda: client))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", SimpleNamespace(Metric=lambda *row: row))
+    monkeypatch.setattr(sinks, "find_spec", lambda name: True)
+    monkeypatch.setattr(sinks.MLflowSink, "_open", lambda self: "the run")
+    (sink,) = open_sinks(["mlflow"], run_dir=tmp_path / "trial", stage="mgpo", project="sums")
+    sink.log(7, {"reward/mean": 0.25, "policy/loss": 0.5})
+    ((name, (run,), options),) = client.calls
+    assert (name, run) == ("log_batch", "the run")
+    told = [(key, value, step) for key, value, _, step in options["metrics"]]
+    assert told == [("reward/mean", 0.25, 7), ("policy/loss", 0.5, 7)]
 
 
 WANDB = """

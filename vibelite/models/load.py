@@ -7,6 +7,7 @@ would throw away what the adapters learned, so they stay next to the 4-bit weigh
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from vibelite.errors import RecipeError
@@ -207,6 +209,15 @@ def write_base_model(
             policy = load_policy(path, dtype=dtype, revision=model.revision)
             widen(policy.model.config, model)
             policy.save(directory)
+
+
+def parameters_in(directory: Path) -> int:
+    """Parameters of a model's files."""
+    total = 0
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
 
 
 def widen(config: Any, model: PretrainedModel) -> None:

@@ -90,9 +90,9 @@ CHARTS: dict[Group, list[Chart]] = {
         Chart("Tokens generated per second", ["rollout/tokens_per_second"]),
         Chart("Tokens trained per second", ["step/trained_per_second"]),
         Chart("Seconds per step, by span", ["span/"]),
-        Chart("Share of the time in which the GPUs work", ["step/gpu_use"], "near 1"),
         Chart("USD per step", ["step/usd"]),
         Chart("Peak memory, GiB", ["step/peak_gib"]),
+        Chart("Share of the time in which the GPUs work", ["step/gpu_use"], "near 1"),
     ],
     "More": [
         Chart("MaxEnt weight of mixed groups, mean", ["maxent/weight_mean"]),
@@ -115,13 +115,15 @@ def numbers_of(line: Line) -> dict[str, float]:
     training = sum(seconds.get(span, 0.0) for span in ("train", "optimizer"))
     facts = {
         "step/trained_per_second": line["tokens"].get("trained", 0) / training if training else 0,
-        "step/gpu_use": line.get("gpu_use"),  # not in lines of before
         "step/usd": line["usd"],
         "step/peak_gib": max(line["peak_bytes"].values()) / GIB,
         "span/all": total,
         **{f"span/{name}": value for name, value in seconds.items() if value > total / 100},
     }
-    return line["metrics"] | {name: value for name, value in facts.items() if value}
+    numbers = line["metrics"] | {name: value for name, value in facts.items() if value}
+    # Where it was measured: a GPU that did nothing is worth seeing.
+    use = line.get("gpu_use")
+    return numbers if use is None else numbers | {"step/gpu_use": use}
 
 
 @dataclass(frozen=True, slots=True)

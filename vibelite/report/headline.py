@@ -16,6 +16,9 @@ from vibelite.telemetry.ledger import Entry, read_ledger
 from vibelite.telemetry.run_state import WINDOW, RunState, ago, read_state, seconds_left
 from vibelite.units import duration
 
+Steps = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Stage -> the lines of its steps.jsonl, in the order of the pipeline."""
+
 TITLES = {
     "running": "Running",
     "finished": "Finished",
@@ -66,9 +69,12 @@ class Headline:
         return ", ".join(parts) + (f": {self.state.message}" if self.state.message else "")
 
 
-def headline(run_dir: Path, ledger: Sequence[Entry] | None = None) -> Headline:
-    """Of a run directory; its `ledger`, where it was read before."""
+def headline(
+    run_dir: Path, ledger: Sequence[Entry] | None = None, steps_of: Steps | None = None
+) -> Headline:
+    """Of a run directory; its `ledger` and its steps, where they were read before."""
     ledger = read_ledger(run_dir / "ledger") if ledger is None else ledger
+    steps_of = read_steps(run_dir) if steps_of is None else steps_of
     path = run_dir / "recipe.resolved.yaml"
     recipe = YAML(typ="safe").load(path.read_text(encoding="utf-8")) if path.exists() else {}
     planned = {stage["name"]: stage.get("num_steps") for stage in recipe.get("stages", [])}
@@ -82,13 +88,18 @@ def headline(run_dir: Path, ledger: Sequence[Entry] | None = None) -> Headline:
         seconds = seconds_left(ledger, steps[-1].stage, total) if total else None
         if seconds and state.state == "running":
             left = duration(seconds)
-    return Headline(state, where, steps[-1].utc if steps else "", left, last_reward(run_dir))
+    return Headline(state, where, steps[-1].utc if steps else "", left, last_reward(steps_of))
 
 
-def last_reward(run_dir: Path) -> float | None:
+def read_steps(run_dir: Path) -> Steps:
+    paths = sorted((run_dir / "stages").glob("[0-9]*-*"))
+    return {path.name.partition("-")[2]: list(read_jsonl(path / "steps.jsonl")) for path in paths}
+
+
+def last_reward(steps_of: Steps) -> float | None:
     """Mean reward over the last steps of the last stage that has any; None where none has."""
-    for path in sorted(run_dir.glob("stages/[0-9]*-*/steps.jsonl"), reverse=True):
-        rewards = [row["metrics"].get("reward/mean") for row in read_jsonl(path)]
+    for rows in reversed([*steps_of.values()]):
+        rewards = [row["metrics"].get("reward/mean") for row in rows]
         if known := [reward for reward in rewards if reward is not None]:
             return fmean(known[-WINDOW:])
     return None
@@ -118,12 +129,17 @@ class Finding:
         return f"{self.stage}, {self.num_steps} steps from {self.first_step} to {self.last_step}"
 
 
-def find_problems(run_dir: Path, results: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """What is wrong with a run and its `results`, what still holds first."""
+def find_problems(
+    run_dir: Path, results: Sequence[Mapping[str, Any]], steps_of: Steps | None = None
+) -> list[Finding]:
+    """What is wrong with a run and its `results`, what still holds first; its steps, where they
+    were read before.
+    """
+    steps_of = read_steps(run_dir) if steps_of is None else steps_of
     found = [
         finding
         for path in sorted((run_dir / "stages").glob("[0-9]*-*"))
-        for finding in stage_problems(path)
+        for finding in stage_problems(path, steps_of.get(path.name.partition("-")[2], []))
     ]
     for row in results:
         if row.get("truncated", 0) >= CUT_OFF:
@@ -135,15 +151,14 @@ def find_problems(run_dir: Path, results: Sequence[Mapping[str, Any]]) -> list[F
     return sorted(found, key=lambda one: one.is_over)
 
 
-def stage_problems(path: Path) -> Iterator[Finding]:
-    """Of one stage's directory, oldest first."""
+def stage_problems(path: Path, steps: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Of one stage's directory and its steps, oldest first."""
     stage, warnings = path.name.partition("-")[2], path / WARNINGS_NAME
     if warnings.exists():
         for cause, message in read_json(warnings).items():
             yield Finding(stage, cause, message)
     found: dict[str, Finding] = {}
-    row: Mapping[str, Any] = {}
-    for row in read_jsonl(path / "steps.jsonl"):
+    for row in steps:
         for cause, message in row.get("health", {}).items():
             step = row["step"]
             old = found.get(cause) or Finding(stage, cause, "", first_step=step)
@@ -151,4 +166,4 @@ def stage_problems(path: Path) -> Iterator[Finding]:
                 old, message=message, last_step=step, num_steps=old.num_steps + 1
             )
     for finding in found.values():
-        yield replace(finding, is_over=finding.last_step != row["step"])
+        yield replace(finding, is_over=finding.last_step != steps[-1]["step"])

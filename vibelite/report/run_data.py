@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from safetensors import safe_open
 
 from vibelite.recipe.stage_section import BASE
 from vibelite.report.answers import AnswerBook, Answers
@@ -63,31 +61,34 @@ def load_run(run_dir: Path, name: str) -> RunData:
     """Everything of the run, to be called `name`. CheckpointError: a damaged file."""
     resolved = run_dir / "recipe.resolved.yaml"
     recipe_text = resolved.read_text(encoding="utf-8") if resolved.exists() else None
-    manifest, ledger = run_dir / "manifest.json", read_ledger(run_dir / "ledger")
+    path, ledger = run_dir / "manifest.json", read_ledger(run_dir / "ledger")
+    manifest = read_json(path) if path.exists() else None
     results = collect_results(run_dir)
     keys = model_keys(run_dir)
     book = AnswerBook(results, keys)
+    stages = load_stages(run_dir, recipe_text, keys, book.noting)
+    steps_of = {stage.name: stage.steps for stage in stages}
     return RunData(
         name=name,
-        stages=load_stages(run_dir, recipe_text, keys, book.noting),
+        stages=stages,
         results=results,
         ledger=ledger,
-        manifest=read_json(manifest) if manifest.exists() else None,
+        manifest=manifest,
         recipe_text=recipe_text,
-        headline=headline(run_dir, ledger),
-        problems=find_problems(run_dir, results),
-        facts=facts_of(run_dir, read_json(manifest) if manifest.exists() else {}),
+        headline=headline(run_dir, ledger, steps_of),
+        problems=find_problems(run_dir, results, steps_of),
+        facts=facts_of(manifest or {}),
         answers=book.answers,
     )
 
 
-def facts_of(run_dir: Path, manifest: Mapping[str, Any]) -> list[str]:
+def facts_of(manifest: Mapping[str, Any]) -> list[str]:
     """What a reader asks first of a run that somebody else made."""
     facts = []
     if model := manifest.get("resolved_recipe", {}).get("model"):
         name = Path(model["path"]).name if "path" in model else f"a {model['source']} model"
-        num_parameters = parameters_in(run_dir / BASE)
-        size = f", {short_number(num_parameters)} parameters" if num_parameters else ""
+        known = "num_parameters" in manifest
+        size = f", {short_number(manifest['num_parameters'])} parameters" if known else ""
         facts.append(f"{name}{size}")
     if hardware := manifest.get("hardware"):
         gpus = Counter(gpu["name"] for gpu in hardware["gpus"])
@@ -99,15 +100,6 @@ def facts_of(run_dir: Path, manifest: Mapping[str, Any]) -> list[str]:
         if (price := manifest.get("cost", {}).get(key)) is not None:
             facts.append(f"{usd(price)} an {per}")
     return facts
-
-
-def parameters_in(directory: Path) -> int:
-    """Parameters of a model's files; 0 without any."""
-    total = 0
-    for path in directory.glob("*.safetensors"):
-        with safe_open(path, framework="numpy") as file:
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return total
 
 
 def load_stages(

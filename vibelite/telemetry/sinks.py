@@ -77,16 +77,16 @@ class MLflowSink:
     """
 
     def __init__(self, run_dir: Path, stage: str, project: str) -> None:
-        self._library = import_module("mlflow")
-        self._client: Any = self._library.MlflowClient()
+        self._client: Any = import_module("mlflow").MlflowClient()
+        self._metric: Any = import_module("mlflow.entities").Metric
         self._project, self._name = project, f"{run_dir.name}-{stage}"
         self._run_id = ""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of step `step`."""
-        now, metric = time.time_ns() // 1_000_000, self._library.entities.Metric
-        metrics = [metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run_id or self._open(), metrics)
+        """Values of step `step`, in one call."""
+        now = time.time_ns() // 1_000_000
+        metrics = [self._metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._run_id or self._open(), metrics=metrics)
 
     def _open(self) -> str:
         known = self._client.get_experiment_by_name(self._project)
