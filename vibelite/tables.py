@@ -62,7 +62,7 @@ def evaluation_notes(result: dict[str, Any]) -> list[str]:
             f"of the answers; {result['num_ties']} problems with a tie count in part"
         )
     if "clr" in result:
-        lines.append(clr_note(result["clr"], num_samples))
+        lines.append(clr_note(result["clr"]))
     lines.append(
         f"{result['truncated']:.1%} cut off, {result['unverifiable']:.1%} unverifiable, "
         f"{result['mean_tokens']:.1f} tokens on average"
@@ -75,7 +75,7 @@ def evaluation_notes(result: dict[str, Any]) -> list[str]:
     return [*lines, data_note(result["data"]), *published_notes(result.get("published"))]
 
 
-def clr_note(clr: dict[str, Any], num_samples: int) -> str:
+def clr_note(clr: dict[str, Any]) -> str:
     """The vote weighted by claim-level reliability, and whether right solutions are the more
     reliable ones.
     """
@@ -85,9 +85,10 @@ def clr_note(clr: dict[str, Any], num_samples: int) -> str:
         for mean in (clr["reliability_of_correct"], clr["reliability_of_others"])
     ]
     return (
-        f"CLR@{num_samples} {clr['clr_at_n']:.3f} ({low:.3f} to {high:.3f}), votes weighted by "
+        f"CLR@{clr['n']} {clr['clr_at_n']:.3f} ({low:.3f} to {high:.3f}), votes weighted by "
         f"{clr['num_claims']} claims; mean reliability of right solutions {means[0]}, of others "
-        f"{means[1]}; {clr['num_ties']} problems with a tie"
+        f"{means[1]}; {clr['num_ties']} ties in {clr['num_repeats']} votes a problem; "
+        f"{clr['num_cut_off']} statements and judgements cut off"
     )
 
 

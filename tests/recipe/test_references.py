@@ -71,9 +71,8 @@ WRONG_REFERENCES: dict[str, dict[str, str]] = {
     "23:5: stages.sft.traces: there is no 'other' in data.traces; known: traces": {
         "line_22": "    checkpoint_every: 5\n    traces: [traces, other]"
     },
-    "25:5: stages.probe.problems: there is no 'other' in data.problems; known: train, probe, test": {
-        "line_24": "  - kind: probe\n    problems: [probe, other]"
-    },
+    "25:5: stages.probe.problems: there is no 'other' in data.problems; known: train, probe, "
+    "test": {"line_24": "  - kind: probe\n    problems: [probe, other]"},
     "28:20: stages.filter.start_from: there is no file or directory none (paths are relative "
     "to the recipe)": {
         "line_28": "  - {kind: filter, start_from: ./none, sampling: *sampling}\n  - kind: mgpo"

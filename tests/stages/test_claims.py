@@ -10,8 +10,9 @@ import pytest
 from tests.policies import tiny_policy
 from tests.scripted_model import ScriptedModel
 from vibelite import cli
+from vibelite.algorithms.votes import majority_vote
 from vibelite.run_dir import read_jsonl
-from vibelite.stages.claims import read_claims, read_judgement
+from vibelite.stages.claims import clr_result, read_claims, read_judgement
 
 
 def reply(question: str, sample: int) -> str:
@@ -66,10 +67,10 @@ def test_confirmed_claims_outvote_a_wrong_majority(model, arguments, monkeypatch
 
 def test_what_was_asked_once_is_not_asked_again(model, arguments, monkeypatch, capsys):
     first = evaluate(monkeypatch, capsys, arguments)
-    # 8 solutions as the command says, then greedily and of limited length 8 lists of claims, and 2
-    # claims of each of the 6 lists that are whole.
+    # 8 solutions, 8 lists of claims, and 2 claims of each of the 6 lists that are whole, all
+    # sampled as the command says.
     limits = [(settings.temperature, settings.max_new_tokens) for settings in model.settings]
-    assert limits == [(1.0, 600)] * 8 + [(0.0, 512)] * (8 + 12)
+    assert limits == [(1.0, 600)] * (8 + 8 + 12)
     out = Path(arguments[-1])
     judged = out / "judgements-2.jsonl"
     kept = judged.read_text().splitlines(keepends=True)[:7]
@@ -101,3 +102,37 @@ def test_claims_are_read_only_where_all_are_there_in_order(text, claims):
 )  # fmt: skip
 def test_only_a_boxed_yes_confirms(text, verdict):
     assert read_judgement(text) == verdict
+
+
+def rows(*votes: tuple[str, bool, float], cut_off: int = 0) -> list[dict]:
+    return [
+        {"problem_id": "p", "answer": answer, "correct": right, "reliability": weight}
+        | {"num_cut_off": cut_off}
+        for answer, right, weight in votes
+    ]
+
+
+def test_solutions_that_are_all_worth_nothing_are_counted_by_the_majority():
+    """Two of three agree and are right: CLR is 1, and not the half of a tie of two answers."""
+    samples = rows(("4", True, 0.0), ("9", False, 0.0), ("4", True, 0.0))
+    result = clr_result(samples, 5, num_bootstrap=10, seed=0)
+    assert (result["clr_at_n"], result["num_ties"]) == (1.0, 0)
+    majority, _ = majority_vote(["4", "9", "4"], [True, False, True])
+    assert result["clr_at_n"] == majority == 1.0
+    # A single doubt less, and the weights decide again.
+    samples = rows(("4", True, 0.0), ("9", False, 0.1), ("4", True, 0.0))
+    assert clr_result(samples, 5, num_bootstrap=10, seed=0)["clr_at_n"] == 0.0
+
+
+def test_repeated_votes_are_averaged_and_cut_off_answers_counted():
+    """Of three votes of two the first and the last are right, the last by a tie half."""
+    samples = rows(
+        *(("4", True, 1.0), ("9", False, 0.5)),
+        *(("4", True, 0.2), ("9", False, 0.5)),
+        *(("4", True, 0.5), ("9", False, 0.5)),
+        cut_off=2,
+    )
+    result = clr_result(samples, 5, 3, num_bootstrap=10, seed=0)
+    assert result["clr_at_n"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert (result["n"], result["num_repeats"], result["num_ties"]) == (2, 3, 1)
+    assert result["num_cut_off"] == 12

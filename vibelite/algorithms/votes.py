@@ -25,9 +25,10 @@ def weighted_vote(
     """Probability (0..1) that the answer with the largest summed weight is right, and how many
     answers share that sum.
 
-    Answers are equal as text; None is no answer and has no vote. Among answers that share the first
-    place one is drawn. Samples of one answer share a verdict; where they do not, the answer is
-    right by the share that was found right. Without any answer the score is 0.
+    Answers are equal as text; None is no answer and has no vote. Where all weights are 0 the
+    majority decides. Among answers that share the first place one is drawn. Samples of one answer
+    share a verdict; where they do not, the answer is right by the share that was found right.
+    Without any answer the score is 0.
 
     >>> weighted_vote(["7", "8", "8"], [True, False, False], [0.9, 0.3, 0.4])
     (1.0, 1)
@@ -38,6 +39,8 @@ def weighted_vote(
             places.setdefault(answer, []).append(place)
     if not places:
         return 0.0, 0
+    if not any(weights[i] for members in places.values() for i in members):
+        weights = [1.0] * len(answers)
     sums = {answer: math.fsum(weights[i] for i in members) for answer, members in places.items()}
     most = max(sums.values())
     winners = [answer for answer, total in sums.items() if total == most]

@@ -60,6 +60,9 @@ def evaluate(
     clr: Annotated[
         int, typer.Option(min=0, metavar="M", help="Also vote by the reliability of M claims each.")
     ] = 0,
+    clr_repeats: Annotated[
+        int, typer.Option(min=1, help="In how many votes --clr splits the samples; report: 8.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Samples and result; default: a directory by the model.")
     ] = None,
@@ -81,7 +84,8 @@ def evaluate(
         source = problem_source(bench, columns=names, verifier=verifier, limit=limit, file=file)
         stage = evaluate_stage(bench, num_samples=num_samples, k=k, sampling=chosen)
         with interruptible():
-            result = evaluate_model(model, source, stage, out=out, num_claims=clr)
+            votes = {"num_claims": clr, "num_repeats": clr_repeats}
+            result = evaluate_model(model, source, stage, out=out, **votes)
     if as_json:
         print_json({"model": str(model), "benchmark": bench, **result})
         return
@@ -129,10 +133,11 @@ def evaluate_model(
     *,
     out: Path | None,
     num_claims: int = 0,
+    num_repeats: int = 1,
 ) -> dict[str, Any]:
     """The result of one model (see `stages.evaluate.summarise`), which is also kept beside its
-    samples in the directory "out" of the result. With `num_claims` also "clr", what the vote
-    weighted by claim-level reliability gives (see `stages.claims`).
+    samples in the directory "out" of the result. With claims also "clr", what the votes weighted
+    by claim-level reliability give (see `stages.claims`).
     """
     from vibelite.commands.single_stage import evaluated, one_engine
     from vibelite.data.benchmarks import describe_benchmark
@@ -140,13 +145,17 @@ def evaluate_model(
     from vibelite.stages.claims import add_reliabilities, clr_result
     from vibelite.stages.evaluate import summarise
 
+    if stage.num_samples % num_repeats:
+        raise RecipeError(
+            f"--clr-repeats {num_repeats}: must divide --num-samples, which is {stage.num_samples}"
+        )
     settled = {"num_bootstrap": NUM_BOOTSTRAP, "seed": 0}
     with one_engine() as opened, evaluated(model, source, stage, out=out, opened=opened) as found:
         result = summarise(found.samples, stage.k, **settled)
         result |= describe_benchmark(source, found.problems)
         if num_claims:
             samples = add_reliabilities(found.request, found.directory, found.context, num_claims)
-            result["clr"] = clr_result(samples, num_claims, **settled)
+            result["clr"] = clr_result(samples, num_claims, num_repeats, **settled)
     result["sampling"] = stage.sampling.model_dump(mode="json")
     write_json_atomic(found.directory / "result.json", result)
     return {**result, "out": str(found.directory)}

@@ -9,6 +9,7 @@ M claims, and a judgement that is neither yes nor no, count as 0.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,6 @@ from vibelite.stages.evaluate import by_problem
 from vibelite.stages.sampling import TEXTS, SampleRequest, collect_samples
 from vibelite.types import Problem
 
-CLAIM_TOKENS = 512
 STATE = (
     "Question:\n{question}\n\nA solution:\n{solution}\n\nList the {count} claims on which the "
     "answer of this solution depends most, one per line, numbered from 1 to {count}. Make each "
@@ -42,8 +42,9 @@ def add_reliabilities(
     request: SampleRequest, directory: Path, context: StageContext, num_claims: int
 ) -> list[dict[str, Any]]:
     """The rows of directory/samples.jsonl without texts, each with the "reliability" of its
-    solution. Only those with an answer are asked about; claims-M.jsonl and judgements-M.jsonl next
-    to it keep what was said, and the same call goes on where an earlier one was stopped.
+    solution, and how many of its claims' list and judgements were cut off. Only those with an
+    answer are asked about; claims-M.jsonl and judgements-M.jsonl next to it keep what was said, and
+    the same call goes on where an earlier one was stopped.
     """
     samples = directory / "samples.jsonl"
     solutions = {key_of(row): row for row in read_jsonl(samples) if row.get("answer")}
@@ -56,16 +57,22 @@ def add_reliabilities(
     stated = ask(stating, request, directory / f"claims-{num_claims}.jsonl", context)
     judging = {
         f"{key}#{number}": JUDGE.format(question=solutions[key]["prompt"], claim=claim)
-        for key, text in stated.items()
-        for number, claim in enumerate(read_claims(text, num_claims))
+        for key, row in stated.items()
+        for number, claim in enumerate(read_claims(row["completion"], num_claims))
     }
     judged = ask(judging, request, directory / f"judgements-{num_claims}.jsonl", context)
     verdicts: dict[str, list[float]] = {}
-    for key, text in judged.items():
-        verdicts.setdefault(key.rpartition("#")[0], []).append(read_judgement(text))
+    num_cut_off: Counter[str] = Counter()
+    for key, row in judged.items():
+        solution = key.rpartition("#")[0]
+        verdicts.setdefault(solution, []).append(read_judgement(row["completion"]))
+        num_cut_off[solution] += row["finish_reason"] == "length"
+    for key, row in stated.items():
+        num_cut_off[key] += row["finish_reason"] == "length"
     return [
         {key: value for key, value in row.items() if key not in TEXTS}
         | {"reliability": reliability(verdicts.get(key_of(row), []))}
+        | {"num_cut_off": num_cut_off[key_of(row)]}
         for row in read_jsonl(samples)
     ]
 
@@ -77,37 +84,39 @@ def key_of(row: Mapping[str, Any]) -> str:
 
 def ask(
     questions: Mapping[str, str], request: SampleRequest, path: Path, context: StageContext
-) -> dict[str, str]:
-    """Name -> greedy answer of the model of `request`, in order; `path` keeps them."""
+) -> dict[str, dict[str, Any]]:
+    """Name -> row of the answer that the model of `request` gives, sampled as the solutions are
+    (report 3.1), in order; `path` keeps them.
+    """
     asked = [
         # Nobody judges the answer; "exact" is the verifier that needs no process.
         Problem(name, "claims", ({"role": "user", "content": text},), "", "exact")
         for name, text in questions.items()
     ]
-    tokens = min(CLAIM_TOKENS, request.sampling.max_new_tokens)
-    greedy = replace(request, problems=asked, num_samples=1, greedy_tokens=tokens)
-    collect_samples(greedy, path, context, {})
+    collect_samples(replace(request, problems=asked, num_samples=1), path, context, {})
     context.recorder.record_work("sample", asked=len(questions))
-    return {row["problem_id"]: row["completion"] for row in read_jsonl(path)}
+    return {row["problem_id"]: row for row in read_jsonl(path)}
 
 
 def clr_result(
-    samples: Sequence[Mapping[str, Any]], num_claims: int, *, num_bootstrap: int, seed: int
+    samples: Sequence[Mapping[str, Any]],
+    num_claims: int,
+    num_repeats: int = 1,
+    *,
+    num_bootstrap: int,
+    seed: int,
 ) -> dict[str, Any]:
     """CLR@n with its interval, the number of ties, and the mean reliability of right and of other
-    solutions, which says whether the judgements tell them apart.
+    solutions, which says whether the judgements tell them apart. The samples of a problem are
+    `num_repeats` votes of n each, whose mean is its score (report 3.1: 8 of 32).
     """
-    votes = [
-        weighted_vote(
-            [row.get("answer") for row in group],
-            [row["correct"] is True for row in group],
-            [row["reliability"] for row in group],
-        )
-        for group in by_problem(samples)
-    ]
-    score, low, high = mean_with_interval(
-        [score for score, _ in votes], num_bootstrap=num_bootstrap, seed=seed
-    )
+    scores, num_ties, size = [], 0, 0
+    for group in by_problem(samples):
+        size = len(group) // num_repeats
+        votes = [vote(group[start : start + size]) for start in range(0, size * num_repeats, size)]
+        scores.append(fmean(score for score, _ in votes))
+        num_ties += sum(num_winners > 1 for _, num_winners in votes)
+    score, low, high = mean_with_interval(scores, num_bootstrap=num_bootstrap, seed=seed)
     by_verdict = {
         is_right: [row["reliability"] for row in samples if (row["correct"] is True) == is_right]
         for is_right in (True, False)
@@ -115,11 +124,23 @@ def clr_result(
     return {
         "clr_at_n": score,
         "clr_at_n_ci": [low, high],
-        "num_ties": sum(num_winners > 1 for _, num_winners in votes),
+        "n": size,
+        "num_repeats": num_repeats,
+        "num_ties": num_ties,
         "num_claims": num_claims,
+        "num_cut_off": sum(row["num_cut_off"] for row in samples),
         "reliability_of_correct": fmean(by_verdict[True]) if by_verdict[True] else None,
         "reliability_of_others": fmean(by_verdict[False]) if by_verdict[False] else None,
     }
+
+
+def vote(group: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
+    """`weighted_vote` of one problem's rows by their reliability."""
+    return weighted_vote(
+        [row.get("answer") for row in group],
+        [row["correct"] is True for row in group],
+        [row["reliability"] for row in group],
+    )
 
 
 def visible(completion: str) -> str:

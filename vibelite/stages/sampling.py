@@ -49,13 +49,9 @@ class SampleRequest:
     sampling: Sampling
     num_samples: int
     seed: int
-    greedy_tokens: int = 0
-    """Above 0: greedy answers of at most this many tokens; `sampling` then sizes the engine."""
 
     @property
     def settings(self) -> SamplingSettings:
-        if self.greedy_tokens:
-            return SamplingSettings(self.num_samples, self.greedy_tokens, temperature=0.0)
         return sampling_settings(self.sampling, self.num_samples)
 
 
