@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -11,7 +12,13 @@ import pytest
 from vibelite.errors import SandboxError, VibeLiteError
 from vibelite.rewards import pool as verifier_pool
 from vibelite.rewards.code_problem import row_metadata
-from vibelite.rewards.code_tests import check_code, code_blocks, extract_program
+from vibelite.rewards.code_tests import (
+    check_code,
+    code_blocks,
+    extract_program,
+    harness_program,
+    program_of,
+)
 from vibelite.rewards.failures import require_reliable
 from vibelite.rewards.pool import VerifierPool
 from vibelite.rewards.sandbox import Execution, Limits, Sandbox
@@ -127,6 +134,15 @@ def test_the_last_python_block_counts_and_else_the_last_without_a_label() -> Non
     assert extract_program("```text\nc\n```") == (None, "no closed block of Python code")
     assert extract_program(f"<think>{ADD}") == (None, "unclosed <think>")
     assert extract_program(f"<think>{ADD}</think>")[0] is None
+
+
+def test_programs_for_livecodebench_lie_between_the_last_two_fences_as_in_its_harness() -> None:
+    text = "<think>```python\na\n```\n```cpp\nb\n  ``` end"
+    assert harness_program(text) == ("b\n", "")
+    lcb = Problem("p", "all", (), "", "code", metadata={"private_test_cases": ""})
+    assert program_of(lcb, text) == harness_program(text)
+    assert program_of(replace(lcb, metadata={"tests": []}), text)[0] is None
+    assert harness_program("```python\na\n")[0] is None
 
 
 def test_blocks_as_they_are_written() -> None:

@@ -219,7 +219,9 @@ def describe_benchmark(source: ProblemSource, problems: Sequence[Problem]) -> di
         for model, row in _PUBLISHED.items()
         if column < len(row) and (score := row[column]) is not None
     }
-    return {"data": data, "published": {"source": PUBLISHED_IN, "pass_at_1": scores}}
+    note = "; its options in one order, shuffled for every sample here"
+    published_in = PUBLISHED_IN + (note if benchmark.kind == "choice" else "")
+    return {"data": data, "published": {"source": published_in, "pass_at_1": scores}}
 
 
 def content_hash(problems: Sequence[Problem]) -> str:

@@ -16,7 +16,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from vibelite.rewards.answer_text import after_thinking
-from vibelite.rewards.code_problem import CodeTest, parse_json_value, read_tests
+from vibelite.rewards.code_problem import PRIVATE_TESTS, CodeTest, parse_json_value, read_tests
 from vibelite.rewards.sandbox import Execution, Sandbox
 from vibelite.types import Problem, Verdict
 
@@ -77,7 +77,21 @@ def check_code_cheaply(problem: Problem, text: str) -> Verdict | None:
 
 def program_of(problem: Problem, text: str) -> tuple[str | None, str]:
     """The program in a completion of the problem, or None and why there is none."""
-    return (text, "") if problem.metadata.get(IS_BARE) else extract_program(text)
+    if problem.metadata.get(IS_BARE):
+        return text, ""
+    return harness_program(text) if PRIVATE_TESTS in problem.metadata else extract_program(text)
+
+
+def harness_program(text: str) -> tuple[str | None, str]:
+    """The lines between the last two that contain three backticks, whatever the label and the
+    thinking: the rule of LiveCodeBench's harness (lcb_runner/utils/extraction_utils.py), without
+    which scores are not comparable.
+    """
+    lines = text.split("\n")
+    fences = [place for place, line in enumerate(lines) if "```" in line]
+    if len(fences) < 2:
+        return None, "fewer than two lines with three backticks"
+    return "\n".join([*lines[fences[-2] + 1 : fences[-1]], ""]), ""
 
 
 def extract_program(text: str) -> tuple[str | None, str]:
