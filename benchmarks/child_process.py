@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -49,27 +49,28 @@ def run_child(
     """
     start = time.monotonic()
     out.unlink(missing_ok=True)  # an earlier run's
-    try:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}, errors="replace",
-            start_new_session=True,
-        )  # fmt: skip
-    except FileNotFoundError:
-        return Outcome(0.0, None, f"there is no {command[0]}", is_cut=False)
-    assert process.stdout is not None
     printed: list[str] = []
-    reader = threading.Thread(target=read_lines, args=(process.stdout, printed, is_quiet))
-    reader.start()
     is_cut = False
-    try:
-        with termination_as_exit():
+    with termination_as_exit() as leave_if_asked:
+        try:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                errors="replace", start_new_session=True,
+            )  # fmt: skip
+        except FileNotFoundError:
+            return Outcome(0.0, None, f"there is no {command[0]}", is_cut=False)
+        assert process.stdout is not None
+        reader = threading.Thread(target=read_lines, args=(process.stdout, printed, is_quiet))
+        reader.start()
+        try:
+            leave_if_asked()
             process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        is_cut = True
-    finally:
-        end_group(process)
-        reader.join(timeout=GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            is_cut = True
+        finally:
+            end_group(process)
+            reader.join(timeout=GRACE_SECONDS)
     result, failure = read_result(out)
     if is_cut:
         failure = f"not done after {seconds:.0f} s"
@@ -109,10 +110,26 @@ def end_group(process: subprocess.Popen[str]) -> None:
 
 
 @contextlib.contextmanager
-def termination_as_exit() -> Iterator[None]:
-    """A SIGTERM unwinds, so that this process ends its children before itself."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def termination_as_exit() -> Iterator[Callable[[], None]]:
+    """A SIGTERM unwinds, so that this process ends its children before itself. Until the function
+    that is yielded is called it waits: a child that is being started could not be ended.
+    """
+    has_come = is_let_through = False
+
+    def leave_if_asked() -> None:
+        nonlocal is_let_through
+        is_let_through = True
+        if has_come:
+            sys.exit(128 + signal.SIGTERM)
+
+    def note(*_: object) -> None:
+        nonlocal has_come
+        has_come = True
+        if is_let_through:
+            leave_if_asked()
+
+    before = signal.signal(signal.SIGTERM, note)
     try:
-        yield
+        yield leave_if_asked
     finally:
         signal.signal(signal.SIGTERM, before)

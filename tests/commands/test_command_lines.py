@@ -56,7 +56,7 @@ WRONG = {
     "replicate none.json": "none.json: no such file; name the manifest.json of a run",
     "replicate rows.jsonl": "rows.jsonl: not the manifest of a run (it has no resolved_recipe)",
     "decontaminate none.jsonl --against rows.jsonl -o new.jsonl": "none.jsonl: no such file",
-    "decontaminate rows.jsonl --against aime26 -o new.jsonl": "did you mean 'aime25'?",
+    "decontaminate rows.jsonl --against aime27 -o new.jsonl": "did you mean 'aime26'?",
     "decontaminate rows.jsonl --against rows.jsonl -o rows.jsonl": "is one of the inputs; name ano",
     "decontaminate rows.jsonl --against rows.jsonl -o new.txt": "new.txt: must end in .jsonl, as",
     "build-probe rows.jsonl -o new.jsonl": "--columns: name the column of the sub-domain, as in",

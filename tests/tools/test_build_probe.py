@@ -115,7 +115,7 @@ def test_evaluation_problems_stay_out_and_the_report_has_their_text(labelled, tm
     [
         (("--subdomains", "Algebr=algebra"), "no row is of the sub-domain algebra; the column"),
         (("--columns", "prompt=problem"), "--columns: name the column of the sub-domain"),
-        (("--against", "aime26"), "--against aime26: no such file or benchmark; did you mean"),
+        (("--against", "aime27"), "--against aime27: no such file or benchmark; did you mean"),
         (("-o", "probe.json"), "--output probe.json: must end in .jsonl"),
     ],
 )
