@@ -1,5 +1,6 @@
 """Files that are not the model they claim to be are refused by the names of what is wrong."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,21 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path: Pa
     policy.model.resize_token_embeddings(len(policy.tokenizer))
     policy.save(tmp_path)
     assert load_policy(tmp_path).head.weight.shape[0] == rows + 2
+
+
+@pytest.mark.parametrize("has_map", [False, True])
+def test_a_tokenizer_without_padding_gets_none_of_its_class(tmp_path: Path, has_map: bool) -> None:
+    """Qwen2's would be <|endoftext|>, a token more than the model has embeddings."""
+    policy = tiny_policy()
+    policy.save(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    padding = settings.pop("pad_token")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    if has_map:
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": padding}))
+    loaded = load_policy(tmp_path).tokenizer
+    assert loaded.get_vocab() == policy.tokenizer.get_vocab()
+    assert loaded.pad_token == (padding if has_map else None)
 
 
 def test_a_model_that_is_trained_one_sequence_at_a_time_says_so(

@@ -27,5 +27,17 @@ def load_tokenizer(path: Path | str, revision: str = "main") -> PreTrainedTokeni
         digest.update(file.read_bytes())
     key = digest.hexdigest()
     if key not in _known:
-        _known[key] = AutoTokenizer.from_pretrained(path, revision=revision)
+        options = {} if has_padding(Path(path)) else {"pad_token": None}
+        _known[key] = AutoTokenizer.from_pretrained(path, revision=revision, **options)
     return copy.copy(_known[key])  # its settings are the caller's own, its vocabulary is shared
+
+
+def has_padding(path: Path) -> bool:
+    """Whether a tokenizer's settings name a padding token. Where they do not, some of transformers'
+    classes add one of their own, for which the model has no embedding.
+    """
+    settings = path / "tokenizer_config.json"
+    if not settings.exists():
+        return True  # so old a form says nothing
+    files = (settings, path / "special_tokens_map.json")
+    return any('"pad_token"' in file.read_text(encoding="utf-8") for file in files if file.exists())
