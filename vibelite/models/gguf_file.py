@@ -40,11 +40,13 @@ def write_gguf(source: Path, target: Path, *, quantisation: Quantisation, end_to
         raise RecipeError(
             f"--format gguf needs the package gguf ({error}); run " + install("gguf>=0.19")
         ) from error
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
+
+    from vibelite.models.tokenizer import load_tokenizer
 
     config = AutoConfig.from_pretrained(source)
     name = require_known_model(config)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = load_tokenizer(source)
     writer = gguf.GGUFWriter(target, name, use_temp_file=True)
     add_sizes(writer, config)
     add_tokenizer(writer, tokenizer, config.vocab_size, end_token, gguf)

@@ -17,7 +17,9 @@ def write_quantised(source: Path, target: Path, *, bits: Literal[4, 8]) -> None:
     8 = LLM.int8() (arXiv 2208.07339). The head and the embeddings stay as they are.
     """
     require_bitsandbytes(default_device(), asked_by=f"--format bnb-{bits}bit")
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    from vibelite.models.tokenizer import load_tokenizer
 
     # The arithmetic around 4-bit weights is in the type that the model was trained in.
     dtype = AutoConfig.from_pretrained(source).dtype or torch.float32
@@ -28,4 +30,4 @@ def write_quantised(source: Path, target: Path, *, bits: Literal[4, 8]) -> None:
         )
     model = AutoModelForCausalLM.from_pretrained(source, quantization_config=settings, dtype=dtype)
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source).save_pretrained(target)
+    load_tokenizer(source).save_pretrained(target)

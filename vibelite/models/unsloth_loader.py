@@ -53,11 +53,10 @@ def load_with_unsloth(path: Path, training: Training, *, four_bit: bool, whole: 
     `whole`, to be trained itself. RecipeError where it computes another model.
     """
     unsloth = import_unsloth()
-    from transformers import AutoTokenizer
-
     from vibelite.models.agreement import agreeing
     from vibelite.models.attention import ATTENTION
     from vibelite.models.policy import Policy
+    from vibelite.models.tokenizer import load_tokenizer
 
     # FastModel keeps the model's own attention call, which takes ours; FastLanguageModel replaces
     # it by one that knows nothing of packed sequences.
@@ -75,4 +74,4 @@ def load_with_unsloth(path: Path, training: Training, *, four_bit: bool, whole: 
     )
     model.set_attn_implementation(ATTENTION)
     model.eval()  # no dropout anywhere: training and sampling compute the same function
-    return agreeing(Policy(model, AutoTokenizer.from_pretrained(path)))
+    return agreeing(Policy(model, load_tokenizer(path)))

@@ -107,7 +107,7 @@ def tokenizer_of(
 def _base_tokenizer(
     model: Model, recipe_dir: Path, trace_sets: Mapping[str, Sequence[Trace]]
 ) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    from vibelite.models.tokenizer import load_tokenizer
 
     match model:
         case TinyModel():
@@ -117,12 +117,12 @@ def _base_tokenizer(
         case SmolLM2Model():
             from vibelite.models.smollm2 import smollm2_directory
 
-            return AutoTokenizer.from_pretrained(smollm2_directory())
+            return load_tokenizer(smollm2_directory())
         case PretrainedModel():
             local = recipe_dir / model.path
             path = local if local.is_dir() else model.path
             try:
-                return AutoTokenizer.from_pretrained(path, revision=model.revision)
+                return load_tokenizer(path, model.revision)
             except (OSError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise RecipeError(
